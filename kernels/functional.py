@@ -1,0 +1,185 @@
+"""margin_loss: any margin on any backend, from embeddings and class centres to the loss.
+
+    loss_i = log(1 + e^(lse_i - s T(c_y)))         lse over the negatives: primitive.py      docs/losses.md (2)
+
+The form keeps full precision near 0, where the difference of a log-sum-exp and its own largest term cancels.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fusedface.kernels import checks
+from fusedface.kernels.dispatch import pick_backend, pick_precision
+from fusedface.kernels.margins import Margin, State
+from fusedface.kernels.primitive import NegativeStats, Spec, compute_dtype
+from fusedface.kernels.unit import inverse_norms
+
+
+class Modulation(NamedTuple):
+    """Smallest, mean and largest dN/dc over the hard negatives of a batch, 0-d; NaN without any.
+
+    The paper's M (CurricularFace, Fig. 2): t + 2 c there, t in MV-Softmax, 1 without re-weighting.
+    """
+
+    min: Tensor
+    mean: Tensor
+    max: Tensor
+
+
+class MarginOutput(NamedTuple):
+    """What a margin head returns; all but the losses without gradient."""
+
+    loss: Tensor  # 0-d, or (B,) with reduction="none"
+    per_sample_loss: Tensor  # (B,), 0 where the label is ignored
+    target_cosine: Tensor  # (B,), before the margin; NaN where the label is ignored
+    max_negative_cosine: Tensor  # (B,)
+    correct: Tensor  # (B,) bool: the target cosine is the largest; False where the label is ignored
+    hard_negatives: Tensor  # (B,) int64: negatives above the margin's threshold
+    modulation: Modulation
+    t: Tensor | None  # 0-d, CurricularFace's t that this batch used
+
+
+def margin_loss(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    margin: Margin,
+    *,
+    state: State | None = None,
+    training: bool = False,
+    backend: checks.Backend = "auto",
+    precision: checks.Precision = "auto",
+    focal_gamma: float = 0.0,
+    reduction: checks.Reduction = "mean",
+    ignore_index: int = -1,
+    target_gradient: checks.TargetGradient = "exact",
+) -> MarginOutput:
+    """Margin-softmax cross-entropy between normalised embeddings and class centres.
+
+    Args:
+        embeddings: (B, D), float16, bfloat16, float32 or float64; need not be normalised.
+        weight: class centres (C, D), floating point, C >= 2; need not be normalised.
+        labels: (B,) integers in [0, C), or `ignore_index`.
+        margin: one of `MARGINS`, such as `CurricularFace(m=0.5, s=64.0)`.
+        state: the margin's running numbers by name (`margin.initial_state()`) as 0-d tensors;
+            without it they have their first value.
+        training: fold this batch into `state`, in place, before it is used.
+        backend: "reference" materialises (B, C); "chunked" does not; "auto" picks the best for the device.
+        precision: of the operands of the matrix products; "auto" is that of autocast, else float32.
+            Everything else is in float32, or float64 where an input has it.
+        focal_gamma: weigh each sample by (1 - p_y)^gamma (Lin et al., "Focal Loss", 2017), per sample.
+        reduction: "mean" over the samples that are not ignored, "sum" or "none".
+        ignore_index: a label that takes no part in loss, gradients and `state`.
+        target_gradient: "exact" differentiates T; "straight_through" passes dT/dc_y = 1, as
+            insightface's trainer does since 2022-12.
+
+    Raises:
+        TypeError: a tensor has the wrong dtype, or `margin` is no margin.
+        ValueError: shapes or devices disagree, a label is out of range, an option is unknown, or (as
+            NonFiniteInputError) an input is not finite. See `checks.check_values` for GPUs.
+    """
+    checks.check_options(margin, backend, precision, focal_gamma, reduction, target_gradient)
+    checks.check_tensors(embeddings, weight, labels)
+    checks.check_values(embeddings, labels, len(weight), ignore_index)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        return _margin_loss(
+            embeddings, weight, labels, margin,
+            _state_for(margin, state, embeddings), training,
+            backend, pick_precision(precision, embeddings.device),
+            focal_gamma, reduction, ignore_index, target_gradient,
+        )  # fmt: skip
+
+
+def _margin_loss(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    margin: Margin,
+    state: State,
+    training: bool,
+    backend: str,
+    precision: str,
+    focal_gamma: float,
+    reduction: str,
+    ignore_index: int,
+    target_gradient: str,
+) -> MarginOutput:
+    valid = labels != ignore_index
+    labels = labels.long().where(valid, -1)
+
+    with torch.no_grad():
+        cos_y, norms = target_cosine(embeddings, weight, labels)
+        if training:
+            margin.update_state(state, cos_y, norms, valid)
+        threshold = margin.threshold(cos_y, norms, state)
+
+    spec = Spec(margin.s, margin.hard_map(state), precision)
+    cosine_lse = pick_backend(backend, embeddings)
+    cos_y, lse, stats = cosine_lse(embeddings, weight, labels, threshold, spec)
+    checks.check_lse(lse, weight)
+
+    target = margin.target(cos_y, norms, state)
+    if target_gradient == "straight_through":
+        target = cos_y + (target - cos_y).detach()
+    per_sample = _focal_cross_entropy(lse - margin.s * target, focal_gamma)
+    per_sample = per_sample.where(valid, torch.zeros_like(per_sample))
+    cos_y = cos_y.detach()
+    return MarginOutput(
+        loss=_reduce(per_sample, valid, reduction),
+        per_sample_loss=per_sample,
+        target_cosine=cos_y.where(valid, cos_y.new_tensor(torch.nan)),
+        max_negative_cosine=stats.max_cosine,
+        correct=(cos_y > stats.max_cosine) & valid,
+        hard_negatives=stats.num_hard.long() * valid,
+        modulation=_modulation(stats, valid),
+        t=state["t"].clone() if "t" in state else None,
+    )
+
+
+def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Target cosines (B,) and lengths of the embeddings (B,); any cosine where the label is -1."""
+    dtype = compute_dtype(embeddings, weight)
+    x, w = embeddings.to(dtype), weight[labels.clamp_min(0)].to(dtype)
+    norms, inverse_x = inverse_norms(x)
+    _, inverse_w = inverse_norms(w)
+    return (x * w).sum(dim=1) * inverse_x * inverse_w, norms
+
+
+def _focal_cross_entropy(excess: Tensor, gamma: float) -> Tensor:
+    """Cross-entropy (B,) from lse - s T; with gamma times (1 - p_y)^gamma = e^(-gamma log(1 + e^-excess))."""
+    loss = F.softplus(excess, threshold=50.0)
+    if gamma == 0.0:
+        return loss
+    return loss * torch.exp(-gamma * F.softplus(-excess, threshold=50.0))
+
+
+def _reduce(per_sample: Tensor, valid: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return per_sample
+    total = per_sample.sum()
+    return total / valid.sum().clamp_min(1) if reduction == "mean" else total
+
+
+def _modulation(stats: NegativeStats, valid: Tensor) -> Modulation:
+    count = (stats.num_hard * valid).sum()
+    nan = count.new_tensor(torch.nan)
+    infinite = stats.slope_min.new_tensor(torch.inf)
+    return Modulation(
+        min=stats.slope_min.where(valid, infinite).amin().where(count > 0, nan),
+        mean=(stats.slope_sum * valid).sum() / count,
+        max=stats.slope_max.where(valid, -infinite).amax().where(count > 0, nan),
+    )
+
+
+def _state_for(margin: Margin, state: State | None, embeddings: Tensor) -> State:
+    initial = margin.initial_state()
+    if state is None:
+        return {
+            name: torch.tensor(value, device=embeddings.device) for name, value in initial.items()
+        }
+    if missing := initial.keys() - state.keys():
+        raise ValueError(f"state lacks {', '.join(sorted(missing))}, which {margin.name} carries")
+    return state

@@ -1,0 +1,52 @@
+"""Two losses that a run can be held against: that of random embeddings, and (Margin.collapse_loss) of a collapse."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fusedface.kernels.margins import Margin
+
+NUM_ROWS = 256  # rows averaged: the mean then scatters by about s / (16 sqrt(D))
+
+
+def predicted_initial_loss(margin: Margin, num_classes: int, embedding_dim: int) -> float:
+    """Expected loss of random embeddings against random class centres.
+
+    Cosines of independent directions in D dimensions are drawn (seeded, so the figure repeats) and put
+    through the margin's own T and N; there is no closed form, because with s / sqrt(D) this large the
+    sum over classes is ruled by its few largest terms. State is taken as it starts.
+
+    Args:
+        margin: the margin.
+        num_classes: C >= 2.
+        embedding_dim: D >= 2.
+    """
+    generator = torch.Generator().manual_seed(0)
+    cos_y = _random_cosines(NUM_ROWS, embedding_dim, generator)
+    state = {k: torch.tensor(v, dtype=cos_y.dtype) for k, v in margin.initial_state().items()}
+    # Batch normalisation at the end of the backbone gives embeddings of this length.
+    norms = torch.full_like(cos_y, math.sqrt(embedding_dim))
+    if "t" in state:
+        margin.update_state(state, cos_y, norms, torch.ones_like(cos_y, dtype=torch.bool))
+    target = margin.target(cos_y, norms, state)
+    threshold = margin.threshold(cos_y, norms, state)
+    hard_map = margin.hard_map(state)
+    total = 0.0
+    for z_y, limit in zip(margin.s * target, threshold, strict=True):
+        cos = _random_cosines(num_classes - 1, embedding_dim, generator)
+        negative = torch.where(cos > limit, hard_map.value(cos), cos)
+        lse = torch.logsumexp(margin.s * negative, dim=0)
+        total += torch.logaddexp(lse - z_y, lse.new_zeros(())).item()
+    return total / NUM_ROWS
+
+
+def _random_cosines(count: int, dim: int, generator: torch.Generator) -> Tensor:
+    """Cosines (count,) of random directions with a fixed one: g / sqrt(g^2 + chi^2(dim - 1))."""
+    first = torch.randn(count, generator=generator)
+    # chi^2(k) by Wilson and Hilferty's cube of a normal, exact to about 1e-3 from k = 10 on.
+    k = dim - 1
+    cube = (
+        1.0 - 2.0 / (9.0 * k) + torch.randn(count, generator=generator) * math.sqrt(2.0 / (9.0 * k))
+    )
+    return first / (first.square() + k * cube.clamp_min(0).pow(3)).sqrt()

@@ -1,0 +1,47 @@
+"""Trigonometry of an angle that is only known by its cosine, safe at 0 and pi."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fusedface.kernels.margins.base import require
+
+# d/dc sqrt(1 - c^2) is infinite at |c| = 1, which is where published heads give NaN. Float32 cosines
+# next to 1 have a sine of 3.5e-4, so this bound acts at |c| = 1 alone and moves cos(angle + m) there
+# by less than 5e-7. The gradient in the embedding is 0 there whatever the bound: c is at its maximum.
+MIN_SINE = 1e-6
+
+
+def sine(cos: Tensor) -> Tensor:
+    """sin of the angles in [0, pi] whose cosines are given, at least MIN_SINE; any shape."""
+    # (1 - c)(1 + c) keeps the digits that 1 - c^2 cancels near |c| = 1.
+    return ((1.0 - cos) * (1.0 + cos)).clamp_min(MIN_SINE**2).sqrt()
+
+
+def cos_plus(cos: Tensor, m: float) -> Tensor:
+    """cos(angle + m), any shape."""
+    return cos * math.cos(m) - sine(cos) * math.sin(m)
+
+
+def angle(cos: Tensor) -> Tensor:
+    """The angle in [0, pi] of a cosine, with a finite derivative at both ends; any shape."""
+    return torch.atan2(sine(cos), cos)
+
+
+def arc_target(cos_y: Tensor, m: float, easy_margin: bool) -> Tensor:
+    """cos(angle + m) where that falls with the angle, else what keeps it falling (ArcFace, official code).
+
+    Past angle = pi - m, cos(angle + m) rises again; there the target becomes c - m sin m. With
+    `easy_margin` the margin is given only to samples with c > 0.
+    """
+    lowered = cos_plus(cos_y, m)
+    if easy_margin:
+        return torch.where(cos_y > 0, lowered, cos_y)
+    return torch.where(cos_y > -math.cos(m), lowered, cos_y - m * math.sin(m))
+
+
+def require_angle(name: str, value: float) -> None:
+    """Raise ValueError unless `value` is an angle in [0, pi) radians."""
+    rule = "an angle in radians, 0 <= m < pi (28.6 degrees are 0.5 radians)"
+    require(name, value, 0.0 <= value < math.pi, rule)

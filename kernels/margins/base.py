@@ -1,0 +1,121 @@
+"""What a margin is: how the target cosine is lowered, and how hard negatives are re-weighted.
+
+    loss_i = log( e^(s T(c_y)) + sum_{j != y} e^(s N(c_j)) ) - s T(c_y)          docs/losses.md (1)
+    N(c) = c                                     where c <= threshold(c_y)      an easy negative
+    N(c) = square c^2 + linear c + constant      where c >  threshold(c_y)      a hard negative
+
+c_j is the cosine between an embedding and class centre j, c_y the one of its own class (the target
+cosine), s the scale. Every published re-weighting of hard negatives is such a quadratic, so a margin
+hands three numbers to the kernels and no code: a new margin touches no kernel.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+class HardMap(NamedTuple):
+    """N of a hard negative, `square c^2 + linear c + constant`, with square >= 0.
+
+    `linear` may be a 0-d tensor that stays on the device. With square >= 0 a larger cosine is never
+    modulated less, so the extremes of the slope are those of the cosine.
+    """
+
+    square: float = 0.0
+    linear: float | Tensor = 1.0
+    constant: float = 0.0
+
+    def value(self, cos: Tensor) -> Tensor:
+        """N(cos), of any shape."""
+        return (self.square * cos + self.linear) * cos + self.constant
+
+    def slope(self, cos: Tensor) -> Tensor:
+        """The modulation dN/dcos, of any shape."""
+        return 2.0 * self.square * cos + self.linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Margin:
+    """Base of all margins: the identity (no margin, no re-weighting).
+
+    Args:
+        s: the scale of the logits, s > 0.
+
+    Raises:
+        ValueError: a parameter is out of its range.
+    """
+
+    s: float = 64.0
+
+    name: ClassVar[str]
+    reweights: ClassVar[bool] = False  # whether `hard_map` differs from the identity
+
+    def __post_init__(self) -> None:
+        require("s", self.s, 0.0 < self.s < math.inf, "positive and finite")
+
+    def initial_state(self) -> dict[str, float]:
+        """Numbers that training carries from batch to batch, by name, with their first value."""
+        return {}
+
+    def update_state(self, state: State, cos_y: Tensor, norms: Tensor, valid: Tensor) -> None:
+        """Fold one batch into `state`, in place; called before the state is used, in training only.
+
+        Args:
+            state: 0-d tensors by the names of `initial_state`.
+            cos_y: target cosines (B,), without margin.
+            norms: lengths of the embeddings (B,).
+            valid: bool (B,), False where the label is ignored.
+        """
+
+    def target(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+        """T: the target cosine after the margin, (B,) -> (B,), differentiable in `cos_y`."""
+        raise NotImplementedError
+
+    def threshold(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+        """The cosine (B,) above which a negative is hard; T unless the paper says otherwise."""
+        return self.target(cos_y, norms, state)
+
+    def hard_map(self, state: State) -> HardMap:
+        """N of a hard negative; the identity for margins that do not re-weight."""
+        return HardMap()
+
+    def collapse_loss(self, num_classes: int) -> float:
+        """The loss of a network that has collapsed: every cosine is zero.
+
+        s sin m + ln C for ArcFace, and s (t - 1) more for MV-Arc-Softmax (docs/losses.md (9)). State
+        is taken as it starts, embeddings as of length 1.
+        """
+        zero = torch.zeros(1, dtype=torch.float64)
+        state = {k: torch.tensor(v, dtype=torch.float64) for k, v in self.initial_state().items()}
+        norms = torch.ones(1, dtype=torch.float64)
+        hard = zero > self.threshold(zero, norms, state)
+        negative = torch.where(hard, self.hard_map(state).value(zero), zero)
+        gap = self.s * (negative - self.target(zero, norms, state)) + math.log(num_classes - 1)
+        return torch.logaddexp(gap, zero).item()
+
+
+def require(name: str, value: float, holds: bool, rule: str) -> None:
+    """Raise ValueError naming the parameter, the rule and the value unless `holds`."""
+    if not holds:
+        raise ValueError(f"{name} must be {rule}, got {value!r}")
+
+
+def batch_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of `values` (B,) over the valid rows, 0-d; 0 where none is valid."""
+    return (values * valid).sum() / valid.sum().clamp_min(1)
+
+
+def fold_in(average: Tensor, value: Tensor, momentum: float, valid: Tensor) -> None:
+    """average <- momentum value + (1 - momentum) average, in place, on the device.
+
+    A batch without valid rows or with a value that is not finite leaves the average as it was: one
+    bad batch must not poison every later one.
+    """
+    usable = valid.any() & value.isfinite()
+    step = torch.where(usable, momentum * (value - average), torch.zeros_like(average))
+    average.add_(step)

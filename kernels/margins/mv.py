@@ -1,0 +1,82 @@
+"""MV-Softmax: a fixed re-weighting of the negatives that the margin has not passed."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fusedface.kernels.margins.angular import arc_target, cos_plus, require_angle
+from fusedface.kernels.margins.base import HardMap, Margin, State, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MisclassifiedVector(Margin):
+    """N(c) = t c + t - 1 on hard negatives (Wang et al., "Mis-classified Vector Guided Softmax", AAAI 2020)."""
+
+    t: float = 1.2
+
+    reweights: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        hint = f"; did you mean 1 + t = {1.0 + self.t:g}? The authors' code calls that t" * (
+            self.t < 1
+        )
+        require("t", self.t, 1.0 <= self.t < 10.0, f"in the paper's convention, 1 <= t < 10{hint}")
+
+    def hard_map(self, state: State) -> HardMap:
+        """N(c) = t c + t - 1: the modulation is t for every hard negative."""
+        return HardMap(linear=self.t, constant=self.t - 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MVAM(_MisclassifiedVector):
+    """T(c) = c - m; c_j is hard above c_y - m (MV-AM-Softmax, eq. 6 to 8 of the MV-Softmax paper).
+
+    Args:
+        m: margin on the cosine, 0 <= m < 2.
+        s: scale.
+        t: weight of hard negatives, t >= 1, in the paper's convention (t = 0.2 in the authors' code is 1.2).
+    """
+
+    m: float = 0.35
+
+    name: ClassVar[str] = "mvam"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("m", self.m, 0.0 <= self.m < 2.0, "a difference of cosines, 0 <= m < 2")
+
+    def target(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+        """T(c) = c - m, (B,) -> (B,)."""
+        return cos_y - self.m
+
+
+@dataclass(frozen=True, kw_only=True)
+class MVArc(_MisclassifiedVector):
+    """T(c) = cos(theta + m); c_j is hard above cos(theta_y + m) (MV-Arc-Softmax, same paper).
+
+    Args:
+        m: margin in radians.
+        s: scale.
+        t: weight of hard negatives, t >= 1, in the paper's convention (t = 0.2 in the authors' code is 1.2).
+        easy_margin: give the margin only to samples with c > 0 (the authors' default; the threshold
+            stays cos(theta_y + m)).
+    """
+
+    m: float = 0.5
+    easy_margin: bool = False
+
+    name: ClassVar[str] = "mvarc"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_angle("m", self.m)
+
+    def target(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+        """T(c) with ArcFace's branch past pi - m, (B,) -> (B,)."""
+        return arc_target(cos_y, self.m, self.easy_margin)
+
+    def threshold(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+        """cos(theta_y + m), without the branch."""
+        return cos_plus(cos_y, self.m)

@@ -1,0 +1,35 @@
+"""SphereFace in its bounded form: a margin that multiplies the angle."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fusedface.kernels.margins.angular import angle
+from fusedface.kernels.margins.base import Margin, State, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class SphereFace(Margin):
+    """T(c) = cos(min(m theta, pi)) (Liu et al., "SphereFace Revived", TPAMI 2022, SphereFace-R v1).
+
+    The bound replaces the piecewise extension and the annealing of the original SphereFace (CVPR 2017).
+
+    Args:
+        m: factor on the angle, m >= 1.
+        s: scale.
+    """
+
+    m: float = 1.4
+
+    name: ClassVar[str] = "sphereface"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("m", self.m, 1.0 <= self.m < math.inf, "a factor on the angle, m >= 1")
+
+    def target(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+        """T(c), (B,) -> (B,)."""
+        return torch.cos((self.m * angle(cos_y)).clamp_max(math.pi))

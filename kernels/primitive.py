@@ -1,0 +1,62 @@
+"""The one thing that has to be fused: target cosines and the log-sum-exp over the negatives.
+
+    lse_i = log sum_{j != y_i} exp(s N(c_ij))         c_ij = <x_i, w_j> / (|x_i| |w_j|)      docs/losses.md (2)
+
+Everything else of a margin loss is ordinary autograd on B numbers (functional.py). Each backend has
+a function of the signature of `Primitive`.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fusedface.kernels.margins import HardMap
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that is not a tensor of B or C numbers: the scale, N of a hard negative, operand precision."""
+
+    scale: float
+    hard: HardMap
+    precision: str = "float32"
+
+
+class NegativeStats(NamedTuple):
+    """Per row, over the negatives, without gradient; all (B,) in the compute dtype.
+
+    The slope is dN/dc over the hard negatives: a row without any has +inf, -inf and 0.
+    """
+
+    max_cosine: Tensor
+    num_hard: Tensor
+    slope_min: Tensor
+    slope_max: Tensor
+    slope_sum: Tensor
+
+
+class CosineLse(NamedTuple):
+    """What a backend returns: cos_y (B,) and lse (B,), both differentiable, and the statistics."""
+
+    cos_y: Tensor
+    lse: Tensor
+    stats: NegativeStats
+
+
+class Primitive(Protocol):
+    """embeddings (B, D), weight (C, D), labels (B,) with -1 for none, threshold (B,), spec -> CosineLse."""
+
+    def __call__(
+        self, embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, spec: Spec
+    ) -> CosineLse:
+        """Compute in float32, or in float64 where an operand has it."""
+        ...
+
+
+def compute_dtype(embeddings: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype of everything but the matrix products' operands."""
+    return torch.promote_types(torch.promote_types(embeddings.dtype, weight.dtype), torch.float32)

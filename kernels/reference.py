@@ -1,0 +1,47 @@
+"""The specification: plain PyTorch that materialises the (B, C) cosines, in any dtype, by autograd."""
+
+import torch
+from torch import Tensor
+
+from fusedface.kernels.margins import HardMap
+from fusedface.kernels.primitive import CosineLse, NegativeStats, Spec, compute_dtype
+from fusedface.kernels.unit import unit_rows
+
+
+def cosine_lse(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, spec: Spec
+) -> CosineLse:
+    """See `Primitive`. O(B C) memory; the backends are held against this."""
+    dtype = compute_dtype(embeddings, weight)
+    x, w = unit_rows(embeddings.to(dtype)), unit_rows(weight.to(dtype))
+    known = labels >= 0
+    rows = torch.arange(len(x), device=x.device)
+    columns = labels.clamp_min(0)
+
+    cos_y = (x * w[columns]).sum(dim=1)
+    cos = _rounded(x, spec.precision) @ _rounded(w, spec.precision).T
+    is_target = torch.zeros_like(cos, dtype=torch.bool)
+    is_target[rows, columns] = known
+
+    hard = (cos > threshold[:, None]) & ~is_target
+    negative = torch.where(hard, spec.hard.value(cos), cos)
+    lse = torch.logsumexp((spec.scale * negative).masked_fill(is_target, -torch.inf), dim=1)
+    return CosineLse(cos_y, lse, _stats(cos.detach(), is_target, hard, spec.hard))
+
+
+def _stats(cos: Tensor, is_target: Tensor, hard: Tensor, hard_map: HardMap) -> NegativeStats:
+    slope = hard_map.slope(cos) * torch.ones_like(cos)
+    return NegativeStats(
+        max_cosine=cos.masked_fill(is_target, -torch.inf).amax(dim=1),
+        num_hard=hard.sum(dim=1).to(cos.dtype),
+        slope_min=slope.masked_fill(~hard, torch.inf).amin(dim=1),
+        slope_max=slope.masked_fill(~hard, -torch.inf).amax(dim=1),
+        slope_sum=(slope * hard).sum(dim=1),
+    )
+
+
+def _rounded(rows: Tensor, precision: str) -> Tensor:
+    """Rows as a matrix product in `precision` would see them."""
+    if precision == "float32":
+        return rows
+    return rows.to(getattr(torch, precision)).to(rows.dtype)
