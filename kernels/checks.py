@@ -89,7 +89,7 @@ def check_values(embeddings: Tensor, labels: Tensor, num_classes: int, ignore_in
     """
     fits = ((labels >= 0) & (labels < num_classes)) | (labels == ignore_index)
     if embeddings.device.type != "cpu":
-        torch._assert_async(fits.all())  # the only check that does not wait for the device
+        torch.ops.aten._assert_async(fits.all())  # the only check that does not wait for the device
         return
     if not fits.all():
         row = int((~fits).nonzero()[0])

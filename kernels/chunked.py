@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fusedface.kernels.margins import HardMap
 from fusedface.kernels.primitive import CosineLse, NegativeStats, Spec, compute_dtype
 from fusedface.kernels.products import Products
 from fusedface.kernels.unit import inverse_norms, project
@@ -40,9 +39,20 @@ def cosine_lse(
     """See `Primitive`. Not differentiable twice."""
     # A tensor `linear` lives on and is updated in place before the backward: read it now. This is the
     # one place where a GPU would wait.
-    hard = HardMap(spec.hard.square, float(spec.hard.linear), spec.hard.constant)
+    hard = _Hard(spec.hard.square, float(spec.hard.linear), spec.hard.constant)
     cos_y, lse, *stats = _ChunkedLse.apply(embeddings, weight, labels, threshold, spec, hard)
     return CosineLse(cos_y, lse, NegativeStats(*stats))
+
+
+class _Hard(NamedTuple):
+    """A HardMap whose numbers are all known on the host."""
+
+    square: float
+    linear: float
+    constant: float
+
+
+IDENTITY = _Hard(0.0, 1.0, 0.0)
 
 
 class _ChunkedLse(torch.autograd.Function):
@@ -54,7 +64,7 @@ class _ChunkedLse(torch.autograd.Function):
         labels: Tensor,
         threshold: Tensor,
         spec: Spec,
-        hard: HardMap,
+        hard: _Hard,
     ) -> tuple[Tensor, ...]:
         sweep = _Sweep(embeddings, weight, labels, threshold, spec, hard)
         needs_direction = ctx.needs_input_grad[0]
@@ -79,7 +89,8 @@ class _ChunkedLse(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_cos_y: Tensor, d_lse: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        d_cos_y, d_lse = grad_outputs[:2]
         embeddings, weight, labels, threshold, lse, direction = ctx.saved_tensors
         sweep = _Sweep(embeddings, weight, labels, threshold, ctx.spec, ctx.hard)
         d_negatives = (ctx.spec.scale * d_lse)[:, None]  # with direction: through lse     [B, 1]
@@ -144,10 +155,10 @@ class _Sweep:
         labels: Tensor,
         threshold: Tensor,
         spec: Spec,
-        hard: HardMap,
+        hard: _Hard,
     ) -> None:
         self.dtype = compute_dtype(embeddings, weight)
-        self.weight, self.labels, self.hard_map = weight, labels, hard
+        self.weight, self.labels, self.hard = weight, labels, hard
         self.products = Products(embeddings.device, spec.precision)
         self.base2 = spec.scale * LOG2_E  # y = base2 c
 
@@ -191,7 +202,7 @@ class _Sweep:
         y[chunk.rows, chunk.columns] = ABSENT
 
         torch.gt(y, self._threshold, out=hard)
-        if self.hard_map == HardMap():
+        if self.hard == IDENTITY:
             return _Logits(w, inverse, y, y, hard, None)
         self._reweight(y, hard, lift, z)
         return _Logits(w, inverse, y, z, hard, lift)
@@ -202,7 +213,7 @@ class _Sweep:
         With a = square / base2 and l = linear - 1, where hard: lift = 2 a y + l and
         z = y + a y^2 + l y + base2 constant = y + y (lift + l) / 2 + base2 constant.
         """
-        square, linear, constant = self.hard_map
+        square, linear, constant = self.hard
         if square:
             torch.add(y.new_tensor(linear - 1.0), y, alpha=2.0 * square / self.base2, out=lift)
             lift.mul_(hard)
@@ -225,7 +236,7 @@ class _Totals:
         self._max_y, self._num_hard = zero - torch.inf, zero.clone()
         self._lift_min, self._lift_sum = zero + torch.inf, zero.clone()
         # N' - 1 lies below it, so `lift - ceiling` is negative where hard.
-        self._ceiling = 2.0 * sweep.hard_map.square + abs(float(sweep.hard_map.linear)) + 1.0
+        self._ceiling = 2.0 * sweep.hard.square + abs(sweep.hard.linear) + 1.0
 
     def add(self, sweep: _Sweep, logits: _Logits) -> None:
         """Take in one chunk; overwrites its y and z."""
@@ -233,7 +244,7 @@ class _Totals:
         torch.maximum(self._max_y, max_y, out=self._max_y)
         self._num_hard.add_(logits.hard.sum(dim=1))
         max_z = max_y if logits.lift is None else logits.z.amax(dim=1)
-        if logits.lift is not None and sweep.hard_map.square:
+        if logits.lift is not None and sweep.hard.square:
             self._add_lift(logits.lift, logits.hard, spare=logits.y)
 
         largest = torch.maximum(self._largest, max_z)
@@ -264,8 +275,8 @@ class _Totals:
         """See `NegativeStats`; the largest slope is that of the largest cosine (HardMap: square >= 0)."""
         max_cosine = self._max_y / sweep.base2
         any_hard = self._num_hard > 0
-        slope_max = sweep.hard_map.slope(max_cosine) * torch.ones_like(max_cosine)
-        if sweep.hard_map.square:
+        slope_max = 2.0 * sweep.hard.square * max_cosine + sweep.hard.linear
+        if sweep.hard.square:
             slope_min, slope_sum = self._lift_min + 1.0, self._lift_sum + self._num_hard
         else:
             slope_min, slope_sum = slope_max, slope_max * self._num_hard

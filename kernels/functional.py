@@ -1,8 +1,8 @@
 """margin_loss: any margin on any backend, from embeddings and class centres to the loss.
 
-    loss_i = log(1 + e^(lse_i - s T(c_y)))         lse over the negatives: primitive.py      docs/losses.md (2)
+    loss_i = log(1 + e^(lse_i - s T(c_y)))      lse over the negatives: primitive.py      docs/losses.md (2)
 
-The form keeps full precision near 0, where the difference of a log-sum-exp and its own largest term cancels.
+The form keeps full precision near 0, where a log-sum-exp and its own largest term would cancel.
 """
 
 from typing import NamedTuple
@@ -149,7 +149,7 @@ def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[T
 
 
 def _focal_cross_entropy(excess: Tensor, gamma: float) -> Tensor:
-    """Cross-entropy (B,) from lse - s T; with gamma times (1 - p_y)^gamma = e^(-gamma log(1 + e^-excess))."""
+    """Cross-entropy (B,) from lse - s T, times (1 - p_y)^gamma = e^(-gamma log(1 + e^-excess))."""
     loss = F.softplus(excess, threshold=50.0)
     if gamma == 0.0:
         return loss

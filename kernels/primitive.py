@@ -1,6 +1,6 @@
 """The one thing that has to be fused: target cosines and the log-sum-exp over the negatives.
 
-    lse_i = log sum_{j != y_i} exp(s N(c_ij))         c_ij = <x_i, w_j> / (|x_i| |w_j|)      docs/losses.md (2)
+    lse_i = log sum_{j != y_i} exp(s N(c_ij))      c_ij = <x_i, w_j> / (|x_i| |w_j|)      docs/losses.md (2)
 
 Everything else of a margin loss is ordinary autograd on B numbers (functional.py). Each backend has
 a function of the signature of `Primitive`.

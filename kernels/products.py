@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,15 +29,16 @@ class Products:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Within it, and without autocast, `into` and `add` work as documented."""
-        matmul = torch.backends.mkldnn.matmul
+        if not self._on_cpu:
+            yield
+            return
+        matmul: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
         before = matmul.fp32_precision
-        if self._on_cpu:
-            matmul.fp32_precision = "bf16"
+        matmul.fp32_precision = "bf16"
         try:
             yield
         finally:
-            if self._on_cpu:
-                matmul.fp32_precision = before
+            matmul.fp32_precision = before
 
     def into(self, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """out <- a b, of (N, K) and (K, M)."""

@@ -13,7 +13,7 @@ def inverse_norms(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unit_rows(rows: Tensor) -> Tensor:
-    """`rows` (N, D) divided by their lengths, differentiable; zero, with gradient zero, where shorter than MIN_NORM."""
+    """`rows` (N, D) over their lengths, differentiable; zero, with gradient zero, below MIN_NORM."""
     usable = rows.detach().norm(dim=1, keepdim=True) > MIN_NORM
     safe = rows.where(usable, rows.new_ones(()))  # norm() has no gradient at 0
     return (safe / safe.norm(dim=1, keepdim=True)) * usable

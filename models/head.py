@@ -64,7 +64,7 @@ class MarginHead(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the class centres anew; their length does not matter to the loss, only to the learning rate."""
+        """Draw the class centres anew; their length matters to the pace of learning alone."""
         nn.init.normal_(self.weight, std=INITIAL_STD)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> MarginOutput:

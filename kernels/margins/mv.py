@@ -11,7 +11,7 @@ from fusedface.kernels.margins.base import HardMap, Margin, State, require
 
 @dataclass(frozen=True, kw_only=True)
 class _MisclassifiedVector(Margin):
-    """N(c) = t c + t - 1 on hard negatives (Wang et al., "Mis-classified Vector Guided Softmax", AAAI 2020)."""
+    """N(c) = t c + t - 1 where hard (Wang et al., "Mis-classified Vector Guided Softmax", AAAI 2020)."""
 
     t: float = 1.2
 
@@ -36,7 +36,7 @@ class MVAM(_MisclassifiedVector):
     Args:
         m: margin on the cosine, 0 <= m < 2.
         s: scale.
-        t: weight of hard negatives, t >= 1, in the paper's convention (t = 0.2 in the authors' code is 1.2).
+        t: weight of hard negatives, t >= 1, the paper's (t = 0.2 in the authors' code is 1.2 here).
     """
 
     m: float = 0.35
@@ -59,7 +59,7 @@ class MVArc(_MisclassifiedVector):
     Args:
         m: margin in radians.
         s: scale.
-        t: weight of hard negatives, t >= 1, in the paper's convention (t = 0.2 in the authors' code is 1.2).
+        t: weight of hard negatives, t >= 1, the paper's (t = 0.2 in the authors' code is 1.2 here).
         easy_margin: give the margin only to samples with c > 0 (the authors' default; the threshold
             stays cos(theta_y + m)).
     """
