@@ -37,8 +37,7 @@ def cosine_lse(
     embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, spec: Spec
 ) -> CosineLse:
     """See `Primitive`. Not differentiable twice."""
-    # A tensor `linear` lives on and is updated in place before the backward: read it now. This is the
-    # one place where a GPU would wait.
+    # Reading a tensor `linear` is the one place where a GPU would wait.
     hard = _Hard(spec.hard.square, float(spec.hard.linear), spec.hard.constant)
     cos_y, lse, *stats = _ChunkedLse.apply(embeddings, weight, labels, threshold, spec, hard)
     return CosineLse(cos_y, lse, NegativeStats(*stats))
@@ -89,7 +88,9 @@ class _ChunkedLse(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         d_cos_y, d_lse = grad_outputs[:2]
         embeddings, weight, labels, threshold, lse, direction = ctx.saved_tensors
         sweep = _Sweep(embeddings, weight, labels, threshold, ctx.spec, ctx.hard)

@@ -114,6 +114,8 @@ def _margin_loss(
         cos_y, norms = target_cosine(embeddings, weight, labels)
         if training:
             margin.update_state(state, cos_y, norms, valid)
+        # The next batch updates the state in place, perhaps before this one's backward.
+        state = {name: value.clone() for name, value in state.items()}
         threshold = margin.threshold(cos_y, norms, state)
 
     spec = Spec(margin.s, margin.hard_map(state), precision)
@@ -135,7 +137,7 @@ def _margin_loss(
         correct=(cos_y > stats.max_cosine) & valid,
         hard_negatives=stats.num_hard.long() * valid,
         modulation=_modulation(stats, valid),
-        t=state["t"].clone() if "t" in state else None,
+        t=state.get("t"),
     )
 
 

@@ -1,0 +1,150 @@
+"""Each margin by itself: T and N against closed forms, its state against hand arithmetic, its checks."""
+
+import math
+
+import pytest
+import torch
+from margin_oracle import all_margins, fresh_state, target_logit
+
+from fusedface.kernels import (
+    MARGINS,
+    MVAM,
+    AdaFace,
+    ArcFace,
+    CosFace,
+    CurricularFace,
+    MVArc,
+    SphereFace,
+)
+from fusedface.kernels.margins import HardMap
+from fusedface.kernels.margins.angular import MIN_SINE
+
+ANGLES = torch.linspace(0.01, math.pi - 0.01, 301, dtype=torch.float64)
+ONES = torch.ones_like(ANGLES)
+
+
+@pytest.mark.parametrize("name", all_margins())
+def test_target_follows_its_angle(name):
+    margin = all_margins()[name]
+    state = fresh_state(margin, torch.float64)
+    norms = torch.linspace(0, 60, 301, dtype=torch.float64)
+    expected = target_logit(margin, ANGLES.cos(), norms, state)
+    torch.testing.assert_close(margin.target(ANGLES.cos(), norms, state), expected)
+
+
+@pytest.mark.parametrize("name", [n for n in all_margins() if "easy" not in n])
+def test_target_never_rises_with_the_angle(name):
+    """What the branch past pi - m and the bound of SphereFace are for."""
+    margin = all_margins()[name]
+    target = margin.target(ANGLES.cos(), 20 * ONES, fresh_state(margin, torch.float64))
+    assert (target.diff() <= 1e-12).all()
+
+
+def test_exact_gradient_of_arcface_is_sin_ratio():
+    cos = ANGLES.cos().requires_grad_()
+    (slope,) = torch.autograd.grad(ArcFace(m=0.5).target(cos, ONES, {}).sum(), cos)
+    before = math.pi - 0.5 > ANGLES
+    expected = torch.sin(ANGLES + 0.5) / torch.sin(ANGLES)
+    torch.testing.assert_close(slope[before], expected[before])
+    torch.testing.assert_close(slope[~before], torch.ones_like(slope[~before]))
+
+
+@pytest.mark.parametrize("name", all_margins())
+@pytest.mark.parametrize("cos_y", [1.0, -1.0, 1.0 + 1e-7, -1.0 - 1e-7])
+def test_target_and_slope_are_finite_at_the_poles(name, cos_y):
+    margin = all_margins()[name]
+    cos = torch.tensor([cos_y], requires_grad=True)
+    target = margin.target(cos, torch.tensor([20.0]), fresh_state(margin))
+    (slope,) = torch.autograd.grad(target.sum(), cos)
+    assert slope.isfinite().all()
+    pole = cos.detach().double().clamp(-1, 1)
+    limit = target_logit(margin, pole, torch.tensor([20.0]), fresh_state(margin))
+    assert abs(target.item() - limit.item()) < 2 * MIN_SINE
+
+
+def test_hard_maps():
+    cos = torch.linspace(-1, 1, 21, dtype=torch.float64)
+    mv = MVArc(t=1.4).hard_map({})
+    torch.testing.assert_close(mv.value(cos), 1.4 * cos + 0.4)
+    torch.testing.assert_close(mv.slope(cos) * torch.ones_like(cos), torch.full_like(cos, 1.4))
+    curricular = CurricularFace().hard_map({"t": torch.tensor(0.25, dtype=torch.float64)})
+    torch.testing.assert_close(curricular.value(cos), cos * (0.25 + cos))
+    torch.testing.assert_close(curricular.slope(cos), 0.25 + 2 * cos)
+
+
+@pytest.mark.parametrize("name", MARGINS)
+def test_hard_map_is_flagged_and_never_concave(name):
+    margin = MARGINS[name]()
+    hard = margin.hard_map(fresh_state(margin))
+    numbers = (hard.square, float(hard.linear), hard.constant)
+    assert margin.reweights == (numbers != HardMap())
+    assert hard.square >= 0
+
+
+def test_t_follows_the_official_code():
+    """0.01 on the new value, 0.99 on the old one, ignored rows left out."""
+    margin, state = CurricularFace(), {"t": torch.tensor(0.0)}
+    buffer = state["t"]
+    cos_y = torch.tensor([0.2, 0.6, -5.0])
+    valid = torch.tensor([True, True, False])
+    margin.update_state(state, cos_y, cos_y, valid)
+    assert state["t"].item() == pytest.approx(0.01 * 0.4)
+    margin.update_state(state, cos_y, cos_y, valid)
+    assert state["t"].item() == pytest.approx(0.01 * 0.4 + 0.99 * 0.01 * 0.4)
+    assert state["t"] is buffer
+    steps = math.ceil(math.log(0.05) / math.log(0.99))  # 95 % of the way after 299 updates
+    state["t"].zero_()
+    for _ in range(steps):
+        margin.update_state(state, cos_y, cos_y, valid)
+    assert state["t"].item() == pytest.approx(0.4 * 0.95, abs=0.4 * 0.005)
+
+
+def test_t_of_the_papers_text():
+    state = {"t": torch.tensor(0.5)}
+    CurricularFace(t_momentum=0.99).update_state(state, ONES * 0.3, ONES, ONES.bool())
+    assert state["t"].item() == pytest.approx(0.99 * 0.3 + 0.01 * 0.5)
+
+
+@pytest.mark.parametrize("values", [[math.nan, 0.1], [math.inf, 0.1]])
+def test_a_bad_batch_leaves_the_state_alone(values):
+    state = {"t": torch.tensor(0.5)}
+    CurricularFace().update_state(state, torch.tensor(values), ONES[:2], torch.ones(2).bool())
+    CurricularFace().update_state(state, torch.tensor(values), ONES[:2], torch.zeros(2).bool())
+    assert state["t"].item() == 0.5
+
+
+def test_adaface_statistics():
+    margin, state = AdaFace(momentum=0.1), fresh_state(AdaFace())
+    norms = torch.tensor([10.0, 30.0, 200.0, 7.0])  # 200 is clipped to 100, the last is ignored
+    margin.update_state(state, norms, norms, torch.tensor([True, True, True, False]))
+    clipped = torch.tensor([10.0, 30.0, 100.0])
+    assert state["norm_mean"].item() == pytest.approx(
+        0.9 * 20 + 0.1 * clipped.mean().item(), rel=1e-5
+    )
+    assert state["norm_std"].item() == pytest.approx(
+        0.9 * 100 + 0.1 * clipped.std().item(), rel=1e-5
+    )
+    before = state["norm_std"].item()
+    margin.update_state(state, norms[:1], norms[:1], torch.tensor([True]))
+    assert state["norm_std"].item() == before  # one sample has no deviation
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: MVArc(t=0.2), ["t must", "0.2", "did you mean 1 + t = 1.2"]),
+        (lambda: MVAM(t=0.12), ["did you mean 1 + t = 1.12"]),
+        (lambda: ArcFace(m=28.6), ["m must", "radians", "28.6"]),
+        (lambda: CurricularFace(m=-0.1), ["m must", "-0.1"]),
+        (lambda: CurricularFace(t_momentum=0.0), ["t_momentum", "0.0"]),
+        (lambda: CosFace(m=2.5), ["m must", "2.5"]),
+        (lambda: SphereFace(m=0.9), ["m must", "0.9"]),
+        (lambda: ArcFace(s=0.0), ["s must", "0.0"]),
+        (lambda: ArcFace(s=math.nan), ["s must", "nan"]),
+        (lambda: AdaFace(h=0.0), ["h must"]),
+    ],
+)
+def test_bad_parameters_are_refused(make, words):
+    with pytest.raises(ValueError, match="must be") as error:
+        make()
+    assert all(word in str(error.value) for word in words)

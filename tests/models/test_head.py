@@ -1,0 +1,98 @@
+"""MarginHead: what it holds, when it learns t, what it saves."""
+
+import pytest
+import torch
+from margin_oracle import inputs
+
+from fusedface.kernels import AdaFace, ArcFace, CurricularFace, margin_loss
+from fusedface.models.head import MarginHead
+
+
+def head_and_batch(margin=None, **options):
+    torch.manual_seed(0)
+    head = MarginHead(16, 30, margin or CurricularFace(), **options)
+    embeddings, _, labels = inputs(8, 30, 16)
+    return head, embeddings.requires_grad_(), labels
+
+
+def test_forward_and_backward():
+    head, embeddings, labels = head_and_batch()
+    out = head(embeddings, labels)
+    assert out.loss.shape == ()
+    assert out.per_sample_loss.shape == out.target_cosine.shape == out.correct.shape == (8,)
+    out.loss.backward()
+    assert head.weight.grad.shape == (30, 16)
+    assert head.weight.dtype == torch.float32
+    assert embeddings.grad.abs().sum() > 0
+
+
+def test_t_is_updated_before_use_in_training_only():
+    head, embeddings, labels = head_and_batch()
+    buffer = head.t
+    out = head(embeddings, labels)
+    mean = out.target_cosine.mean()
+    torch.testing.assert_close(head.t, 0.01 * mean)
+    torch.testing.assert_close(out.t, head.t)
+    assert head.t is buffer
+    expected = margin_loss(embeddings, head.weight, labels, head.margin, state={"t": 0.01 * mean})
+    torch.testing.assert_close(out.loss, expected.loss)
+    before = head.t.clone()
+    head.eval()
+    out = head(embeddings, labels)
+    assert head.t == before
+    assert out.t == before
+
+
+def test_the_t_of_a_batch_does_not_change_later():
+    head, embeddings, labels = head_and_batch()
+    first = head(embeddings, labels).t
+    kept = first.item()
+    head(embeddings, labels)
+    assert first.item() == kept
+
+
+@pytest.mark.parametrize("margin", [CurricularFace(), AdaFace(), ArcFace()], ids=str)
+def test_state_dict_carries_on(margin):
+    head, embeddings, labels = head_and_batch(margin)
+    head(embeddings, labels)
+    assert set(head.state_dict()) == {"weight", *margin.initial_state()}
+    other = MarginHead(16, 30, margin)
+    other.load_state_dict(head.state_dict())
+    torch.testing.assert_close(other(embeddings, labels).loss, head(embeddings, labels).loss)
+    for name in margin.initial_state():
+        assert torch.equal(getattr(other, name), getattr(head, name))
+        assert getattr(head, name).item() != margin.initial_state()[name]
+
+
+def test_options_reach_the_loss():
+    embeddings, weight, labels = inputs(8, 30, 16)
+    labels[0] = 7
+    options = {
+        "backend": "reference", "focal_gamma": 2.0, "reduction": "none", "ignore_index": 7,
+        "target_gradient": "straight_through", "precision": "bfloat16",
+    }  # fmt: skip
+    head = MarginHead(16, 30, ArcFace(m=0.3), **options)
+    head.weight.data.copy_(weight)
+    x, again = embeddings.clone().requires_grad_(), embeddings.clone().requires_grad_()
+    out = head(x, labels)
+    expected = margin_loss(again, weight, labels, ArcFace(m=0.3), **options)
+    assert torch.equal(out.loss, expected.loss)
+    out.loss.sum().backward()
+    expected.loss.sum().backward()
+    assert torch.equal(x.grad, again.grad)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"embedding_dim": 0}, ["embedding_dim", "0"]),
+        ({"num_classes": 1}, ["num_classes", "1"]),
+        ({"backend": "nope"}, ["backend", "'nope'"]),
+        ({"reduction": "nope"}, ["reduction", "'nope'"]),
+    ],
+)
+def test_mistakes_are_named(arguments, words):
+    arguments = {"embedding_dim": 16, "num_classes": 30, "margin": ArcFace()} | arguments
+    with pytest.raises(ValueError, match=words[0]) as error:
+        MarginHead(**arguments)
+    assert all(word in str(error.value) for word in words)
