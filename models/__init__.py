@@ -1,1 +1,25 @@
-"""models"""
+"""Backbones by name, their checkpoints and preprocessing, and the margin head."""
+
+from fusedface.models.backbone import Backbone
+from fusedface.models.checkpoints import (
+    LoadedCheckpoint,
+    build_from_checkpoint,
+    load_checkpoint,
+)
+from fusedface.models.complexity import count_macs, count_parameters
+from fusedface.models.head import MarginHead
+from fusedface.models.preprocessing import Preprocessing
+from fusedface.models.registry import MODELS, create
+
+__all__ = [
+    "MODELS",
+    "Backbone",
+    "LoadedCheckpoint",
+    "MarginHead",
+    "Preprocessing",
+    "build_from_checkpoint",
+    "count_macs",
+    "count_parameters",
+    "create",
+    "load_checkpoint",
+]

@@ -1,0 +1,81 @@
+"""Read a file of torch.save or safetensors without running any of it."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ZIP_MAGIC = b"PK"
+
+
+def read_archive(path: str | Path) -> dict[Any, Any]:
+    """Read the dictionary that a checkpoint file holds, on the CPU.
+
+    Args:
+        path: a file of `torch.save`, or ending in .safetensors.
+
+    Returns:
+        Its tensors and plain values.
+
+    Raises:
+        ValueError: there is no such file; it is truncated or its checksums do not hold; it is no such
+            file; it holds Python objects, which would run code if they were read; or its content is
+            not a dictionary.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
+        raise ValueError(f"{path} {what}")
+    content = (
+        _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch_archive(path)
+    )
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a dictionary, it holds a {type(content).__name__}")
+    return content
+
+
+def _read_torch_archive(path: Path) -> object:
+    try:
+        damage = _find_damage(path)
+        content = None if damage else torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        # Raised for foreign objects and for random bytes alike; torch's own message says how to
+        # switch the protection off, which no user should do with a file from elsewhere.
+        raise ValueError(
+            f"{path} is refused: it is not a file of torch.save, or it holds Python objects beside "
+            "tensors and plain values. Nothing in it was run; save a state_dict instead"
+        ) from None
+    except Exception as error:  # damaged files fail in torch in many ways
+        raise ValueError(f"{path} is damaged or unreadable ({type(error).__name__})") from None
+    if damage:
+        raise ValueError(f"{path} is damaged: {damage}")
+    return content
+
+
+def _find_damage(path: Path) -> str | None:
+    """What is wrong with a zip file, which torch.load may not notice; None if it is whole or no zip."""
+    with path.open("rb") as file:
+        if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
+            return None  # the format before torch 1.6
+    if not zipfile.is_zipfile(path):
+        return "it is truncated"
+    with zipfile.ZipFile(path) as archive:
+        member = archive.testzip()
+    return f"the checksum of {member} does not hold" if member else None
+
+
+def _read_safetensors(path: Path) -> object:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ValueError(
+            f"{path}: reading .safetensors needs the safetensors package; "
+            "install it with: pip install safetensors"
+        ) from None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None

@@ -1,0 +1,83 @@
+"""The two building blocks of the mobile backbones: a convolution with BN, and the bottleneck."""
+
+from collections import OrderedDict
+from typing import Literal
+
+from torch import Tensor, nn
+
+Activation = Literal["prelu", "relu6"]
+
+
+def conv_bn(
+    in_channels: int,
+    out_channels: int,
+    kernel: int | tuple[int, int] = 1,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    activation: Activation | None = None,
+) -> nn.Sequential:
+    """Convolution without bias, BN and, unless it is a linear layer, a per-channel activation.
+
+    Returns:
+        A Sequential with the entries `conv`, `bn` and, with an activation, `act`.
+    """
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv, bn=nn.BatchNorm2d(out_channels))
+    if activation == "prelu":
+        layers["act"] = nn.PReLU(out_channels)
+    elif activation == "relu6":
+        layers["act"] = nn.ReLU6(inplace=True)
+    return nn.Sequential(layers)
+
+
+def gdconv(channels: int, grid: tuple[int, int]) -> nn.Sequential:
+    """Global depthwise convolution: one linear filter a channel over the whole grid, (B, C, 1, 1)."""
+    return conv_bn(channels, channels, grid, groups=channels)
+
+
+class Bottleneck(nn.Module):
+    """Inverted residual of MobileNetV2: expand 1x1, depthwise 3x3, project 1x1 without activation.
+
+    The input is added to the output where both have the same shape.
+
+    Args:
+        in_channels, hidden_channels, out_channels: of the input, between, of the output.
+        stride: of the depthwise convolution.
+        activation: after the first two convolutions.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        stride: int,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        hidden = hidden_channels
+        self.expand = conv_bn(in_channels, hidden, activation=activation)
+        self.depthwise = conv_bn(
+            hidden, hidden, 3, stride=stride, padding=1, groups=hidden, activation=activation
+        )
+        self.project = conv_bn(hidden, out_channels)
+        self.has_shortcut = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+        out = self.project(self.depthwise(self.expand(x)))
+        return x + out if self.has_shortcut else out
+
+
+def init_fan_out(module: nn.Module) -> None:
+    """Normal weights of variance 2 / fan-out, zero biases, as the public MobileFaceNet recipes do.
+
+    BN (1, 0) and PReLU (0.25) already start as those recipes have them.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

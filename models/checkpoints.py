@@ -1,0 +1,190 @@
+"""Read checkpoints: this project's, bare state_dicts of its backbones, and two public layouts.
+
+Files are read with `weights_only=True`: one that holds more than tensors and plain values is
+refused, and none of it runs. A checkpoint either fits the backbone completely or changes nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fusedface.models.archives import read_archive
+from fusedface.models.backbone import Backbone
+from fusedface.models.layouts import LAYOUTS, Layout
+from fusedface.models.preprocessing import Preprocessing
+from fusedface.models.registry import create
+
+FORMAT = "fusedface-checkpoint"
+VERSION = 1
+MAX_LISTED = 8  # names of each kind in an error message
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """What a file was.
+
+    Attributes:
+        layout: "fusedface", "state_dict", or the name of a public layout.
+        preprocessing: what the backbone now expects of its images.
+        step: the training step it was saved at, where the file says so.
+    """
+
+    layout: str
+    preprocessing: Preprocessing
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """A file's tensors under its own names, and what it says of itself."""
+
+    layout: str
+    tensors: dict[str, Tensor]
+    names: dict[str, str] | None = None  # file's name -> ours; None: they are the same
+    config: dict[str, Any] | None = None
+    preprocessing: Preprocessing | None = None
+    step: int | None = None
+
+
+def load_checkpoint(model: Backbone, path: str | Path) -> LoadedCheckpoint:
+    """Fill a backbone from a file, and set its `preprocessing` where the file's layout knows it.
+
+    Args:
+        model: a backbone of the file's architecture, on any device.
+        path: written by a run, or a state_dict of such a backbone (.safetensors too), or a checkpoint
+            in a public layout: see docs/models.md.
+
+    Raises:
+        ValueError: there is no such file, it is damaged or no checkpoint, or it does not fit the
+            backbone (what is missing, unexpected or of another shape is listed).
+    """
+    return _fill(model, _interpret(read_archive(path), path), path)
+
+
+def build_from_checkpoint(path: str | Path) -> Backbone:
+    """Build the backbone that a file was saved from, with its weights and preprocessing.
+
+    Returns:
+        The backbone in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: as `load_checkpoint`; or the file is a bare state_dict, which does not say what
+            it is of.
+    """
+    contents = _interpret(read_archive(path), path)
+    if contents.config is None:
+        raise ValueError(
+            f"{path} holds tensors but not the backbone they belong to; "
+            "create that backbone and use load_checkpoint(model, path)"
+        )
+    try:
+        model = create(**contents.config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: bad backbone configuration: {error}") from None
+    _fill(model, contents, path)
+    return model.eval()
+
+
+def _interpret(archive: dict[Any, Any], path: str | Path) -> _Contents:
+    """Tell the layout of a file's dictionary."""
+    if "format" in archive:
+        return _interpret_own(archive, path)
+    for layout in LAYOUTS:
+        wrapped = archive.get(layout.wrapper, archive)
+        if isinstance(wrapped, dict) and layout.marker in wrapped:
+            return _interpret_public(layout, wrapped, path)
+    if not archive or not all(isinstance(value, Tensor) for value in archive.values()):
+        keys = _listed([str(key) for key in archive]) or "none"
+        raise ValueError(
+            f"{path} is no checkpoint of a known layout; its top-level keys are: {keys}"
+        )
+    return _Contents("state_dict", _tensors(archive, path))
+
+
+def _interpret_own(archive: dict[Any, Any], path: str | Path) -> _Contents:
+    if archive["format"] != FORMAT or archive.get("version") != VERSION:
+        raise ValueError(
+            f"{path} must have format {FORMAT!r}, version {VERSION}, "
+            f"got {archive['format']!r}, version {archive.get('version')!r}"
+        )
+    for key, kind in (("backbone", dict), ("preprocessing", dict), ("model", dict), ("step", int)):
+        if not isinstance(archive.get(key), kind):
+            raise ValueError(f"{path}: key {key!r} must be of type {kind.__name__}, it is not")
+    try:
+        preprocessing = Preprocessing.from_dict(archive["preprocessing"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return _Contents(
+        "fusedface",
+        _tensors(archive["model"], path),
+        config=archive["backbone"],
+        preprocessing=preprocessing,
+        step=archive["step"],
+    )
+
+
+def _interpret_public(layout: Layout, tensors: dict[Any, Any], path: str | Path) -> _Contents:
+    return _Contents(
+        layout.name,
+        _tensors(tensors, path),
+        names=layout.names(),
+        config=layout.config,
+        preprocessing=layout.preprocessing,
+    )
+
+
+def _tensors(values: dict[Any, Any], path: str | Path) -> dict[str, Tensor]:
+    wrong = [
+        str(k) for k, v in values.items() if not (isinstance(k, str) and isinstance(v, Tensor))
+    ]
+    if wrong:
+        raise ValueError(f"{path}: these entries must be tensors, they are not: {_listed(wrong)}")
+    return values
+
+
+def _fill(model: Backbone, contents: _Contents, path: str | Path) -> LoadedCheckpoint:
+    """Copy a file's tensors into a backbone they fit."""
+    state, differences = _match(model.state_dict(), contents)
+    if differences:
+        known = contents.config is not None
+        hint = "\nbuild_from_checkpoint(path) makes the backbone that fits" if known else ""
+        raise ValueError(
+            f"{path} (layout {contents.layout}) does not fit the backbone {model.config}:\n"
+            + "\n".join(differences)
+            + hint
+        )
+    model.load_state_dict(state)
+    if contents.preprocessing is not None:
+        model.preprocessing = contents.preprocessing
+    return LoadedCheckpoint(contents.layout, model.preprocessing, contents.step)
+
+
+def _match(
+    expected: Mapping[str, Tensor], contents: _Contents
+) -> tuple[dict[str, Tensor], list[str]]:
+    """A file's tensors under our names, and a line for each way in which they differ from ours."""
+    names = contents.names or {key: key for key in expected}
+    state: dict[str, Tensor] = {}
+    unexpected: list[str] = []
+    reshaped: list[str] = []
+    for key, tensor in contents.tensors.items():
+        ours = names.get(key)
+        if ours is None or ours not in expected:
+            unexpected.append(key)
+            continue
+        state[ours] = tensor
+        if tensor.shape != expected[ours].shape:
+            shapes = f"{tuple(tensor.shape)} instead of {tuple(expected[ours].shape)}"
+            reshaped.append(f"{key} {shapes}")
+    theirs = {ours: key for key, ours in names.items()}
+    missing = [theirs.get(ours, ours) for ours in expected if ours not in state]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+    return state, [f"  {len(keys)} {kind}: {_listed(keys)}" for kind, keys in kinds if keys]
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - MAX_LISTED
+    return ", ".join(names[:MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,41 @@
+"""The backbones by name."""
+
+import difflib
+import inspect
+from typing import Any
+
+from fusedface.models.backbone import Backbone
+from fusedface.models.iresnet import IResNet18
+from fusedface.models.mbf import MBF
+from fusedface.models.mobilefacenet import MobileFaceNet
+
+MODELS: dict[str, type[Backbone]] = {model.name: model for model in (MobileFaceNet, MBF, IResNet18)}
+
+
+def create(name: str, **options: Any) -> Backbone:
+    """Build a backbone with freshly drawn weights.
+
+    Args:
+        name: a key of `MODELS`.
+        options: arguments of that class. All take `embedding_dim`, `input_size` and `width`; what is
+            left out is as published (embedding_dim 128 for mobilefacenet, 512 for the others).
+
+    Raises:
+        ValueError: the name or an option is unknown (the nearest valid one is named), or an option
+            is outside its range.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown backbone {name!r}{_hint(name, list(MODELS))}")
+    model = MODELS[name]
+    valid = list(inspect.signature(model).parameters)
+    for key in options:
+        if key not in valid:
+            raise ValueError(f"backbone {name!r} has no option {key!r}{_hint(key, valid)}")
+    return model(**options)
+
+
+def _hint(wrong: str, valid: list[str]) -> str:
+    """What to put behind an unknown name: the nearest valid one, and all of them."""
+    nearest = difflib.get_close_matches(str(wrong), valid, n=1)
+    question = f"; did you mean {nearest[0]!r}?" if nearest else ";"
+    return f"{question} It is one of: {', '.join(valid)}"
