@@ -93,7 +93,7 @@ def _interpret(archive: dict[Any, Any], path: str | Path) -> _Contents:
     if "format" in archive:
         return _interpret_own(archive, path)
     for layout in LAYOUTS:
-        wrapped = archive.get(layout.wrapper, archive)
+        wrapped = archive.get(layout.wrapper, archive) if layout.wrapper else archive
         if isinstance(wrapped, dict) and layout.marker in wrapped:
             return _interpret_public(layout, wrapped, path)
     if not archive or not all(isinstance(value, Tensor) for value in archive.values()):
@@ -112,7 +112,10 @@ def _interpret_own(archive: dict[Any, Any], path: str | Path) -> _Contents:
         )
     for key, kind in (("backbone", dict), ("preprocessing", dict), ("model", dict), ("step", int)):
         if not isinstance(archive.get(key), kind):
-            raise ValueError(f"{path}: key {key!r} must be of type {kind.__name__}, it is not")
+            raise ValueError(  # noqa: TRY004  the file is bad, not the argument's type
+                f"{path}: key {key!r} must be of type {kind.__name__}, "
+                f"got {type(archive.get(key)).__name__}"
+            )
     try:
         preprocessing = Preprocessing.from_dict(archive["preprocessing"])
     except ValueError as error:
@@ -170,19 +173,27 @@ def _match(
     state: dict[str, Tensor] = {}
     unexpected: list[str] = []
     reshaped: list[str] = []
+    retyped: list[str] = []
     for key, tensor in contents.tensors.items():
         ours = names.get(key)
         if ours is None or ours not in expected:
             unexpected.append(key)
             continue
         state[ours] = tensor
-        if tensor.shape != expected[ours].shape:
-            shapes = f"{tuple(tensor.shape)} instead of {tuple(expected[ours].shape)}"
-            reshaped.append(f"{key} {shapes}")
+        want = expected[ours]
+        if tensor.shape != want.shape:
+            reshaped.append(f"{key} {tuple(tensor.shape)} instead of {tuple(want.shape)}")
+        elif tensor.is_floating_point() != want.is_floating_point():
+            retyped.append(f"{key} {tensor.dtype} instead of {want.dtype}")
     theirs = {ours: key for key, ours in names.items()}
     missing = [theirs.get(ours, ours) for ours in expected if ours not in state]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-    return state, [f"  {len(keys)} {kind}: {_listed(keys)}" for kind, keys in kinds if keys]
+    differences = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "of another shape": reshaped,
+        "of another type": retyped,
+    }
+    return state, [f"  {len(k)} {kind}: {_listed(k)}" for kind, k in differences.items() if k]
 
 
 def _listed(names: list[str]) -> str:

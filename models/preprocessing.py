@@ -67,8 +67,8 @@ class Preprocessing:
             raise ValueError(
                 f"images must be uint8 (B, H, W, 3), got {images.dtype} {tuple(images.shape)}"
             )
-        mean = torch.tensor(self.mean, device=images.device)
-        std = torch.tensor(self.std, device=images.device)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
+        std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
         return ((self._crop(images) - mean) / std).permute(0, 3, 1, 2)
 
     def _crop(self, images: Tensor) -> Tensor:

@@ -1,0 +1,73 @@
+"""Parameters and multiply-adds against published figures and against arithmetic by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from fusedface.models import count_macs, count_parameters, create
+
+RELU6 = {"activation": "relu6", "stem_pointwise": True, "embedding_bias": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parameters", "mega_macs"),
+    [
+        ("mobilefacenet", {}, 1_003_136, 220.97),
+        ("mobilefacenet", {"input_size": (112, 96)}, 999_552, 189.41),
+        ("mobilefacenet", RELU6, 999_936, 233.81),
+    ],
+    ids=["112x112", "112x96", "relu6"],
+)
+def test_mobilefacenet_published(name, options, parameters, mega_macs):
+    model = create(name, **options)
+    assert count_parameters(model) == parameters
+    assert count_macs(model, model.input_size) / 1e6 == pytest.approx(mega_macs, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "mega_parameters", "mega_macs"),
+    [("mobilefacenet", 1.201, 221.2), ("mbf", 2.060, 437.5)],
+)
+def test_512_dimensions_published(name, mega_parameters, mega_macs):
+    model = create(name, embedding_dim=512)
+    assert count_parameters(model) / 1e6 == pytest.approx(mega_parameters, abs=0.0005)
+    assert count_macs(model) / 1e6 == pytest.approx(mega_macs, abs=0.05)
+
+
+def test_iresnet18():
+    parameters = 27 * 64 + 3 * 64  # stem: convolution, BN and PReLU
+    macs = 112**2 * 27 * 64
+    previous, side = 64, 112
+    for channels in (64, 128, 256, 512):
+        convolutions = 9 * previous * channels + previous * channels + 3 * 9 * channels**2
+        norms = 2 * previous + 2 * channels * 6  # BN: before the first block, then six
+        parameters += convolutions + norms + 2 * channels  # two PReLU
+        macs += side**2 * 9 * previous * channels
+        side //= 2
+        macs += side**2 * (previous * channels + 3 * 9 * channels**2)
+        previous = channels
+    parameters += 2 * 512 + (512 * 49 * 512 + 512) + 2 * 512
+    macs += 512 * 49 * 512
+    model = create("iresnet18")
+    assert count_parameters(model) == parameters
+    assert count_macs(model) == macs
+    assert parameters / 1e6 == pytest.approx(24.03, abs=0.005)  # as published
+
+
+def test_counting_leaves_the_module_as_it_was():
+    model = create("mobilefacenet", input_size=(32, 32), embedding_dim=16).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    count_macs(model, (32, 32))
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(layer._forward_hooks for layer in model.modules())
+
+
+def test_grouped_and_strided_convolution_by_hand():
+    layers = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3),  # 4x4x6 outputs, 9 products each
+        nn.Flatten(),
+        nn.Linear(96, 5),
+    )
+    assert count_macs(layers, (8, 8)) == 4 * 4 * 6 * 9 + 96 * 5
+    assert count_parameters(layers) == 6 * 9 + 6 + 96 * 5 + 5
