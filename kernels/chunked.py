@@ -26,10 +26,8 @@ from fusedface.kernels.products import Products
 from fusedface.kernels.unit import inverse_norms, project
 
 LOG2_E = math.log2(math.e)
-CHUNK_ELEMENTS = (
-    2**17
-)  # of y: four such buffers in float32 fit a core's share of the L2 and L3 caches
-MIN_CHUNK, MAX_CHUNK = 64, 4096  # classes
+CHUNK_ELEMENTS = 2**18  # of y: four such buffers in float32 are 4 MB, which the last cache holds
+MIN_CHUNK, MAX_CHUNK = 256, 4096  # classes: fewer make slow products, more overflow the cache
 ABSENT = -1e30  # y of the target among the negatives: never hard, never largest, exp2 of it is 0
 
 
@@ -68,9 +66,8 @@ class _ChunkedLse(torch.autograd.Function):
         sweep = _Sweep(embeddings, weight, labels, threshold, spec, hard)
         needs_direction = ctx.needs_input_grad[0]
         totals = _Totals(sweep, needs_direction)
-        with sweep.products.active():
-            for chunk in sweep.chunks():
-                totals.add(sweep, sweep.logits(chunk))
+        for chunk in sweep.chunks():
+            totals.add(sweep, sweep.logits(chunk))
         lse = totals.lse()
         cos_y = (sweep.x * sweep.target_centres()).sum(dim=1)
         stats = totals.stats(sweep)
@@ -113,16 +110,15 @@ def _weight_gradient(sweep: "_Sweep", lse: Tensor, d_negatives: Tensor, d_target
     d_w_buffer = torch.empty(
         sweep.chunk_size, sweep.x.shape[1], dtype=sweep.dtype, device=sweep.x.device
     )
-    with sweep.products.active():
-        for chunk in sweep.chunks():
-            logits = sweep.logits(chunk)
-            q = logits.z.sub_(lse[:, None]).exp2_()
-            if logits.lift is not None:
-                q = q.addcmul_(q, logits.lift)
-            d_w = d_w_buffer[: chunk.stop - chunk.start]
-            sweep.products.into(d_w, q.T, x_negatives)
-            d_w.index_add_(0, chunk.columns, x_target[chunk.rows])
-            d_weight[chunk.start : chunk.stop] = project(d_w, logits.w, logits.inverse_norm_w)
+    for chunk in sweep.chunks():
+        logits = sweep.logits(chunk)
+        q = logits.z.sub_(lse[:, None]).exp2_()
+        if logits.lift is not None:
+            q = q.addcmul_(q, logits.lift)
+        d_w = d_w_buffer[: chunk.stop - chunk.start]
+        sweep.products.into_gradient(d_w, q.T, x_negatives)
+        d_w.index_add_(0, chunk.columns, x_target[chunk.rows])
+        d_weight[chunk.start : chunk.stop] = project(d_w, logits.w, logits.inverse_norm_w)
     return d_weight
 
 

@@ -84,11 +84,11 @@ def margin_loss(
     checks.check_options(margin, backend, precision, focal_gamma, reduction, target_gradient)
     checks.check_tensors(embeddings, weight, labels)
     checks.check_values(embeddings, labels, len(weight), ignore_index)
+    resolved = pick_precision(precision, embeddings.device)  # before autocast is switched off
+    state = _state_for(margin, state, embeddings)
     with torch.autocast(embeddings.device.type, enabled=False):
         return _margin_loss(
-            embeddings, weight, labels, margin,
-            _state_for(margin, state, embeddings), training,
-            backend, pick_precision(precision, embeddings.device),
+            embeddings, weight, labels, margin, state, training, backend, resolved,
             focal_gamma, reduction, ignore_index, target_gradient,
         )  # fmt: skip
 

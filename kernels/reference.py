@@ -19,7 +19,7 @@ def cosine_lse(
     columns = labels.clamp_min(0)
 
     cos_y = (x * w[columns]).sum(dim=1)
-    cos = _rounded(x, spec.precision) @ _rounded(w, spec.precision).T
+    cos = _product(x, w, spec.precision)
     is_target = torch.zeros_like(cos, dtype=torch.bool)
     is_target[rows, columns] = known
 
@@ -40,8 +40,9 @@ def _stats(cos: Tensor, is_target: Tensor, hard: Tensor, hard_map: HardMap) -> N
     )
 
 
-def _rounded(rows: Tensor, precision: str) -> Tensor:
-    """Rows as a matrix product in `precision` would see them."""
+def _product(x: Tensor, w: Tensor, precision: str) -> Tensor:
+    """x w^T as torch computes it in `precision`, rounding operands and result."""
     if precision == "float32":
-        return rows
-    return rows.to(getattr(torch, precision)).to(rows.dtype)
+        return x @ w.T
+    half = getattr(torch, precision)
+    return (x.to(half) @ w.to(half).T).to(x.dtype)

@@ -13,6 +13,7 @@ from margin_oracle import (
 )
 
 from fusedface.kernels import CurricularFace, MVArc, NormFace, chunked, margin_loss
+from fusedface.kernels.products import bfloat16_is_fast
 
 BACKENDS = ["reference", "chunked"]
 MARGINS = all_margins()
@@ -153,7 +154,7 @@ def test_half_precision_inputs(name, dtype, backend):
 
 @pytest.mark.parametrize("name", ["arcface", "curricularface"])
 def test_bfloat16_products(name):
-    """Products in bfloat16 err no more than twice what rounding the unit rows to bfloat16 costs."""
+    """Products in bfloat16 are that, and err no more than twice what torch's own in bfloat16 do."""
     embeddings, weight, labels = inputs(64, 4096, 128)
     margin = MARGINS[name]
     state = fresh_state(margin)
@@ -164,8 +165,9 @@ def test_bfloat16_products(name):
         autocast = run(margin, embeddings, weight, labels, state, "chunked")
     for i, expected in enumerate(truth):
         pick = [out[i] if i else out[0].per_sample_loss for out in (rounded, got, autocast)]
-        budget = 2 * relative(pick[0], expected)
-        assert relative(pick[1], expected) <= budget
+        error, budget = relative(pick[1], expected), 2 * relative(pick[0], expected)
+        assert error <= budget
+        assert error > 1e-5 or not bfloat16_is_fast()  # float32 would pass the budget as well
         assert torch.equal(pick[1], pick[2])  # autocast chooses the same path
 
 

@@ -35,4 +35,4 @@ def test_largest_tensor(backend, materialises):
         margin_loss(embeddings, weight, labels, CurricularFace(), backend=backend).loss.backward()
     assert (seen.largest >= rows * classes) == materialises
     if not materialises:
-        assert seen.largest <= 4 * 2**17  # the four chunk buffers
+        assert seen.largest <= 4 * 2**18  # the four chunk buffers
