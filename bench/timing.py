@@ -1,4 +1,4 @@
-"""Timing that holds up on a noisy machine: all providers in one process, in turn, medians and paired ratios."""
+"""Timing on a noisy machine: all providers in one process, in turn, medians and paired ratios."""
 
 import statistics
 import time
@@ -38,7 +38,7 @@ def alternate(
 def quartiles(values: list[float]) -> tuple[float, float, float]:
     """25, 50 and 75 %; of fewer than two values, that value."""
     if len(values) < 2:
-        return (values[0],) * 3
+        return values[0], values[0], values[0]
     low, mid, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, mid, high
 
