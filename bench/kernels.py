@@ -15,8 +15,6 @@ from fusedface.bench.peers import Loss, Provider, installed, providers
 from fusedface.bench.timing import alternate, paired_ratio, quartiles
 from fusedface.kernels import margin_loss
 
-BASE = "fused curricularface float32"  # ratios are against it
-
 
 @dataclass(frozen=True)
 class Row:
@@ -27,7 +25,7 @@ class Row:
     low_ms: float | None = None  # 25 %
     median_ms: float | None = None
     high_ms: float | None = None  # 75 %
-    ratio: float | None = None  # time over that of BASE, median over the rounds
+    ratio: float | None = None  # time over that of `base`, median over the rounds
     peak_extra_mib: float | None = None
     loss_error: float | None = None  # relative, against the float64 reference
     note: str = ""
@@ -45,13 +43,14 @@ def run(
     memory: bool = True,
     on_row: Callable[[Row], None] = lambda row: None,  # noqa: ARG005
 ) -> list[Row]:
-    """Time every provider whose name contains `only` (and BASE) on every case; checked before timed.
+    """Time every provider whose name contains `only` on every case; checked before it is timed.
 
     Args:
         cases: what to run.
         device: where.
         rounds: timed runs of each provider, in turn with the others.
-        only: a part of the names of the providers to run; "" for all.
+        only: a part of the names of the providers to run, "" for all; what the ratios are against
+            (`base`) always runs.
         memory: also measure peak extra memory.
         on_row: called with each finished row.
     """
@@ -63,12 +62,19 @@ def run(
     return rows
 
 
+def base(provider: Provider) -> str:
+    """The provider that its ratio is against: our float32 head with the same loss."""
+    return f"fused {provider.margin.name} float32"
+
+
 def _run_case(case: Case, device: torch.device, rounds: int, only: str, memory: bool) -> list[Row]:
     inputs = case.inputs(device)
     steps: dict[str, Callable[[], object]] = {}
     errors: dict[str, float] = {}
     notes: dict[str, str] = {}
-    chosen = [p for p in providers(case.t) if only in p.name or p.name == BASE]
+    everything = providers(case.t)
+    bases = {base(p) for p in everything if only in p.name}
+    chosen = [p for p in everything if only in p.name or p.name in bases]
     truths = {}
     for provider in chosen:
         if not installed(provider):
@@ -88,24 +94,25 @@ def _run_case(case: Case, device: torch.device, rounds: int, only: str, memory: 
         steps[provider.name] = _step(loss, inputs)
     seconds = alternate(steps, device, rounds)
     return [
-        _row(case, p.name, seconds, errors, notes, device, memory and p.name in seconds)
-        for p in chosen
+        _row(case, p, seconds, errors, notes, device, memory and p.name in seconds) for p in chosen
     ]
 
 
 def _row(
     case: Case,
-    name: str,
+    provider: Provider,
     seconds: dict[str, list[float]],
     errors: dict[str, float],
     notes: dict[str, str],
     device: torch.device,
     memory: bool,
 ) -> Row:
+    name = provider.name
     if name not in seconds:
         return Row(case, name, loss_error=errors.get(name), note=notes[name])
     low, mid, high = (1e3 * q for q in quartiles(seconds[name]))
-    ratio = paired_ratio(seconds[name], seconds[BASE]) if BASE in seconds else None
+    against = seconds.get(base(provider))
+    ratio = paired_ratio(seconds[name], against) if against else None
     peak = peak_extra_mib(case, name, device) if memory else None
     return Row(case, name, low, mid, high, ratio, peak, errors[name])
 
