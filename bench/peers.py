@@ -17,8 +17,6 @@ from torch import Tensor
 from fusedface.kernels import ArcFace, CurricularFace, Margin, margin_loss
 
 M, S = 0.5, 64.0
-    1e-2  # of the mean loss, relative: a logit of 64 has a spacing of 0.25 in bfloat16
-)
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
