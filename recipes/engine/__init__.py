@@ -1,1 +1,1 @@
-"""recipes/engine"""
+"""What runs a recipe: training, evaluation, checkpoints, the run directory."""

@@ -1,1 +1,1 @@
-"""recipes/report"""
+"""Figures and tables made from what a run has written."""

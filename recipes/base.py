@@ -1,0 +1,275 @@
+"""The parts of a recipe: frozen records that say everything that decides a run's result."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+
+from fusedface.kernels import CurricularFace, Margin
+from fusedface.kernels.checks import Backend as HeadBackend
+from fusedface.kernels.checks import Precision as HeadPrecision
+from fusedface.kernels.checks import TargetGradient, check_options
+from fusedface.models import create
+
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backbone:
+    """The network, by its name in `fusedface.models.MODELS`."""
+
+    name: str = "mobilefacenet"
+    """A key of `fusedface.models.MODELS`."""
+    embedding_dim: int = 128
+    """D, the length of an embedding."""
+    input_size: tuple[int, int] = (112, 112)
+    """Height and width in pixels, multiples of 16."""
+    width: float = 1.0
+    """Multiplies the channel counts."""
+
+    def __post_init__(self) -> None:
+        _check_backbone(self.name, self.embedding_dim, self.input_size, self.width)
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `fusedface.models.create`."""
+        return {
+            "name": self.name,
+            "embedding_dim": self.embedding_dim,
+            "input_size": self.input_size,
+            "width": self.width,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """The class centres and their loss; see `fusedface.kernels.margin_loss`."""
+
+    margin: Margin = field(default_factory=CurricularFace)
+    """Any of `fusedface.kernels.MARGINS`, with its parameters."""
+    focal_gamma: float = 0.0
+    """Weighs a sample by (1 - its probability)^gamma; 0 is off."""
+    target_gradient: TargetGradient = "exact"
+    """"straight_through" is the gradient of insightface's trainer."""
+    backend: HeadBackend = "auto"
+    """Which implementation computes it; the result is the same."""
+    precision: HeadPrecision = "auto"
+    """Of the operands of the matrix products; "auto" follows `train.precision`."""
+
+    def __post_init__(self) -> None:
+        check_options(
+            self.margin,
+            self.backend,
+            self.precision,
+            self.focal_gamma,
+            "mean",
+            self.target_gradient,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Synthetic:
+    """The generated people of a run without photos; see `fusedface.data.SyntheticFaces`."""
+
+    num_identities: int = 200
+    """People in the training set."""
+    images_per_identity: int = 20
+    """Images of each of them."""
+    difficulty: float = 0.5
+    """0 to 1: how much pose, light, occlusion, blur and noise vary, and how alike people look."""
+    label_noise: float = 0.0
+    """Fraction of the training images that carry another person's label."""
+    seed: int = 0
+    """Which people are drawn; independent of `train.seed`, so that runs can share a data set."""
+
+    def __post_init__(self) -> None:
+        _require("data.synthetic.num_identities", self.num_identities, self.num_identities >= 2)
+        _require(
+            "data.synthetic.images_per_identity",
+            self.images_per_identity,
+            self.images_per_identity >= 1,
+        )
+        in_unit = 0.0 <= self.difficulty <= 1.0
+        _require("data.synthetic.difficulty", self.difficulty, in_unit, "in [0, 1]")
+        in_unit = 0.0 <= self.label_noise < 1.0
+        _require("data.synthetic.label_noise", self.label_noise, in_unit, "in [0, 1)")
+        _require("data.synthetic.seed", self.seed, self.seed >= 0, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """Where the training images come from and how they are varied."""
+
+    source: str = SYNTHETIC
+    """"synthetic", or the path of a folder with a folder per identity, or of a list file."""
+    synthetic: Synthetic = field(default_factory=Synthetic)
+    """Used with the source "synthetic" alone."""
+    augmentation: str = "flip"
+    """A preset of `fusedface.data`."""
+    num_workers: int = 0
+    """Processes that read images beside the training; the result does not depend on it."""
+
+    def __post_init__(self) -> None:
+        _require("data.source", self.source, bool(self.source.strip()), "a path or 'synthetic'")
+        _require("data.num_workers", self.num_workers, self.num_workers >= 0, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optim:
+    """SGD with Nesterov momentum; batch normalisation, PReLU and biases are never decayed."""
+
+    lr: float = 0.1
+    """Learning rate after the warm-up."""
+    batch_size: int = 512
+    """Images a step."""
+    momentum: float = 0.9
+    """Nesterov momentum, in (0, 1)."""
+    weight_decay: float = 4e-5
+    """Of the convolutions."""
+    weight_decay_head: float = 4e-4
+    """Of the backbone's embedding layers and of the class centres."""
+    clip_norm: float = 5.0
+    """Largest norm of the whole gradient, longer ones are shortened to it; 0 is off."""
+
+    def __post_init__(self) -> None:
+        _require("optim.lr", self.lr, 0.0 < self.lr < float("inf"), "positive and finite")
+        rule = "at least 2, for batch normalisation"
+        _require("optim.batch_size", self.batch_size, self.batch_size >= 2, rule)
+        _require("optim.momentum", self.momentum, 0.0 < self.momentum < 1.0, "in (0, 1)")
+        for name in ("weight_decay", "weight_decay_head"):
+            value = getattr(self, name)
+            _require(f"optim.{name}", value, 0.0 <= value < 1.0, "in [0, 1)")
+        off_or_more = 0.0 <= self.clip_norm < float("inf")
+        _require("optim.clip_norm", self.clip_norm, off_or_more, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """How long to train, and how the learning rate goes from warm-up to the end."""
+
+    epochs: float = 6.0
+    """Length in passes over the training images."""
+    steps: int | None = None
+    """Length in steps, instead of `epochs`."""
+    warmup_steps: int = 0
+    """Steps in which the learning rate rises linearly to `optim.lr`."""
+    kind: Literal["step", "cosine", "polynomial"] = "cosine"
+    """What comes after the warm-up."""
+    milestones: tuple[float, ...] = ()
+    """For kind "step": where the rate falls, as rising fractions of the run."""
+    gamma: float = 0.1
+    """For kind "step": the factor at each milestone."""
+    power: float = 2.0
+    """For kind "polynomial": the rate is proportional to (what is left)^power."""
+
+    def __post_init__(self) -> None:
+        _require("schedule.epochs", self.epochs, 0.0 < self.epochs < float("inf"), "positive")
+        if self.steps is not None:
+            _require("schedule.steps", self.steps, self.steps >= 1)
+        _require("schedule.warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "at least 0")
+        kinds = ("step", "cosine", "polynomial")
+        _require("schedule.kind", self.kind, self.kind in kinds, f"one of {', '.join(kinds)}")
+        rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
+        inside = all(0.0 < fraction < 1.0 for fraction in self.milestones)
+        rule = "rising fractions of the run, each in (0, 1)"
+        _require("schedule.milestones", self.milestones, rising and inside, rule)
+        if self.kind == "step" and not self.milestones:
+            raise ValueError("schedule.milestones must not be empty for schedule.kind 'step'")
+        _require("schedule.gamma", self.gamma, 0.0 < self.gamma < 1.0, "in (0, 1)")
+        _require("schedule.power", self.power, self.power > 0.0, "positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Train:
+    """Seeds, arithmetic, and how often things are written."""
+
+    seed: int = 0
+    """Of weights, order and augmentation."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the backbone's products; "auto" is the fastest that is safe on the device."""
+    channels_last: bool = True
+    """Memory order of images and convolutions; faster on CPUs and on GPUs with tensor cores."""
+    log_every: int = 10
+    """Steps between lines of metrics."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay, beside the best."""
+
+    def __post_init__(self) -> None:
+        _require("train.seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2^32)")
+        names = ("auto", "float32", "bfloat16", "float16")
+        is_known = self.precision in names
+        _require("train.precision", self.precision, is_known, f"one of {', '.join(names)}")
+        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
+            _require(f"train.{name}", getattr(self, name), getattr(self, name) >= 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """Verification of faces the network was not trained on, before, during and after training."""
+
+    pairs: tuple[str, ...] = ()
+    """Pair lists (LFW's pairs.txt, or "path path same fold"); without any, see `engine.faces`."""
+    root: str | None = None
+    """The folder that the paths in `pairs` start from; none: that of each list."""
+    every: int = 0
+    """Steps between evaluations; 0: only before and after training."""
+    num_identities: int = 50
+    """People of the generated evaluation set, who are none of the training set."""
+    images_per_identity: int = 8
+    """Images of each of them."""
+    num_pairs: int = 2400
+    """Pairs drawn from generated or held-out faces, half of them of one person."""
+
+    def __post_init__(self) -> None:
+        _require("evaluation.every", self.every, self.every >= 0, "at least 0")
+        enough = self.num_identities >= 20
+        _require("evaluation.num_identities", self.num_identities, enough, "at least 20")
+        enough = self.images_per_identity >= 2
+        _require("evaluation.images_per_identity", self.images_per_identity, enough, "at least 2")
+        _require("evaluation.num_pairs", self.num_pairs, self.num_pairs >= 20, "at least 20")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One experiment. A variant of it is `dataclasses.replace(recipe, ...)`."""
+
+    name: str
+    """What `recipe run` calls it."""
+    summary: str
+    """One line on what it trains and why."""
+    backbone: Backbone = field(default_factory=Backbone)
+    """The network."""
+    head: Head = field(default_factory=Head)
+    """The loss."""
+    data: Data = field(default_factory=Data)
+    """The training images."""
+    optim: Optim = field(default_factory=Optim)
+    """The optimiser."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Length and learning rate."""
+    train: Train = field(default_factory=Train)
+    """Seed, arithmetic, output."""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    """Verification."""
+
+    def __post_init__(self) -> None:
+        _require("name", self.name, bool(self.name.strip()), "not empty")
+
+
+@lru_cache
+def _check_backbone(
+    name: str, embedding_dim: int, input_size: tuple[int, int], width: float
+) -> None:
+    """Raise the ValueError of whatever the backbone itself does not accept, by building it once."""
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # reading a recipe must not move anyone's random numbers
+        create(name, embedding_dim=embedding_dim, input_size=input_size, width=width)
+
+
+def _require(key: str, value: object, holds: bool, rule: str = "at least 1") -> None:
+    """Raise ValueError naming key, rule and value unless `holds`."""
+    if not holds:
+        raise ValueError(f"{key} must be {rule}, got {value!r}")

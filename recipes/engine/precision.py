@@ -1,0 +1,65 @@
+"""In which precision the backbone computes, and what float16 needs beside it."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+BFLOAT16_COMPUTE_CAPABILITY = (8, 0)  # Ampere: older GPUs only emulate bfloat16
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A device and the dtype of the backbone's products on it; weights are float32 throughout."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        """Such as "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of the forward pass."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """A scaler that does nothing unless the dtype is float16, whose small gradients would vanish."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """Resolve `train.precision` for a device.
+
+    "auto" is bfloat16 where the hardware multiplies it (GPUs from Ampere on, CPUs with AVX512-BF16 or
+    AMX), float16 on older GPUs, and float32 everywhere else: emulated bfloat16 is slower than float32.
+
+    Raises:
+        ValueError: float16 is asked for on something else than a GPU.
+    """
+    if name == "auto":
+        return Precision(device, _fastest(device))
+    if name == "float16" and device.type != "cuda":
+        raise ValueError(
+            f"train.precision must not be float16 on {device.type}, only on CUDA devices; "
+            "use bfloat16 or float32"
+        )
+    return Precision(device, getattr(torch, name))
+
+
+def _fastest(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.get_device_capability(device) >= BFLOAT16_COMPUTE_CAPABILITY
+        return torch.bfloat16 if has_bfloat16 else torch.float16
+    if device.type == "cpu" and _cpu_multiplies_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU says that it has AVX512-BF16 or AMX; a torch that cannot tell counts as no."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

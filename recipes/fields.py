@@ -1,0 +1,126 @@
+"""Values of dataclass fields from TOML or text, checked against the annotations of the fields."""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from fusedface.kernels import MARGINS, Margin
+
+
+def nearest(wrong: str, valid: Iterable[str]) -> str:
+    """What to append to the message about an unknown name: "; did you mean ...?", or nothing."""
+    valid = list(valid)
+    # head.m looks more like head.margin.s than like head.margin.m, so a last part that fits goes first.
+    last = wrong.rpartition(".")[2]
+    found = [key for key in valid if key.rpartition(".")[2] == last and key != last]
+    found = found or difflib.get_close_matches(wrong, valid, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """The annotation of each field of a dataclass, by name."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def build(kind: Any, values: Any, prefix: str) -> Any:
+    """An instance of a dataclass from nested dicts; `prefix` is where it stands, with a dot.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value is bad.
+    """
+    if not isinstance(values, Mapping):
+        where = prefix.rstrip(".") or "a recipe"
+        raise ValueError(f"{where} must be a table of settings, got {values!r}")  # noqa: TRY004
+    hints = hints_of(kind)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            known = [prefix + name for name in hints]
+            raise ValueError(f"unknown setting {prefix + key!r}{nearest(prefix + key, known)}")
+        arguments[key] = convert(hints[key], value, prefix + key)
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.name not in arguments
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"setting {prefix + missing[0]!r} is missing")
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        group = prefix.rstrip(".")
+        named = not group or str(error).startswith(prefix)
+        raise ValueError(str(error) if named else f"{group}: {error}") from None
+
+
+def margin_type(values: Any, key: str) -> type[Margin]:
+    """The margin class that a table names."""
+    name = values.get("name") if isinstance(values, Mapping) else values
+    if name not in MARGINS:
+        hint = nearest(str(name), MARGINS)
+        raise ValueError(f"{key} must be one of {', '.join(MARGINS)}, got {name!r}{hint}")
+    return MARGINS[name]
+
+
+def convert(hint: Any, value: Any, key: str) -> Any:
+    """Check a value against a field's type; integers become floats, lists tuples, tables dataclasses."""
+    if hint is Margin:
+        margin = margin_type(value, key)
+        arguments = {k: v for k, v in value.items() if k != "name"} if value != margin.name else {}
+        return build(margin, arguments, f"{key}.")
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, f"{key}.")
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return convert(next(a for a in arguments if a is not type(None)), value, key)
+    if origin is Literal:
+        if value not in arguments:
+            close = nearest(str(value), arguments)
+            raise ValueError(f"{key} must be one of {', '.join(arguments)}, got {value!r}{close}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(arguments, value, key)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ValueError(f"{key} must be {_described(hint)}, got {value!r}")
+    return value
+
+
+def _convert_tuple(kinds: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
+    """Check a list against tuple[kind, ...] or tuple[kind, kind]."""
+    any_length = kinds[-1] is Ellipsis
+    is_list = isinstance(value, list | tuple)
+    if not is_list or not (any_length or len(value) == len(kinds)):
+        size = "a list" if any_length else f"{len(kinds)} values"
+        raise ValueError(f"{key} must be {size}, {_described(kinds[0])} each, got {value!r}")
+    return tuple(convert(kinds[0], item, key) for item in value)
+
+
+def parse(hint: Any, text: str, key: str) -> Any:
+    """The value that a command line's text stands for; None where the field may be none."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if type(None) in options and text.lower() == "none":
+        return None
+    kind = options[0]
+    if kind is str or get_origin(kind) is Literal:
+        return convert(hint, text, key)
+    if get_origin(kind) is tuple and get_args(kind)[0] is str and not text.startswith("["):
+        return list(filter(None, (part.strip() for part in text.split(","))))
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    converted = convert(hint, value, key)
+    return list(converted) if isinstance(converted, tuple) else converted
+
+
+def _described(kind: Any) -> str:
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+    return names.get(kind, getattr(kind, "__name__", str(kind)))

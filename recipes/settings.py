@@ -1,0 +1,133 @@
+"""Recipes as TOML, and single settings as `optim.lr=0.05`: typed by the fields of the dataclasses."""
+
+import dataclasses
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fusedface.kernels import Margin
+from fusedface.recipes.base import Recipe
+from fusedface.recipes.fields import build, hints_of, margin_type, nearest, parse
+
+HEADER = "# A resolved recipe; `python cli.py recipe run` takes this file in place of a name.\n\n"
+
+
+def to_dict(record: Any) -> dict[str, Any]:
+    """A recipe or a part of one as nested dicts of numbers, strings and lists; what is None is left out."""
+    values: dict[str, Any] = {"name": record.name} if isinstance(record, Margin) else {}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = to_dict(value)
+        elif value is not None:
+            values[field.name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """The inverse of `to_dict`; a setting that is left out has its default.
+
+    Raises:
+        ValueError: a key is unknown (the nearest valid one is named) or a value is bad.
+    """
+    return build(Recipe, values, "")
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The text of a recipe file that gives exactly `recipe` again."""
+    return HEADER + tomli_w.dumps(to_dict(recipe))
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        ValueError: the file cannot be read, is no TOML, or `from_dict` refuses it.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no TOML: {error}") from None
+    try:
+        return from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+    """A recipe with single settings changed.
+
+    Args:
+        recipe: where the other settings come from.
+        assignments: such as "optim.lr=0.05", "head.margin=arcface", "head.margin.m=0.45",
+            "backbone.input_size=[112, 96]", "schedule.steps=none".
+
+    Raises:
+        ValueError: an assignment has no "=", its key is unknown (the nearest valid one is named), or
+            its value is bad.
+    """
+    values = to_dict(recipe)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"a setting must look like optim.lr=0.05, got {assignment!r}")
+        _assign(values, key.strip(), text.strip())
+    return from_dict(values)
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """A line for each setting in which two recipes differ: "optim.lr: 0.1 instead of 0.05"."""
+    ours, theirs = _flat(to_dict(one)), _flat(to_dict(other))
+    return [
+        f"{key}: {ours.get(key, 'none')!r} instead of {theirs.get(key, 'none')!r}"
+        for key in sorted(ours | theirs)
+        if ours.get(key) != theirs.get(key)
+    ]
+
+
+def _assign(values: dict[str, Any], key: str, text: str) -> None:
+    """Set the value at a dotted key, in place."""
+    if key in ("head.margin", "head.margin.name"):
+        values["head"]["margin"] = {"name": text}  # another margin starts from its own defaults
+        return
+    hints = _keys(Recipe, values, "")
+    if key not in hints:
+        inner = [name for name in hints if name.startswith(f"{key}.")]
+        if inner:
+            raise ValueError(f"{key} is a group of settings; set one of {', '.join(inner)}")
+        raise ValueError(f"unknown setting {key!r}{nearest(key, hints)}")
+    *groups, last = key.split(".")
+    for group in groups:
+        values = values[group]
+    value = parse(hints[key], text, key)
+    if value is None:
+        values.pop(last, None)
+    else:
+        values[last] = value
+
+
+def _keys(kind: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The type of each setting below a dataclass, by dotted key."""
+    keys: dict[str, Any] = {}
+    for name, hint in hints_of(kind).items():
+        inner = margin_type(values[name], prefix + name) if hint is Margin else hint
+        if dataclasses.is_dataclass(inner):
+            keys |= _keys(inner, values.get(name, {}), f"{prefix}{name}.")  # pyright: ignore[reportArgumentType]
+        else:
+            keys[prefix + name] = hint
+    return keys
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        )
+        flat |= inner
+    return flat
