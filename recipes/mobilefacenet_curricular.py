@@ -11,5 +11,5 @@ def recipe() -> Recipe:
         summary="MobileFaceNet with CurricularFace, from scratch",
         head=Head(margin=CurricularFace(m=0.5, s=64.0)),
         optim=Optim(lr=0.1, batch_size=64),
-        schedule=Schedule(epochs=3, warmup_steps=20, kind="cosine"),
+        schedule=Schedule(epochs=3.0, warmup_steps=20, kind="cosine"),
     )

@@ -1,0 +1,33 @@
+"""Which images make up which step: a pure function of the seed and the step, so nothing is saved."""
+
+from collections.abc import Iterator
+
+import torch
+
+
+class Batches:
+    """The order of the training images.
+
+    Each epoch is a new permutation; what is left over at its end is dropped, since a small last batch
+    would have its own batch statistics. A set smaller than a batch is one batch.
+
+    Args:
+        num_images: N.
+        batch_size: at most this many images a step.
+        seed: of the permutations.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
+        self.num_images, self.seed = num_images, seed
+        self.batch_size = min(batch_size, num_images)
+        self.steps_per_epoch = num_images // self.batch_size
+
+    def rest_of_epoch(self, step: int) -> Iterator[list[int]]:
+        """The indices of the batch of `step` and of all later ones of its epoch."""
+        epoch, first = divmod(step, self.steps_per_epoch)
+        # One stream of random numbers an epoch: seeds that differ by one must not share any.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.num_images, generator=generator)
+        for batch in range(first, self.steps_per_epoch):
+            start = batch * self.batch_size
+            yield order[start : start + self.batch_size].tolist()

@@ -1,0 +1,66 @@
+"""What a run ran on: versions, device, revision of the code."""
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("fusedface", "torch", "triton", "numpy", "albumentations", "pillow", "tensorboard")
+
+
+def describe_environment(device: torch.device, precision: str, seed: int) -> dict[str, Any]:
+    """Everything beside the recipe that a result may depend on, for environment.json."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "device": device_name(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "git_revision": _git_revision(),
+        "command": sys.argv,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Such as "cuda (NVIDIA H100)" or "cpu (x86_64, 2 threads)"."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """The commit of the checkout this file lies in, with "-dirty" after it; None outside of one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

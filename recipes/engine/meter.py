@@ -1,0 +1,76 @@
+"""What is measured at every step: kept on the device, read once per line of metrics."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fusedface.kernels import MarginOutput
+
+NAMES = (
+    "loss",
+    "grad_norm",
+    "target_cosine",
+    "max_negative_cosine",
+    "accuracy",
+    "hard_share",
+    "modulation_min",
+    "modulation_mean",
+    "modulation_max",
+    "t",
+)
+
+
+class Meter:
+    """Statistics of the steps since the last line of metrics.
+
+    accuracy is the share of images whose own class has the largest cosine (of the batch being trained
+    on), hard_share the share of the B (C - 1) negatives that are hard.
+
+    Args:
+        num_classes: C.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.rows: list[Tensor] = []
+
+    def add(self, out: MarginOutput, grad_norm: Tensor) -> None:
+        """Add one step, without waiting for the device."""
+        nan = out.loss.new_tensor(math.nan)
+        values = (
+            out.loss.detach(),
+            grad_norm,
+            out.target_cosine.mean(),
+            out.max_negative_cosine.mean(),
+            out.correct.float().mean(),
+            out.hard_negatives.float().mean() / (self.num_classes - 1),
+            *out.modulation,
+            nan if out.t is None else out.t,
+        )
+        self.rows.append(torch.stack([value.detach().float() for value in values]))
+
+    def first_non_finite(self, scaled: bool) -> int | None:
+        """How many steps before the newest one the loss was first not finite; None if it never was.
+
+        With a gradient scaler an infinite gradient is part of normal work, without one it is not.
+        """
+        if not self.rows:
+            return None
+        watched = torch.stack(self.rows)[:, : 1 if scaled else 2]
+        bad = (~watched.isfinite().all(dim=1)).nonzero()
+        return len(self.rows) - 1 - int(bad[0]) if len(bad) else None
+
+    def take(self) -> dict[str, float]:
+        """The mean of each figure over the steps that have one, and start anew."""
+        means = torch.stack(self.rows).nanmean(dim=0).tolist()
+        self.rows.clear()
+        return {name: mean for name, mean in zip(NAMES, means, strict=True) if math.isfinite(mean)}
+
+    def state(self) -> Tensor:
+        """What a checkpoint keeps, so that a resumed run writes the same next line."""
+        return torch.stack(self.rows).cpu() if self.rows else torch.empty(0, len(NAMES))
+
+    def restore(self, state: Tensor, device: torch.device) -> None:
+        """The inverse of `state`."""
+        self.rows = list(state.to(device))

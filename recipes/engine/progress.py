@@ -1,0 +1,165 @@
+"""What a user sees of a running training: a live panel on a terminal, else a plain line now and then."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+REFRESH_PER_SECOND = 4
+
+
+@dataclass
+class Status:
+    """The figures shown; those from training are means over the last line of metrics."""
+
+    name: str
+    num_steps: int
+    num_epochs: float
+    batch_size: int
+    initial_loss: float
+    collapse_loss: float
+    step: int = 0
+    seconds_per_step: float = 0.0
+    lr: float = 0.0
+    figures: dict[str, float] = field(default_factory=dict)
+    verification: dict[str, float] = field(default_factory=dict)
+    """The last accuracy by set name."""
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done."""
+        return self.num_epochs * self.step / self.num_steps
+
+    @property
+    def images_per_second(self) -> float:
+        """Training throughput, 0 before it is known."""
+        return self.batch_size / self.seconds_per_step if self.seconds_per_step else 0.0
+
+    @property
+    def eta(self) -> str:
+        """Time left for training, such as "0:04:10"; "-" before it is known."""
+        if not self.seconds_per_step:
+            return "-"
+        return str(timedelta(seconds=round((self.num_steps - self.step) * self.seconds_per_step)))
+
+
+class Display(Protocol):
+    """Where training reports to."""
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+        ...
+
+    def stepped(self, status: Status) -> None:
+        """A step has ended."""
+        ...
+
+    def logged(self, status: Status) -> None:
+        """The figures of `status` are new."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        ...
+
+
+class PlainDisplay:
+    """A line whenever the figures are new."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+        _print(self.console, text)
+
+    def stepped(self, status: Status) -> None:
+        """Nothing: a line a step would bury everything else."""
+
+    def logged(self, status: Status) -> None:
+        """The line."""
+        parts = [
+            f"step {status.step}/{status.num_steps}",
+            f"epoch {status.epoch:.2f}/{status.num_epochs:.2f}",
+            f"{status.images_per_second:.1f} images/s",
+            f"ETA {status.eta}",
+        ]
+        parts += [f"{name} {value}" for name, value in _figures(status)]
+        _print(self.console, " | ".join(parts))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class LiveDisplay:
+    """A panel that is redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live = Live(console=console, refresh_per_second=REFRESH_PER_SECOND, transient=True)
+        self._live.start()
+
+    def note(self, text: str) -> None:
+        """Say something once, above the panel."""
+        _print(self._live.console, text)
+
+    def stepped(self, status: Status) -> None:
+        """Draw the panel anew."""
+        self._live.update(_panel(status))
+
+    def logged(self, status: Status) -> None:
+        """Draw the panel anew."""
+        self._live.update(_panel(status))
+
+    def close(self) -> None:
+        """Remove the panel, so that what is printed next does not run into it."""
+        self._live.stop()
+
+
+def make_display(console: Console) -> Display:
+    """The live panel on a terminal, plain lines elsewhere."""
+    return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
+
+
+def _print(console: Console, text: str) -> None:
+    # No wrapping: a log file is searched by line.
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _figures(status: Status) -> list[tuple[str, str]]:
+    """Label and text of every figure there is."""
+    landmarks = f"(random {status.initial_loss:.1f}, collapsed {status.collapse_loss:.1f})"
+    shown = [("loss", f"{status.figures['loss']:.2f} {landmarks}")] if status.figures else []
+    for key, label, form in (
+        ("target_cosine", "target cosine", ".3f"),
+        ("t", "t", ".3f"),
+        ("hard_share", "hard", ".1%"),
+    ):
+        if key in status.figures:
+            shown.append((label, format(status.figures[key], form)))
+    shown.append(("lr", f"{status.lr:.3g}"))
+    shown += [
+        (f"verified on {name}", f"{value:.2%}") for name, value in status.verification.items()
+    ]
+    return shown
+
+
+def _panel(status: Status) -> Panel:
+    line = Text.assemble(
+        (f"step {status.step:,} / {status.num_steps:,}", "bold"),
+        f"   epoch {status.epoch:.2f} / {status.num_epochs:.2f}",
+        f"   {status.images_per_second:.1f} images/s   ETA {status.eta}",
+    )
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column()
+    for name, value in _figures(status):
+        grid.add_row(name, value)
+    bar = ProgressBar(total=status.num_steps, completed=status.step)
+    return Panel(Group(line, bar, Text(), grid), title=status.name, title_align="left")

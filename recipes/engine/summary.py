@@ -1,0 +1,76 @@
+"""The result of a run: summary.json, and the final table."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What came of a run."""
+
+    recipe: str
+    """Its name."""
+    seed: int
+    device: str
+    """Such as "cpu (x86_64, 2 threads)"."""
+    verdict: str
+    """"finished", "interrupted" (a signal) or "non_finite" (the loss)."""
+    message: str
+    """A sentence on the verdict."""
+    steps: int
+    """Steps trained."""
+    seconds: float
+    """From the start of the run to its end, with reading, evaluating and saving."""
+    images_per_second: float
+    """Of the training steps, with reading."""
+    final_loss: float | None
+    """Mean over the last line of metrics."""
+    initial_loss: float
+    """Predicted for random embeddings."""
+    collapse_loss: float
+    """Predicted for embeddings that are all at right angles to the class centres."""
+    num_identities: int
+    """C."""
+    num_images: int
+    """In the training set."""
+    verification: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Figures by set name, of the trained network."""
+    untrained: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The same, before training."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For summary.json."""
+        return asdict(self)
+
+
+def verification_table(summary: Summary) -> Table:
+    """Untrained against trained, a row for each figure of each set; numbers in percent."""
+    table = Table(title=f"{summary.recipe}: verification of people it was not trained on")
+    for heading in ("set", "figure"):
+        table.add_column(heading)
+    for heading in ("untrained", "trained"):
+        table.add_column(heading, justify="right")
+    sets = summary.verification or summary.untrained
+    for name in sets:
+        before, after = _rows(summary.untrained.get(name)), _rows(summary.verification.get(name))
+        for label in before | after:
+            table.add_row(name, label, before.get(label, "-"), after.get(label, "-"))
+            name = ""  # noqa: PLW2901  the name stands once
+        table.add_section()
+    return table
+
+
+def _rows(figures: dict[str, Any] | None) -> dict[str, str]:
+    """The figures of one set as text, by label."""
+    if not figures:
+        return {}
+    mean, std = 100 * figures["accuracy"], 100 * figures["accuracy_std"]
+    rows = {"accuracy, 10 folds": f"{mean:.2f} ± {std:.2f}"}
+    for rate, value in figures.get("tar_at_far", {}).items():
+        rows[f"TAR at FAR {rate}"] = "-" if value is None else f"{100 * value:.2f}"
+    for key, label in (("auc", "area under ROC"), ("rank1", "rank-1")):
+        if figures.get(key) is not None:
+            rows[label] = f"{100 * figures[key]:.2f}"
+    return rows

@@ -1,0 +1,275 @@
+"""The training loop: step, measure, evaluate, save; and how it stops and goes on."""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from fusedface.data import FaceDataset
+from fusedface.kernels import NonFiniteInputError
+from fusedface.models import Backbone, MarginHead
+from fusedface.recipes.base import Recipe
+from fusedface.recipes.engine.batches import Batches
+from fusedface.recipes.engine.checkpoint import CheckpointFolder
+from fusedface.recipes.engine.meter import Meter
+from fusedface.recipes.engine.metrics import MetricsLog
+from fusedface.recipes.engine.optim import build_optimizer
+from fusedface.recipes.engine.precision import Precision
+from fusedface.recipes.engine.progress import Display, Status
+from fusedface.recipes.engine.schedule import LearningRate, num_steps
+from fusedface.recipes.engine.seeding import rng_state, set_rng_state
+from fusedface.recipes.engine.signals import StopRequest
+from fusedface.recipes.settings import to_dict
+
+Verdict = Literal["finished", "interrupted", "non_finite"]
+Verification = dict[str, dict[str, Any]]  # figures by set name
+
+
+class NonFiniteTrainingError(RuntimeError):
+    """Loss or gradient became NaN or infinite; the message names the step."""
+
+
+@dataclass
+class Progress:
+    """What is carried from one process of a run to the next, beside weights and states."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Since the run began, all of it, over all processes."""
+    train_seconds: float = 0.0
+    """Of that, in training steps."""
+    final_loss: float | None = None
+    """Of the last line of metrics."""
+    best_accuracy: float = -math.inf
+    untrained: Verification | None = None
+    verification: Verification | None = None
+
+
+class Trainer:
+    """Trains a backbone and its head as a recipe says.
+
+    Args:
+        recipe: the experiment.
+        model: the backbone, on the device.
+        head: the class centres, on the device.
+        dataset: the training images.
+        evaluate: verifies the model as it is; no result must depend on whether it was called.
+        checkpoints: where the states go.
+        precision: device and dtype.
+        status: what `display` shows, updated here.
+        display: where progress is reported.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        model: Backbone,
+        head: MarginHead,
+        dataset: FaceDataset,
+        evaluate: Callable[[], Verification],
+        checkpoints: CheckpointFolder,
+        precision: Precision,
+        status: Status,
+        display: Display,
+    ) -> None:
+        self.recipe, self.model, self.head, self.dataset = recipe, model, head, dataset
+        self.evaluate, self.checkpoints, self.precision = evaluate, checkpoints, precision
+        self.status, self.display = status, display
+        self.batches = Batches(len(dataset), recipe.optim.batch_size, recipe.train.seed)
+        self.num_steps = num_steps(recipe.schedule, self.batches.steps_per_epoch)
+        self.lr = LearningRate(
+            base=recipe.optim.lr, num_steps=self.num_steps, schedule=recipe.schedule
+        )
+        self.optimizer = build_optimizer(model, head, recipe.optim)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.scaler = precision.grad_scaler()
+        self.meter = Meter(head.num_classes)
+        self.progress = Progress()
+        self._resumed_at = time.perf_counter()
+        self._saved_at = 0
+
+    def train(self, log: MetricsLog) -> tuple[Verdict, str]:
+        """Train from where the states are to the end, or to a signal, or to a loss that is not finite.
+
+        Returns:
+            The verdict, and a sentence on it.
+        """
+        with StopRequest() as stop:
+            if self.progress.untrained is None:
+                self.progress.untrained = self._evaluate(log)
+            try:
+                while self.progress.step < self.num_steps and stop.signal_name is None:
+                    self._train_epoch(log, stop)
+                if stop.signal_name is not None and self.progress.step > self._saved_at:
+                    self.save(best=False)
+            except NonFiniteTrainingError as error:
+                return "non_finite", str(error)
+        if self.progress.step == self.num_steps:
+            return "finished", f"trained all {self.num_steps} steps"
+        return "interrupted", f"{stop.signal_name} after {self.progress.step} steps"
+
+    def _train_epoch(self, log: MetricsLog, stop: StopRequest) -> None:
+        """Train what is left of the current epoch, or until a signal."""
+        self.model.train()
+        self.head.train()
+        began = time.perf_counter()
+        for images, labels in self._loader():
+            self._train_step(images, labels)
+            now = time.perf_counter()
+            self.progress.train_seconds += now - began
+            self._after_step(log)
+            if stop.signal_name is not None or self.progress.step == self.num_steps:
+                return
+            began = time.perf_counter()
+
+    def _loader(self) -> DataLoader[Any]:
+        """The batches from the current step to the end of its epoch."""
+        self.dataset.set_epoch(self.progress.step // self.batches.steps_per_epoch)
+        return DataLoader(
+            self.dataset,
+            batch_sampler=list(self.batches.rest_of_epoch(self.progress.step)),
+            num_workers=self.recipe.data.num_workers,
+            pin_memory=self.precision.device.type == "cuda",
+            # Without one of its own, a loader draws from the global generator at every epoch.
+            generator=torch.Generator(),
+            worker_init_fn=ignore_interrupts,
+        )
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        """One step on images (B, H, W, 3) uint8 and labels (B,)."""
+        device = self.precision.device
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr(self.progress.step)
+        inputs = self.model.preprocessing.images_to_tensor(images.to(device, non_blocking=True))
+        if not self.recipe.train.channels_last:
+            inputs = inputs.contiguous()
+        try:
+            with self.precision.autocast():
+                out = self.head(self.model(inputs), labels.to(device, non_blocking=True))
+        except NonFiniteInputError as error:
+            raise NonFiniteTrainingError(self._non_finite(0, str(error))) from error
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(out.loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        limit = self.recipe.optim.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        self.meter.add(out, norm)
+        if device.type == "cpu":  # reading the loss is free here, so the weights stay good
+            self._check_finite(behind=0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.progress.step += 1
+
+    def _check_finite(self, behind: int) -> None:
+        """Raise if a step since the last line of metrics was not finite; `behind`: 1 after the step."""
+        bad = self.meter.first_non_finite(self.scaler.is_enabled())
+        if bad is not None:
+            raise NonFiniteTrainingError(self._non_finite(bad + behind, "loss or gradient"))
+
+    def _non_finite(self, steps_ago: int, what: str) -> str:
+        step = self.progress.step - steps_ago
+        return (
+            f"not finite at step {step + 1} (learning rate {self.lr(step):.3g}): {what}. The last good "
+            "checkpoint is kept; a longer warm-up, a lower optim.lr or optim.clip_norm may help"
+        )
+
+    def _after_step(self, log: MetricsLog) -> None:
+        """Log, evaluate and save where the recipe says so, and at the end."""
+        step, train = self.progress.step, self.recipe.train
+        self.status.step = step
+        self.status.seconds_per_step = self.progress.train_seconds / step
+        last = step == self.num_steps
+        logs = step % train.log_every == 0 or last
+        every = self.recipe.evaluation.every
+        evaluates = last or (every > 0 and step % every == 0)
+        saves = evaluates or step % train.checkpoint_every == 0
+        if logs:
+            self._check_finite(behind=1)
+            self._log(log)
+        else:
+            self.display.stepped(self.status)
+        better = False
+        if evaluates:
+            self.progress.verification = self._evaluate(log)
+            accuracy = mean_accuracy(self.progress.verification)
+            better = accuracy > self.progress.best_accuracy
+            self.progress.best_accuracy = max(accuracy, self.progress.best_accuracy)
+        if saves:
+            self.save(better)
+
+    def _log(self, log: MetricsLog) -> None:
+        """Write a line of metrics and show it."""
+        figures = self.meter.take()
+        self.status.figures, self.status.lr = figures, self.lr(self.progress.step - 1)
+        self.progress.final_loss = figures["loss"]
+        rates = {"lr": self.status.lr, "epoch": self.progress.step / self.batches.steps_per_epoch}
+        throughput = {"images_per_second": self.status.images_per_second}
+        log.write("train", self.progress.step, figures | rates | throughput)
+        self.display.logged(self.status)
+
+    def _evaluate(self, log: MetricsLog) -> Verification:
+        """Verify, log, and go back to training."""
+        self.model.eval()
+        results = self.evaluate()
+        self.model.train()
+        log.write("evaluation", self.progress.step, {"verification": results})
+        accuracies = {name: figures["accuracy"] for name, figures in results.items()}
+        self.status.verification = accuracies
+        return results
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, over all its processes."""
+        return self.progress.seconds + time.perf_counter() - self._resumed_at
+
+    def save(self, best: bool) -> None:
+        """Write a checkpoint of everything, unless it is no good: then raise NonFiniteTrainingError."""
+        self._check_finite(behind=1)
+        progress = vars(self.progress) | {"seconds": self.seconds, "meter": self.meter.state()}
+        content = {
+            "backbone": self.model.config,
+            "preprocessing": self.model.preprocessing.as_dict(),
+            "model": self.model.state_dict(),
+            "head": self.head.state_dict(),
+            "recipe": to_dict(self.recipe),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": rng_state(),
+            "progress": progress,
+        }
+        self.checkpoints.save(self.progress.step, content, best)
+        self._saved_at = self.progress.step
+
+    def load(self, content: dict[str, Any]) -> None:
+        """Go on from the content of a checkpoint."""
+        self.model.load_state_dict(content["model"])
+        self.head.load_state_dict(content["head"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        set_rng_state(content["rng"])
+        progress = dict(content["progress"])
+        self.meter.restore(progress.pop("meter"), self.precision.device)
+        self.progress = Progress(**progress)
+        self._resumed_at = time.perf_counter()
+        self._saved_at = self.progress.step
+        self.status.step = self.progress.step
+        latest = self.progress.verification or self.progress.untrained or {}
+        self.status.verification = {name: figures["accuracy"] for name, figures in latest.items()}
+
+
+def ignore_interrupts(worker: int) -> None:  # noqa: ARG001
+    """Let a Ctrl-C, which the terminal sends to every process, end the training by its main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def mean_accuracy(verification: Verification) -> float:
+    """Mean accuracy over the sets, by which the best checkpoint is told; 0 without any set."""
+    accuracies = [figures["accuracy"] for figures in verification.values()]
+    return sum(accuracies) / len(accuracies) if accuracies else 0.0

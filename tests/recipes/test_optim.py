@@ -1,0 +1,61 @@
+"""Who is decayed by how much, and that Nesterov's formula is the one in use."""
+
+import pytest
+import torch
+from torch import nn
+
+from fusedface.models import MODELS, MarginHead, create
+from fusedface.recipes.base import Optim
+from fusedface.recipes.engine.optim import build_optimizer, parameter_groups
+
+
+def build(name="mobilefacenet"):
+    with torch.device("meta"):
+        return create(name, embedding_dim=8, input_size=(32, 32)), MarginHead(8, 5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_is_in_exactly_one_group(name):
+    model, head = build(name)
+    grouped = [id(p) for group in parameter_groups(model, head, Optim()) for p in group["params"]]
+    everything = [id(p) for p in (*model.parameters(), *head.parameters())]
+    assert sorted(grouped) == sorted(everything)
+    assert len(set(grouped)) == len(grouped)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_decay_of_each_parameter(name):
+    model, head = build(name)
+    groups = parameter_groups(model, head, Optim(weight_decay=4e-5, weight_decay_head=4e-4))
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert decay[id(head.weight)] == 4e-4
+    seen = set()
+    modules = dict(model.named_modules())
+    for name_, parameter in model.named_parameters():
+        owner = modules[name_.rpartition(".")[0]]
+        if parameter.ndim == 1 or isinstance(owner, nn.PReLU):
+            expected = 0.0  # BN's scale and shift, PReLU's slopes, biases: all are vectors
+        else:
+            expected = 4e-4 if name_.startswith("embedding.") else 4e-5
+        assert decay[id(parameter)] == expected, name_
+        seen.add(expected)
+    assert seen == {0.0, 4e-5, 4e-4}
+
+
+def test_two_steps_by_hand():
+    """Sutskever's form as torch has it: v <- mu v + g, w <- w - lr (g + mu v), with g = dL/dw + wd w."""
+    torch.manual_seed(0)
+    model = create("mobilefacenet", embedding_dim=8, input_size=(32, 32), width=0.25).double()
+    head = MarginHead(8, 5).double()
+    optim = Optim(lr=0.1, momentum=0.8, weight_decay=0.01, weight_decay_head=0.02)
+    optimizer = build_optimizer(model, head, optim)
+    for parameter, decay in ((model.stem[0].weight, 0.01), (head.weight, 0.02)):
+        expected, velocity = parameter.detach().clone(), torch.zeros_like(parameter)
+        for _ in range(2):
+            optimizer.zero_grad()
+            parameter.grad = torch.randn_like(parameter)
+            gradient = parameter.grad + decay * expected
+            velocity = 0.8 * velocity + gradient
+            expected -= 0.1 * (gradient + 0.8 * velocity)
+            optimizer.step()
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-14)
