@@ -1,8 +1,13 @@
 """Which images make up which step: a pure function of the seed and the step, so nothing is saved."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
+
+from fusedface.data import FaceDataset
+from fusedface.recipes.engine.signals import ignore_interrupts
 
 
 class Batches:
@@ -31,3 +36,18 @@ class Batches:
         for batch in range(first, self.steps_per_epoch):
             start = batch * self.batch_size
             yield order[start : start + self.batch_size].tolist()
+
+    def load(
+        self, dataset: FaceDataset, step: int, *, num_workers: int, pin_memory: bool
+    ) -> DataLoader[Any]:
+        """The images and labels of those batches."""
+        dataset.set_epoch(step // self.steps_per_epoch)
+        return DataLoader(
+            dataset,
+            batch_sampler=list(self.rest_of_epoch(step)),
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            # Without one of its own, a loader draws from the global generator at every epoch.
+            generator=torch.Generator(),
+            worker_init_fn=ignore_interrupts,
+        )

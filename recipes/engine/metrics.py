@@ -17,7 +17,7 @@ class MetricsLog:
 
     Args:
         folder: the run directory.
-        step: how many steps are already trained; lines beyond are removed.
+        step: how many steps are already trained, lines beyond are removed; -1 removes all.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -60,7 +60,7 @@ def _open_board(folder: Path, step: int) -> tuple[Any, str | None]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None, "TensorBoard is not installed: its events are not written (metrics.jsonl is)"
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None), None
+    return SummaryWriter(str(folder), purge_step=step + 1), None
 
 
 def _scalars(figures: dict[str, Any], prefix: str) -> list[tuple[str, float]]:

@@ -40,3 +40,8 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+
+
+def ignore_interrupts(worker: int) -> None:  # noqa: ARG001
+    """Make a worker process outlive a Ctrl-C, which a terminal sends to every process of a run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

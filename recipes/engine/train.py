@@ -1,7 +1,6 @@
 """The training loop: step, measure, evaluate, save; and how it stops and goes on."""
 
 import math
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +8,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from fusedface.data import FaceDataset
-from fusedface.kernels import NonFiniteInputError
+from fusedface.kernels import NonFiniteInputError, predicted_initial_loss
 from fusedface.models import Backbone, MarginHead
 from fusedface.recipes.base import Recipe
 from fusedface.recipes.engine.batches import Batches
@@ -62,8 +60,8 @@ class Trainer:
         evaluate: verifies the model as it is; no result must depend on whether it was called.
         checkpoints: where the states go.
         precision: device and dtype.
-        status: what `display` shows, updated here.
         display: where progress is reported.
+        began: when this process began with the run, on the clock of `time.perf_counter`.
     """
 
     def __init__(
@@ -76,12 +74,12 @@ class Trainer:
         evaluate: Callable[[], Verification],
         checkpoints: CheckpointFolder,
         precision: Precision,
-        status: Status,
         display: Display,
+        began: float,
     ) -> None:
         self.recipe, self.model, self.head, self.dataset = recipe, model, head, dataset
         self.evaluate, self.checkpoints, self.precision = evaluate, checkpoints, precision
-        self.status, self.display = status, display
+        self.display, self.began = display, began
         self.batches = Batches(len(dataset), recipe.optim.batch_size, recipe.train.seed)
         self.num_steps = num_steps(recipe.schedule, self.batches.steps_per_epoch)
         self.lr = LearningRate(
@@ -92,8 +90,16 @@ class Trainer:
         self.scaler = precision.grad_scaler()
         self.meter = Meter(head.num_classes)
         self.progress = Progress()
-        self._resumed_at = time.perf_counter()
         self._saved_at = 0
+        margin = recipe.head.margin
+        self.status = Status(
+            name=recipe.name,
+            num_steps=self.num_steps,
+            num_epochs=self.num_steps / self.batches.steps_per_epoch,
+            batch_size=self.batches.batch_size,
+            initial_loss=predicted_initial_loss(margin, head.num_classes, head.embedding_dim),
+            collapse_loss=margin.collapse_loss(head.num_classes),
+        )
 
     def train(self, log: MetricsLog) -> tuple[Verdict, str]:
         """Train from where the states are to the end, or to a signal, or to a loss that is not finite.
@@ -119,8 +125,12 @@ class Trainer:
         """Train what is left of the current epoch, or until a signal."""
         self.model.train()
         self.head.train()
+        on_gpu = self.precision.device.type == "cuda"
+        workers = self.recipe.data.num_workers
         began = time.perf_counter()
-        for images, labels in self._loader():
+        for images, labels in self.batches.load(
+            self.dataset, self.progress.step, num_workers=workers, pin_memory=on_gpu
+        ):
             self._train_step(images, labels)
             now = time.perf_counter()
             self.progress.train_seconds += now - began
@@ -128,19 +138,6 @@ class Trainer:
             if stop.signal_name is not None or self.progress.step == self.num_steps:
                 return
             began = time.perf_counter()
-
-    def _loader(self) -> DataLoader[Any]:
-        """The batches from the current step to the end of its epoch."""
-        self.dataset.set_epoch(self.progress.step // self.batches.steps_per_epoch)
-        return DataLoader(
-            self.dataset,
-            batch_sampler=list(self.batches.rest_of_epoch(self.progress.step)),
-            num_workers=self.recipe.data.num_workers,
-            pin_memory=self.precision.device.type == "cuda",
-            # Without one of its own, a loader draws from the global generator at every epoch.
-            generator=torch.Generator(),
-            worker_init_fn=ignore_interrupts,
-        )
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
         """One step on images (B, H, W, 3) uint8 and labels (B,)."""
@@ -227,7 +224,7 @@ class Trainer:
     @property
     def seconds(self) -> float:
         """Since the run began, over all its processes."""
-        return self.progress.seconds + time.perf_counter() - self._resumed_at
+        return self.progress.seconds + time.perf_counter() - self.began
 
     def save(self, best: bool) -> None:
         """Write a checkpoint of everything, unless it is no good: then raise NonFiniteTrainingError."""
@@ -257,16 +254,12 @@ class Trainer:
         progress = dict(content["progress"])
         self.meter.restore(progress.pop("meter"), self.precision.device)
         self.progress = Progress(**progress)
-        self._resumed_at = time.perf_counter()
         self._saved_at = self.progress.step
-        self.status.step = self.progress.step
+        if self.progress.step:
+            self.status.step = self.progress.step
+            self.status.seconds_per_step = self.progress.train_seconds / self.progress.step
         latest = self.progress.verification or self.progress.untrained or {}
         self.status.verification = {name: figures["accuracy"] for name, figures in latest.items()}
-
-
-def ignore_interrupts(worker: int) -> None:  # noqa: ARG001
-    """Let a Ctrl-C, which the terminal sends to every process, end the training by its main process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def mean_accuracy(verification: Verification) -> float:

@@ -1,0 +1,186 @@
+"""run_recipe: from a recipe and a folder to a trained network and its summary."""
+
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from fusedface.models import MarginHead, create
+from fusedface.recipes.base import Recipe
+from fusedface.recipes.engine.checkpoint import CheckpointFolder
+from fusedface.recipes.engine.environment import describe_environment, device_name
+from fusedface.recipes.engine.faces import Faces, open_faces
+from fusedface.recipes.engine.metrics import MetricsLog
+from fusedface.recipes.engine.precision import Precision, pick_precision
+from fusedface.recipes.engine.progress import Display, make_display
+from fusedface.recipes.engine.rundir import RunDirectory
+from fusedface.recipes.engine.seeding import seed_everything
+from fusedface.recipes.engine.summary import Summary, verification_table
+from fusedface.recipes.engine.train import Trainer, Verdict
+from fusedface.recipes.report.curves import plot_curves
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str | torch.device | None = None,
+    console: Console | None = None,
+) -> Summary:
+    """Train and verify what a recipe says, in a run directory (`engine.rundir` lists what is in it).
+
+    Args:
+        recipe: the experiment.
+        out: the run directory, which must be empty or not exist unless `resume`.
+        resume: go on with the run in `out` from its newest good checkpoint. A finished run is only
+            reported.
+        device: such as "cuda:1"; without it a GPU if there is one, else the CPU.
+        console: where progress is shown.
+
+    Returns:
+        The summary, as it is in summary.json.
+
+    Raises:
+        ValueError: the recipe does not fit the data, or `out` cannot be used; nothing was trained.
+    """
+    console = console or Console()
+    target = pick_device(device)
+    directory = RunDirectory(Path(out), recipe, resume)
+    finished = directory.read_summary()
+    if finished is not None and finished["verdict"] == "finished":
+        summary = Summary(**finished)
+        console.print(f"{out} has already finished: nothing to resume", markup=False)
+        console.print(verification_table(summary))
+        return summary
+    precision = pick_precision(recipe.train.precision, target)
+    seed_everything(recipe.train.seed)
+    display = make_display(console)
+    try:
+        summary = _train(recipe, directory, precision, display)
+    finally:
+        display.close()
+    _report(summary, directory, console)
+    return summary
+
+
+def pick_device(name: str | torch.device | None) -> torch.device:
+    """The device to run on.
+
+    Raises:
+        ValueError: torch knows no such device, or it is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(name)!r} cannot be used here: {reason}") from None
+    return device
+
+
+def _train(
+    recipe: Recipe, directory: RunDirectory, precision: Precision, display: Display
+) -> Summary:
+    """Build everything, go on from the newest checkpoint if there is one, train, summarise."""
+    began = time.perf_counter()
+    faces = open_faces(recipe, display.note)
+    trainer = _build(recipe, faces, directory, precision, display, began)
+    content, problems = trainer.checkpoints.newest()
+    for problem in problems:
+        display.note(f"skipped a checkpoint: {problem}")
+    if content is not None:
+        trainer.load(content)
+        display.note(f"going on after step {trainer.progress.step} of {trainer.num_steps}")
+    trainer.checkpoints.remove_after(trainer.progress.step)
+    log = MetricsLog(directory.folder, -1 if content is None else trainer.progress.step)
+    if log.notice:
+        display.note(log.notice)
+    environment = describe_environment(precision.device, precision.name, recipe.train.seed)
+    directory.add_environment(trainer.progress.step, environment)
+    try:
+        verdict, message = trainer.train(log)
+    finally:
+        log.close()
+    summary = _summarise(recipe, trainer, faces, verdict, message)
+    directory.write_summary(summary.as_dict())
+    return summary
+
+
+def _build(
+    recipe: Recipe,
+    faces: Faces,
+    directory: RunDirectory,
+    precision: Precision,
+    display: Display,
+    began: float,
+) -> Trainer:
+    """The network, its head and their trainer, with weights drawn from the recipe's seed."""
+    model = create(**recipe.backbone.options())
+    options = recipe.head
+    head = MarginHead(
+        model.embedding_dim,
+        faces.train.num_classes,
+        options.margin,
+        backend=options.backend,
+        precision=options.precision,
+        focal_gamma=options.focal_gamma,
+        target_gradient=options.target_gradient,
+    )
+    # Moved after they are drawn: a seed means the same weights on every device.
+    model, head = model.to(precision.device), head.to(precision.device)
+    if recipe.train.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return Trainer(
+        recipe,
+        model=model,
+        head=head,
+        dataset=faces.dataset(recipe, model.preprocessing),
+        evaluate=lambda: faces.evaluate(model, precision),
+        checkpoints=CheckpointFolder(directory.checkpoints, recipe.train.keep_checkpoints),
+        precision=precision,
+        display=display,
+        began=began,
+    )
+
+
+def _summarise(
+    recipe: Recipe, trainer: Trainer, faces: Faces, verdict: Verdict, message: str
+) -> Summary:
+    progress, status = trainer.progress, trainer.status
+    return Summary(
+        recipe=recipe.name,
+        seed=recipe.train.seed,
+        device=device_name(trainer.precision.device),
+        verdict=verdict,
+        message=message,
+        steps=progress.step,
+        seconds=round(trainer.seconds, 2),
+        images_per_second=round(status.images_per_second, 2),
+        final_loss=progress.final_loss,
+        initial_loss=status.initial_loss,
+        collapse_loss=status.collapse_loss,
+        num_identities=faces.train.num_classes,
+        num_images=len(faces.train),
+        verification=progress.verification or {},
+        untrained=progress.untrained or {},
+    )
+
+
+def _report(summary: Summary, directory: RunDirectory, console: Console) -> None:
+    """Draw the curve, print the table and the verdict."""
+    plot_curves(directory.folder)
+    if summary.verification:
+        console.print(verification_table(summary))
+    colour = {"finished": "green", "interrupted": "yellow"}.get(summary.verdict, "red")
+    console.print(f"[{colour}]{summary.verdict}[/]: ", end="")
+    console.print(summary.message, markup=False, highlight=False, soft_wrap=True)
+    if summary.verdict == "interrupted":
+        text = f"go on with: {directory.resume_command()}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    minutes, seconds = divmod(round(summary.seconds), 60)
+    text = f"{minutes} min {seconds} s, {summary.images_per_second:.1f} images/s; see {directory.folder}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

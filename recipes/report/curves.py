@@ -1,0 +1,102 @@
+"""The training curve of a run, drawn from its metrics.jsonl."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusedface.recipes.engine.metrics import FILE, read_metrics
+from fusedface.recipes.engine.rundir import SUMMARY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Line = dict[str, Any]
+
+
+def plot_curves(folder: str | Path) -> list[Path]:
+    """Draw curves.png and curves.svg into a run directory.
+
+    Four panels over the steps: the loss with the losses predicted for random and for collapsed
+    embeddings, the cosines with t, the share of hard negatives with that of images told right, and
+    the verification accuracy of each set.
+
+    Args:
+        folder: the run directory, with metrics.jsonl and summary.json.
+
+    Returns:
+        The files written; none if there is no line of training yet.
+
+    Raises:
+        ValueError: the folder holds no metrics or no summary.
+    """
+    folder = Path(folder)
+    for name in (FILE, SUMMARY):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} holds no {name}; give the directory of a run")
+    lines = read_metrics(folder / FILE)
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    train = [line for line in lines if line["kind"] == "train"]
+    if not train:
+        return []
+    return _draw(train, [line for line in lines if line["kind"] == "evaluation"], summary, folder)
+
+
+def _draw(train: list[Line], evaluations: list[Line], summary: Line, folder: Path) -> list[Path]:
+    from matplotlib.figure import Figure  # without pyplot: no window system, no global figures
+
+    from fusedface.recipes.report.style import use_style
+
+    with use_style():
+        figure = Figure(figsize=(9.0, 6.0), layout="constrained")
+        axes = figure.subplots(2, 2, sharex=True)
+        _draw_loss(axes[0, 0], train, summary)
+        _draw_series(axes[0, 1], train, "cosine", {
+            "target_cosine": "own class", "max_negative_cosine": "nearest other class", "t": "t",
+        })  # fmt: skip
+        _draw_series(axes[1, 0], train, "share", {
+            "hard_share": "negatives that are hard", "accuracy": "images told right",
+        })  # fmt: skip
+        _draw_verification(axes[1, 1], evaluations)
+        for axis in axes[1]:
+            axis.set_xlabel("step")
+        figure.suptitle(f"{summary['recipe']}, seed {summary['seed']}")
+        paths = [folder / "curves.png", folder / "curves.svg"]
+        for path in paths:
+            figure.savefig(path)
+    return paths
+
+
+def _draw_loss(axis: "Axes", train: list[Line], summary: Line) -> None:
+    _draw_series(axis, train, "loss", {"loss": "training loss"})
+    for key, label, dashes in (
+        ("initial_loss", "random embeddings", ":"),
+        ("collapse_loss", "collapsed", "--"),
+    ):
+        axis.axhline(summary[key], linestyle=dashes, color="grey", linewidth=1.0, label=label)
+    axis.legend()
+
+
+def _draw_series(axis: "Axes", lines: list[Line], ylabel: str, labels: dict[str, str]) -> None:
+    """One curve for each key that any line has."""
+    for key, label in labels.items():
+        points = [(line["step"], line[key]) for line in lines if key in line]
+        if points:
+            axis.plot(*zip(*points, strict=True), label=label)
+    axis.set_ylabel(ylabel)
+    axis.legend()
+
+
+def _draw_verification(axis: "Axes", evaluations: list[Line]) -> None:
+    """Accuracy with its deviation over the folds, for each set."""
+    names = sorted({name for line in evaluations for name in line["verification"]})
+    for name in names:
+        points = [
+            (line["step"], figures["accuracy"], figures["accuracy_std"])
+            for line in evaluations
+            if (figures := line["verification"].get(name))
+        ]
+        steps, means, stds = zip(*points, strict=True)
+        axis.errorbar(steps, means, yerr=stds, marker="o", capsize=3, label=name)
+    axis.axhline(0.5, linestyle=":", color="grey", linewidth=1.0, label="chance")
+    axis.set_ylabel("verification accuracy")
+    axis.legend()

@@ -1,0 +1,136 @@
+"""Checkpoints are whole or absent, and the newest whole one is found."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from fusedface.models import build_from_checkpoint, create
+from fusedface.recipes.engine.checkpoint import BEST, CheckpointFolder
+from fusedface.recipes.engine.files import atomic_file
+from fusedface.recipes.engine.seeding import rng_state, seed_everything, set_rng_state
+
+
+def content(value=0.0):
+    return {"model": {"w": torch.full((1000,), value)}, "progress": {"note": "x"}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return CheckpointFolder(tmp_path / "checkpoints", keep=3)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.folder.iterdir())
+
+
+def test_keeps_the_newest_and_the_best(folder):
+    for step in (9, 10, 99, 100):
+        folder.save(step, content(step), best=step == 9)
+    assert names(folder) == [BEST, "step-00000010.pt", "step-00000099.pt", "step-00000100.pt"]
+    best = torch.load(folder.folder / BEST, weights_only=True)
+    assert best["step"] == 9
+    assert best["model"]["w"][0] == 9.0
+    newest, problems = folder.newest()
+    assert newest["step"] == 100
+    assert problems == []
+
+
+def test_a_new_best_replaces_the_old_one(folder):
+    folder.save(1, content(1), best=True)
+    folder.save(2, content(2), best=True)
+    folder.save(2, content(2), best=True)  # the same step again, as a resumed run may
+    assert torch.load(folder.folder / BEST, weights_only=True)["step"] == 2
+    assert names(folder) == [BEST, "step-00000001.pt", "step-00000002.pt"]
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-200]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"not a checkpoint"),
+        lambda path: torch.save({"format": "other"}, path),
+        flip_a_byte,
+    ],
+    ids=["truncated", "empty", "garbage", "foreign", "flipped"],
+)
+def test_a_damaged_newest_is_passed_over_and_named(folder, damage):
+    for step in (1, 2):
+        folder.save(step, content(step), best=False)
+    damage(folder.folder / "step-00000002.pt")
+    newest, problems = folder.newest()
+    assert newest["step"] == 1
+    assert len(problems) == 1
+    assert "step-00000002.pt" in problems[0]
+    folder.remove_after(1)
+    assert names(folder) == ["step-00000001.pt"]
+
+
+def test_no_checkpoint(folder):
+    assert folder.newest() == (None, [])
+
+
+def test_what_a_killed_process_was_writing_is_removed(folder):
+    folder.save(1, content(), best=False)
+    (folder.folder / "step-00000002.pt.partial").write_bytes(b"PK\x03\x04 half")
+    again = CheckpointFolder(folder.folder, keep=3)
+    assert names(again) == ["step-00000001.pt"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write_half():
+        with atomic_file(path) as file:
+            file.write(b"half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def draws():
+    """A few numbers of each generator; the odd normal leaves NumPy's cached one behind."""
+    legacy = np.random  # the global generator is the one to restore
+    return random.random(), legacy.rand(), legacy.randn(), torch.rand(3).tolist()
+
+
+def test_every_generator_is_restored_through_a_file(folder):
+    seed_everything(3)
+    draws()
+    folder.save(1, {"rng": rng_state()}, best=False)
+    expected = draws()
+    seed_everything(4)
+    set_rng_state(folder.newest()[0]["rng"])
+    assert draws() == expected
+
+
+def test_models_reads_what_is_written(folder):
+    model = create("mobilefacenet", embedding_dim=16, input_size=(32, 48), width=0.25)
+    model = model.to(memory_format=torch.channels_last)
+    path = folder.save(
+        5,
+        {
+            "backbone": model.config,
+            "preprocessing": model.preprocessing.as_dict(),
+            "model": model.state_dict(),
+        },
+        best=False,
+    )
+    again = build_from_checkpoint(path)
+    assert again.config == model.config
+    assert again.preprocessing == model.preprocessing
+    for ours, theirs in zip(again.state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)

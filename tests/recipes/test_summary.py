@@ -1,0 +1,54 @@
+"""The final table and what summary.json holds."""
+
+import io
+import json
+
+from rich.console import Console
+
+from fusedface.recipes.engine.summary import Summary, verification_table
+
+
+def make_summary(**changes):
+    figures = {
+        "accuracy": 0.8125,
+        "accuracy_std": 0.0231,
+        "tar_at_far": {"0.1": 0.71, "0.01": None},
+        "auc": 0.9001,
+        "rank1": 0.65,
+    }
+    values = {
+        "recipe": "r", "seed": 3, "device": "cpu", "verdict": "finished", "message": "m", "steps": 4,
+        "seconds": 1.5, "images_per_second": 9.0, "final_loss": 2.0, "initial_loss": 3.0,
+        "collapse_loss": 2.5, "num_identities": 7, "num_images": 70, "verification": {"lfw": figures},
+        "untrained": {"lfw": figures | {"accuracy": 0.5, "rank1": 0.1}},
+    }  # fmt: skip
+    return Summary(**values | changes)
+
+
+def test_the_keys_that_others_read():
+    keys = make_summary().as_dict()
+    assert set(keys) >= {
+        "recipe", "seed", "device", "verdict", "steps", "seconds", "images_per_second",
+        "final_loss", "verification", "untrained",
+    }  # fmt: skip
+    assert Summary(**json.loads(json.dumps(keys))) == make_summary()
+
+
+def table_text(summary):
+    stream = io.StringIO()
+    Console(file=stream, width=100).print(verification_table(summary))
+    return stream.getvalue()
+
+
+def test_table_has_before_and_after():
+    lines = [line.split("│") for line in table_text(make_summary()).splitlines()]
+    rows = {cells[2].strip(): [cell.strip() for cell in cells] for cells in lines if len(cells) > 4}
+    assert rows["accuracy, 10 folds"][1] == "lfw"
+    assert rows["accuracy, 10 folds"][3:5] == ["50.00 ± 2.31", "81.25 ± 2.31"]
+    assert rows["TAR at FAR 0.1"][3:5] == ["71.00", "71.00"]
+    assert rows["TAR at FAR 0.01"][3:5] == ["-", "-"]
+    assert rows["rank-1"][3:5] == ["10.00", "65.00"]
+
+
+def test_table_without_a_trained_network():
+    assert "50.00 ± 2.31" in table_text(make_summary(verification={}))
