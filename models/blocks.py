@@ -5,6 +5,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from fusedface.models.prelu import PReLU
+
 Activation = Literal["prelu", "relu6"]
 
 
@@ -26,7 +28,7 @@ def conv_bn(
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
     layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv, bn=nn.BatchNorm2d(out_channels))
     if activation == "prelu":
-        layers["act"] = nn.PReLU(out_channels)
+        layers["act"] = PReLU(out_channels)
     elif activation == "relu6":
         layers["act"] = nn.ReLU6(inplace=True)
     return nn.Sequential(layers)

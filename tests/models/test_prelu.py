@@ -1,0 +1,59 @@
+"""The fast PReLU is torch's PReLU."""
+
+import pytest
+import torch
+from torch import nn
+
+from fusedface.models.prelu import PReLU
+
+
+def pair(channels=5, dtype=torch.float32):
+    fast, plain = PReLU(channels).to(dtype), nn.PReLU(channels).to(dtype)
+    slopes = torch.linspace(-0.5, 1.5, channels).to(dtype)
+    for layer in (fast, plain):
+        layer.weight.data.copy_(slopes)
+    return fast, plain
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_values_and_gradients(dtype, memory_format):
+    fast, plain = pair(dtype=dtype)
+    x = torch.randn(3, 5, 6, 7, dtype=dtype).contiguous(memory_format=memory_format)
+    x[0, :, 0, 0] = 0.0
+    grad = torch.randn_like(x)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    fast(a).backward(grad)
+    plain(b).backward(grad)
+    torch.testing.assert_close(a.grad, b.grad)
+    torch.testing.assert_close(fast.weight.grad, plain.weight.grad)
+    assert torch.equal(fast(x), plain(x))
+
+
+def test_gradcheck():
+    fast, _ = pair(dtype=torch.float64)
+    x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(fast, x)
+
+
+def test_under_autocast():
+    """In bfloat16 the gradients differ from torch's by rounding alone."""
+    fast, plain = pair(32)
+    x = torch.randn(4, 32, 8, 8, dtype=torch.bfloat16)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        one, other = fast(a), plain(b)
+    assert one.dtype == torch.bfloat16
+    assert torch.equal(one, other.to(torch.bfloat16))
+    one.float().sum().backward()
+    other.float().sum().backward()
+    torch.testing.assert_close(a.grad, b.grad, rtol=2**-7, atol=0)
+    torch.testing.assert_close(fast.weight.grad, plain.weight.grad, rtol=2**-6, atol=0.1)
+
+
+def test_state_dict_and_compile():
+    fast, plain = pair()
+    plain.load_state_dict(fast.state_dict())
+    x = torch.randn(2, 5, 4, 4)
+    compiled = torch.compile(fast, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), plain(x))
