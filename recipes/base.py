@@ -129,7 +129,7 @@ class Optim:
     weight_decay_head: float = 4e-4
     """Of the backbone's embedding layers and of the class centres."""
     clip_norm: float = 5.0
-    """Largest norm of the whole gradient, longer ones are shortened to it; 0 is off."""
+    """Largest norm of the backbone's gradient, longer ones are shortened to it; 0 is off."""
 
     def __post_init__(self) -> None:
         _require("optim.lr", self.lr, 0.0 < self.lr < float("inf"), "positive and finite")

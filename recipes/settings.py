@@ -2,14 +2,15 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from fusedface.kernels import Margin
-from fusedface.recipes.base import Recipe
+from fusedface.recipes.base import SYNTHETIC, Recipe
 from fusedface.recipes.fields import build, hints_of, margin_type, nearest, parse
 
 HEADER = "# A resolved recipe; `python cli.py recipe run` takes this file in place of a name.\n\n"
@@ -78,6 +79,29 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
             raise ValueError(f"a setting must look like optim.lr=0.05, got {assignment!r}")
         _assign(values, key.strip(), text.strip())
     return from_dict(values)
+
+
+def with_data(
+    recipe: Recipe, data: str | Path | None, pairs: Sequence[str | Path], root: str | Path | None
+) -> Recipe:
+    """A recipe on other faces; every other setting stays, and a run's length stays in epochs.
+
+    Args:
+        recipe: where the other settings come from.
+        data: a folder or a list file to train on; None keeps the recipe's source.
+        pairs: pair lists to verify on.
+        root: the folder that their paths start from; None: that of each list.
+    """
+    # Absolute, so that recipe.toml runs again from any folder.
+    if data is not None and str(data) != SYNTHETIC:
+        data = Path(data).absolute()
+    source = recipe.data.source if data is None else str(data)
+    evaluation = replace(
+        recipe.evaluation,
+        pairs=tuple(str(Path(path).absolute()) for path in pairs) or recipe.evaluation.pairs,
+        root=recipe.evaluation.root if root is None else str(Path(root).absolute()),
+    )
+    return replace(recipe, data=replace(recipe.data, source=source), evaluation=evaluation)
 
 
 def differences(one: Recipe, other: Recipe) -> list[str]:

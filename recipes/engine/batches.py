@@ -1,12 +1,11 @@
 """Which images make up which step: a pure function of the seed and the step, so nothing is saved."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from fusedface.data import FaceDataset
+from fusedface.data import FaceBatch, FaceDataset, first
 from fusedface.recipes.engine.signals import ignore_interrupts
 
 
@@ -29,24 +28,25 @@ class Batches:
 
     def rest_of_epoch(self, step: int) -> Iterator[list[int]]:
         """The indices of the batch of `step` and of all later ones of its epoch."""
-        epoch, first = divmod(step, self.steps_per_epoch)
+        epoch, done = divmod(step, self.steps_per_epoch)
         # One stream of random numbers an epoch: seeds that differ by one must not share any.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.num_images, generator=generator)
-        for batch in range(first, self.steps_per_epoch):
+        for batch in range(done, self.steps_per_epoch):
             start = batch * self.batch_size
             yield order[start : start + self.batch_size].tolist()
 
     def load(
         self, dataset: FaceDataset, step: int, *, num_workers: int, pin_memory: bool
-    ) -> DataLoader[Any]:
-        """The images and labels of those batches."""
+    ) -> DataLoader[FaceBatch]:
+        """Those batches."""
         dataset.set_epoch(step // self.steps_per_epoch)
         return DataLoader(
             dataset,
             batch_sampler=list(self.rest_of_epoch(step)),
             num_workers=num_workers,
             pin_memory=pin_memory,
+            collate_fn=first,
             # Without one of its own, a loader draws from the global generator at every epoch.
             generator=torch.Generator(),
             worker_init_fn=ignore_interrupts,

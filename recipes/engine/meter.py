@@ -25,7 +25,8 @@ class Meter:
     """Statistics of the steps since the last line of metrics.
 
     accuracy is the share of images whose own class has the largest cosine (of the batch being trained
-    on), hard_share the share of the B (C - 1) negatives that are hard.
+    on), hard_share the share of the B (C - 1) negatives that are hard, grad_norm that of the backbone's
+    gradient before it is clipped.
 
     Args:
         num_classes: C.

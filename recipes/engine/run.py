@@ -18,7 +18,6 @@ from fusedface.recipes.engine.rundir import RunDirectory
 from fusedface.recipes.engine.seeding import seed_everything
 from fusedface.recipes.engine.summary import Summary, verification_table
 from fusedface.recipes.engine.train import Trainer, Verdict
-from fusedface.recipes.report.curves import plot_curves
 
 
 def run_recipe(
@@ -139,7 +138,7 @@ def _build(
         model=model,
         head=head,
         dataset=faces.dataset(recipe, model.preprocessing),
-        evaluate=lambda: faces.evaluate(model, precision),
+        evaluate=lambda: faces.evaluate(model),
         checkpoints=CheckpointFolder(directory.checkpoints, recipe.train.keep_checkpoints),
         precision=precision,
         display=display,
@@ -165,6 +164,7 @@ def _summarise(
         collapse_loss=status.collapse_loss,
         num_identities=faces.train.num_classes,
         num_images=len(faces.train),
+        unreadable_images=len(progress.unreadable),
         verification=progress.verification or {},
         untrained=progress.untrained or {},
     )
@@ -172,6 +172,8 @@ def _summarise(
 
 def _report(summary: Summary, directory: RunDirectory, console: Console) -> None:
     """Draw the curve, print the table and the verdict."""
+    from fusedface.recipes.report.curves import plot_curves  # matplotlib takes a second to import
+
     plot_curves(directory.folder)
     if summary.verification:
         console.print(verification_table(summary))

@@ -35,6 +35,8 @@ class Summary:
     """C."""
     num_images: int
     """In the training set."""
+    unreadable_images: int
+    """Of those, met in training and left out."""
     verification: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Figures by set name, of the trained network."""
     untrained: dict[str, dict[str, Any]] = field(default_factory=dict)

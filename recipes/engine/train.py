@@ -3,10 +3,9 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from fusedface.data import FaceDataset
@@ -26,6 +25,7 @@ from fusedface.recipes.engine.signals import StopRequest
 from fusedface.recipes.settings import to_dict
 
 Verdict = Literal["finished", "interrupted", "non_finite"]
+SHOWN_UNREADABLE = 10
 Verification = dict[str, dict[str, Any]]  # figures by set name
 
 
@@ -47,6 +47,8 @@ class Progress:
     best_accuracy: float = -math.inf
     untrained: Verification | None = None
     verification: Verification | None = None
+    unreadable: list[str] = field(default_factory=list)
+    """Images that could not be read, with the reason."""
 
 
 class Trainer:
@@ -86,7 +88,6 @@ class Trainer:
             base=recipe.optim.lr, num_steps=self.num_steps, schedule=recipe.schedule
         )
         self.optimizer = build_optimizer(model, head, recipe.optim)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = precision.grad_scaler()
         self.meter = Meter(head.num_classes)
         self.progress = Progress()
@@ -128,9 +129,10 @@ class Trainer:
         on_gpu = self.precision.device.type == "cuda"
         workers = self.recipe.data.num_workers
         began = time.perf_counter()
-        for images, labels in self.batches.load(
+        for images, labels, unreadable in self.batches.load(
             self.dataset, self.progress.step, num_workers=workers, pin_memory=on_gpu
         ):
+            self._report_unreadable(unreadable)
             self._train_step(images, labels)
             now = time.perf_counter()
             self.progress.train_seconds += now - began
@@ -138,6 +140,17 @@ class Trainer:
             if stop.signal_name is not None or self.progress.step == self.num_steps:
                 return
             began = time.perf_counter()
+
+    def _report_unreadable(self, problems: tuple[str, ...]) -> None:
+        """Say which images cannot be read, each once, and no more than a few."""
+        for problem in problems:
+            if problem not in self.progress.unreadable:
+                self.progress.unreadable.append(problem)
+                count = len(self.progress.unreadable)
+                if count <= SHOWN_UNREADABLE:
+                    self.display.note(f"left out an unreadable image: {problem}")
+                elif count == SHOWN_UNREADABLE + 1:
+                    self.display.note("more unreadable images follow; summary.json counts them")
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
         """One step on images (B, H, W, 3) uint8 and labels (B,)."""
@@ -155,8 +168,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(out.loss).backward()
         self.scaler.unscale_(self.optimizer)
+        # Not the class centres: their gradient grows as they are short, and says nothing of the loss.
         limit = self.recipe.optim.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.meter.add(out, norm)
         if device.type == "cpu":  # reading the loss is free here, so the weights stay good
             self._check_finite(behind=0)

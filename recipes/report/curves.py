@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
 
 from fusedface.recipes.engine.metrics import FILE, read_metrics
 from fusedface.recipes.engine.rundir import SUMMARY
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from fusedface.recipes.report.style import new_figure, save, style
 
 Line = dict[str, Any]
 
@@ -42,12 +42,8 @@ def plot_curves(folder: str | Path) -> list[Path]:
 
 
 def _draw(train: list[Line], evaluations: list[Line], summary: Line, folder: Path) -> list[Path]:
-    from matplotlib.figure import Figure  # without pyplot: no window system, no global figures
-
-    from fusedface.recipes.report.style import use_style
-
-    with use_style():
-        figure = Figure(figsize=(9.0, 6.0), layout="constrained")
+    with style():
+        figure = new_figure(9.0, 6.0)
         axes = figure.subplots(2, 2, sharex=True)
         _draw_loss(axes[0, 0], train, summary)
         _draw_series(axes[0, 1], train, "cosine", {
@@ -60,13 +56,11 @@ def _draw(train: list[Line], evaluations: list[Line], summary: Line, folder: Pat
         for axis in axes[1]:
             axis.set_xlabel("step")
         figure.suptitle(f"{summary['recipe']}, seed {summary['seed']}")
-        paths = [folder / "curves.png", folder / "curves.svg"]
-        for path in paths:
-            figure.savefig(path)
-    return paths
+        save(figure, folder / "curves")
+    return [folder / "curves.png", folder / "curves.svg"]
 
 
-def _draw_loss(axis: "Axes", train: list[Line], summary: Line) -> None:
+def _draw_loss(axis: Axes, train: list[Line], summary: Line) -> None:
     _draw_series(axis, train, "loss", {"loss": "training loss"})
     for key, label, dashes in (
         ("initial_loss", "random embeddings", ":"),
@@ -76,7 +70,7 @@ def _draw_loss(axis: "Axes", train: list[Line], summary: Line) -> None:
     axis.legend()
 
 
-def _draw_series(axis: "Axes", lines: list[Line], ylabel: str, labels: dict[str, str]) -> None:
+def _draw_series(axis: Axes, lines: list[Line], ylabel: str, labels: dict[str, str]) -> None:
     """One curve for each key that any line has."""
     for key, label in labels.items():
         points = [(line["step"], line[key]) for line in lines if key in line]
@@ -86,7 +80,7 @@ def _draw_series(axis: "Axes", lines: list[Line], ylabel: str, labels: dict[str,
     axis.legend()
 
 
-def _draw_verification(axis: "Axes", evaluations: list[Line]) -> None:
+def _draw_verification(axis: Axes, evaluations: list[Line]) -> None:
     """Accuracy with its deviation over the folds, for each set."""
     names = sorted({name for line in evaluations for name in line["verification"]})
     for name in names:

@@ -19,7 +19,8 @@ def make_summary(**changes):
     values = {
         "recipe": "r", "seed": 3, "device": "cpu", "verdict": "finished", "message": "m", "steps": 4,
         "seconds": 1.5, "images_per_second": 9.0, "final_loss": 2.0, "initial_loss": 3.0,
-        "collapse_loss": 2.5, "num_identities": 7, "num_images": 70, "verification": {"lfw": figures},
+        "collapse_loss": 2.5, "num_identities": 7, "num_images": 70, "unreadable_images": 0,
+        "verification": {"lfw": figures},
         "untrained": {"lfw": figures | {"accuracy": 0.5, "rank1": 0.1}},
     }  # fmt: skip
     return Summary(**values | changes)

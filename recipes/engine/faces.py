@@ -1,0 +1,193 @@
+"""Which faces a run learns from, and which it is verified on.
+
+data.source    evaluation.pairs    verified on
+any            one or more lists   the pairs of each list, named after its file
+"synthetic"    none                pairs of generated people, none of them a training identity
+a path         none                pairs of every tenth person of the source (5 to 500 people), who
+                                   are then not trained on; fewer than 20 people are not verified
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusedface.data import (
+    FaceDataset,
+    FaceSource,
+    PairList,
+    SyntheticFaces,
+    from_index_pairs,
+    open_source,
+    read_pairs,
+)
+from fusedface.models import Backbone, Preprocessing
+from fusedface.recipes.base import SYNTHETIC, Evaluation, Recipe
+from fusedface.recipes.engine.evaluate import evaluate_pairs
+
+MIN_IDENTITIES = 20  # of a source that can spare some
+HELD_OUT_SHARE = 10  # one in so many
+MIN_HELD_OUT, MAX_HELD_OUT = 5, 500
+NUM_FOLDS = 10
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Training images, and verification pairs by set name."""
+
+    train: FaceSource
+    tests: dict[str, PairList]
+
+    def dataset(self, recipe: Recipe, preprocessing: Preprocessing) -> FaceDataset:
+        """The training images as the network will see them."""
+        return FaceDataset(self.train, recipe.data.augmentation, preprocessing, recipe.train.seed)
+
+    def evaluate(self, model: Backbone) -> dict[str, dict[str, Any]]:
+        """Verification figures of a network, by set name."""
+        return {name: evaluate_pairs(model, pairs).as_dict() for name, pairs in self.tests.items()}
+
+
+def open_faces(recipe: Recipe, note: Callable[[str], None]) -> Faces:
+    """Open everything a recipe reads; see the table above.
+
+    Args:
+        recipe: the experiment.
+        note: told what a user should know of the choice.
+
+    Raises:
+        ValueError: a path is wrong, or holds no usable faces.
+    """
+    data, evaluation = recipe.data, recipe.evaluation
+    train = _training_source(recipe)
+    tests = _listed_tests(evaluation)
+    if not tests and data.source == SYNTHETIC:
+        tests = {SYNTHETIC: _generated_test(recipe)}
+    elif not tests:
+        train, tests = _hold_out(train, evaluation.num_pairs, note)
+    note(f"training on {len(train):,} images of {train.num_classes:,} people ({data.source})")
+    for name, pairs in tests.items():
+        note(f"verifying on {name}: {len(pairs):,} pairs of {len(pairs.images):,} images")
+    return Faces(train, tests)
+
+
+def _training_source(recipe: Recipe) -> FaceSource:
+    data, people = recipe.data, recipe.data.synthetic
+    if data.source != SYNTHETIC:
+        return open_source(data.source)
+    return SyntheticFaces(
+        people.num_identities,
+        people.images_per_identity,
+        image_size=recipe.backbone.input_size,
+        seed=people.seed,
+        difficulty=people.difficulty,
+        label_noise=people.label_noise,
+    )
+
+
+def _listed_tests(evaluation: Evaluation) -> dict[str, PairList]:
+    tests: dict[str, PairList] = {}
+    for path in evaluation.pairs:
+        name = Path(path).stem
+        if name in tests:
+            raise ValueError(f"evaluation.pairs must have different file names, got {name!r} twice")
+        tests[name] = read_pairs(path, evaluation.root)
+    return tests
+
+
+def _generated_test(recipe: Recipe) -> PairList:
+    """Pairs of people who come after those of the training set in the same world of faces."""
+    evaluation, people = recipe.evaluation, recipe.data.synthetic
+    source = SyntheticFaces(
+        evaluation.num_identities,
+        evaluation.images_per_identity,
+        image_size=recipe.backbone.input_size,
+        seed=people.seed,
+        difficulty=people.difficulty,
+        first_identity=people.num_identities,
+    )
+    return sample_pairs(source, evaluation.num_pairs)
+
+
+def _hold_out(
+    source: FaceSource, num_pairs: int, note: Callable[[str], None]
+) -> tuple[FaceSource, dict[str, PairList]]:
+    """Split a source by identity, by the rule of the table above."""
+    total = source.num_classes
+    if total < MIN_IDENTITIES:
+        note(f"{total} people are too few to keep some back: without --pairs nothing is verified")
+        return source, {}
+    count = min(max(total // HELD_OUT_SHARE, MIN_HELD_OUT), MAX_HELD_OUT)
+    held_out = np.linspace(0, total - 1, count).round().astype(int).tolist()
+    trained = sorted(set(range(total)) - set(held_out))
+    note(f"{count} of {total} people are kept back for verification; --pairs would use them all")
+    pairs = sample_pairs(SomeIdentities(source, held_out), num_pairs)
+    return SomeIdentities(source, trained), {"held-out": pairs}
+
+
+def sample_pairs(source: FaceSource, num_pairs: int) -> PairList:
+    """Different pairs of a source's images, half of one person, dealt to ten folds; always the same.
+
+    Args:
+        source: where the images come from.
+        num_pairs: at most so many; fewer where the source has no more.
+
+    Raises:
+        ValueError: no person has two images, so that there is no genuine pair.
+    """
+    rng = np.random.default_rng(0)
+    genuine = _genuine_pairs(source.labels, rng)[: num_pairs // 2]
+    if len(genuine) < NUM_FOLDS:
+        raise ValueError(
+            f"verification needs at least {NUM_FOLDS} pairs of images of one person, the people kept "
+            f"for it have {len(genuine)}; give a list with --pairs"
+        )
+    impostor = _impostor_pairs(source.labels, len(genuine), rng)
+    pairs = np.concatenate([genuine, impostor])
+    same = np.arange(len(pairs)) < len(genuine)
+    fold = np.concatenate([np.arange(len(part)) % NUM_FOLDS for part in (genuine, impostor)])
+    return from_index_pairs(source, pairs[:, 0], pairs[:, 1], same, fold)
+
+
+def _genuine_pairs(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All pairs (P, 2) of images of one person, shuffled."""
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    for identity in np.unique(labels):
+        images = np.flatnonzero(labels == identity)
+        one, other = np.triu_indices(len(images), k=1)
+        pairs.append(np.stack([images[one], images[other]], axis=1))
+    return rng.permutation(np.concatenate(pairs))
+
+
+def _impostor_pairs(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """At most `count` different pairs (P, 2) of images of two people."""
+    drawn = np.sort(rng.integers(len(labels), size=(4 * count, 2)), axis=1)
+    drawn = np.unique(drawn[labels[drawn[:, 0]] != labels[drawn[:, 1]]], axis=0)
+    return rng.permutation(drawn)[:count]
+
+
+class SomeIdentities:
+    """A FaceSource of some of the identities of another, numbered anew in their order."""
+
+    def __init__(self, source: FaceSource, identities: Sequence[int]) -> None:
+        self.source = source
+        self.num_classes = len(identities)
+        self.class_names = [source.class_names[identity] for identity in identities]
+        renumbered = np.full(source.num_classes, -1, dtype=np.int64)
+        renumbered[list(identities)] = np.arange(len(identities))
+        labels = renumbered[source.labels]
+        self.indices = np.flatnonzero(labels >= 0)
+        self.labels = labels[self.indices]
+
+    def __len__(self) -> int:
+        """How many images these identities have."""
+        return len(self.indices)
+
+    def image(self, index: int) -> np.ndarray:
+        """RGB pixels (H, W, 3), uint8."""
+        return self.source.image(int(self.indices[index]))
+
+    def describe(self, index: int) -> str:
+        """The image's path, or what else names it."""
+        return self.source.describe(int(self.indices[index]))

@@ -1,0 +1,317 @@
+"""A run from end to end on made-up faces, and the parts of the trainer."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tiny_run import NUM_IDENTITIES, NUM_IMAGES, tiny_recipe, write_faces
+
+from fusedface.data import open_source
+from fusedface.kernels import ArcFace, margin_loss
+from fusedface.models import build_from_checkpoint
+from fusedface.recipes.engine import train
+from fusedface.recipes.engine.batches import Batches
+from fusedface.recipes.engine.faces import SomeIdentities, open_faces, sample_pairs
+from fusedface.recipes.engine.meter import Meter
+from fusedface.recipes.engine.precision import pick_precision
+from fusedface.recipes.engine.run import pick_device, run_recipe
+from fusedface.recipes.engine.train import mean_accuracy
+from fusedface.recipes.settings import override, with_data
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return write_faces(tmp_path_factory.mktemp("faces"))
+
+
+def run(faces, out, *settings, **options):
+    console = options.pop("console", Console(quiet=True))
+    recipe = override(tiny_recipe(faces), settings)
+    return run_recipe(recipe, out, device="cpu", console=console, **options)
+
+
+def weights(out):
+    newest = max((out / "checkpoints").glob("step-*.pt"))
+    content = torch.load(newest, weights_only=True)
+    return {**content["model"], **{f"head.{k}": v for k, v in content["head"].items()}}
+
+
+def metrics(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(faces):
+    out = faces / "finished"
+    return out, run(faces, out)
+
+
+def test_everything_is_in_the_run_directory(finished):
+    out, summary = finished
+    assert {path.name for path in out.iterdir()} >= {
+        "recipe.toml", "environment.json", "metrics.jsonl", "checkpoints", "summary.json",
+        "curves.png", "curves.svg",
+    }  # fmt: skip
+    assert json.loads((out / "summary.json").read_text("utf-8")) == summary.as_dict()
+    environment = json.loads((out / "environment.json").read_text("utf-8"))
+    assert [start["step"] for start in environment] == [0]
+    assert environment[0]["seed"] == 5
+    assert environment[0]["packages"]["torch"]
+
+
+def test_the_summary(finished):
+    _, summary = finished
+    assert (summary.recipe, summary.seed, summary.verdict) == ("tiny", 5, "finished")
+    assert summary.steps == 12  # 36 images, 4 whole batches of 8 an epoch, 3 epochs
+    assert (summary.num_identities, summary.num_images) == (NUM_IDENTITIES, 36)
+    assert summary.seconds > 0
+    assert summary.images_per_second > 0
+    assert set(summary.verification) == set(summary.untrained) == {"pairs"}
+    for figures in (*summary.verification.values(), *summary.untrained.values()):
+        assert {"accuracy", "accuracy_std", "tar_at_far", "rank1"} <= figures.keys()
+        assert 0.0 <= figures["accuracy"] <= 1.0
+
+
+def test_it_learns_to_tell_unseen_people_apart(finished):
+    _, summary = finished
+    after, before = summary.verification["pairs"], summary.untrained["pairs"]
+    assert after["accuracy"] > 0.8
+    assert after["auc"] > before["auc"] + 0.1
+
+
+def test_lines_of_metrics(finished):
+    out, summary = finished
+    lines = metrics(out)
+    by_kind = {
+        kind: [line["step"] for line in lines if line["kind"] == kind]
+        for kind in ("train", "evaluation")
+    }
+    assert by_kind == {"train": [2, 4, 6, 8, 10, 12], "evaluation": [0, 6, 12]}
+    first = next(line for line in lines if line["kind"] == "train")
+    assert first["loss"] == pytest.approx(summary.initial_loss, abs=2.5)
+    assert first["lr"] == pytest.approx(0.05)
+    assert 0.0 <= first["hard_share"] <= 1.0
+    assert lines[-2]["loss"] == summary.final_loss < first["loss"]
+
+
+def test_the_checkpoint_is_the_network_of_the_summary(faces, finished):
+    out, summary = finished
+    model = build_from_checkpoint(out / "checkpoints" / "step-00000012.pt")
+    again = open_faces(tiny_recipe(faces), lambda _: None).evaluate(model)
+    assert again["pairs"]["accuracy"] == summary.verification["pairs"]["accuracy"]
+    best = torch.load(out / "checkpoints" / "best.pt", weights_only=True)
+    accuracies = {
+        line["step"]: mean_accuracy(line["verification"])
+        for line in metrics(out)
+        if line["kind"] == "evaluation" and line["step"] > 0
+    }
+    assert accuracies[best["step"]] == max(accuracies.values())
+
+
+def test_a_recipe_file_and_workers_give_the_same_weights(finished, tmp_path):
+    from fusedface.recipes.registry import get_recipe
+
+    out, _ = finished
+    recipe = override(get_recipe(out / "recipe.toml"), ["data.num_workers=2", "evaluation.every=0"])
+    run_recipe(recipe, tmp_path / "again", device="cpu", console=Console(quiet=True))
+    ours, theirs = weights(tmp_path / "again"), weights(out)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_seed_matters(faces, finished, tmp_path):
+    out, _ = finished
+    run(faces, tmp_path / "other", "train.seed=6", "evaluation.every=0")
+    assert not torch.equal(weights(tmp_path / "other")["head.weight"], weights(out)["head.weight"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precisions_and_memory_orders(faces, tmp_path, precision):
+    settings = ("schedule.steps=3", f"train.precision={precision}", "train.channels_last=false")
+    summary = run(faces, tmp_path / "run", *settings)
+    assert summary.verdict == "finished"
+    assert all(tensor.dtype != torch.bfloat16 for tensor in weights(tmp_path / "run").values())
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text("utf-8"))
+    assert environment[0]["precision"] == precision
+
+
+def poison(monkeypatch, at_step, where):
+    """Make the loss, or a weight of the backbone, NaN at a step."""
+    original = train.Trainer._train_step
+
+    def poisoned(self, images, labels):
+        if self.progress.step + 1 == at_step:
+            tensor = self.head.weight if where == "head" else self.model.stem[0].weight
+            tensor.data[0] = math.nan
+        original(self, images, labels)
+
+    monkeypatch.setattr(train.Trainer, "_train_step", poisoned)
+
+
+@pytest.mark.parametrize("where", ["head", "backbone"])
+def test_a_loss_that_is_not_finite_stops_the_run(faces, tmp_path, monkeypatch, where):
+    poison(monkeypatch, at_step=8, where=where)
+    summary = run(faces, tmp_path / "run")
+    assert summary.verdict == "non_finite"
+    assert "step 8" in summary.message
+    assert summary.steps == 7
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_a_device_that_is_read_rarely_still_names_the_step():
+    meter = Meter(num_classes=4)
+    for loss in (1.0, math.inf, math.nan):
+        weight, labels = torch.eye(4), torch.tensor([0])
+        out = margin_loss(torch.eye(4)[:1], weight, labels, ArcFace())
+        meter.add(out._replace(loss=torch.tensor(loss)), torch.tensor(1.0))
+    assert meter.first_non_finite(scaled=True) == 1  # one step before the newest
+    assert meter.first_non_finite(scaled=False) == 1
+
+
+def test_a_scaled_gradient_may_overflow():
+    meter = Meter(num_classes=4)
+    out = margin_loss(torch.eye(4)[:1], torch.eye(4), torch.tensor([0]), ArcFace())
+    meter.add(out, torch.tensor(math.inf))
+    assert meter.first_non_finite(scaled=True) is None
+    assert meter.first_non_finite(scaled=False) == 0
+
+
+def test_figures_of_a_batch_worked_out_by_hand():
+    """Two classes at right angles: embedding 0 is its own centre, embedding 1 the other's."""
+    meter = Meter(num_classes=2)
+    weight, labels = torch.eye(2), torch.tensor([0, 0])
+    out = margin_loss(torch.eye(2), weight, labels, ArcFace(m=0.5, s=4.0))
+    meter.add(out, torch.tensor(3.0))
+    figures = meter.take()
+    assert figures["target_cosine"] == pytest.approx(0.5)
+    assert figures["max_negative_cosine"] == pytest.approx(0.5)
+    assert figures["accuracy"] == 0.5
+    assert figures["hard_share"] == 0.5  # the second's only negative has cosine 1 > cos(pi/2 + m)
+    assert figures["grad_norm"] == 3.0
+    assert "t" not in figures  # ArcFace has none
+    assert meter.rows == []
+
+
+def test_unreadable_images_are_named_once_and_counted(faces, tmp_path):
+    import io
+
+    broken = tmp_path / "broken"
+    for person in sorted((faces / "train").iterdir()):
+        (broken / person.name).mkdir(parents=True)
+        for image in person.iterdir():
+            (broken / person.name / image.name).write_bytes(image.read_bytes())
+    bad = broken / "person02" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    stream = io.StringIO()
+    console = Console(file=stream, width=300)
+    summary = run(faces, tmp_path / "run", f"data.source={broken}", console=console)
+    assert summary.verdict == "finished"
+    assert summary.unreadable_images == 1
+    assert stream.getvalue().count(str(bad)) == 1
+
+
+def test_wrong_paths_are_the_users_mistake(faces, tmp_path):
+    with pytest.raises(ValueError, match="nowhere"):
+        run(faces, tmp_path / "run", f"data.source={tmp_path / 'nowhere'}")
+    with pytest.raises(ValueError, match=r"nothing\.csv"):
+        run(faces, tmp_path / "run2", f"evaluation.pairs={tmp_path / 'nothing.csv'}")
+
+
+def test_devices():
+    assert pick_device("cpu") == CPU
+    with pytest.raises(ValueError, match="device 'gpu'"):
+        pick_device("gpu")
+
+
+def test_float16_is_refused_on_the_cpu():
+    assert pick_precision("float32", CPU).dtype == torch.float32
+    assert pick_precision("auto", CPU).dtype in (torch.float32, torch.bfloat16)
+    with pytest.raises(ValueError, match=r"train\.precision must not be float16 on cpu"):
+        pick_precision("float16", CPU)
+
+
+def test_each_epoch_is_another_order_of_the_same_images():
+    batches = Batches(num_images=23, batch_size=5, seed=3)
+    assert batches.steps_per_epoch == 4
+    epochs = [list(batches.rest_of_epoch(step)) for step in (0, 4)]
+    for epoch in epochs:
+        indices = [index for batch in epoch for index in batch]
+        assert max(Counter(indices).values()) == 1
+        assert set(indices) <= set(range(23))
+        assert [len(batch) for batch in epoch] == [5, 5, 5, 5]
+    assert epochs[0] != epochs[1]
+    assert list(batches.rest_of_epoch(6)) == epochs[1][2:]
+    assert list(Batches(23, 5, seed=4).rest_of_epoch(0)) != epochs[0]
+    small = Batches(num_images=3, batch_size=5, seed=0)
+    assert sorted(next(small.rest_of_epoch(7))) == [0, 1, 2]
+
+
+def many_people(folder, count):
+    rng = np.random.default_rng(1)
+    from PIL import Image
+
+    for identity in range(count):
+        (folder / f"p{identity:03d}").mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"p{identity:03d}" / f"{number}.png")
+    return folder
+
+
+def test_people_are_held_out_where_there_are_enough(tmp_path):
+    source = many_people(tmp_path / "many", 60)
+    recipe = with_data(tiny_recipe(tmp_path), source, [], None)
+    recipe = replace(recipe, evaluation=replace(recipe.evaluation, pairs=(), num_pairs=40))
+    notes = []
+    faces = open_faces(recipe, notes.append)
+    assert faces.train.num_classes == 54
+    assert len(faces.train) == 54 * 4
+    pairs = faces.tests["held-out"]
+    assert (pairs.same.sum(), len(pairs)) == (20, 40)
+    tested = {pairs.images.source.describe(int(i)) for i in pairs.images.indices}
+    trained = {faces.train.describe(i) for i in range(len(faces.train))}
+    people = [{path.split("/")[-2] for path in paths} for paths in (tested, trained)]
+    assert len(people[0]) == 6
+    assert people[0].isdisjoint(people[1])
+    assert any("6 of 60 people are kept back" in note for note in notes)
+
+
+def test_too_few_people_are_all_trained_on(faces):
+    recipe = tiny_recipe(faces)
+    recipe = replace(recipe, evaluation=replace(recipe.evaluation, pairs=()))
+    notes = []
+    opened = open_faces(recipe, notes.append)
+    assert opened.tests == {}
+    assert opened.train.num_classes == NUM_IDENTITIES
+    assert any("too few" in note for note in notes)
+
+
+def test_sampled_pairs_are_what_they_say(faces):
+    source = open_source(faces / "train")
+    pairs = sample_pairs(source, 60)
+    identity = pairs.images.identities
+    assert np.array_equal(identity[pairs.first] == identity[pairs.second], pairs.same)
+    assert (pairs.first != pairs.second).all()
+    keys = {tuple(sorted(pair)) for pair in zip(pairs.first, pairs.second, strict=True)}
+    assert len(keys) == len(pairs) == 60
+    for fold in range(10):
+        assert pairs.same[pairs.fold == fold].sum() == 3
+    again = sample_pairs(source, 60)
+    assert np.array_equal(again.first, pairs.first)
+    # Only 6 x 15 pairs are of one person, however many are asked for.
+    assert sample_pairs(source, 10_000).same.sum() == NUM_IDENTITIES * math.comb(NUM_IMAGES, 2)
+
+
+def test_some_identities_are_numbered_anew(faces):
+    source = open_source(faces / "train")
+    some = SomeIdentities(source, [1, 4])
+    assert some.class_names == ["person01", "person04"]
+    assert some.labels.tolist() == [0] * NUM_IMAGES + [1] * NUM_IMAGES
+    assert np.array_equal(some.image(NUM_IMAGES), source.image(4 * NUM_IMAGES))
+    assert some.describe(0) == source.describe(NUM_IMAGES)
