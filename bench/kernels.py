@@ -62,6 +62,24 @@ def run(
     return rows
 
 
+def parse_cases(shapes: Iterable[str], phases: Iterable[str]) -> list[Case]:
+    """Cases from texts such as "256x85742x128" and "start" or "late".
+
+    Raises:
+        ValueError: a text is neither.
+    """
+    cases = []
+    for shape in shapes:
+        sizes = shape.lower().split("x")
+        if len(sizes) != 3 or not all(size.isdigit() and int(size) > 0 for size in sizes):
+            raise ValueError(f"a shape must be BxCxD such as 256x85742x128, got {shape!r}")
+        for phase in phases:
+            if phase not in ("start", "late"):
+                raise ValueError(f"a phase must be start or late, got {phase!r}")
+            cases.append(Case(*map(int, sizes), phase))
+    return cases
+
+
 def base(provider: Provider) -> str:
     """The provider that its ratio is against: our float32 head with the same loss."""
     return f"fused {provider.margin.name} float32"

@@ -1,1 +1,27 @@
-"""data"""
+"""Faces: sources of labelled images, augmentation, batches, and verification pairs."""
+
+from fusedface.data.contact_sheet import contact_sheet
+from fusedface.data.dataset import FaceBatch, FaceDataset, first
+from fusedface.data.pairs import PairList, from_index_pairs, read_pairs
+from fusedface.data.sources import FaceSource, FileSource, UnreadableImage, open_source
+from fusedface.data.synthetic import IndexPairs, SyntheticFaces, synthetic_pairs
+from fusedface.data.transforms import PRESETS, augmentation
+
+__all__ = [
+    "PRESETS",
+    "FaceBatch",
+    "FaceDataset",
+    "FaceSource",
+    "FileSource",
+    "IndexPairs",
+    "PairList",
+    "SyntheticFaces",
+    "UnreadableImage",
+    "augmentation",
+    "contact_sheet",
+    "first",
+    "from_index_pairs",
+    "open_source",
+    "read_pairs",
+    "synthetic_pairs",
+]

@@ -1,0 +1,55 @@
+"""A picture of a source: a row an identity, a column an image."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from fusedface.data.sources import FaceSource, UnreadableImage
+from fusedface.data.transforms import fit
+
+MARGIN, LABEL_WIDTH = 4, 110  # pixels
+INK, PAPER, BROKEN = (40, 40, 40), (255, 255, 255), (220, 120, 120)
+
+
+def contact_sheet(
+    source: FaceSource,
+    path: Path,
+    *,
+    num_identities: int = 8,
+    images_per_identity: int = 8,
+    cell: tuple[int, int] = (112, 112),
+) -> None:
+    """Write a sheet of the first identities of a source.
+
+    Args:
+        source: where the faces come from.
+        path: the picture to write, any kind that Pillow writes.
+        num_identities: rows, at most.
+        images_per_identity: columns, at most.
+        cell: (H, W) in pixels to which images are scaled; a red cell stands for an unreadable one.
+    """
+    rows = min(num_identities, source.num_classes)
+    height, width = cell
+    size = (
+        LABEL_WIDTH + images_per_identity * (width + MARGIN) + MARGIN,
+        rows * (height + MARGIN) + MARGIN,
+    )
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for row in range(rows):
+        top = MARGIN + row * (height + MARGIN)
+        draw.text((MARGIN, top + height // 2 - 6), str(source.class_names[row])[:18], fill=INK)
+        indices = np.flatnonzero(source.labels == row)[:images_per_identity]
+        for column, index in enumerate(indices):
+            left = LABEL_WIDTH + column * (width + MARGIN)
+            sheet.paste(_cell(source, int(index), cell), (left, top))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def _cell(source: FaceSource, index: int, cell: tuple[int, int]) -> Image.Image:
+    try:
+        return Image.fromarray(np.ascontiguousarray(fit(source.image(index), cell)))
+    except UnreadableImage:
+        return Image.new("RGB", (cell[1], cell[0]), BROKEN)

@@ -1,0 +1,127 @@
+"""Training images: read, augmented and put together in batches, the same for any number of workers."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fusedface.data.sources import FaceSource, UnreadableImage
+from fusedface.data.transforms import augmentation, fit, frame_size
+from fusedface.models import Preprocessing
+
+
+class FaceBatch(NamedTuple):
+    """What a loader yields.
+
+    An unreadable image is replaced by the next readable one of the source, with its label;
+    `unreadable` says which and why.
+    """
+
+    images: Tensor  # (B, H, W, 3) uint8, RGB
+    labels: Tensor  # (B,) int64
+    unreadable: tuple[str, ...]
+
+
+class FaceDataset(Dataset[FaceBatch]):
+    """A source as a network sees it in training.
+
+    An image depends on (seed, epoch, index) alone. Batches are read whole (`__getitems__`), because
+    generated faces are rendered many at a time; use a DataLoader with `collate_fn=first`.
+
+    Args:
+        source: where the faces come from.
+        augmentation: one of `fusedface.data.PRESETS`.
+        preprocessing: of the backbone; images are scaled to the size it takes.
+        seed: of the augmentation.
+
+    Raises:
+        ValueError: the preset is unknown or cannot be used here.
+    """
+
+    def __init__(
+        self, source: FaceSource, augmentation: str, preprocessing: Preprocessing, seed: int
+    ) -> None:
+        self.source, self.seed, self.epoch = source, seed, 0
+        self.preset = augmentation
+        self.size = frame_size(preprocessing)
+        self._augment = _augment(augmentation, self.size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Augment anew; before the workers of the epoch start."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> FaceBatch:
+        """A batch of one image."""
+        return self.batch([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[FaceBatch]:
+        """One batch of these images, in a list for the loader's collate function."""
+        return [self.batch(indices)]
+
+    def batch(self, indices: Sequence[int]) -> FaceBatch:
+        """The images at `indices`, augmented for the current epoch."""
+        read = read_images(self.source, indices)
+        images = [
+            self._varied(image, index) for image, index in zip(read.images, indices, strict=True)
+        ]
+        labels = torch.from_numpy(self.source.labels[read.indices])
+        return FaceBatch(torch.from_numpy(np.stack(images)), labels, read.unreadable)
+
+    def _varied(self, image: np.ndarray, index: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, self.epoch, int(index)))
+        return self._augment(fit(image, self.size), rng)
+
+    def __getstate__(self) -> dict[str, object]:
+        """For workers that are started afresh: the augmentation is built again there."""
+        return {k: v for k, v in self.__dict__.items() if k != "_augment"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._augment = _augment(self.preset, self.size)
+
+
+_augment = augmentation  # the argument of FaceDataset has the same name
+
+
+class _Read(NamedTuple):
+    images: Sequence[np.ndarray]
+    indices: list[int]  # where each image came from in the end
+    unreadable: tuple[str, ...]
+
+
+def read_images(source: FaceSource, indices: Sequence[int]) -> _Read:
+    """Read (or render) images; an unreadable one is replaced by the next readable one of the source.
+
+    Raises:
+        ValueError: no image of the source can be read.
+    """
+    render = getattr(source, "render", None)
+    if render is not None:
+        return _Read(render(torch.as_tensor(indices)).cpu().numpy(), [int(i) for i in indices], ())
+    images, found, unreadable = [], [], []
+    for index in indices:
+        image, at = _next_readable(source, int(index), unreadable)
+        images.append(image)
+        found.append(at)
+    return _Read(images, found, tuple(unreadable))
+
+
+def _next_readable(source: FaceSource, index: int, unreadable: list[str]) -> tuple[np.ndarray, int]:
+    for offset in range(len(source)):
+        at = (index + offset) % len(source)
+        try:
+            return source.image(at), at
+        except UnreadableImage as error:
+            unreadable.append(str(error))
+    raise ValueError(f"none of the {len(source)} images can be read; the last: {unreadable[-1]}")
+
+
+def first(batches: list[FaceBatch]) -> FaceBatch:
+    """The collate function of a loader over FaceDataset: its batches come whole."""
+    return batches[0]

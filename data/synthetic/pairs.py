@@ -1,0 +1,72 @@
+"""Verification pairs of generated faces, half of the impostors look-alikes."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fusedface.data.synthetic.source import SyntheticFaces
+
+
+class IndexPairs(NamedTuple):
+    """P pairs of images of a source; all (P,)."""
+
+    first: np.ndarray
+    second: np.ndarray
+    same: np.ndarray
+    fold: np.ndarray
+
+
+def synthetic_pairs(
+    source: SyntheticFaces,
+    num_pairs: int,
+    *,
+    folds: int = 10,
+    seed: int = 0,
+    within_family: float = 0.5,
+) -> IndexPairs:
+    """As many genuine as impostor pairs in each fold; the people of a fold are in no other.
+
+    Args:
+        source: with at least 2 images of each person.
+        num_pairs: P, rounded up to a multiple of 2 `folds`.
+        folds: number of folds.
+        seed: of the choice.
+        within_family: share of the impostor pairs that are of look-alikes.
+
+    Raises:
+        ValueError: there are too few people or images for such pairs.
+    """
+    if source.images_per_identity < 2:
+        raise ValueError("genuine pairs need at least 2 images of each person, the source has 1")
+    families = np.array(
+        [source.family(i * source.images_per_identity) for i in range(source.num_classes)]
+    )
+    groups = np.array_split(np.arange(source.num_classes), folds)
+    if min(len(group) for group in groups) < 2:
+        raise ValueError(
+            f"{folds} folds need at least {2 * folds} people, got {source.num_classes}"
+        )
+    rng = np.random.default_rng(seed)
+    per_fold = -(-num_pairs // (2 * folds))
+    rows = []
+    for fold, group in enumerate(groups):
+        for i in range(per_fold):
+            one = int(rng.choice(group))
+            rows.append((*_two_images(source, one, one, rng), True, fold))
+            alike = [int(k) for k in group if families[k] == families[one] and k != one]
+            strangers = [int(k) for k in group if k != one]
+            wanted = alike if alike and i < within_family * per_fold else strangers
+            other = int(rng.choice(wanted))
+            rows.append((*_two_images(source, one, other, rng), False, fold))
+    first, second, same, fold = (np.array(column) for column in zip(*rows, strict=True))
+    return IndexPairs(first, second, same, fold)
+
+
+def _two_images(
+    source: SyntheticFaces, one: int, other: int, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Two different images, of these people."""
+    count = source.images_per_identity
+    a = int(rng.integers(count))
+    b = int((a + rng.integers(1, count)) % count) if one == other else int(rng.integers(count))
+    return one * count + a, other * count + b

@@ -1,0 +1,64 @@
+"""`evaluate`: verification figures of a checkpoint, ours or a public one."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fusedface.data import read_pairs
+from fusedface.models import build_from_checkpoint
+from fusedface.recipes.engine.evaluate import evaluate_with_scores
+from fusedface.recipes.engine.run import pick_device
+from fusedface.recipes.engine.verification import VerificationResult, roc
+from fusedface.recipes.report.roc import plot_roc
+
+
+def evaluate_checkpoint(
+    checkpoint: Path,
+    data: Path,
+    pair_lists: Sequence[Path],
+    out: Path | None,
+    device: str | None,
+    console: Console,
+) -> dict[str, VerificationResult]:
+    """Print the figures of each list; with `out`, write results.json and the ROC there.
+
+    Raises:
+        ValueError: the checkpoint, a list or an image cannot be read.
+    """
+    model = build_from_checkpoint(checkpoint).to(pick_device(device))
+    results, curves = {}, {}
+    for path in pair_lists:
+        pairs = read_pairs(path, data)
+        with console.status(f"{path.name}: {len(pairs)} pairs of {len(pairs.images)} images"):
+            results[path.stem], scores = evaluate_with_scores(model, pairs)
+        curves[path.stem] = roc(scores.genuine, scores.impostor)
+    config = model.config
+    console.print(f"{checkpoint.name}: {config['name']}, {model.preprocessing}", highlight=False)
+    console.print(results_table(results))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        figures = {name: result.as_dict() for name, result in results.items()}
+        document = {"checkpoint": checkpoint.name, "backbone": config, "verification": figures}
+        (out / "results.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        plot_roc(curves, out / "roc.png")
+        console.print(f"wrote results.json, roc.png and roc.svg to {out}", highlight=False)
+    return results
+
+
+def results_table(results: dict[str, VerificationResult]) -> Table:
+    """A row a set, percent."""
+    table = Table()
+    rates = sorted({far for r in results.values() for far in r.tar_at_far}, key=float, reverse=True)
+    table.add_column("set")
+    for heading in ("accuracy", *(f"TAR@FAR={far}" for far in rates), "AUC", "rank-1", "pairs"):
+        table.add_column(heading, justify="right")
+    for name, r in results.items():
+        tars = [f"{100 * r.tar_at_far[far]:.2f}" if far in r.tar_at_far else "-" for far in rates]
+        rank1 = "-" if r.rank1 is None else f"{100 * r.rank1:.2f}"
+        accuracy = f"{100 * r.accuracy:.2f} ± {100 * r.accuracy_std:.2f}"
+        counts = f"{r.num_genuine:,} + {r.num_impostor:,}"
+        table.add_row(name, accuracy, *tars, f"{r.auc:.5f}", rank1, counts)
+    return table
