@@ -19,10 +19,8 @@ try:
     import fusedface
 except ModuleNotFoundError as error:
     sys.exit(
-        f"{error}. FusedFace is not installed in this Python. In the folder of cli.py, run
-"
-        f"  {INSTALL}
-and then .venv/bin/python cli.py"
+        f"{error}. FusedFace is not installed in this Python. In the folder of cli.py, run\n"
+        f"  {INSTALL}\nand then .venv/bin/python cli.py"
     )
 
 app = typer.Typer(
