@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
+
+# Tests are many small operations, for which threads that wait for each other cost more than they give;
+# on a busy machine, a thousand times more.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ def synthetic_pairs(
     seed: int = 0,
     within_family: float = 0.5,
 ) -> IndexPairs:
-    """As many genuine as impostor pairs in each fold; the people of a fold are in no other.
+    """As many genuine as impostor pairs in each fold.
 
     Args:
         source: with at least 2 images of each person.
@@ -34,30 +34,24 @@ def synthetic_pairs(
         within_family: share of the impostor pairs that are of look-alikes.
 
     Raises:
-        ValueError: there are too few people or images for such pairs.
+        ValueError: the source has one image of each person.
     """
     if source.images_per_identity < 2:
         raise ValueError("genuine pairs need at least 2 images of each person, the source has 1")
-    families = np.array(
-        [source.family(i * source.images_per_identity) for i in range(source.num_classes)]
-    )
-    groups = np.array_split(np.arange(source.num_classes), folds)
-    if min(len(group) for group in groups) < 2:
-        raise ValueError(
-            f"{folds} folds need at least {2 * folds} people, got {source.num_classes}"
-        )
+    people = np.arange(source.num_classes)
+    family = np.array([source.family(i * source.images_per_identity) for i in people])
     rng = np.random.default_rng(seed)
     per_fold = -(-num_pairs // (2 * folds))
     rows = []
-    for fold, group in enumerate(groups):
-        for i in range(per_fold):
-            one = int(rng.choice(group))
-            rows.append((*_two_images(source, one, one, rng), True, fold))
-            alike = [int(k) for k in group if families[k] == families[one] and k != one]
-            strangers = [int(k) for k in group if k != one]
-            wanted = alike if alike and i < within_family * per_fold else strangers
-            other = int(rng.choice(wanted))
-            rows.append((*_two_images(source, one, other, rng), False, fold))
+    for i in range(folds * per_fold):
+        fold = i // per_fold
+        one = int(rng.choice(people))
+        rows.append((*_two_images(source, one, one, rng), True, fold))
+        others = people[people != one]
+        alike = others[family[others] == family[one]]
+        wants_alike = i % per_fold < within_family * per_fold and len(alike) > 0
+        other = int(rng.choice(alike if wants_alike else others))
+        rows.append((*_two_images(source, one, other, rng), False, fold))
     first, second, same, fold = (np.array(column) for column in zip(*rows, strict=True))
     return IndexPairs(first, second, same, fold)
 

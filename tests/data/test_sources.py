@@ -1,0 +1,132 @@
+"""Folders and list files: what is found, and what is said about what is wrong."""
+
+import pickle
+
+import numpy as np
+import pytest
+from face_files import write_image, write_people
+from PIL import Image
+
+from fusedface.data import FaceSource, UnreadableImage, open_source
+from fusedface.data.sources import MAX_PIXELS, read_image
+
+
+def test_folder(tmp_path):
+    source = open_source(write_people(tmp_path))
+    assert isinstance(source, FaceSource)
+    assert (len(source), source.num_classes, source.class_names) == (9, 3, ["ann", "bob", "cyd"])
+    assert source.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert source.image(4).shape == (112, 112, 3)
+    assert source.describe(4).endswith("bob_0002.png")
+    again = pickle.loads(pickle.dumps(source))  # to a worker process
+    assert np.array_equal(again.image(4), source.image(4))
+
+
+def test_folder_leaves_what_is_no_image_of_a_person(tmp_path):
+    write_people(tmp_path)
+    (tmp_path / "notes.txt").write_text("no face")
+    (tmp_path / "ann" / "Thumbs.db").write_text("no face")
+    (tmp_path / "ann" / ".hidden.png").write_bytes(b"no face")
+    (tmp_path / "empty").mkdir()
+    write_image(tmp_path / ".cache" / "x.png")
+    write_image(tmp_path / "bob" / "deeper" / "UPPER.JPG")
+    source = open_source(tmp_path)
+    assert (len(source), source.num_classes) == (10, 3)
+
+
+def test_links_out_of_the_folder_are_left(tmp_path):
+    write_people(tmp_path / "data")
+    secret = tmp_path / "outside.png"
+    write_image(secret)
+    (tmp_path / "data" / "ann" / "link.png").symlink_to(secret)
+    assert len(open_source(tmp_path / "data")) == 9
+
+
+def test_list_file(tmp_path):
+    write_people(tmp_path)
+    write_image(tmp_path / "with space" / "a b.png")
+    lines = [
+        "# a comment",
+        "",
+        "ann/ann_0001.png 10",
+        "bob/bob_0001.png 9",
+        "with space/a b.png 10",
+    ]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    source = open_source(tmp_path / "list.txt")
+    assert source.labels.tolist() == [1, 0, 1]  # 9 before 10
+    assert source.describe(2).endswith("a b.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ann/ann_0001.png", ["list.txt:1", "path label", "ann_0001"]),
+        ("ann/ann_0001.png 0\n../secret.png 1", ["list.txt:2", "leads out"]),
+        ("ann/ann_0001.png 0\n/etc/passwd 1", ["list.txt:2", "leads out"]),
+        ("ann/ann_0001.png 0\nann/ann_0002.png 0", ["at least 2 identities", "found 1"]),
+        ("", ["lists no images"]),
+    ],
+)
+def test_bad_lists_are_refused(tmp_path, text, words):
+    write_people(tmp_path)
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ValueError, match="list") as error:
+        open_source(tmp_path / "list.txt")
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_bad_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        open_source(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no images"):
+        open_source(tmp_path)
+    write_people(tmp_path, names=("ann",))
+    with pytest.raises(ValueError, match=r"at least 2 identities, found 1 \(only 'ann'\)"):
+        open_source(tmp_path)
+    for name in ("ann", "bob"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        for k in range(1, 4):
+            (tmp_path / name / f"{name}_{k:04d}.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match="none of 6 images tried can be read"):
+        open_source(tmp_path)
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00 1\n")
+    with pytest.raises(ValueError, match="no UTF-8"):
+        open_source(tmp_path / "bytes.txt")
+
+
+def broken_files(folder):
+    """Files that are no readable face crop, by why."""
+    write_image(folder / "good.jpg")
+    whole = (folder / "good.jpg").read_bytes()
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("hello")
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "header.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\x00" * 30)
+    Image.new("1", (6000, 6000)).save(folder / "bomb.png")
+    assert MAX_PIXELS < 6000 * 6000
+    return {
+        "empty.jpg": "empty", "text.jpg": "not an image", "truncated.jpg": "truncated",
+        "header.png": ".", "bomb.png": "6000x6000 pixels are too many", "missing.jpg": "No such file",
+    }  # fmt: skip
+
+
+def test_unreadable_images_say_why(tmp_path):
+    for name, reason in broken_files(tmp_path).items():
+        with pytest.raises(UnreadableImage, match=reason) as error:
+            read_image(tmp_path / name)
+        assert error.value.path == str(tmp_path / name)
+        again = pickle.loads(pickle.dumps(error.value))  # from a worker process
+        assert (again.path, again.reason) == (error.value.path, error.value.reason)
+
+
+def test_grey_transparent_and_turned_images(tmp_path):
+    Image.new("L", (20, 30), 77).save(tmp_path / "grey.png")
+    assert (read_image(tmp_path / "grey.png") == 77).all()
+    assert read_image(tmp_path / "grey.png").shape == (30, 20, 3)
+    Image.new("RGBA", (20, 30), (1, 2, 3, 0)).save(tmp_path / "clear.png")
+    assert read_image(tmp_path / "clear.png").shape == (30, 20, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.new("RGB", (20, 30)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (20, 30, 3)
