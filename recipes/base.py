@@ -71,9 +71,9 @@ class Head:
 class Synthetic:
     """The generated people of a run without photos; see `fusedface.data.SyntheticFaces`."""
 
-    num_identities: int = 200
+    num_identities: int = 140
     """People in the training set."""
-    images_per_identity: int = 20
+    images_per_identity: int = 10
     """Images of each of them."""
     difficulty: float = 0.5
     """0 to 1: how much pose, light, occlusion, blur and noise vary, and how alike people look."""
@@ -107,7 +107,7 @@ class Data:
     augmentation: str = "flip"
     """A preset of `fusedface.data`."""
     num_workers: int = 0
-    """Processes that read images beside the training; the result does not depend on it."""
+    """Processes that read image files beside the training; the result does not depend on it."""
 
     def __post_init__(self) -> None:
         _require("data.source", self.source, bool(self.source.strip()), "a path or 'synthetic'")
@@ -213,8 +213,8 @@ class Evaluation:
     """Pair lists (LFW's pairs.txt, or "path path same fold"); without any, see `engine.faces`."""
     root: str | None = None
     """The folder that the paths in `pairs` start from; none: that of each list."""
-    every: int = 0
-    """Steps between evaluations; 0: only before and after training."""
+    every: float = 0.0
+    """Epochs between evaluations; 0: only before and after training."""
     num_identities: int = 50
     """People of the generated evaluation set, who are none of the training set."""
     images_per_identity: int = 8
@@ -223,7 +223,8 @@ class Evaluation:
     """Pairs drawn from generated or held-out faces, half of them of one person."""
 
     def __post_init__(self) -> None:
-        _require("evaluation.every", self.every, self.every >= 0, "at least 0")
+        is_length = 0.0 <= self.every < float("inf")
+        _require("evaluation.every", self.every, is_length, "at least 0")
         enough = self.num_identities >= 20
         _require("evaluation.num_identities", self.num_identities, enough, "at least 20")
         enough = self.images_per_identity >= 2

@@ -54,5 +54,5 @@ def tiny_recipe(folder: Path) -> Recipe:
         optim=Optim(lr=0.05, batch_size=8),
         schedule=Schedule(epochs=3.0, warmup_steps=2),
         train=Train(seed=5, log_every=2, checkpoint_every=3),
-        evaluation=Evaluation(pairs=(str(folder / "pairs.csv"),), every=6),
+        evaluation=Evaluation(pairs=(str(folder / "pairs.csv"),), every=1.5),
     )

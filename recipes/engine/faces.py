@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fusedface.data import (
     FaceDataset,
@@ -22,6 +23,7 @@ from fusedface.data import (
     from_index_pairs,
     open_source,
     read_pairs,
+    synthetic_pairs,
 )
 from fusedface.models import Backbone, Preprocessing
 from fusedface.recipes.base import SYNTHETIC, Evaluation, Recipe
@@ -49,21 +51,22 @@ class Faces:
         return {name: evaluate_pairs(model, pairs).as_dict() for name, pairs in self.tests.items()}
 
 
-def open_faces(recipe: Recipe, note: Callable[[str], None]) -> Faces:
+def open_faces(recipe: Recipe, device: torch.device, note: Callable[[str], None]) -> Faces:
     """Open everything a recipe reads; see the table above.
 
     Args:
         recipe: the experiment.
+        device: where generated faces are rendered.
         note: told what a user should know of the choice.
 
     Raises:
         ValueError: a path is wrong, or holds no usable faces.
     """
     data, evaluation = recipe.data, recipe.evaluation
-    train = _training_source(recipe)
+    train = _training_source(recipe, device)
     tests = _listed_tests(evaluation)
     if not tests and data.source == SYNTHETIC:
-        tests = {SYNTHETIC: _generated_test(recipe)}
+        tests = {SYNTHETIC: _generated_test(recipe, device)}
     elif not tests:
         train, tests = _hold_out(train, evaluation.num_pairs, note)
     note(f"training on {len(train):,} images of {train.num_classes:,} people ({data.source})")
@@ -72,7 +75,7 @@ def open_faces(recipe: Recipe, note: Callable[[str], None]) -> Faces:
     return Faces(train, tests)
 
 
-def _training_source(recipe: Recipe) -> FaceSource:
+def _training_source(recipe: Recipe, device: torch.device) -> FaceSource:
     data, people = recipe.data, recipe.data.synthetic
     if data.source != SYNTHETIC:
         return open_source(data.source)
@@ -83,6 +86,7 @@ def _training_source(recipe: Recipe) -> FaceSource:
         seed=people.seed,
         difficulty=people.difficulty,
         label_noise=people.label_noise,
+        device=device,
     )
 
 
@@ -96,8 +100,8 @@ def _listed_tests(evaluation: Evaluation) -> dict[str, PairList]:
     return tests
 
 
-def _generated_test(recipe: Recipe) -> PairList:
-    """Pairs of people who come after those of the training set in the same world of faces."""
+def _generated_test(recipe: Recipe, device: torch.device) -> PairList:
+    """Pairs of people who come after those of the training set in the same world; look-alikes too."""
     evaluation, people = recipe.evaluation, recipe.data.synthetic
     source = SyntheticFaces(
         evaluation.num_identities,
@@ -106,8 +110,9 @@ def _generated_test(recipe: Recipe) -> PairList:
         seed=people.seed,
         difficulty=people.difficulty,
         first_identity=people.num_identities,
+        device=device,
     )
-    return sample_pairs(source, evaluation.num_pairs)
+    return from_index_pairs(source, *synthetic_pairs(source, evaluation.num_pairs))
 
 
 def _hold_out(

@@ -38,7 +38,7 @@ class Status:
 
     @property
     def images_per_second(self) -> float:
-        """Training throughput, 0 before it is known."""
+        """Training throughput of the last steps, 0 before it is known."""
         return self.batch_size / self.seconds_per_step if self.seconds_per_step else 0.0
 
     @property

@@ -86,7 +86,7 @@ def _train(
 ) -> Summary:
     """Build everything, go on from the newest checkpoint if there is one, train, summarise."""
     began = time.perf_counter()
-    faces = open_faces(recipe, display.note)
+    faces = open_faces(recipe, precision.device, display.note)
     trainer = _build(recipe, faces, directory, precision, display, began)
     content, problems = trainer.checkpoints.newest()
     for problem in problems:
@@ -158,7 +158,7 @@ def _summarise(
         message=message,
         steps=progress.step,
         seconds=round(trainer.seconds, 2),
-        images_per_second=round(status.images_per_second, 2),
+        images_per_second=round(trainer.images_per_second, 2),
         final_loss=progress.final_loss,
         initial_loss=status.initial_loss,
         collapse_loss=status.collapse_loss,
@@ -171,10 +171,7 @@ def _summarise(
 
 
 def _report(summary: Summary, directory: RunDirectory, console: Console) -> None:
-    """Draw the curve, print the table and the verdict."""
-    from fusedface.recipes.report.curves import plot_curves  # matplotlib takes a second to import
-
-    plot_curves(directory.folder)
+    """Print the table and the verdict, draw the curve."""
     if summary.verification:
         console.print(verification_table(summary))
     colour = {"finished": "green", "interrupted": "yellow"}.get(summary.verdict, "red")
@@ -186,3 +183,7 @@ def _report(summary: Summary, directory: RunDirectory, console: Console) -> None
     minutes, seconds = divmod(round(summary.seconds), 60)
     text = f"{minutes} min {seconds} s, {summary.images_per_second:.1f} images/s; see {directory.folder}"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    from fusedface.recipes.report.curves import plot_curves  # matplotlib takes a second to import
+
+    plot_curves(directory.folder)

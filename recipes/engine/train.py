@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from fusedface.data import FaceDataset
 from fusedface.kernels import NonFiniteInputError, predicted_initial_loss
 from fusedface.models import Backbone, MarginHead
-from fusedface.recipes.base import Recipe
+from fusedface.recipes.base import SYNTHETIC, Recipe
 from fusedface.recipes.engine.batches import Batches
 from fusedface.recipes.engine.checkpoint import CheckpointFolder
 from fusedface.recipes.engine.meter import Meter
@@ -26,6 +27,7 @@ from fusedface.recipes.settings import to_dict
 
 Verdict = Literal["finished", "interrupted", "non_finite"]
 SHOWN_UNREADABLE = 10
+RECENT_STEPS = 20  # whose pace is shown: the first ones of a run are slow, and would be for long
 Verification = dict[str, dict[str, Any]]  # figures by set name
 
 
@@ -87,11 +89,14 @@ class Trainer:
         self.lr = LearningRate(
             base=recipe.optim.lr, num_steps=self.num_steps, schedule=recipe.schedule
         )
+        every = recipe.evaluation.every * self.batches.steps_per_epoch
+        self.evaluate_every = math.ceil(every)  # in steps
         self.optimizer = build_optimizer(model, head, recipe.optim)
         self.scaler = precision.grad_scaler()
         self.meter = Meter(head.num_classes)
         self.progress = Progress()
         self._saved_at = 0
+        self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
         margin = recipe.head.margin
         self.status = Status(
             name=recipe.name,
@@ -127,15 +132,16 @@ class Trainer:
         self.model.train()
         self.head.train()
         on_gpu = self.precision.device.type == "cuda"
-        workers = self.recipe.data.num_workers
+        is_read = self.recipe.data.source != SYNTHETIC  # generated faces are kept by this process
+        workers = self.recipe.data.num_workers if is_read else 0
         began = time.perf_counter()
         for images, labels, unreadable in self.batches.load(
             self.dataset, self.progress.step, num_workers=workers, pin_memory=on_gpu
         ):
             self._report_unreadable(unreadable)
             self._train_step(images, labels)
-            now = time.perf_counter()
-            self.progress.train_seconds += now - began
+            self._durations.append(time.perf_counter() - began)
+            self.progress.train_seconds += self._durations[-1]
             self._after_step(log)
             if stop.signal_name is not None or self.progress.step == self.num_steps:
                 return
@@ -195,11 +201,10 @@ class Trainer:
         """Log, evaluate and save where the recipe says so, and at the end."""
         step, train = self.progress.step, self.recipe.train
         self.status.step = step
-        self.status.seconds_per_step = self.progress.train_seconds / step
+        self.status.seconds_per_step = sum(self._durations) / len(self._durations)
         last = step == self.num_steps
         logs = step % train.log_every == 0 or last
-        every = self.recipe.evaluation.every
-        evaluates = last or (every > 0 and step % every == 0)
+        evaluates = last or (self.evaluate_every > 0 and step % self.evaluate_every == 0)
         saves = evaluates or step % train.checkpoint_every == 0
         if logs:
             self._check_finite(behind=1)
@@ -236,6 +241,12 @@ class Trainer:
         return results
 
     @property
+    def images_per_second(self) -> float:
+        """Mean over all training steps, with reading the images; 0 before the first."""
+        images = self.progress.step * self.batches.batch_size
+        return images / self.progress.train_seconds if images else 0.0
+
+    @property
     def seconds(self) -> float:
         """Since the run began, over all its processes."""
         return self.progress.seconds + time.perf_counter() - self.began
@@ -269,9 +280,7 @@ class Trainer:
         self.meter.restore(progress.pop("meter"), self.precision.device)
         self.progress = Progress(**progress)
         self._saved_at = self.progress.step
-        if self.progress.step:
-            self.status.step = self.progress.step
-            self.status.seconds_per_step = self.progress.train_seconds / self.progress.step
+        self.status.step = self.progress.step
         latest = self.progress.verification or self.progress.untrained or {}
         self.status.verification = {name: figures["accuracy"] for name, figures in latest.items()}
 

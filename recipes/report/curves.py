@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from fusedface.recipes.engine.metrics import FILE, read_metrics
 from fusedface.recipes.engine.rundir import SUMMARY
-from fusedface.recipes.report.style import new_figure, save, style
+from fusedface.recipes.report.style import new_figure, save, use_style
 
 Line = dict[str, Any]
 
@@ -42,7 +42,7 @@ def plot_curves(folder: str | Path) -> list[Path]:
 
 
 def _draw(train: list[Line], evaluations: list[Line], summary: Line, folder: Path) -> list[Path]:
-    with style():
+    with use_style():
         figure = new_figure(9.0, 6.0)
         axes = figure.subplots(2, 2, sharex=True)
         _draw_loss(axes[0, 0], train, summary)

@@ -19,7 +19,7 @@ from torch.utils import tensorboard  # noqa: F401  imported once here, not in ev
 from fusedface.recipes.engine import checkpoint, files, train
 from fusedface.recipes.engine.metrics import MetricsLog
 from fusedface.recipes.engine.run import run_recipe
-from fusedface.recipes.report import curves  # noqa: F401
+from fusedface.recipes.report import curves
 
 NUM_STEPS = 12
 
@@ -149,6 +149,9 @@ def compare(out, reference):
 
 
 def main(folder, random_kills):
+    curves.plot_curves = (
+        lambda _folder: []
+    )  # as long as the rest of a run, and not in question here
     results = {}
     reference = folder / "reference"
     began = time.perf_counter()

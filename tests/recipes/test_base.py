@@ -46,7 +46,7 @@ WRONG = [
     (Train, {"precision": "fp16"}, "train.precision"),
     (Train, {"log_every": 0}, "train.log_every"),
     (Evaluation, {"num_pairs": 2}, "evaluation.num_pairs"),
-    (Evaluation, {"every": -1}, "evaluation.every"),
+    (Evaluation, {"every": -1.0}, "evaluation.every"),
 ]
 
 

@@ -43,7 +43,7 @@ def python(*arguments, **options):
 def test_sigkill_at_any_moment_changes_nothing(tmp_path):
     """Weights, optimiser, generators and metrics, bitwise, on the CPU."""
     folder = write_faces(tmp_path)
-    process = python(HERE / "killed_runs.py", folder, 4, stdout=subprocess.PIPE, text=True)
+    process = python(HERE / "killed_runs.py", folder, 3, stdout=subprocess.PIPE, text=True)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     results = json.loads(output.splitlines()[-1])

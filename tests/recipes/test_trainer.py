@@ -104,7 +104,7 @@ def test_lines_of_metrics(finished):
 def test_the_checkpoint_is_the_network_of_the_summary(faces, finished):
     out, summary = finished
     model = build_from_checkpoint(out / "checkpoints" / "step-00000012.pt")
-    again = open_faces(tiny_recipe(faces), lambda _: None).evaluate(model)
+    again = open_faces(tiny_recipe(faces), CPU, lambda _: None).evaluate(model)
     assert again["pairs"]["accuracy"] == summary.verification["pairs"]["accuracy"]
     best = torch.load(out / "checkpoints" / "best.pt", weights_only=True)
     accuracies = {
@@ -269,7 +269,7 @@ def test_people_are_held_out_where_there_are_enough(tmp_path):
     recipe = with_data(tiny_recipe(tmp_path), source, [], None)
     recipe = replace(recipe, evaluation=replace(recipe.evaluation, pairs=(), num_pairs=40))
     notes = []
-    faces = open_faces(recipe, notes.append)
+    faces = open_faces(recipe, CPU, notes.append)
     assert faces.train.num_classes == 54
     assert len(faces.train) == 54 * 4
     pairs = faces.tests["held-out"]
@@ -286,7 +286,7 @@ def test_too_few_people_are_all_trained_on(faces):
     recipe = tiny_recipe(faces)
     recipe = replace(recipe, evaluation=replace(recipe.evaluation, pairs=()))
     notes = []
-    opened = open_faces(recipe, notes.append)
+    opened = open_faces(recipe, CPU, notes.append)
     assert opened.tests == {}
     assert opened.train.num_classes == NUM_IDENTITIES
     assert any("too few" in note for note in notes)
@@ -315,3 +315,21 @@ def test_some_identities_are_numbered_anew(faces):
     assert some.labels.tolist() == [0] * NUM_IMAGES + [1] * NUM_IMAGES
     assert np.array_equal(some.image(NUM_IMAGES), source.image(4 * NUM_IMAGES))
     assert some.describe(0) == source.describe(NUM_IMAGES)
+
+
+def test_generated_people_of_the_evaluation_are_strangers(tmp_path):
+    settings = [
+        "data.source=synthetic", "data.synthetic.num_identities=10", "evaluation.num_identities=20",
+        "data.synthetic.images_per_identity=4", "evaluation.images_per_identity=4",
+        "evaluation.num_pairs=40",
+    ]  # fmt: skip
+    recipe = tiny_recipe(tmp_path)
+    recipe = replace(recipe, evaluation=replace(recipe.evaluation, pairs=()))
+    recipe = override(recipe, settings)
+    faces = open_faces(recipe, CPU, lambda _: None)
+    people = set(faces.tests["synthetic"].images.source.class_names)
+    assert people == {f"identity {number}" for number in range(10, 30)}
+    assert set(faces.train.class_names) == {f"identity {number}" for number in range(10)}
+    summary = run_recipe(recipe, tmp_path / "run", device="cpu", console=Console(quiet=True))
+    assert summary.verdict == "finished"
+    assert set(summary.verification) == {"synthetic"}
