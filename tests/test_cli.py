@@ -1,0 +1,157 @@
+"""The command line: what it prints, and that a user's mistake is a message and not a traceback."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from face_files import write_people
+from typer.testing import CliRunner
+
+from fusedface import cli
+from fusedface.recipes.registry import RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = [
+    "--set", "backbone.input_size=[32, 32]", "--set", "backbone.width=0.25",
+    "--set", "backbone.embedding_dim=16", "--set", "optim.batch_size=4", "--set", "schedule.steps=2",
+    "--set", "schedule.warmup_steps=0",
+]  # fmt: skip
+
+
+def invoke(*arguments, code=0):
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def mistake(capsys, monkeypatch, *arguments):
+    """What `main` prints for a mistake; it must end with status 2."""
+    monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert "Traceback" not in captured.out + captured.err
+    return captured.err
+
+
+def test_recipe_list():
+    output = invoke("recipe", "list")
+    assert all(name in output for name in RECIPES)
+
+
+def test_recipe_show_is_a_recipe_file(tmp_path):
+    text = invoke("recipe", "show", "mobilefacenet-curricular", "--set", "optim.lr=0.05")
+    assert tomllib.loads(text)["optim"]["lr"] == 0.05
+    (tmp_path / "mine.toml").write_text(text)
+    assert invoke("recipe", "show", tmp_path / "mine.toml") == text
+
+
+def test_version():
+    assert "fusedface" in invoke("--version")
+
+
+def test_run_and_evaluate_on_folders(tmp_path):
+    people = write_people(tmp_path / "people", names=("ann", "bob", "cyd", "dan"), images=4)
+    pairs = tmp_path / "pairs.txt"
+    lines = [f"{a}/{a}_0001.png {b}/{b}_0002.png {int(a == b)} {f}"
+             for f, a in enumerate(("ann", "bob")) for b in ("ann", "bob", "cyd")]  # fmt: skip
+    pairs.write_text("\n".join(lines))
+    out = tmp_path / "run"
+    arguments = [
+        "--data",
+        people,
+        "--pairs",
+        pairs,
+        "--root",
+        people,
+        "--out",
+        out,
+        "--device",
+        "cpu",
+    ]
+    output = invoke("recipe", "run", "mobilefacenet-curricular", *arguments, *TINY)
+    assert "pairs" in output
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert set(summary["verification"]) == {"pairs"}
+    assert (out / "curves.png").exists()
+
+    checkpoint = next((out / "checkpoints").glob("step-*.pt"))
+    shown = invoke(
+        "evaluate", checkpoint, "--data", people, "--pairs", pairs, "--out", tmp_path / "results"
+    )
+    assert "accuracy" in shown
+    results = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert (
+        results["verification"]["pairs"]["accuracy"] == summary["verification"]["pairs"]["accuracy"]
+    )
+    assert (tmp_path / "results" / "roc.svg").exists()
+
+
+def test_data_preview(tmp_path):
+    invoke("data", "preview", "--out", tmp_path / "a.png", "--identities", 2, "--images", 2)
+    invoke("data", "preview", write_people(tmp_path / "people"), "--out", tmp_path / "b.png")
+    assert (tmp_path / "a.png").exists()
+    assert (tmp_path / "b.png").exists()
+
+
+def test_bench_kernels(tmp_path):
+    output = invoke(
+        "bench", "kernels", "--shape", "8x300x16", "--phases", "start", "--rounds", 1, "--only", "fused",
+        "--no-memory", "--out", tmp_path / "rows.json", "--device", "cpu",
+    )  # fmt: skip
+    assert "fused arcface" in output
+    assert len(json.loads((tmp_path / "rows.json").read_text())["rows"]) == 4
+
+
+MISTAKES = [
+    (
+        ["recipe", "run", "mobilefacenet-curiculr"],
+        ["mobilefacenet-curiculr", "mobilefacenet-curricular"],
+    ),
+    (["recipe", "show", "nowhere.toml"], ["nowhere.toml"]),
+    (
+        ["recipe", "run", "mobilefacenet-curricular", "--set", "optim.lrr=1"],
+        ["optim.lrr", "optim.lr"],
+    ),
+    (["recipe", "run", "mobilefacenet-curricular", "--set", "optim.lr=fast"], ["optim.lr", "fast"]),
+    (["recipe", "run", "mobilefacenet-curricular", "--set", "optim.lr"], ["optim.lr"]),
+    (["recipe", "run", "mobilefacenet-curricular", "--resume"], ["--resume needs --out"]),
+    (
+        ["recipe", "run", "mobilefacenet-curricular", "--data", "nowhere"],
+        ["nowhere", "does not exist"],
+    ),
+    (["recipe", "run", "mobilefacenet-curricular", "--device", "cuda:77"], ["cuda:77"]),
+    (
+        ["recipe", "run", "mobilefacenet-mvarc-t1.2", "--set", "head.margin.t=0.2"],
+        ["did you mean 1 + t"],
+    ),
+    (["evaluate", "nowhere.pt", "--data", ".", "--pairs", "nowhere.txt"], ["nowhere.pt"]),
+    (["data", "preview", "nowhere"], ["nowhere does not exist"]),
+    (["data", "preview", "--difficulty", "2"], ["difficulty"]),
+    (["bench", "kernels", "--shape", "12"], ["BxCxD", "'12'"]),
+    (["bench", "kernels", "--phases", "middle"], ["start or late", "'middle'"]),
+]
+
+
+@pytest.mark.parametrize("case", range(len(MISTAKES)))
+def test_mistakes_are_messages(case, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    arguments, words = MISTAKES[case]
+    message = " ".join(mistake(capsys, monkeypatch, *arguments).split())
+    assert message.startswith("error:")
+    assert all(word in message for word in words), message
+
+
+def test_without_the_package_it_says_what_to_run():
+    """A Python that has none of the dependencies, as after a fresh clone."""
+    done = subprocess.run(
+        [sys.executable, "-S", str(ROOT / "cli.py")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "pip install -c constraints.txt -e ." in done.stderr
+    assert "Traceback" not in done.stderr
