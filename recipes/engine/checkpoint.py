@@ -24,14 +24,12 @@ class CheckpointFolder:
     """The checkpoints of one run: the newest few, and the best.
 
     Args:
-        folder: made if it is not there; what a killed run left half-written in it is removed.
+        folder: made by the first `save`.
         keep: how many of the newest stay.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_partial(folder)
 
     def save(self, step: int, content: dict[str, Any], best: bool) -> Path:
         """Write a checkpoint and remove the oldest ones.
@@ -41,6 +39,7 @@ class CheckpointFolder:
             content: all entries but format, version and step.
             best: whether it becomes the best.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08d}.pt"
         with atomic_file(path) as file:
             torch.save({"format": FORMAT, "version": VERSION, "step": step, **content}, file)
@@ -53,9 +52,12 @@ class CheckpointFolder:
     def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest checkpoint that is whole, and what is wrong with each newer one.
 
+        What a killed run has left half-written is removed.
+
         Returns:
             The content (None if there is none) on the CPU, and the messages.
         """
+        remove_partial(self.folder)
         problems: list[str] = []
         for path in self._all():
             try:

@@ -88,6 +88,7 @@ def _train(
     began = time.perf_counter()
     faces = open_faces(recipe, precision.device, display.note)
     trainer = _build(recipe, faces, directory, precision, display, began)
+    directory.create()  # not before: a mistake in the recipe or in a path must leave nothing behind
     content, problems = trainer.checkpoints.newest()
     for problem in problems:
         display.note(f"skipped a checkpoint: {problem}")

@@ -21,7 +21,7 @@ RECIPE, ENVIRONMENT, SUMMARY = "recipe.toml", "environment.json", "summary.json"
 
 
 class RunDirectory:
-    """Opens a run directory for one process.
+    """A run directory, checked; nothing is written before `create`.
 
     Args:
         folder: where it is or will be.
@@ -34,16 +34,19 @@ class RunDirectory:
     """
 
     def __init__(self, folder: Path, recipe: Recipe, resume: bool) -> None:
-        self.folder = folder
+        self.folder, self.recipe = folder, recipe
+        self.checkpoints = folder / "checkpoints"
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; a run needs a folder")
         if folder.is_dir() and any(folder.iterdir()):
             _check_reuse(folder, recipe, resume)
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_partial(folder)
-        if not (folder / RECIPE).exists():
-            write_text(folder / RECIPE, to_toml(recipe))
-        self.checkpoints = folder / "checkpoints"
+
+    def create(self) -> None:
+        """Make the folder and write the recipe, unless they are there from before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(self.folder)
+        if not (self.folder / RECIPE).exists():
+            write_text(self.folder / RECIPE, to_toml(self.recipe))
 
     def add_environment(self, step: int, environment: dict[str, Any]) -> None:
         """Append a start or resumption at `step` to environment.json."""

@@ -4,7 +4,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -23,34 +22,16 @@ from fusedface.recipes.engine.progress import Display, Status
 from fusedface.recipes.engine.schedule import LearningRate, num_steps
 from fusedface.recipes.engine.seeding import rng_state, set_rng_state
 from fusedface.recipes.engine.signals import StopRequest
+from fusedface.recipes.engine.state import Progress, Verification, mean_accuracy
 from fusedface.recipes.settings import to_dict
 
 Verdict = Literal["finished", "interrupted", "non_finite"]
 SHOWN_UNREADABLE = 10
 RECENT_STEPS = 20  # whose pace is shown: the first ones of a run are slow, and would be for long
-Verification = dict[str, dict[str, Any]]  # figures by set name
 
 
 class NonFiniteTrainingError(RuntimeError):
     """Loss or gradient became NaN or infinite; the message names the step."""
-
-
-@dataclass
-class Progress:
-    """What is carried from one process of a run to the next, beside weights and states."""
-
-    step: int = 0
-    seconds: float = 0.0
-    """Since the run began, all of it, over all processes."""
-    train_seconds: float = 0.0
-    """Of that, in training steps."""
-    final_loss: float | None = None
-    """Of the last line of metrics."""
-    best_accuracy: float = -math.inf
-    untrained: Verification | None = None
-    verification: Verification | None = None
-    unreadable: list[str] = field(default_factory=list)
-    """Images that could not be read, with the reason."""
 
 
 class Trainer:
@@ -283,9 +264,3 @@ class Trainer:
         self.status.step = self.progress.step
         latest = self.progress.verification or self.progress.untrained or {}
         self.status.verification = {name: figures["accuracy"] for name, figures in latest.items()}
-
-
-def mean_accuracy(verification: Verification) -> float:
-    """Mean accuracy over the sets, by which the best checkpoint is told; 0 without any set."""
-    accuracies = [figures["accuracy"] for figures in verification.values()]
-    return sum(accuracies) / len(accuracies) if accuracies else 0.0

@@ -83,6 +83,7 @@ def test_what_a_killed_process_was_writing_is_removed(folder):
     folder.save(1, content(), best=False)
     (folder.folder / "step-00000002.pt.partial").write_bytes(b"PK\x03\x04 half")
     again = CheckpointFolder(folder.folder, keep=3)
+    assert again.newest()[0]["step"] == 1
     assert names(again) == ["step-00000001.pt"]
 
 

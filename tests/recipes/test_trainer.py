@@ -1,7 +1,9 @@
 """A run from end to end on made-up faces, and the parts of the trainer."""
 
+import io
 import json
 import math
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -20,7 +22,7 @@ from fusedface.recipes.engine.faces import SomeIdentities, open_faces, sample_pa
 from fusedface.recipes.engine.meter import Meter
 from fusedface.recipes.engine.precision import pick_precision
 from fusedface.recipes.engine.run import pick_device, run_recipe
-from fusedface.recipes.engine.train import mean_accuracy
+from fusedface.recipes.engine.state import mean_accuracy
 from fusedface.recipes.settings import override, with_data
 
 CPU = torch.device("cpu")
@@ -199,8 +201,6 @@ def test_figures_of_a_batch_worked_out_by_hand():
 
 
 def test_unreadable_images_are_named_once_and_counted(faces, tmp_path):
-    import io
-
     broken = tmp_path / "broken"
     for person in sorted((faces / "train").iterdir()):
         (broken / person.name).mkdir(parents=True)
@@ -216,11 +216,28 @@ def test_unreadable_images_are_named_once_and_counted(faces, tmp_path):
     assert stream.getvalue().count(str(bad)) == 1
 
 
-def test_wrong_paths_are_the_users_mistake(faces, tmp_path):
-    with pytest.raises(ValueError, match="nowhere"):
-        run(faces, tmp_path / "run", f"data.source={tmp_path / 'nowhere'}")
-    with pytest.raises(ValueError, match=r"nothing\.csv"):
-        run(faces, tmp_path / "run2", f"evaluation.pairs={tmp_path / 'nothing.csv'}")
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("data.source=nowhere", "nowhere"),
+        ("evaluation.pairs=nothing.csv", r"nothing\.csv"),
+        ("schedule.warmup_steps=12", r"schedule\.warmup_steps must be below the 12 steps"),
+        ("data.augmentation=flop", "flop"),
+    ],
+)
+def test_a_mistake_leaves_nothing_behind(faces, tmp_path, setting, named):
+    with pytest.raises(ValueError, match=named):
+        run(faces, tmp_path / "run", setting)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_tensorboard_everything_else_is_written(faces, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not installed
+    stream = io.StringIO()
+    run(faces, tmp_path / "run", "schedule.steps=3", console=Console(file=stream, width=200))
+    assert stream.getvalue().count("TensorBoard is not installed") == 1
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 2, 3, 3]
+    assert not (tmp_path / "run" / "tensorboard").exists()
 
 
 def test_devices():
