@@ -31,6 +31,7 @@ MIN_CHUNK, MAX_CHUNK = 256, 4096  # classes: fewer make slow products, more over
 ABSENT = -1e30  # y of the target among the negatives: never hard, never largest, exp2 of it is 0
 
 
+@torch.compiler.disable  # its loop over chunks is no graph; what surrounds it still compiles
 def cosine_lse(
     embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, spec: Spec
 ) -> CosineLse:
