@@ -9,7 +9,7 @@ from fusedface.kernels.margins import Margin
 from fusedface.kernels.primitive import PRECISIONS
 
 Backend = Literal["auto", "reference", "chunked", "triton"]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 Reduction = Literal["mean", "sum", "none"]
 TargetGradient = Literal["exact", "straight_through"]
 

@@ -1,26 +1,58 @@
 """Which implementation runs, and in which precision."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from fusedface.kernels import chunked, reference
-from fusedface.kernels.primitive import Primitive
+from fusedface.kernels.primitive import Primitive, compute_dtype
 
 BACKENDS: dict[str, Primitive] = {"reference": reference.cosine_lse, "chunked": chunked.cosine_lse}
 
+# Triton is there on Linux alone; a machine without it has the other backends.
+try:
+    from fusedface.kernels.gpu.ops import cosine_lse as _triton_lse
+except ImportError as error:
+    WITHOUT_TRITON = str(error)
+else:
+    WITHOUT_TRITON = ""
+    BACKENDS["triton"] = _triton_lse
 
-def pick_backend(name: str, embeddings: Tensor) -> Primitive:  # noqa: ARG001
-    """The backend called `name`; "auto" is the chunked one.
+
+class Choice(NamedTuple):
+    """A backend's name, and why "auto" takes it."""
+
+    backend: str
+    reason: str
+
+
+def choose(device: torch.device, dtype: torch.dtype) -> Choice:
+    """What "auto" takes for operands on `device` that are computed in `dtype`."""
+    if device.type != "cuda":
+        return Choice("chunked", "there are no fused kernels for this device")
+    if WITHOUT_TRITON:
+        return Choice("chunked", f"Triton cannot be imported: {WITHOUT_TRITON}")
+    if dtype == torch.float64:
+        return Choice("chunked", "the Triton kernels compute in float32")
+    return Choice("triton", "fused kernels for CUDA devices")
+
+
+def pick_backend(name: str, embeddings: Tensor, weight: Tensor) -> Primitive:
+    """The backend called `name`; for "auto" see `choose`.
 
     Raises:
         ValueError: the backend is not available here. A backend that was asked for is never replaced.
     """
     if name == "auto":
-        return BACKENDS["chunked"]
+        name = choose(embeddings.device, compute_dtype(embeddings, weight)).backend
     if name not in BACKENDS:
-        raise ValueError(
-            f"backend={name!r} is not available in this version, use one of auto, {', '.join(BACKENDS)}"
-        )
+        available = f"use one of auto, {', '.join(BACKENDS)}"
+        if name == "triton":
+            raise ValueError(
+                f"backend='triton' needs Triton ({WITHOUT_TRITON}): install it, or {available}"
+            )
+        raise ValueError(f"backend={name!r} is not available in this version, {available}")
     return BACKENDS[name]
 
 

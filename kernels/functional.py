@@ -67,8 +67,10 @@ def margin_loss(
         state: the margin's running numbers by name (`margin.initial_state()`) as 0-d tensors;
             without it they have their first value.
         training: fold this batch into `state`, in place, before it is used.
-        backend: "reference" materialises (B, C); "chunked" does not; "auto" picks the best for the device.
+        backend: "reference" materialises (B, C); "chunked" and "triton" (CUDA) do not; "auto" picks the
+            best for the device.
         precision: of the operands of the matrix products; "auto" is that of autocast, else float32.
+            "tf32" is float32 on CPUs and without Triton.
             Everything else is in float32, or float64 where an input has it.
         focal_gamma: weigh each sample by (1 - p_y)^gamma (Lin et al., "Focal Loss", 2017), per sample.
         reduction: "mean" over the samples that are not ignored, "sum" or "none".
@@ -119,7 +121,7 @@ def _margin_loss(
         threshold = margin.threshold(cos_y, norms, state)
 
     spec = Spec(margin.s, margin.hard_map(state), precision)
-    cosine_lse = pick_backend(backend, embeddings)
+    cosine_lse = pick_backend(backend, embeddings, weight)
     cos_y, lse, stats = cosine_lse(embeddings, weight, labels, threshold, spec)
     checks.check_lse(lse, weight)
 
@@ -132,7 +134,7 @@ def _margin_loss(
     return MarginOutput(
         loss=_reduce(per_sample, valid, reduction),
         per_sample_loss=per_sample,
-        target_cosine=cos_y.where(valid, cos_y.new_tensor(torch.nan)),
+        target_cosine=cos_y.where(valid, cos_y.new_full((), torch.nan)),
         max_negative_cosine=stats.max_cosine,
         correct=(cos_y > stats.max_cosine) & valid,
         hard_negatives=stats.num_hard.long() * valid,
@@ -167,8 +169,9 @@ def _reduce(per_sample: Tensor, valid: Tensor, reduction: str) -> Tensor:
 
 def _modulation(stats: NegativeStats, valid: Tensor) -> Modulation:
     count = (stats.num_hard * valid).sum()
-    nan = count.new_tensor(torch.nan)
-    infinite = stats.slope_min.new_tensor(torch.inf)
+    # Not new_tensor: that copies from the host, for which a GPU would wait.
+    nan = count.new_full((), torch.nan)
+    infinite = stats.slope_min.new_full((), torch.inf)
     return Modulation(
         min=stats.slope_min.where(valid, infinite).amin().where(count > 0, nan),
         mean=(stats.slope_sum * valid).sum() / count,
@@ -180,7 +183,7 @@ def _state_for(margin: Margin, state: State | None, embeddings: Tensor) -> State
     initial = margin.initial_state()
     if state is None:
         return {
-            name: torch.tensor(value, device=embeddings.device) for name, value in initial.items()
+            name: torch.full((), value, device=embeddings.device) for name, value in initial.items()
         }
     if missing := initial.keys() - state.keys():
         raise ValueError(f"state lacks {', '.join(sorted(missing))}, which {margin.name} carries")

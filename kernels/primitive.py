@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fusedface.kernels.margins import HardMap
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,21 @@ from torch import Tensor
 class Products:
     """The matrix products of one pass over the class centres.
 
-    In "float32" they are plain. In "bfloat16" and "float16" operands are rounded; on CUDA the result is
-    float32, on CPU torch has only products that round their result too (as under autocast), and what is
-    summed over chunks is float32. A CPU runs "float16" as "bfloat16", and without
+    In "float32" and "tf32" they are plain. In "bfloat16" and "float16" operands are rounded; on CUDA the
+    result is float32, on CPU torch has only products that round their result too (as under autocast),
+    and what is summed over chunks is float32. A CPU runs "float16" as "bfloat16", and without
     bfloat16 arithmetic both in float32, which is faster there and more exact. Products with the
     coefficients of a gradient (`add`, `into_gradient`) never use float16, in which those underflow.
 
     Args:
         device: where the operands are.
-        precision: "float32", "bfloat16" or "float16".
+        precision: one of `primitive.PRECISIONS`.
     """
 
     def __init__(self, device: torch.device, precision: str) -> None:
         self._on_cuda = device.type == "cuda"
         usable = self._on_cuda or bfloat16_is_fast()
-        self._plain = precision == "float32" or not usable
+        self._plain = precision in ("float32", "tf32") or not usable
         half = torch.float16 if precision == "float16" and self._on_cuda else torch.bfloat16
         self._dtype = half
 

@@ -41,8 +41,8 @@ def _stats(cos: Tensor, is_target: Tensor, hard: Tensor, hard_map: HardMap) -> N
 
 
 def _product(x: Tensor, w: Tensor, precision: str) -> Tensor:
-    """x w^T as torch computes it in `precision`, rounding operands and result."""
-    if precision == "float32":
+    """x w^T as torch computes it in `precision`, rounding operands and result ("tf32" as float32)."""
+    if precision in ("float32", "tf32"):
         return x @ w.T
     half = getattr(torch, precision)
     return (x.to(half) @ w.to(half).T).to(x.dtype)

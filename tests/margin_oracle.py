@@ -103,6 +103,20 @@ def loss_and_gradients(
     return loss.detach(), *torch.autograd.grad(reduced, (x, w))
 
 
+def rounded_loss_and_gradients(margin, embeddings, weight, labels, state, dtype, **options):
+    """The same with cosines from a product in `dtype`: what torch computes under autocast."""
+
+    def rounded(x, w):
+        return (F.normalize(x, dim=1).to(dtype) @ F.normalize(w, dim=1).to(dtype).T).double()
+
+    exact = globals()["cosines"]
+    globals()["cosines"] = rounded
+    try:
+        return loss_and_gradients(margin, embeddings, weight, labels, state, **options)
+    finally:
+        globals()["cosines"] = exact
+
+
 def fresh_state(margin: Margin, dtype=torch.float32, **values):
     """State of a margin, with t away from 0 so that both terms of t + 2 c count."""
     start = margin.initial_state() | ({"t": 0.3} if "t" in margin.initial_state() else {}) | values

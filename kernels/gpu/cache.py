@@ -1,0 +1,50 @@
+"""The file of measured choices: JSON, one list for each device, replaced as a whole."""
+
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+Entries = list[tuple[list[Any], dict[str, Any]]]  # (case, tile) as JSON has them
+
+
+def path() -> Path:
+    """Under $FUSEDFACE_CACHE, else $XDG_CACHE_HOME/fusedface, else ~/.cache/fusedface."""
+    if folder := os.environ.get("FUSEDFACE_CACHE"):
+        return Path(folder) / "tuning.json"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "fusedface" / "tuning.json"
+
+
+def load(device: str) -> Entries:
+    """Entries of one device; none, with a warning, where the file cannot be read."""
+    try:
+        return [(entry["case"], entry["tile"]) for entry in _read().get(device, [])]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        warnings.warn(f"{path()} is not used, delete it: {error!r}", RuntimeWarning, stacklevel=2)
+        return []
+
+
+def save(device: str, entries: Entries) -> None:
+    """Replace the entries of one device; other processes see the old file or the new one."""
+    try:
+        devices = _read()
+    except (OSError, ValueError, KeyError):
+        devices = {}
+    devices[device] = [{"case": case, "tile": tile} for case, tile in entries]
+    target = path()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False) as file:
+        json.dump({"version": VERSION, "devices": devices}, file, indent=1)
+    Path(file.name).replace(target)
+
+
+def _read() -> dict[str, Any]:
+    try:
+        content = json.loads(path().read_text())
+    except FileNotFoundError:
+        return {}
+    return content["devices"] if content["version"] == VERSION else {}

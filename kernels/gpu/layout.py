@@ -1,0 +1,116 @@
+"""Sizes: padding, which schedule, splits of the classes, chunks of classes; arithmetic on the host."""
+
+from typing import NamedTuple
+
+import torch
+
+NARROW_BYTES = 512  # of a padded unit row: two tiles of such rows and the sums fit one program
+WIDE_MULTIPLE = 128  # columns: the largest BLOCK_D of wide.py
+SMALLEST_BLOCK = 16  # that tl.dot takes
+CHUNK_ELEMENTS = 2**23  # of coefficients: 16 MB in half precision stay in the L2 of an A100 or H100
+CHUNK_MULTIPLE = 128  # classes
+PROGRAMS_PER_MULTIPROCESSOR = 2
+MIN_CLASSES_PER_PART = 512  # of the product with w: shorter sums cost more in parts than they win
+INTERPRETED_MULTIPROCESSORS = 3  # on a CPU: enough for several splits
+
+
+class Operands(NamedTuple):
+    """How a precision enters the products."""
+
+    dtype: torch.dtype
+    dot: str  # input_precision of tl.dot
+    shift: int  # weights are carried times 2^shift
+
+
+# Float16 would lose weights below 6e-8; 2^12 still leaves a modulation of 15 below its largest number.
+# tf32x3 adds up three tf32 products: float32 within a few units in the last place, on tensor cores.
+OPERANDS = {
+    "float16": Operands(torch.float16, "ieee", 12),
+    "bfloat16": Operands(torch.bfloat16, "ieee", 0),
+    "tf32": Operands(torch.float32, "tf32", 0),
+    "float32": Operands(torch.float32, "tf32x3", 0),
+}
+
+
+def operands(precision: str) -> Operands:
+    """See `OPERANDS`. AMD has no tf32x3: there float32 is plain."""
+    chosen = OPERANDS[precision]
+    if chosen.dot.startswith("tf32") and torch.version.hip:
+        return chosen._replace(dot="ieee")
+    return chosen
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def power_of_2(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
+def is_narrow(dim: int, precision: str) -> bool:
+    """Whether `flash` and `centres` handle rows of `dim` numbers; `wide` handles the others.
+
+    Float32 as three products does not fit their registers at any D worth having (it spills at 128).
+    """
+    itemsize = OPERANDS[precision].dtype.itemsize
+    return precision != "float32" and power_of_2(dim) * itemsize <= NARROW_BYTES
+
+
+def padded_dim(dim: int, precision: str) -> int:
+    """Columns of a unit row with its padding: what the tiles of the schedule divide."""
+    if is_narrow(dim, precision) or dim <= WIDE_MULTIPLE:
+        return max(SMALLEST_BLOCK, power_of_2(dim))
+    return ceil_div(dim, WIDE_MULTIPLE) * WIDE_MULTIPLE
+
+
+class Splits(NamedTuple):
+    """The classes in `num` runs of `tiles` tiles, for each of `blocks` blocks of rows."""
+
+    blocks: int
+    num: int
+    tiles: int
+
+
+def split_classes(rows: int, classes: int, block_b: int, block_c: int, processors: int) -> Splits:
+    """One wave of programs; set by shapes and device alone, so that sums keep their order."""
+    blocks, tiles = ceil_div(rows, block_b), ceil_div(classes, block_c)
+    wanted = max(1, PROGRAMS_PER_MULTIPROCESSOR * processors // blocks)
+    tiles_per_split = ceil_div(tiles, min(wanted, tiles))
+    return Splits(blocks, ceil_div(tiles, tiles_per_split), tiles_per_split)
+
+
+def chunk_classes(rows: int, classes: int) -> int:
+    """Classes per chunk of coefficients: CHUNK_ELEMENTS of them, whatever the number of classes."""
+    fitting = max(CHUNK_ELEMENTS // rows, 1)
+    whole = ceil_div(min(fitting, classes), CHUNK_MULTIPLE) * CHUNK_MULTIPLE
+    return max(whole, CHUNK_MULTIPLE)
+
+
+class Parts(NamedTuple):
+    """A chunk's product with w in `num` parts of `classes` classes."""
+
+    num: int
+    classes: int
+
+
+def split_chunk(tiles: int, chunk: int, processors: int) -> Parts:
+    """Parts that fill the device when there are `tiles` tiles of the result."""
+    wanted = max(1, PROGRAMS_PER_MULTIPROCESSOR * processors // tiles)
+    num = min(wanted, max(1, chunk // MIN_CLASSES_PER_PART))
+    classes = ceil_div(ceil_div(chunk, num), CHUNK_MULTIPLE) * CHUNK_MULTIPLE
+    return Parts(ceil_div(chunk, classes), classes)
+
+
+def bucket(n: int) -> int:
+    """The power of two that stands for n in a tuning key, so that a new batch size tunes nothing anew."""
+    return power_of_2(max(n, 16))
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a device."""
+    if device.type != "cuda":
+        return INTERPRETED_MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count

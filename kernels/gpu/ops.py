@@ -1,0 +1,159 @@
+"""The operators of torch.library, and the primitive on top of them.
+
+`fusedface::cosine_lse` and `fusedface::cosine_lse_backward` are opaque to torch.compile, have shapes
+without data (`register_fake`), and start no work on the host that waits for the device.
+"""
+
+# ruff: noqa: ARG001  (shapes without data take all arguments of their operator)
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedface.kernels.gpu import layout, schedule
+from fusedface.kernels.gpu.schedule import Numbers, Saved, UnitRows
+from fusedface.kernels.primitive import CosineLse, NegativeStats, Spec
+
+
+def cosine_lse(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, spec: Spec
+) -> CosineLse:
+    """See `Primitive`. Not differentiable twice.
+
+    Raises:
+        TypeError: an operand is float64, which these kernels do not compute in.
+        ValueError: the tensors are not on a CUDA device.
+    """
+    _check(embeddings, weight)
+    hard = spec.hard
+    # A 0-d tensor whichever it is, so that the kernels have one signature and t stays on the device.
+    if isinstance(hard.linear, Tensor):
+        linear = hard.linear.detach().float()
+        reweights = True
+    else:
+        linear = embeddings.new_full((), hard.linear, dtype=torch.float32)
+        reweights = (hard.square, hard.linear, hard.constant) != (0.0, 1.0, 0.0)
+    needs_embeddings = torch.is_grad_enabled() and embeddings.requires_grad
+    out = _forward(
+        embeddings, weight, labels, threshold.float().contiguous(), linear,
+        spec.scale, hard.square, hard.constant, spec.precision, reweights, needs_embeddings,
+    )  # fmt: skip
+    return CosineLse(out[0], out[1], NegativeStats(*out[2].unbind()))
+
+
+def _check(embeddings: Tensor, weight: Tensor) -> None:
+    for name, tensor in (("embeddings", embeddings), ("weight", weight)):
+        if tensor.dtype == torch.float64:
+            raise TypeError(
+                f"{name} is float64, but backend='triton' computes in float32: "
+                "use backend='chunked', or float32 inputs"
+            )
+
+
+@torch.library.custom_op("fusedface::cosine_lse", mutates_args=())
+def _forward(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    threshold: Tensor,
+    linear: Tensor,
+    scale: float,
+    square: float,
+    constant: float,
+    precision: str,
+    reweights: bool,
+    needs_embeddings: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """cos_y, lse, statistics, direction, then unit rows and inverse lengths of both operands."""
+    numbers = Numbers(scale, square, constant, precision, reweights)
+    out = schedule.forward(
+        embeddings, weight, labels.contiguous(), threshold, linear, numbers, needs_embeddings
+    )
+    return (*out[:4], *out.x, *out.w)
+
+
+@_forward.register_fake
+def _(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, linear: Tensor,
+    scale: float, square: float, constant: float, precision: str, reweights: bool,
+    needs_embeddings: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    num_rows, dim = embeddings.shape
+    operands = layout.operands(precision)
+    padded = layout.padded_dim(dim, precision)
+    has_direction = schedule.has_direction(dim, precision, needs_embeddings)
+    row = embeddings.new_empty(num_rows, dtype=torch.float32)
+    return (
+        row, torch.empty_like(row), row.new_empty(5, num_rows),
+        row.new_empty(num_rows if has_direction else 0, padded),
+        row.new_empty(num_rows, padded, dtype=operands.dtype), torch.empty_like(row),
+        row.new_empty(len(weight), padded, dtype=operands.dtype), row.new_empty(len(weight)),
+    )  # fmt: skip
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)  # a gradient of zeros for the unit rows would be of their size
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.save_for_backward(*inputs[:5], output[1], *output[3:])
+    ctx.numbers = inputs[5:10]
+
+
+def _autograd(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    d_cos_y, d_lse = (
+        torch.zeros_like(saved[5]) if grad is None else grad.contiguous()
+        for grad in grad_outputs[:2]
+    )
+    needs = ctx.needs_input_grad[:2]
+    grads = _backward(*saved, d_cos_y, d_lse, *ctx.numbers, *needs)
+    return (*(grad if need else None for grad, need in zip(grads, needs, strict=True)), *[None] * 9)
+
+
+@torch.library.custom_op("fusedface::cosine_lse_backward", mutates_args=())
+def _backward(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    threshold: Tensor,
+    linear: Tensor,
+    lse: Tensor,
+    direction: Tensor,
+    x: Tensor,
+    inverse_x: Tensor,
+    w: Tensor,
+    inverse_w: Tensor,
+    d_cos_y: Tensor,
+    d_lse: Tensor,
+    scale: float,
+    square: float,
+    constant: float,
+    precision: str,
+    reweights: bool,
+    needs_embeddings: bool,
+    needs_weight: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients in embeddings and weight, empty where not needed."""
+    saved = Saved(
+        embeddings, weight, labels.contiguous(), threshold, linear, lse, direction,
+        UnitRows(x, inverse_x), UnitRows(w, inverse_w),
+    )  # fmt: skip
+    numbers = Numbers(scale, square, constant, precision, reweights)
+    return schedule.backward(saved, d_cos_y, d_lse, numbers, needs_embeddings, needs_weight)
+
+
+@_backward.register_fake
+def _(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, linear: Tensor,
+    lse: Tensor, direction: Tensor, x: Tensor, inverse_x: Tensor, w: Tensor, inverse_w: Tensor,
+    d_cos_y: Tensor, d_lse: Tensor, scale: float, square: float, constant: float, precision: str,
+    reweights: bool, needs_embeddings: bool, needs_weight: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    (num_rows, dim), num_classes = embeddings.shape, len(weight)
+    return (
+        embeddings.new_empty(num_rows if needs_embeddings else 0, dim),
+        weight.new_empty(num_classes if needs_weight else 0, dim),
+    )
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)

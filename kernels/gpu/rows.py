@@ -1,0 +1,137 @@
+"""Work per row: unit rows in the operand dtype, target cosines, factors and projection of the backward.
+
+A row shorter than MIN_NORM has no direction: it becomes zero and takes no gradient (`kernels/unit.py`).
+Unit rows are padded with zeros to DIM columns, so that no kernel after this one masks columns.
+"""
+
+import triton
+import triton.language as tl
+
+from fusedface.kernels.gpu.tile import as_operand
+from fusedface.kernels.unit import MIN_NORM as _MIN_NORM
+
+MIN_NORM = tl.constexpr(_MIN_NORM)
+LOG2_E = tl.constexpr(1.4426950408889634)
+SMALLEST = tl.constexpr(1e-37)  # a divisor when every gradient is zero
+
+
+@triton.jit
+def inverse_norm(squares):
+    """1 / sqrt(squares), 0 for rows without direction."""
+    norm = tl.sqrt(squares)
+    return tl.where(norm > MIN_NORM, 1.0 / tl.maximum(norm, MIN_NORM), 0.0)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def unit_rows_kernel(
+    # (N, dim) with strides -> (N, DIM), (N,)
+    rows_ptr, unit_ptr, inverse_ptr,
+    num_rows, dim, row_stride, column_stride,
+    DIM: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Unit rows and inverse lengths of BLOCK_N rows; grid (row blocks,), BLOCK_D >= DIM."""
+    rows = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+    offs_d = tl.arange(0, BLOCK_D)
+    mask = rows < num_rows
+    values = tl.load(
+        rows_ptr + rows[:, None] * row_stride + offs_d[None, :] * column_stride,
+        mask=mask[:, None] & (offs_d < dim)[None, :],
+        other=0.0,
+    ).to(tl.float32)
+    inverse = inverse_norm(tl.sum(values * values, axis=1))
+    unit = as_operand(values * inverse[:, None], unit_ptr.dtype.element_ty, PRECISION)
+    tl.store(inverse_ptr + rows, inverse, mask=mask)
+    tl.store(
+        unit_ptr + rows[:, None] * DIM + offs_d[None, :],
+        unit,
+        mask=mask[:, None] & (offs_d < DIM)[None, :],
+    )
+
+
+@triton.jit
+def target_cosine_kernel(
+    # (B, dim), (C, dim), (B,), (B,), (C,) -> (B,)
+    x_ptr, w_ptr, labels_ptr, inverse_x_ptr, inverse_w_ptr, cos_y_ptr,
+    dim, x_row_stride, x_column_stride, w_row_stride, w_column_stride,
+    BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The target cosine of one row in float32, that of class 0 where the label is -1; grid (B,)."""
+    row = tl.program_id(0).to(tl.int64)
+    label = tl.maximum(tl.load(labels_ptr + row), 0)
+    offs_d = tl.arange(0, BLOCK_D)
+    mask = offs_d < dim
+    x = tl.load(x_ptr + row * x_row_stride + offs_d * x_column_stride, mask=mask, other=0.0)
+    w = tl.load(w_ptr + label * w_row_stride + offs_d * w_column_stride, mask=mask, other=0.0)
+    dot = tl.sum(x.to(tl.float32) * w.to(tl.float32), axis=0)
+    inverse = tl.load(inverse_x_ptr + row) * tl.load(inverse_w_ptr + label)
+    tl.store(cos_y_ptr + row, dot * inverse)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def row_factors_kernel(
+    # (B,), (B,), (B,), (B,) -> (3, B), 0-d
+    lse_ptr, d_lse_ptr, d_cos_y_ptr, labels_ptr, factors_ptr, unscale_ptr,
+    num_rows, scale, boost,
+    BLOCK_B: tl.constexpr,
+):  # fmt: skip
+    """log2(e) lse, then a and v times `boost` over their largest magnitude; grid (1,)."""
+    largest = tl.zeros((BLOCK_B,), dtype=tl.float32)
+    for start in range(0, num_rows, BLOCK_B):
+        rows = start + tl.arange(0, BLOCK_B)
+        mask = rows < num_rows
+        a = scale * tl.load(d_lse_ptr + rows, mask=mask, other=0.0)
+        v = tl.load(d_cos_y_ptr + rows, mask=mask, other=0.0)
+        largest = tl.maximum(largest, tl.maximum(tl.abs(a), tl.abs(v)))
+    unscale = tl.maximum(tl.max(largest, axis=0), SMALLEST)
+    tl.store(unscale_ptr, unscale / boost)
+    factor = boost / unscale
+    for start in range(0, num_rows, BLOCK_B):
+        rows = start + tl.arange(0, BLOCK_B)
+        mask = rows < num_rows
+        known = tl.load(labels_ptr + rows, mask=mask, other=-1) >= 0
+        a = scale * tl.load(d_lse_ptr + rows, mask=mask, other=0.0)
+        v = tl.load(d_cos_y_ptr + rows, mask=mask, other=0.0)
+        lse = tl.load(lse_ptr + rows, mask=mask, other=0.0)
+        tl.store(factors_ptr + rows, lse * LOG2_E, mask=mask)
+        tl.store(factors_ptr + num_rows + rows, a * factor, mask=mask)
+        tl.store(factors_ptr + 2 * num_rows + rows, tl.where(known, v * factor, 0.0), mask=mask)
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_parts"])
+def embedding_gradient_kernel(
+    # in: parts of the gradient (num_parts, B, DIM); factors (3, B); 0-d
+    parts_ptr, factors_ptr, unscale_ptr,
+    # (B, dim), (C, dim), unit rows (C, DIM), (B,), (B,), (C,) -> (B, dim)
+    x_ptr, w_ptr, unit_w_ptr, labels_ptr, inverse_x_ptr, inverse_w_ptr, d_embeddings_ptr,
+    num_rows, num_parts, dim, x_row_stride, x_column_stride, w_row_stride, w_column_stride,
+    DIM: tl.constexpr, IS_DIRECTION: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Add up one row, project it and divide by the length; grid (B,).
+
+    A direction still lacks its factor a and the target's share v w_y. Other parts hold both, but the share,
+    which is often the largest, with rounded operands: it is exchanged for that in float32.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    offs_d = tl.arange(0, BLOCK_D)
+    mask = offs_d < dim
+    d_unit = tl.zeros((BLOCK_D,), dtype=tl.float32)
+    for i in range(num_parts):
+        part = parts_ptr + (i * num_rows + row) * DIM + offs_d
+        d_unit += tl.load(part, mask=mask, other=0.0)
+    label = tl.maximum(tl.load(labels_ptr + row), 0)
+    w_ptrs = w_ptr + label * w_row_stride + offs_d * w_column_stride
+    w = tl.load(w_ptrs, mask=mask, other=0.0).to(tl.float32) * tl.load(inverse_w_ptr + label)
+    v = tl.load(factors_ptr + 2 * num_rows + row)
+    if IS_DIRECTION:
+        d_unit = d_unit * tl.load(factors_ptr + num_rows + row) + v * w
+    else:
+        rounded_w = tl.load(unit_w_ptr + label * DIM + offs_d, mask=mask, other=0.0)
+        rounded_v = as_operand(v, unit_w_ptr.dtype.element_ty, PRECISION)
+        d_unit += v * w - rounded_v.to(tl.float32) * rounded_w.to(tl.float32)
+    inverse = tl.load(inverse_x_ptr + row)
+    x_ptrs = x_ptr + row * x_row_stride + offs_d * x_column_stride
+    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32) * inverse
+    along = tl.sum(d_unit * x, axis=0)
+    d_x = (d_unit - along * x) * (inverse * tl.load(unscale_ptr))
+    out = d_embeddings_ptr + row * dim + offs_d
+    tl.store(out, d_x.to(d_embeddings_ptr.dtype.element_ty), mask=mask)

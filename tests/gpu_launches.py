@@ -1,0 +1,169 @@
+"""Launches recorded on tensors without data, and compiled ahead of time for a GPU that is not there.
+
+The launches are those the schedule makes, so what is compiled here is what would run.
+"""
+
+import functools
+import os
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fusedface.kernels.gpu import layout, schedule
+from fusedface.kernels.gpu.configs import SHARED_MEMORY, Limits, shipped
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+MULTIPROCESSORS = 132
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    kernel: object
+    name: str
+    grid: int
+    args: tuple
+    constants: dict = field(hash=False)
+    tile: object = None
+
+
+def record(
+    num_rows, num_classes, dim, *, precision="bfloat16", square=1.0, reweights=True,
+    target="sm_90", train=True, dtype=torch.float32, every_tile=False, monkeypatch,
+):  # fmt: skip
+    """The launches of a forward (and a backward) on the `meta` device."""
+    launches = []
+
+    def start(kernel, grid, *args, tile=None, **constants):
+        names = [p.name for p in kernel.params]
+        constants |= tile.blocks() if tile else {}
+        assert set(names[len(args) :]) == constants.keys()
+        launches.append(Launch(kernel, kernel.__name__, grid, args, constants, tile))
+
+    def first_that_runs(name, shape, device, precision, body):
+        tiles = shipped(name, shape[2], precision, Limits(target, SHARED_MEMORY[target]))
+        results = [body(tile) for tile in (tiles if every_tile else tiles[:1])]
+        return results[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "start", start)
+        patch.setattr(schedule, "first_that_runs", first_that_runs)
+        patch.setattr(layout, "processors", lambda device: MULTIPROCESSORS)
+        patch.setattr(torch.version, "hip", "6" if target == "gfx942" else None)
+        run_on_meta(num_rows, num_classes, dim, precision, square, reweights, train, dtype)
+    return launches
+
+
+def run_on_meta(num_rows, num_classes, dim, precision, square, reweights, train, dtype):
+    with torch.device("meta"):
+        embeddings = torch.empty(num_rows, dim, dtype=dtype)
+        weight = torch.empty(num_classes, dim, dtype=dtype)
+        labels = torch.empty(num_rows, dtype=torch.int64)
+        row, number = torch.empty(num_rows), torch.empty(())
+    numbers = schedule.Numbers(64.0, square, 0.0, precision, reweights)
+    out = schedule.forward(embeddings, weight, labels, row, number, numbers, train)
+    if train:
+        saved = schedule.Saved(embeddings, weight, labels, row, number, out.lse, *out[3:])
+        schedule.backward(saved, row, row, numbers, True, True)
+
+
+def source(launch):
+    """What Triton's launcher would compile for these arguments."""
+    signature, constants, attrs = {}, {}, {}
+    for i, param in enumerate(launch.kernel.params):
+        if i >= len(launch.args):
+            signature[param.name] = "constexpr"
+            constants[(i,)] = launch.constants[param.name]
+            continue
+        value = launch.args[i]
+        if isinstance(value, torch.Tensor):
+            signature[param.name] = POINTERS[value.dtype]
+            attrs[(i,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            signature[param.name] = "fp32"
+        elif value == 1 and not param.do_not_specialize:
+            signature[param.name] = "constexpr"
+            constants[(i,)] = 1
+        else:
+            signature[param.name] = "i32" if value < 2**31 else "i64"
+            if value % 16 == 0 and not param.do_not_specialize:
+                attrs[(i,)] = [["tt.divisibility", 16]]
+    return ASTSource(launch.kernel, signature, constants, attrs)
+
+
+def compiled(launch, target):
+    tile = launch.tile
+    options = {"enable_fp_fusion": True}
+    if tile:
+        options |= {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    return triton.compile(source(launch), target=TARGETS[target], options=options)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Registers and bytes spilled of a thread, shared memory of a program, instruction of the products."""
+
+    registers: int
+    spilled: int
+    shared: int
+    products: str
+
+
+def usage(launch, target) -> Usage:
+    binary = compiled(launch, target)
+    if target == "gfx942":
+        return amd_usage(binary)
+    registers, spilled = nvidia_resources(binary.asm["cubin"])
+    found = [
+        name
+        for name in ("tcgen05.mma", "wgmma.mma_async", "mma.sync", "fma.rn.f32")
+        if name in binary.asm["ptx"]
+    ]
+    return Usage(registers, spilled, binary.metadata.shared, found[0] if found else "none")
+
+
+def nvidia_resources(cubin):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        text = subprocess.run(
+            [nvidia_tool("cuobjdump"), "-res-usage", path],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", text).groups()
+    return int(registers), int(stack)
+
+
+@functools.cache
+def nvidia_tool(name):
+    import triton.backends.nvidia
+
+    return os.fspath(Path(triton.backends.nvidia.__path__[0]) / "bin" / name)
+
+
+def amd_usage(binary):
+    text = binary.asm["amdgcn"]
+    number = lambda key: int(re.search(rf"\.{key}:\s+(\d+)", text).group(1))  # noqa: E731
+    product = "v_mfma" if "v_mfma" in text else "none"
+    return Usage(
+        number("vgpr_count"), 4 * number("vgpr_spill_count"), binary.metadata.shared, product
+    )

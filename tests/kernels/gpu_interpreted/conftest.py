@@ -1,0 +1,47 @@
+"""Tests of the Triton kernels in Triton's interpreter, on the CPU.
+
+The interpreter is chosen when a kernel is defined, so these run in a process of their own
+(tests/kernels/test_gpu_interpreter.py) and are not collected without TRITON_INTERPRET=1. bfloat16 is wrong
+in the interpreter: it is compiled only (tests/kernels/gpu/test_aot.py).
+"""
+
+import os
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(autouse=True)
+def _uninitialised_memory_is_nan():
+    """What a kernel forgets to write must not pass for a number."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # with it torch fills new memory with NaN
+    assert torch.empty(3).isnan().all()
+    assert torch.ones(3).new_empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(params=["narrow", "wide"])
+def schedule(request, monkeypatch):
+    """Both schedules in plain float32, in several splits and chunks, whatever the sizes."""
+    from fusedface.kernels.gpu import choice, layout
+    from fusedface.kernels.gpu.configs import Tile
+
+    monkeypatch.setattr(layout, "is_narrow", lambda dim, precision: request.param == "narrow")
+    monkeypatch.setattr(layout, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(layout, "MIN_CLASSES_PER_PART", 64)
+    if request.param == "narrow":  # for which no tile shapes ship in float32
+        original = choice.candidates
+
+        def candidates(case, device):
+            held = case.kernel in ("flash", "centres")
+            return (Tile(32, 64),) if held else original(case, device)
+
+        monkeypatch.setattr(choice, "candidates", candidates)
+    choice.ranked.cache_clear()
+    yield request.param
+    choice.ranked.cache_clear()

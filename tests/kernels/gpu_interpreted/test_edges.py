@@ -1,0 +1,210 @@
+"""Poles, zero vectors, duplicates, saturation, strides, and what is differentiated."""
+
+import math
+
+import pytest
+import torch
+from margin_oracle import all_margins, fresh_state, inputs, loss_and_gradients, relative
+
+from fusedface.kernels import ArcFace, CurricularFace, NormFace, margin_loss
+from fusedface.kernels.gpu import layout
+from fusedface.kernels.gpu import schedule as schedules
+
+MARGINS = all_margins()
+
+
+def run(margin, embeddings, weight, labels, state=None, **options):
+    x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
+    state = state or fresh_state(margin)
+    out = margin_loss(x, w, labels, margin, state=state, backend="triton", **options)
+    out.loss.sum().backward()
+    assert out.per_sample_loss.isfinite().all()
+    assert x.grad.isfinite().all()
+    assert w.grad.isfinite().all()
+    return out, x.grad, w.grad
+
+
+@pytest.mark.parametrize("name", ["normface", "arcface", "mvarc", "curricularface"])
+def test_target_cosine_of_plus_and_minus_one(name, schedule):
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(7, 64, generator=g)
+    labels = torch.tensor([0, 1, 2, 3])
+    embeddings = weight[labels] * torch.tensor([2.0, 0.3, -1.0, -9.0])[:, None]
+    margin = MARGINS[name]
+    out, dx, _ = run(margin, embeddings, weight, labels, reduction="none")
+    loss, _, _ = loss_and_gradients(margin, embeddings, weight, labels, fresh_state(margin))
+    # 64 times the bound on the sine, at most.
+    assert (out.per_sample_loss.double() - loss).abs().max() < 1e-3
+    x = embeddings.double()
+    along = (dx.double() * x).sum(dim=1) / x.norm(dim=1)
+    assert along.abs().max() < 1e-4 * dx.abs().max().clamp_min(1e-6)
+
+
+def test_zero_embedding(schedule):
+    embeddings, weight, labels = inputs(4, 10, 16)
+    embeddings[2] = 0
+    out, dx, dw = run(CurricularFace(), embeddings, weight, labels, reduction="sum")
+    assert out.target_cosine[2] == 0
+    assert (dx[2] == 0).all()
+    rest = [0, 1, 3]
+    _, _, dw_rest = run(CurricularFace(), embeddings[rest], weight, labels[rest], reduction="sum")
+    torch.testing.assert_close(dw, dw_rest, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("column", [0, 4])  # a target, and a mere negative
+def test_zero_class_centre(column, schedule):
+    embeddings, weight, _ = inputs(4, 10, 16)
+    weight[column] = 0
+    _, dx, dw = run(CurricularFace(), embeddings, weight, torch.tensor([0, 1, 2, 3]))
+    assert (dw[column] == 0).all()
+    assert dx.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["arcface", "mvarc", "curricularface"])
+def test_duplicate_classes_and_duplicate_labels(name, schedule):
+    """A negative at the target's own cosine, and several samples of one class."""
+    embeddings, weight, _ = inputs(6, 10, 16)
+    weight[5] = weight[1]
+    labels = torch.tensor([1, 5, 1, 1, 5, 9])
+    margin = MARGINS[name]
+    out, dx, dw = run(margin, embeddings, weight, labels)
+    loss, dx_true, dw_true = loss_and_gradients(
+        margin, embeddings, weight, labels, fresh_state(margin)
+    )
+    assert relative(out.per_sample_loss, loss) < 1e-5
+    assert relative(dx, dx_true) < 1e-4
+    assert relative(dw, dw_true) < 1e-4
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_large_t_does_not_overflow(precision):
+    """Logits reach s (1 + t): 128 at s = 64 and t = 1, and e^128 is no float32."""
+    g = torch.Generator().manual_seed(0)
+    shared = torch.randn(1, 32, generator=g)
+    weight = shared + 0.05 * torch.randn(70, 32, generator=g)  # every cosine near 1
+    embeddings = shared + 0.05 * torch.randn(8, 32, generator=g)
+    labels = torch.arange(8)
+    state = {"t": torch.tensor(1.0)}
+    margin = CurricularFace(s=64.0)
+    out, dx, dw = run(margin, embeddings, weight, labels, state, precision=precision)
+    truth = loss_and_gradients(margin, embeddings, weight, labels, state)
+    tolerance = 1e-4 if precision == "float32" else 0.1  # half a step of float16 is 0.03 in a logit
+    for actual, expected in zip((out.per_sample_loss, dx, dw), truth, strict=True):
+        assert relative(actual, expected) < tolerance
+
+
+def test_tiny_losses_keep_their_digits(schedule):
+    """log(1 + e^-40) is 4e-18: a difference of two log-sum-exps would be 0, and its gradient with it."""
+    weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    out, _, _ = run(NormFace(s=20.0), weight[:1], weight, torch.tensor([0]))
+    assert out.loss.item() == pytest.approx(math.exp(-40.0), rel=1e-4)
+
+
+@pytest.mark.parametrize("magnitude", [1e-20, 1e20])
+def test_gradients_of_any_size_survive_float16(magnitude):
+    """Coefficients are carried over their largest, so a loss scale neither underflows nor overflows."""
+    embeddings, weight, labels = inputs(16, 90, 32)
+    gradients = []
+    for scale in (1.0, magnitude):
+        x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
+        out = margin_loss(x, w, labels, ArcFace(), backend="triton", precision="float16")
+        (out.loss * scale).backward()
+        gradients.append((x.grad / scale, w.grad / scale))
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+def test_non_contiguous_inputs(schedule):
+    embeddings, weight, labels = inputs(8, 30, 16)
+    wide = torch.stack([embeddings, embeddings], dim=2)[..., 0]
+    turned = weight.T.contiguous().T
+    spaced = torch.stack([labels, labels], dim=1)[:, 1]
+    assert not any(tensor.is_contiguous() for tensor in (wide, turned, spaced))
+    expected = run(ArcFace(), embeddings, weight, labels)
+    leaves = [wide.detach().requires_grad_(), turned.detach().requires_grad_()]
+    out = margin_loss(*leaves, spaced, ArcFace(), backend="triton")
+    out.loss.backward()
+    torch.testing.assert_close(out.loss, expected[0].loss)
+    torch.testing.assert_close([leaf.grad for leaf in leaves], list(expected[1:]))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_all_rows_ignored(reduction, schedule):
+    embeddings, weight, _ = inputs(4, 10, 16)
+    labels = torch.full((4,), -1)
+    out, dx, dw = run(CurricularFace(), embeddings, weight, labels, reduction=reduction)
+    assert (out.loss == 0).all()
+    assert (dx == 0).all()
+    assert (dw == 0).all()
+
+
+def test_an_update_after_the_forward_does_not_change_the_backward(schedule):
+    embeddings, weight, labels = inputs(8, 30, 16)
+    state = {"t": torch.tensor(0.3)}
+    x = embeddings.clone().requires_grad_()
+    loss = margin_loss(x, weight, labels, CurricularFace(), state=state, backend="triton").loss
+    state["t"].fill_(5.0)
+    loss.backward()
+    _, dx, _ = loss_and_gradients(CurricularFace(), embeddings, weight, labels, {"t": 0.3})
+    assert relative(x.grad, dx) < 3e-5
+
+
+def test_only_what_is_asked_for_is_computed(schedule, monkeypatch):
+    """Frozen embeddings or class centres cost nothing, nor do gradients under no_grad."""
+    started = []
+    original = schedules.start
+
+    def start(kernel, *args, **options):
+        started.append(kernel.fn.__name__)
+        original(kernel, *args, **options)
+
+    monkeypatch.setattr(schedules, "start", start)
+    embeddings, weight, labels = inputs(8, 50, 16)
+    x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
+    _, dx, dw = run(ArcFace(), embeddings, weight, labels)
+
+    margin_loss(x, weight, labels, ArcFace(), backend="triton").loss.backward()
+    assert not {"centre_gradient_kernel", "centre_product_kernel"} & set(started[-6:])
+    torch.testing.assert_close(x.grad, dx)
+    started.clear()
+    margin_loss(embeddings, w, labels, ArcFace(), backend="triton").loss.backward()
+    assert not {"flash_kernel", "embedding_product_kernel", "embedding_gradient_kernel"} & set(
+        started
+    )
+    torch.testing.assert_close(w.grad, dw)
+    started.clear()
+    with torch.no_grad():
+        assert not margin_loss(x, w, labels, ArcFace(), backend="triton").loss.requires_grad
+    assert started == ["unit_rows_kernel"] * 2 + [
+        "target_cosine_kernel",
+        "lse_kernel",
+        "combine_kernel",
+    ]
+
+
+def test_splits_do_not_change_the_result_beyond_rounding(schedule, monkeypatch):
+    embeddings, weight, labels = inputs(20, 700, 32)
+    runs = []
+    for processors in (1, 8):
+        monkeypatch.setattr(layout, "INTERPRETED_MULTIPROCESSORS", processors)
+        runs.append(run(CurricularFace(), embeddings, weight, labels))
+    one, many = runs
+    torch.testing.assert_close(
+        many[0].per_sample_loss, one[0].per_sample_loss, rtol=1e-6, atol=1e-6
+    )
+    torch.testing.assert_close(many[1:], one[1:], rtol=1e-4, atol=1e-7)
+
+
+def test_two_runs_give_the_same_bits(schedule):
+    embeddings, weight, labels = inputs(20, 300, 32)
+    first, second = (run(CurricularFace(), embeddings, weight, labels) for _ in range(2))
+    assert torch.equal(first[0].per_sample_loss, second[0].per_sample_loss)
+    assert torch.equal(first[1], second[1])
+    assert torch.equal(first[2], second[2])
+
+
+def test_refuses_what_it_does_not_compute():
+    embeddings, weight, labels = inputs(4, 10, 16, dtype=torch.float64)
+    with pytest.raises(TypeError, match=r"embeddings is float64.*backend='chunked'"):
+        margin_loss(embeddings, weight, labels, ArcFace(), backend="triton")
+    with pytest.raises(ValueError, match="empty"):
+        margin_loss(embeddings[:0], weight, labels[:0], ArcFace(), backend="triton")

@@ -1,0 +1,160 @@
+"""Loss, gradients and statistics of every margin and option against the float64 oracle."""
+
+import pytest
+import torch
+from margin_oracle import (
+    all_margins,
+    fresh_state,
+    inputs,
+    loss_and_gradients,
+    matched_state,
+    reaches_branches,
+    relative,
+    rounded_loss_and_gradients,
+)
+
+from fusedface.kernels import margin_loss
+
+MARGINS = all_margins()
+# Float32 keeps 6e-8 of a cosine; at s = 64 a logit is off by 4e-6 and a probability by as much.
+FLOAT32 = 3e-5
+# Aligned, ragged, smallest, odd; several row blocks and splits.
+SHAPES = [(64, 512, 64), (67, 333, 48), (1, 2, 16), (5, 131, 7)]
+# Operands that reach both schedules as they ship; D is no power of two, or is large.
+HALF_SHAPES = [(64, 384, 128), (33, 200, 100), (3, 70, 300), (48, 200, 512)]
+BUDGET = 2.0  # times the error torch makes in the same precision
+
+
+def run(margin, embeddings, weight, labels, state, backend="triton", **options):
+    x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
+    out = margin_loss(x, w, labels, margin, state=state, backend=backend, **options)
+    out.loss.sum().backward()
+    return out, x.grad, w.grad
+
+
+def compare(margin, embeddings, weight, labels, tolerance=FLOAT32, **options):
+    state = matched_state(margin, embeddings)
+    out, dx, dw = run(margin, embeddings, weight, labels, state, **options)
+    truth = loss_and_gradients(
+        margin, embeddings, weight, labels, state,
+        gamma=options.get("focal_gamma", 0.0),
+        reduction=options.get("reduction", "mean"),
+        ignore_index=options.get("ignore_index", -1),
+        straight_through=options.get("target_gradient") == "straight_through",
+    )  # fmt: skip
+    for name, actual, expected in zip(
+        ("loss", "embeddings", "weight"), (out.per_sample_loss, dx, dw), truth, strict=True
+    ):
+        error = relative(actual, expected)
+        assert error < tolerance, f"{name}: relative error {error:.1e}, allowed {tolerance:.0e}"
+    return out
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", MARGINS)
+def test_loss_and_gradients_match_the_oracle(name, shape, schedule):
+    embeddings, weight, labels = inputs(*shape)
+    if shape[0] > 1:
+        assert reaches_branches(embeddings, weight, labels, 0.5)
+    compare(MARGINS[name], embeddings, weight, labels)
+
+
+OPTIONS = [
+    {"focal_gamma": 2.0},
+    {"reduction": "sum"},
+    {"reduction": "none"},
+    {"target_gradient": "straight_through"},
+    {"ignore_index": -1},
+    {"ignore_index": 255},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", ["arcface", "mvarc", "curricularface", "adaface"])
+def test_options(name, options, schedule):
+    embeddings, weight, labels = inputs(20, 141, 32)
+    if "ignore_index" in options:
+        labels[::3] = options["ignore_index"]
+    compare(MARGINS[name], embeddings, weight, labels, **options)
+
+
+@pytest.mark.parametrize("name", MARGINS)
+def test_margins_are_told_apart(name, schedule):
+    """The tolerance means something: no margin passes for another."""
+    embeddings, weight, labels = inputs(32, 256, 32)
+    embeddings *= 4.0  # lengths around AdaFace's initial mean
+    out, _, _ = run(MARGINS[name], embeddings, weight, labels, fresh_state(MARGINS[name]))
+    for wrong in MARGINS.keys() - {name}:
+        loss, _, _ = loss_and_gradients(
+            MARGINS[wrong], embeddings, weight, labels, fresh_state(MARGINS[wrong])
+        )
+        assert relative(out.per_sample_loss, loss) > 30 * FLOAT32
+
+
+@pytest.mark.parametrize("precision", ["float16", "tf32"])
+@pytest.mark.parametrize("shape", HALF_SHAPES, ids=str)
+@pytest.mark.parametrize("name", ["arcface", "mvarc", "curricularface"])
+def test_rounded_operands(name, shape, precision):
+    """As shipped; tf32 has float16's fraction and more range, so it is held against torch's float16."""
+    embeddings, weight, labels = inputs(*shape)
+    margin = MARGINS[name]
+    state = matched_state(margin, embeddings)
+    truth = loss_and_gradients(margin, embeddings, weight, labels, state, reduction="sum")
+    torchs = rounded_loss_and_gradients(
+        margin, embeddings, weight, labels, state, torch.float16, reduction="sum"
+    )
+    out, *gradients = run(
+        margin, embeddings, weight, labels, state, precision=precision, reduction="sum"
+    )
+    for actual, other, expected in zip(
+        (out.per_sample_loss, *gradients), torchs, truth, strict=True
+    ):
+        assert relative(actual, expected) <= BUDGET * relative(other, expected)
+    assert relative(out.per_sample_loss, truth[0]) > 1e-7  # operands were rounded
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["arcface", "curricularface"])
+def test_input_dtypes(name, dtype, schedule):
+    """Half-precision inputs are exact inputs: only their gradients are rounded to their dtype."""
+    embeddings, weight, labels = inputs(32, 201, 32, dtype=dtype)
+    margin = MARGINS[name]
+    state = fresh_state(margin)
+    out, dx, dw = run(margin, embeddings, weight, labels, state)
+    loss, dx_true, dw_true = loss_and_gradients(margin, embeddings, weight, labels, state)
+    assert out.loss.dtype == torch.float32
+    assert (dx.dtype, dw.dtype) == (dtype, dtype)
+    assert relative(out.per_sample_loss, loss) < FLOAT32
+    tolerance = max(torch.finfo(dtype).eps, FLOAT32)
+    assert relative(dx, dx_true) < tolerance
+    assert relative(dw, dw_true) < tolerance
+
+
+@pytest.mark.parametrize("name", ["normface", "mvam", "mvarc", "curricularface"])
+def test_statistics(name, schedule):
+    embeddings, weight, labels = inputs(40, 203, 24)
+    labels[7] = -1
+    margin = MARGINS[name]
+    state = fresh_state(margin)
+    runs = [
+        margin_loss(embeddings, weight, labels, margin, state=state, backend=backend)
+        for backend in ("reference", "triton")
+    ]
+    expected, got = runs
+    assert expected.hard_negatives.sum() > 0
+    for field in ("hard_negatives", "correct"):
+        assert torch.equal(getattr(got, field), getattr(expected, field))
+    for field in ("target_cosine", "max_negative_cosine"):
+        torch.testing.assert_close(
+            getattr(got, field), getattr(expected, field), equal_nan=True, rtol=1e-5, atol=1e-6
+        )
+    torch.testing.assert_close(tuple(got.modulation), tuple(expected.modulation))
+
+
+def test_no_hard_negatives(schedule):
+    """Every embedding on its own class centre, and those orthogonal."""
+    out = margin_loss(
+        torch.eye(16), torch.eye(16), torch.arange(16), MARGINS["mvarc"], backend="triton"
+    )
+    assert out.hard_negatives.sum() == 0
+    assert torch.stack(out.modulation).isnan().all()

@@ -1,0 +1,21 @@
+"""Runs tests/kernels/gpu_interpreted in a process where Triton interprets kernels."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent / "gpu_interpreted"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", sorted(TESTS.glob("test_*.py")), ids=lambda file: file.stem)
+def test_in_the_interpreter(file):
+    pytest.importorskip("triton", reason="Triton is there on Linux alone")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-20_000:] + result.stderr[-2000:]
+    assert " passed" in result.stdout
