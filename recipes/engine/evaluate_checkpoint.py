@@ -11,6 +11,7 @@ from fusedface.data import read_pairs
 from fusedface.models import build_from_checkpoint
 from fusedface.recipes.engine.evaluate import evaluate_with_scores
 from fusedface.recipes.engine.run import pick_device
+from fusedface.recipes.engine.summary import figure_rows
 from fusedface.recipes.engine.verification import VerificationResult, roc
 from fusedface.recipes.report.roc import plot_roc
 
@@ -36,7 +37,12 @@ def evaluate_checkpoint(
             results[path.stem], scores = evaluate_with_scores(model, pairs)
         curves[path.stem] = roc(scores.genuine, scores.impostor)
     config = model.config
-    console.print(f"{checkpoint.name}: {config['name']}, {model.preprocessing}", highlight=False)
+    taken = model.preprocessing
+    height, width = taken.input_size
+    console.print(
+        f"{checkpoint.name}: {config['name']}, {height}x{width}, mirror features: {taken.flip}",
+        highlight=False,
+    )
     console.print(results_table(results))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -49,16 +55,18 @@ def evaluate_checkpoint(
 
 
 def results_table(results: dict[str, VerificationResult]) -> Table:
-    """A row a set, percent."""
-    table = Table()
-    rates = sorted({far for r in results.values() for far in r.tar_at_far}, key=float, reverse=True)
-    table.add_column("set")
-    for heading in ("accuracy", *(f"TAR@FAR={far}" for far in rates), "AUC", "rank-1", "pairs"):
-        table.add_column(heading, justify="right")
-    for name, r in results.items():
-        tars = [f"{100 * r.tar_at_far[far]:.2f}" if far in r.tar_at_far else "-" for far in rates]
-        rank1 = "-" if r.rank1 is None else f"{100 * r.rank1:.2f}"
-        accuracy = f"{100 * r.accuracy:.2f} ± {100 * r.accuracy_std:.2f}"
-        counts = f"{r.num_genuine:,} + {r.num_impostor:,}"
-        table.add_row(name, accuracy, *tars, f"{r.auc:.5f}", rank1, counts)
+    """A row a figure, a column a set; percent."""
+    table = Table("figure")
+    for name in results:
+        table.add_column(name, justify="right")
+    columns = [figure_rows(result.as_dict()) | _counts(result) for result in results.values()]
+    for label in {label: None for column in columns for label in column}:
+        table.add_row(label, *(column.get(label, "-") for column in columns))
     return table
+
+
+def _counts(result: VerificationResult) -> dict[str, str]:
+    return {
+        "genuine pairs": f"{result.num_genuine:,}",
+        "impostor pairs": f"{result.num_impostor:,}",
+    }

@@ -56,7 +56,10 @@ def verification_table(summary: Summary) -> Table:
         table.add_column(heading, justify="right")
     sets = summary.verification or summary.untrained
     for name in sets:
-        before, after = _rows(summary.untrained.get(name)), _rows(summary.verification.get(name))
+        before, after = (
+            figure_rows(summary.untrained.get(name)),
+            figure_rows(summary.verification.get(name)),
+        )
         for label in before | after:
             table.add_row(name, label, before.get(label, "-"), after.get(label, "-"))
             name = ""  # noqa: PLW2901  the name stands once
@@ -64,8 +67,8 @@ def verification_table(summary: Summary) -> Table:
     return table
 
 
-def _rows(figures: dict[str, Any] | None) -> dict[str, str]:
-    """The figures of one set as text, by label."""
+def figure_rows(figures: dict[str, Any] | None) -> dict[str, str]:
+    """The figures of one set (`VerificationResult.as_dict`) as text in percent, by label."""
     if not figures:
         return {}
     mean, std = 100 * figures["accuracy"], 100 * figures["accuracy_std"]
