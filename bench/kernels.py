@@ -76,7 +76,8 @@ def parse_cases(shapes: Iterable[str], phases: Iterable[str]) -> list[Case]:
         for phase in phases:
             if phase not in ("start", "late"):
                 raise ValueError(f"a phase must be start or late, got {phase!r}")
-            cases.append(Case(*map(int, sizes), phase))
+            rows, classes, dim = map(int, sizes)
+            cases.append(Case(rows, classes, dim, phase))
     return cases
 
 

@@ -1,6 +1,6 @@
 """Which implementation runs, and in which precision."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -8,7 +8,10 @@ from torch import Tensor
 from fusedface.kernels import chunked, reference
 from fusedface.kernels.primitive import Primitive, compute_dtype
 
-BACKENDS: dict[str, Primitive] = {"reference": reference.cosine_lse, "chunked": chunked.cosine_lse}
+BACKENDS: dict[str, Primitive] = {
+    "reference": reference.cosine_lse,
+    "chunked": cast(Primitive, chunked.cosine_lse),  # which torch.compiler.disable has wrapped
+}
 
 # Triton is there on Linux alone; a machine without it has the other backends.
 try:

@@ -146,7 +146,7 @@ def _margin_loss(
 def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Target cosines (B,) and lengths of the embeddings (B,); any cosine where the label is -1."""
     dtype = compute_dtype(embeddings, weight)
-    x, w = embeddings.to(dtype), weight[labels.clamp_min(0)].to(dtype)
+    x, w = embeddings.to(dtype), weight.index_select(0, labels.clamp_min(0)).to(dtype)
     norms, inverse_x = inverse_norms(x)
     _, inverse_w = inverse_norms(w)
     return (x * w).sum(dim=1) * inverse_x * inverse_w, norms

@@ -6,6 +6,7 @@ without data (`register_fake`), and start no work on the host that waits for the
 
 # ruff: noqa: ARG001  (shapes without data take all arguments of their operator)
 
+import os
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from fusedface.kernels.gpu import layout, schedule
 from fusedface.kernels.gpu.schedule import Numbers, Saved, UnitRows
 from fusedface.kernels.primitive import CosineLse, NegativeStats, Spec
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # read once, as Triton itself does
 
 
 def cosine_lse(
@@ -43,6 +46,11 @@ def cosine_lse(
 
 
 def _check(embeddings: Tensor, weight: Tensor) -> None:
+    if embeddings.device.type == "cpu" and not INTERPRETED:
+        raise ValueError(
+            "backend='triton' needs tensors on a CUDA device, got embeddings on cpu: "
+            "use backend='chunked', or 'auto'"
+        )
     for name, tensor in (("embeddings", embeddings), ("weight", weight)):
         if tensor.dtype == torch.float64:
             raise TypeError(
@@ -70,7 +78,8 @@ def _forward(
     out = schedule.forward(
         embeddings, weight, labels.contiguous(), threshold, linear, numbers, needs_embeddings
     )
-    return (*out[:4], *out.x, *out.w)
+    x, w = out.x, out.w
+    return out.cos_y, out.lse, out.stats, out.direction, x.rows, x.inverse, w.rows, w.inverse
 
 
 @_forward.register_fake

@@ -3,7 +3,7 @@
 Everything here depends on shapes alone; nothing waits for the device.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -121,7 +121,7 @@ class _Sums:
         self._tensors = (x.rows, w.rows, labels, threshold, linear)
         self._numbers, self._with_direction = numbers, with_direction
         self._rows, self._classes = len(x.rows), len(w.rows)
-        self._constants = {
+        self._constants: dict[str, Any] = {
             "DIM": x.rows.shape[1],
             "MODE": numbers.mode,
             "SHIFT": self._operands.shift,
