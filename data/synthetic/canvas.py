@@ -4,8 +4,12 @@ Only +, -, *, / and square roots are used on whole pictures: those round the sam
 does not depend on its batch.
 """
 
+from types import EllipsisType
+
 import torch
 from torch import Tensor
+
+from fusedface.data.synthetic.pose import Box, Frame
 
 
 class Canvas:
@@ -14,15 +18,37 @@ class Canvas:
     Attributes:
         rgb: (n, 3, H, W) float32 in 0..1.
         x, y: (n, 1, H, W), in the frame of the face; half image sides, right and down.
+        frame: the whole picture, whatever part of it this canvas covers.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, softness: float) -> None:
-        self.x, self.y, self.softness = x, y, softness
-        self.rgb = torch.zeros(x.shape[0], 3, *x.shape[2:], device=x.device)
+    def __init__(
+        self,
+        rgb: Tensor,
+        x: Tensor,
+        y: Tensor,
+        frame: Frame,
+        at: tuple[slice | EllipsisType, ...] = (...,),
+    ) -> None:
+        self.rgb, self.x, self.y, self.frame, self._at = rgb, x, y, frame, at
+        self._softness = frame.height / 2.0  # an edge is a pixel wide
+
+    def window(self, box: Box) -> "Canvas":
+        """The part of the pictures where a box of the face can be; what is painted there shows here."""
+        rows, columns = self.frame.pixels(box)
+        at = (slice(None), slice(None), rows, columns)
+        return Canvas(self.rgb[at], self.x[at], self.y[at], self.frame, at)
+
+    def of(self, whole: Tensor) -> Tensor:
+        """The part of a picture (n, C, H, W) that this window shows."""
+        return whole[self._at]
+
+    def take(self, chosen: Tensor) -> "Canvas":
+        """Copies of some of the pictures, by index (k,)."""
+        return Canvas(self.rgb[chosen], self.x[chosen], self.y[chosen], self.frame)
 
     def edge(self, distance: Tensor) -> Tensor:
         """Mask of a shape from the distance into it: 0 outside, 1 inside, soft over a pixel or so."""
-        return distance.mul(self.softness).add_(0.5).clamp_(0.0, 1.0)
+        return distance.mul(self._softness).add_(0.5).clamp_(0.0, 1.0)
 
     def paint(self, mask: Tensor, color: Tensor) -> None:
         """Lay a colour (n, 3, 1, 1), or a picture, over the masked part (n, 1, H, W)."""
@@ -30,22 +56,28 @@ class Canvas:
 
     def shade(self, mask: Tensor, factor: Tensor | float) -> None:
         """Multiply the masked part by a factor."""
-        self.rgb.mul_(1.0 + mask * (factor - 1.0))
+        self.rgb.mul_((mask * (factor - 1.0)).add_(1.0))
 
     def ellipse(self, cx: Tensor, cy: Tensor, rx: Tensor, ry: Tensor) -> Tensor:
         """Mask of an ellipse."""
-        u, v = (self.x - cx) / rx, (self.y - cy) / ry
-        radius = u.mul_(u).add_(v.mul_(v)).sqrt_()
-        return self.edge((1.0 - radius) * torch.minimum(rx, ry))
+        return self.edge(self.into_ellipse(cx, cy, rx, ry))
 
-    def bump(self, cx: Tensor, cy: Tensor, rx: Tensor, ry: Tensor) -> Tensor:
+    def into_ellipse(self, cx: Tensor, cy: Tensor, rx: Tensor, ry: Tensor) -> Tensor:
+        """About the distance into an ellipse, negative outside."""
+        u, v = (self.x - cx).div_(rx), (self.y - cy).div_(ry)
+        radius = u.mul_(u).add_(v.mul_(v)).sqrt_()
+        return radius.neg_().add_(1.0).mul_(torch.minimum(rx, ry))
+
+    def bump(self, cx: Tensor, cy: Tensor, rx: Tensor, ry: Tensor | float) -> Tensor:
         """A smooth hill that is 1 at its centre and 0 at the ellipse."""
-        u, v = (self.x - cx) / rx, (self.y - cy) / ry
+        u, v = (self.x - cx).div_(rx), (self.y - cy).div_(ry)
         hill = u.mul_(u).add_(v.mul_(v)).neg_().add_(1.0).clamp_(min=0.0)
         return hill.mul_(hill)
 
-    def lens(self, u: Tensor, v: Tensor, width: Tensor, upper: Tensor, lower: Tensor) -> Tensor:
+    def lens(
+        self, u: Tensor, v: Tensor, width: Tensor, upper: Tensor | float, lower: Tensor | float
+    ) -> Tensor:
         """Mask of an almond between two parabolas, in its own coordinates u (along) and v (down)."""
-        arch = (1.0 - (u / width).square()).clamp_(min=0.0)
+        arch = (u / width).square_().neg_().add_(1.0).clamp_(min=0.0)
         between = torch.minimum(arch * lower - v, arch * upper + v)
         return self.edge(torch.minimum(between, width - u.abs()))

@@ -1,23 +1,35 @@
-"""What lies before the face and what the camera does: occlusions, light, blur, noise."""
+"""What is behind a face and what the camera does: background, light, blur, noise."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fusedface.data.synthetic.canvas import Canvas
-from fusedface.data.synthetic.face import BROWS, EYES, HAIR, MOUTH, color
-from fusedface.data.synthetic.parameters import Named, rotation
-from fusedface.data.synthetic.pose import Pose
+from fusedface.data.synthetic.parameters import Named
 
-NUM_TILES = 32  # of noise, of which each image takes three
-# Share of the images that have it, at full difficulty.
-GLASSES, HAT, MASK, BAR = 0.35, 0.20, 0.12, 0.30
+NUM_TILES = 32  # of each kind, of which an image takes one or three
 
 
-def noise_tiles(height: int, width: int, device: torch.device) -> Tensor:
-    """Fixed grain (NUM_TILES, H, W), standard deviation 1."""
+class Tiles(NamedTuple):
+    """Fixed patterns (NUM_TILES, H, W), standard deviation 1."""
+
+    noise: Tensor
+    """White: of the camera."""
+    grain: Tensor
+    """Of two pixels or so: skin, stubble, curls."""
+    streaks: Tensor
+    """Long and upright: hair."""
+
+
+def make_tiles(height: int, width: int, device: torch.device) -> Tiles:
+    """Draw the patterns; the same for everyone."""
     generator = torch.Generator().manual_seed(20200618)
-    return torch.randn(NUM_TILES, height, width, generator=generator).to(device)
+    noise = torch.randn(NUM_TILES, height, width, generator=generator)
+    patterns = noise, smooth(noise[:, None], 3, 3)[:, 0], smooth(noise[:, None], 11, 1)[:, 0]
+    return Tiles(*((t / t.std()).to(device) for t in patterns))
 
 
 def pick_tile(tiles: Tensor, where: Tensor) -> Tensor:
@@ -26,73 +38,54 @@ def pick_tile(tiles: Tensor, where: Tensor) -> Tensor:
     return tiles[index][:, None]
 
 
-def happens(chance: Tensor, share: float, difficulty: float) -> Tensor:
-    """1.0 for a `share` of images that grows with the difficulty, else 0.0; chance in [-1, 1)."""
-    return (0.5 * (chance + 1.0) < share * difficulty).float()
-
-
 def draw_background(canvas: Canvas, c: Named) -> None:
     """A gradient between two colours and a blob."""
     base = torch.cat([c.background_r, c.background_g, c.background_b], dim=1) * 0.35 + 0.48
-    slope = 0.18 * (c.background_x * canvas.x + c.background_y * canvas.y)
-    canvas.rgb.copy_(base + slope)
-    radius = 0.5 + 0.0 * c.warm
+    slope = (0.18 * c.background_x) * canvas.x + (0.18 * c.background_y) * canvas.y
+    torch.add(base, slope, out=canvas.rgb)
+    radius = torch.full_like(c.warm, 0.5)
     blob = canvas.bump(1.2 * c.background_y, c.background_x - 0.4, radius, radius)
     canvas.paint(blob * 0.6, base.flip(1) * (0.9 + 0.4 * c.background_blob))
 
 
-def draw_occlusions(canvas: Canvas, p: Named, raw: Named, pose: Pose, difficulty: float) -> None:
-    """Glasses, a hat, a mask, something held before the face; colours from the photo, not the person."""
-    draw_glasses(canvas, p, raw, pose, happens(raw.glasses, GLASSES, difficulty))
-    paint = torch.cat([raw.cloth, raw.warm, raw.tint], dim=1) * 0.4 + 0.5
-    _, y = pose.place(0.0 * p.skin, p.hairline + 0.12, HAIR)
-    brim = y - canvas.y - 0.15 * (canvas.x * canvas.x)
-    canvas.paint(canvas.edge(brim) * happens(raw.hat, HAT, difficulty), paint)
-    x, y = pose.place(0.0 * p.skin, p.mouth_height, MOUTH)
-    cover = canvas.ellipse(x, y + 0.15, p.face_width * 0.85, 0.44 + 0.0 * p.skin)
-    canvas.paint(cover * happens(raw.mask, MASK, difficulty), paint.flip(1) * 0.6 + 0.4)
-    cos, sin = rotation(1.6 * raw.bar_angle)
-    across = canvas.x * cos + canvas.y * sin - 0.9 * raw.bar_offset
-    bar = canvas.edge(0.13 + 0.06 * raw.cloth - across.abs())
-    canvas.paint(bar * happens(raw.bar, BAR, difficulty), paint * 0.8)
-
-
-def draw_glasses(canvas: Canvas, p: Named, raw: Named, pose: Pose, present: Tensor) -> None:
-    """Rims, tinted glass and a bridge."""
-    rim = color(0.08, 0.07, 0.07, p.skin) + 0.25 * raw.tint.clamp(min=0.0)
-    rx, ry = 0.175 + 0.02 * raw.cloth, 0.125 + 0.025 * raw.warm
-    for side in (-1.0, 1.0):
-        x, y = pose.place(side * p.eye_distance, p.eye_height + 0.015, EYES + 0.12)
-        outer, inner = canvas.ellipse(x, y, rx, ry), canvas.ellipse(x, y, rx - 0.03, ry - 0.03)
-        canvas.paint(inner * present * (0.12 + 0.75 * (raw.glasses_dark - 0.6).clamp(min=0.0)), rim)
-        canvas.paint((outer - inner).clamp(min=0.0) * present, rim)
-    x, y = pose.place(0.0 * p.skin, p.eye_height, BROWS + 0.12)
-    bridge = torch.minimum(
-        p.eye_distance - rx + 0.01 - (canvas.x - x).abs(), 0.016 - (canvas.y - y).abs()
-    )
-    canvas.paint(canvas.edge(bridge) * present, rim)
-
-
 def take_photo(canvas: Canvas, c: Named, tiles: Tensor) -> Tensor:
     """Light, colour, blur, resolution and noise: (n, 3, H, W) in 0..1."""
-    rgb = canvas.rgb
     gain = 1.0 + 0.35 * c.gain
     tone = torch.cat([gain + 0.14 * c.warm, gain + 0.07 * c.tint, gain - 0.14 * c.warm], dim=1)
-    rgb = (rgb * tone - 0.5) * (1.0 + 0.3 * c.contrast) + 0.5
-    rgb = torch.lerp(rgb, blurred(rgb, 3), (1.4 * c.blur.abs()).clamp(max=1.0))
-    rgb = torch.lerp(rgb, blurred(rgb, 5), (2.2 * c.blur.abs() - 1.2).clamp(0.0, 1.0))
-    rgb = torch.lerp(rgb, blurred(rgb, (1, 7)), (2.0 * c.motion - 0.9).clamp(0.0, 1.0))
-    rgb = torch.lerp(rgb, blurred(rgb, (7, 1)), (-2.0 * c.motion - 0.9).clamp(0.0, 1.0))
-    rgb = torch.lerp(rgb, coarse(rgb), (2.5 * c.low_resolution.abs() - 1.4).clamp(0.0, 1.0))
-    grain = torch.cat([pick_tile(tiles, t) for t in (c.tile_0, c.tile_1, c.tile_2)], dim=1)
-    return (rgb + (0.004 + 0.05 * c.noise.abs() * c.noise.abs()) * grain).clamp_(0.0, 1.0)
+    contrast = 1.0 + 0.3 * c.contrast
+    rgb = canvas.rgb.mul_(tone * contrast).add_(0.5 - 0.5 * contrast)
+    blur = c.blur.abs()
+    _mix_in(rgb, 1.4 * blur, lambda x: smooth(x, 3, 3))
+    _mix_in(rgb, 2.2 * blur - 1.2, lambda x: smooth(x, 5, 5))
+    _mix_in(rgb, 2.0 * c.motion - 0.9, lambda x: smooth(x, 1, 7))
+    _mix_in(rgb, -2.0 * c.motion - 0.9, lambda x: smooth(x, 7, 1))
+    _mix_in(rgb, 2.5 * c.low_resolution.abs() - 1.4, coarse)
+    strength = 0.004 + 0.05 * c.noise.abs() * c.noise.abs()
+    for channel, tile in enumerate((c.tile_0, c.tile_1, c.tile_2)):
+        rgb[:, channel : channel + 1] += strength * pick_tile(tiles, tile)
+    return rgb.clamp_(0.0, 1.0)
 
 
-def blurred(rgb: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Mean over a window of odd sides."""
-    height, width = (size, size) if isinstance(size, int) else size
-    padded = F.pad(rgb, (width // 2, width // 2, height // 2, height // 2), mode="replicate")
-    return F.avg_pool2d(padded, (height, width), stride=1)
+def _mix_in(rgb: Tensor, share: Tensor, effect: Callable[[Tensor], Tensor]) -> None:
+    """Replace a share of each image, clamped to 0..1, by an effect; most images have none of it."""
+    chosen = (share.flatten() > 0.0).nonzero().flatten()
+    if len(chosen):
+        some = rgb[chosen]
+        share = share[chosen].clamp(0.0, 1.0)
+        rgb[chosen] = some + (effect(some) - some).mul_(share)
+
+
+def smooth(rgb: Tensor, down: int, across: int) -> Tensor:
+    """Mean over a window of odd sides; the edge pixels go on outside."""
+    height, width = rgb.shape[2:]
+    padded = F.pad(rgb, (across // 2, across // 2, down // 2, down // 2), mode="replicate")
+    rows = padded[:, :, :height].clone()
+    for start in range(1, down):
+        rows += padded[:, :, start : start + height]
+    total = rows[..., :width].clone()
+    for start in range(1, across):
+        total += rows[..., start : start + width]
+    return total.mul_(1.0 / (down * across))
 
 
 def coarse(rgb: Tensor) -> Tensor:

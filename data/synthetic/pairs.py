@@ -39,7 +39,7 @@ def synthetic_pairs(
     if source.images_per_identity < 2:
         raise ValueError("genuine pairs need at least 2 images of each person, the source has 1")
     people = np.arange(source.num_classes)
-    family = np.array([source.family(i * source.images_per_identity) for i in people])
+    family = np.array([source.family(int(i) * source.images_per_identity) for i in people])
     rng = np.random.default_rng(seed)
     per_fold = -(-num_pairs // (2 * folds))
     rows = []

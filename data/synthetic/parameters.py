@@ -64,6 +64,8 @@ TRAITS: dict[str, tuple[float, float]] = {
     "ears": (0.05, 0.14),
     "chin": (0.0, 0.5),
     "asymmetry": (-0.025, 0.025),
+    "temple": (0.0, 2.4),
+    "curl": (-0.05, 0.05),
 }
 
 # Of a photo: drawn in [-1, 1] and scaled by the difficulty, except where noted.
@@ -82,13 +84,26 @@ CONDITIONS = (
 class Named:
     """Columns by name, each (n, 1, 1, 1) float32: they broadcast over pictures."""
 
-    values: dict[str, Tensor]
+    values: Tensor
+    """(n, K, 1, 1, 1)."""
+    numbers: dict[str, int]
+    """The column of each name."""
 
     def __getattr__(self, name: str) -> Tensor:
         try:
-            return self.values[name]
+            return self.values[:, self.numbers[name]]
         except KeyError:
             raise AttributeError(name) from None
+
+    def take(self, chosen: Tensor) -> "Named":
+        """Some of the rows, by index (k,)."""
+        return Named(self.values[chosen], self.numbers)
+
+    def scaled(self, strengths: dict[str, float]) -> "Named":
+        """Each column times its own number."""
+        factors = torch.tensor([strengths[name] for name in self.numbers])
+        factors = factors.to(self.values.device)
+        return Named(self.values * factors[:, None, None, None], self.numbers)
 
 
 def traits(seed: int, identity: Tensor, family_size: int, family_spread: float) -> Tensor:
@@ -117,8 +132,8 @@ def conditions(seed: int, identity: Tensor, image: Tensor) -> Named:
 
 
 def _named(values: Tensor, names: tuple[str, ...]) -> Named:
-    columns = values.float()[:, :, None, None, None].unbind(dim=1)
-    return Named(dict(zip(names, columns, strict=True)))
+    numbers = {name: k for k, name in enumerate(names)}
+    return Named(values.float()[:, :, None, None, None], numbers)
 
 
 def rotation(angle: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,12 @@ from fusedface.data.synthetic.face import draw_face
 from fusedface.data.synthetic.hashing import uniforms
 from fusedface.data.synthetic.nuisance import (
     draw_background,
-    draw_occlusions,
-    noise_tiles,
+    make_tiles,
     pick_tile,
     take_photo,
 )
+from fusedface.data.synthetic.occlusions import draw_occlusions
+from fusedface.data.synthetic.palette import hair_color, skin_color
 from fusedface.data.synthetic.parameters import (
     CONDITIONS,
     LABELS,
@@ -22,13 +23,15 @@ from fusedface.data.synthetic.parameters import (
     named_traits,
     traits,
 )
-from fusedface.data.synthetic.pose import Pose
+from fusedface.data.synthetic.pose import Frame, Pose
+from fusedface.data.synthetic.scene import Scene
 
 # Not scaled by the difficulty: what they decide is (`happens`), or they are no nuisance.
 UNSCALED = ("tile_0", "tile_1", "tile_2")
 # What is left of the variety at difficulty 0 in background, light and cloth; a photo is never the same.
 ALWAYS_VARIED = ("background_r", "background_g", "background_b", "cloth")
-RENDERED_AT_ONCE = 64  # images; what is in the making then fits the caches better
+# Images in the making at once: they fit the caches of a CPU core, and fill a GPU (about 1 GB).
+RENDERED_ON_CPU, RENDERED_ON_GPU = 16, 512
 KEPT_BYTES = 2**29  # of finished images on a CPU, where rendering one costs some milliseconds
 
 
@@ -86,7 +89,7 @@ class SyntheticFaces:
         self.class_names = [f"identity {first_identity + i}" for i in range(num_identities)]
         self.true_labels = np.repeat(np.arange(num_identities), images_per_identity)
         self.labels = _with_noise(self.true_labels, num_identities, label_noise, seed)
-        self._tiles = noise_tiles(*image_size, self.device)
+        self._tiles = make_tiles(*image_size, self.device)
         self._kept: Tensor | None = None
         self._is_kept = torch.zeros(len(self.labels), dtype=torch.bool)
 
@@ -137,7 +140,8 @@ class SyntheticFaces:
         return self._kept[indices]
 
     def _render_all(self, indices: Tensor) -> Tensor:
-        parts = [self._render(part) for part in indices.split(RENDERED_AT_ONCE)]
+        at_once = RENDERED_ON_CPU if self.device.type == "cpu" else RENDERED_ON_GPU
+        parts = [self._render(part) for part in indices.split(at_once)]
         empty = torch.zeros(0, *self.image_size, 3, dtype=torch.uint8, device=self.device)
         return torch.cat([empty, *parts])
 
@@ -147,23 +151,36 @@ class SyntheticFaces:
         image = indices % self.images_per_identity
         people = named_traits(traits(self.seed, identity, self.family_size, self.family_spread))
         raw = conditions(self.seed, identity, image)
+        scene = self._scene(people, raw)
+        draw_background(scene.canvas, scene.c)
+        head = draw_face(scene)
+        draw_occlusions(scene, head, self.difficulty)
+        photo = take_photo(scene.canvas, scene.c, self._tiles.noise)
+        return (photo * 255.0 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def _scene(self, people: Named, raw: Named) -> Scene:
         scaled = self._scaled(raw)
         pose = Pose(scaled)
-        height, width = self.image_size
-        canvas = Canvas(*pose.grid(height, width), softness=height / 2.0)
-        draw_background(canvas, scaled)
-        texture = 0.25 * pick_tile(self._tiles, raw.tile_0)
-        draw_face(canvas, people, scaled, pose, texture)
-        draw_occlusions(canvas, people, raw, pose, self.difficulty)
-        photo = take_photo(canvas, scaled, self._tiles)
-        return (photo * 255.0 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        frame = Frame(*self.image_size, self.difficulty)
+        x, y = pose.grid(frame.height, frame.width)
+        streaks = pick_tile(self._tiles.streaks, raw.tile_0)
+        return Scene(
+            canvas=Canvas(x.new_empty(len(x), 3, *self.image_size), x, y, frame),
+            p=people,
+            c=scaled,
+            raw=raw,
+            pose=pose,
+            skin=skin_color(people),
+            strands=hair_color(people) * (1.0 + 0.12 * streaks),
+            grain=pick_tile(self._tiles.grain, raw.tile_0),
+        )
 
     def _scaled(self, raw: Named) -> Named:
         """Conditions as strong as the difficulty makes them."""
-        strength = dict.fromkeys(CONDITIONS, self.difficulty)
+        strength: dict[str, float] = dict.fromkeys(CONDITIONS, self.difficulty)
         strength |= dict.fromkeys(ALWAYS_VARIED, 0.3 + 0.7 * self.difficulty)
         strength |= dict.fromkeys(UNSCALED, 1.0)
-        return Named({name: raw.values[name] * strength[name] for name in CONDITIONS})
+        return raw.scaled(strength)
 
 
 def _with_noise(labels: np.ndarray, num_classes: int, share: float, seed: int) -> np.ndarray:
