@@ -1,0 +1,86 @@
+"""A whole step on tensors without data: no value is read, nothing is copied from the host.
+
+What cannot be computed without values on the `meta` device is what would wait for a GPU.
+"""
+
+import contextlib
+
+import pytest
+import torch
+from margin_oracle import all_margins
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fusedface.models import MarginHead
+
+pytest.importorskip("triton", reason="Triton is there on Linux alone")
+MARGINS = all_margins()
+
+
+class Watch(TorchFunctionMode):
+    """Records calls, and among them those that make the host wait or whose shape depends on values."""
+
+    READING = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
+    BY_VALUE = ("nonzero", "masked_select", "unique", "argwhere", "equal", "allclose")
+    FROM_HOST = ("new_tensor", "tensor", "as_tensor", "copy_")
+
+    def __init__(self):
+        super().__init__()
+        self.waiting, self.called = [], set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = func.__name__
+        self.called.add(name)
+        masks = name in ("__getitem__", "__setitem__") and any(
+            isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool
+            for leaf in tree_leaves(args[1])
+        )
+        if name in self.READING + self.BY_VALUE + self.FROM_HOST or masks:
+            self.waiting.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class Operators(TorchDispatchMode):
+    """Records operators, those of the backward included."""
+
+    def __init__(self):
+        super().__init__()
+        self.called = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.called.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("options", [{}, {"focal_gamma": 1.0}, {"reduction": "none"}], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dim", [128, 512])
+@pytest.mark.parametrize("name", MARGINS)
+def test_a_step_never_waits(name, dim, training, options, monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
+    head = MarginHead(
+        dim, 1000, MARGINS[name], backend="triton", precision="bfloat16", device="meta", **options
+    )
+    head.train(training)
+    x = torch.empty(32, dim, device="meta", requires_grad=True)
+    labels = torch.empty(32, dtype=torch.int64, device="meta")
+    with Watch() as watch, Operators() as operators:
+        head(x, labels).loss.sum().backward()
+    assert watch.waiting == []
+    assert not {"_local_scalar_dense", "nonzero", "masked_select"} & operators.called
+    assert {"cosine_lse", "cosine_lse_backward", "_assert_async"} <= operators.called
+    assert x.grad.shape == x.shape
+    assert head.weight.grad.shape == head.weight.shape
+
+
+def test_the_watch_sees_what_waits():
+    numbers = torch.empty(3, device="meta")
+    with Watch() as watch:
+        numbers.new_tensor(1.0)
+        torch.tensor(1.0, device="meta")
+        with pytest.raises(RuntimeError):
+            numbers.sum().item()
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            numbers[numbers > 0]
+    assert watch.waiting == ["new_tensor", "tensor", "item", "__getitem__"]

@@ -1,0 +1,67 @@
+"""The operators as torch sees them: fake kernels, autograd, and a training step in one graph."""
+
+import pytest
+import torch
+from margin_oracle import inputs
+
+from fusedface.kernels import CurricularFace, MVArc, checks
+from fusedface.kernels.gpu import ops
+from fusedface.models import MarginHead
+
+
+def arguments(precision, dim, *, needs_embeddings=True, num_rows=6, num_classes=40):
+    embeddings, weight, labels = inputs(num_rows, num_classes, dim)
+    threshold, linear = torch.zeros(num_rows), torch.full((), 0.3)
+    return (
+        embeddings.requires_grad_(needs_embeddings), weight.requires_grad_(), labels, threshold, linear,
+        32.0, 1.0, 0.0, precision, True, needs_embeddings,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dim", [16, 300])
+@pytest.mark.parametrize("needs_embeddings", [True, False])
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_opcheck(precision, dim, needs_embeddings):
+    """Schema, fake kernel and autograd registration, ahead-of-time tracing included."""
+    torch.use_deterministic_algorithms(False)  # NaN in fresh memory is not what is compared here
+    values = arguments(precision, dim, needs_embeddings=needs_embeddings)
+    torch.library.opcheck(torch.ops.fusedface.cosine_lse.default, values)
+
+
+@pytest.mark.parametrize("dim", [16, 300])
+def test_opcheck_of_the_backward(dim):
+    values = arguments("float16", dim)
+    out = torch.ops.fusedface.cosine_lse(*values)
+    saved = [tensor.detach() for tensor in (*values[:5], out[1], *out[3:])]
+    d_cos_y, d_lse = torch.ones(6), torch.ones(6)
+    for needs in ((True, True), (False, True), (True, False)):
+        torch.library.opcheck(
+            torch.ops.fusedface.cosine_lse_backward.default,
+            (*saved, d_cos_y, d_lse, *values[5:10], *needs),
+            test_utils=("test_schema", "test_faketensor"),
+        )
+
+
+@pytest.mark.parametrize("margin", [CurricularFace(), MVArc()], ids=lambda m: m.name)
+def test_a_training_step_is_one_graph(margin, monkeypatch):
+    """fullgraph=True with the checks as they are on a GPU, where they read no values."""
+    monkeypatch.setattr(checks, "check_values", lambda *args: None)
+    monkeypatch.setattr(checks, "check_lse", lambda *args: None)
+    embeddings, weight, labels = inputs(6, 40, 16)
+    results = []
+    for compiled in (False, True):
+        head = MarginHead(16, 40, margin, backend="triton", precision="float16")
+        with torch.no_grad():
+            head.weight.copy_(weight)
+        x = embeddings.clone().requires_grad_()
+        step = torch.compile(head, backend="aot_eager", fullgraph=True) if compiled else head
+        for _ in range(2):  # t moves on
+            out = step(x, labels)
+        out.loss.backward()
+        results.append([out.loss.detach(), x.grad, head.weight.grad, *head.buffers()])
+    torch.testing.assert_close(*results)
+
+
+def test_registered_names():
+    assert ops.cosine_lse.__module__ == "fusedface.kernels.gpu.ops"
+    assert torch.ops.fusedface.cosine_lse.default._schema.name == "fusedface::cosine_lse"
