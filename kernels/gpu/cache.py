@@ -23,7 +23,7 @@ def load(device: str) -> Entries:
     """Entries of one device; none, with a warning, where the file cannot be read."""
     try:
         return [(entry["case"], entry["tile"]) for entry in _read().get(device, [])]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         warnings.warn(f"{path()} is not used, delete it: {error!r}", RuntimeWarning, stacklevel=2)
         return []
 
@@ -32,7 +32,7 @@ def save(device: str, entries: Entries) -> None:
     """Replace the entries of one device; other processes see the old file or the new one."""
     try:
         devices = _read()
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         devices = {}
     devices[device] = [{"case": case, "tile": tile} for case, tile in entries]
     target = path()
@@ -47,4 +47,6 @@ def _read() -> dict[str, Any]:
         content = json.loads(path().read_text())
     except FileNotFoundError:
         return {}
-    return content["devices"] if content["version"] == VERSION else {}
+    if not isinstance(content, dict) or not isinstance(content.get("devices"), dict):
+        raise json.JSONDecodeError("it holds no measurements", path().name, 0)
+    return content["devices"] if content.get("version") == VERSION else {}

@@ -1,0 +1,232 @@
+"""Which tile shape is taken, what happens to one that does not work, and the file of measurements."""
+
+import json
+import sys
+
+import pytest
+import torch
+from triton.runtime.errors import OutOfResources
+
+from fusedface.kernels import dispatch, margin_loss
+from fusedface.kernels.gpu import cache, choice, doctor, launch
+from fusedface.kernels.gpu.choice import Case
+from fusedface.kernels.gpu.configs import SHARED_MEMORY, Limits, Tile, operand_bytes, shipped
+
+CPU = torch.device("cpu")
+SHAPE = (512, 85_742, 128)
+
+
+@pytest.fixture(autouse=True)
+def _fresh(tmp_path, monkeypatch):
+    monkeypatch.setenv("FUSEDFACE_CACHE", str(tmp_path))
+    forget()
+    yield
+    choice._refused.clear()
+    forget()
+
+
+def forget():
+    choice.ranked.cache_clear()
+    choice.stored.cache_clear()
+
+
+def run(kernel="flash", shape=SHAPE, body=lambda tile: tile):
+    return launch.first_that_runs(kernel, shape, CPU, "bfloat16", body)
+
+
+def tiles():
+    return choice.ranked(choice.case_of("flash", SHAPE, "bfloat16"), CPU)
+
+
+def test_the_first_that_ships_is_taken():
+    assert run() == tiles()[0]
+    assert len(tiles()) >= 2
+
+
+def test_one_that_does_not_fit_is_left_out_with_a_warning():
+    first, second = tiles()[:2]
+
+    def body(tile):
+        if tile == first:
+            raise OutOfResources(300_000, 232_448, "shared memory")
+        return tile
+
+    with pytest.warns(
+        RuntimeWarning, match=r"flash kernel: Tile\(.*trying the next.*shared memory"
+    ):
+        assert run(body=body) == second
+    assert run(body=body) == second  # and is not tried again
+
+
+def test_when_none_works_it_says_so_and_does_nothing_else():
+    def body(tile):
+        raise OutOfResources(300_000, 232_448, "shared memory")
+
+    with (
+        pytest.warns(RuntimeWarning, match="trying the next"),
+        pytest.raises(
+            RuntimeError, match=r"no tile shape of the 'flash' kernel.*backend='chunked'"
+        ),
+    ):
+        run(body=body)
+
+
+def test_other_errors_are_not_swallowed():
+    with pytest.raises(ZeroDivisionError):
+        run(body=lambda tile: 1 / 0)
+
+
+def test_a_measurement_comes_first_and_holds_across_processes():
+    case, best = choice.case_of("flash", SHAPE, "bfloat16"), tiles()[-1]
+    assert best != tiles()[0]
+    choice.keep(CPU, {case: best})
+    forget()  # as a new process does
+    assert run() == best
+    assert run(shape=(400, 70_000, 128)) == best  # the same buckets
+    assert run(shape=(1024, 85_742, 128)) == tiles()[1] or run(shape=(1024, 85_742, 128)) != best
+
+
+def test_a_tile_shape_that_no_longer_ships_is_not_used():
+    choice.keep(CPU, {choice.case_of("flash", SHAPE, "bfloat16"): Tile(16, 16, num_warps=1)})
+    forget()
+    assert run() == tiles()[0]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"version": 1}', '{"version": 1, "devices": 3}'])
+def test_a_broken_file_is_not_used(content):
+    cache.path().write_text(content)
+    with pytest.warns(RuntimeWarning, match=r"tuning\.json is not used, delete it"):
+        assert run() == tiles()[0]
+    choice.keep(CPU, {choice.case_of("flash", SHAPE, "bfloat16"): tiles()[-1]})  # and replaced
+    forget()
+    assert json.loads(cache.path().read_text())["version"] == cache.VERSION
+
+
+def test_a_file_of_another_version_is_not_used():
+    cache.path().write_text(json.dumps({"version": 99, "devices": {}}))
+    assert run() == tiles()[0]
+
+
+def test_measurements_of_other_devices_are_kept():
+    cache.save("another", [(list(Case("flash", 128, "tf32", 16, 16)), vars(Tile(64, 64)))])
+    choice.keep(CPU, {choice.case_of("flash", SHAPE, "bfloat16"): tiles()[-1]})
+    assert len(cache.load("another")) == 1
+    assert len(cache.load(choice.device_name(CPU))) == 1
+
+
+def test_tuning_times_every_tile_shape_and_keeps_the_fastest(monkeypatch):
+    """With a stop-watch that likes the last one, and one that fails."""
+    from fusedface.kernels.gpu import schedule, tuning
+
+    started = []
+    monkeypatch.setattr(
+        schedule, "start", lambda kernel, grid, *args, tile=None, **c: started.append(tile)
+    )
+    monkeypatch.setattr(tuning.ops, "INTERPRETED", True)
+
+    def measure(call, device):
+        started.clear()
+        call()
+        tile = next(tile for tile in started if tile)
+        if tile.num_warps == 4 and tile.block_c == 32:
+            raise OutOfResources(1, 0, "shared memory")
+        return float(1000 - len(seen.setdefault(repr(tile), "")) - tile.num_warps)
+
+    seen = {}
+    timings = tuning.tune(64, 1000, 512, precision="bfloat16", device="cpu", measure=measure)
+    kernels = {timing.case.kernel for timing in timings}
+    assert kernels == {"lse", "coefficients", "embedding_product", "centre_product"}
+    for kernel in kernels:
+        mine = [timing for timing in timings if timing.case.kernel == kernel]
+        assert {t.tile for t in mine} == set(choice.candidates(mine[0].case, CPU))
+        fastest = min(mine, key=lambda timing: timing.milliseconds)
+        assert choice.ranked(mine[0].case, CPU)[0] == fastest.tile
+    assert launch.watch is None
+
+
+@pytest.mark.parametrize("architecture", SHARED_MEMORY)
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "tf32", "float32"])
+@pytest.mark.parametrize("dim", [16, 32, 64, 128, 256, 384, 512, 1024])
+def test_every_case_has_a_tile_shape(architecture, precision, dim):
+    from fusedface.kernels.gpu import layout
+
+    kernels = {"lse"}
+    narrow = layout.is_narrow(dim, precision)
+    kernels |= (
+        {"flash", "centres"} if narrow else {"coefficients", "embedding_product", "centre_product"}
+    )
+    itemsize = layout.OPERANDS[precision].dtype.itemsize
+    for kernel in kernels:
+        found = shipped(kernel, dim, precision, Limits(architecture, SHARED_MEMORY[architecture]))
+        assert 1 <= len(found) <= 8
+        for tile in found:
+            assert operand_bytes(tile, dim, itemsize) <= SHARED_MEMORY[architecture]
+            assert not tile.block_d or dim % tile.block_d == 0
+            assert kernel not in ("lse", "coefficients") or dim % tile.block_k == 0
+            for block in (tile.block_b, tile.block_c):
+                assert layout.CHUNK_MULTIPLE % max(block, 1) == 0
+
+
+def test_less_shared_memory_leaves_out_what_cannot_fit():
+    """A consumer GPU has 99 KiB."""
+    everything = shipped("coefficients", 512, "tf32", Limits("sm_90", SHARED_MEMORY["sm_90"]))
+    small = shipped("coefficients", 512, "tf32", Limits("sm_90", 48_000))
+    assert set(small) < set(everything)
+
+
+def test_the_backend_is_refused_where_it_cannot_run():
+    x, w, y = torch.ones(2, 4), torch.ones(3, 4), torch.tensor([0, 1])
+    from fusedface.kernels import ArcFace
+
+    with pytest.raises(
+        ValueError, match=r"backend='triton' needs tensors on a CUDA device.*chunked"
+    ):
+        margin_loss(x, w, y, ArcFace(), backend="triton")
+
+
+def test_without_triton(monkeypatch):
+    """As on macOS and Windows: "auto" goes on, "triton" says what is missing."""
+    monkeypatch.setattr(dispatch, "WITHOUT_TRITON", "No module named 'triton'")
+    monkeypatch.setattr(dispatch, "BACKENDS", dict(dispatch.BACKENDS))
+    del dispatch.BACKENDS["triton"]
+    x = torch.ones(2, 4)
+    with pytest.raises(ValueError, match=r"needs Triton .No module named 'triton'.: install it"):
+        dispatch.pick_backend("triton", x, x)
+    cuda = torch.device("cuda")
+    assert dispatch.choose(cuda, torch.float32).backend == "chunked"
+    assert "No module named 'triton'" in dict(doctor.report())["Triton"]
+
+
+def test_import_without_triton():
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import fusedface.kernels, fusedface.kernels.gpu.doctor as d\n"
+        "print(dict(d.report())['Triton'])"
+    )
+    import subprocess
+
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert "cannot be imported" in result.stdout, result.stderr
+
+
+def test_what_auto_takes():
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert dispatch.choose(cuda, torch.float32).backend == "triton"
+    assert dispatch.choose(cuda, torch.float64).backend == "chunked"
+    assert dispatch.choose(cpu, torch.float32).backend == "chunked"
+
+
+def test_doctor():
+    report = dict(doctor.report())
+    assert {
+        "Python",
+        "torch",
+        "Triton",
+        "backend on cpu",
+        "precisions",
+        "tuning file",
+    } <= report.keys()
+    assert report["backend on cpu"].startswith("chunked: ")
+    assert "none: shipped tile shapes" in report["tuning file"]
