@@ -72,7 +72,7 @@ def test_flops_are_those_of_the_launches(case, monkeypatch):
     passes, launches = passes_and_launches(case, monkeypatch)
     for one in passes:
         assert one.flops == sum(flops(la) for la in launches if la.name == one.kernel), one.kernel
-    rows, classes, _, precision = case
+    rows, classes, _, _ = case
     dim = launches[-1].constants["DIM"]
     assert sum(one.flops for one in passes) == 8 * rows * classes * dim
 
