@@ -16,7 +16,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fusedface.kernels.gpu import layout, schedule
+from fusedface.kernels.gpu import backward, forward, layout
+from fusedface.kernels.gpu import launch as launching
 from fusedface.kernels.gpu.configs import SHARED_MEMORY, Limits, shipped
 
 TARGETS = {
@@ -63,8 +64,8 @@ def record(
         return results[0]
 
     with monkeypatch.context() as patch:
-        patch.setattr(schedule, "start", start)
-        patch.setattr(schedule, "first_that_runs", first_that_runs)
+        patch.setattr(launching, "start", start)
+        patch.setattr(launching, "first_that_runs", first_that_runs)
         patch.setattr(layout, "processors", lambda device: MULTIPROCESSORS)
         patch.setattr(torch.version, "hip", "6" if target == "gfx942" else None)
         run_on_meta(num_rows, num_classes, dim, precision, square, reweights, train, dtype)
@@ -77,11 +78,11 @@ def run_on_meta(num_rows, num_classes, dim, precision, square, reweights, train,
         weight = torch.empty(num_classes, dim, dtype=dtype)
         labels = torch.empty(num_rows, dtype=torch.int64)
         row, number = torch.empty(num_rows), torch.empty(())
-    numbers = schedule.Numbers(64.0, square, 0.0, precision, reweights)
-    out = schedule.forward(embeddings, weight, labels, row, number, numbers, train)
+    numbers = forward.Numbers(64.0, square, 0.0, precision, reweights)
+    out = forward.forward(embeddings, weight, labels, row, number, numbers, train)
     if train:
-        saved = schedule.Saved(embeddings, weight, labels, row, number, out.lse, *out[3:])
-        schedule.backward(saved, row, row, numbers, True, True)
+        saved = backward.Saved(embeddings, weight, labels, row, number, out.lse, *out[3:])
+        backward.backward(saved, row, row, numbers, True, True)
 
 
 def source(launch):

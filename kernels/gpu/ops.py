@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedface.kernels.gpu import layout, schedule
-from fusedface.kernels.gpu.schedule import Numbers, Saved, UnitRows
+from fusedface.kernels.gpu import backward, forward, layout
+from fusedface.kernels.gpu.backward import Saved
+from fusedface.kernels.gpu.forward import Numbers, UnitRows
 from fusedface.kernels.primitive import CosineLse, NegativeStats, Spec
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # read once, as Triton itself does
@@ -75,7 +76,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """cos_y, lse, statistics, direction, then unit rows and inverse lengths of both operands."""
     numbers = Numbers(scale, square, constant, precision, reweights)
-    out = schedule.forward(
+    out = forward.forward(
         embeddings, weight, labels.contiguous(), threshold, linear, numbers, needs_embeddings
     )
     x, w = out.x, out.w
@@ -91,7 +92,7 @@ def _(
     num_rows, dim = embeddings.shape
     operands = layout.operands(precision)
     padded = layout.padded_dim(dim, precision)
-    has_direction = schedule.has_direction(dim, precision, needs_embeddings)
+    has_direction = forward.has_direction(dim, precision, needs_embeddings)
     row = embeddings.new_empty(num_rows, dtype=torch.float32)
     return (
         row, torch.empty_like(row), row.new_empty(5, num_rows),
@@ -148,7 +149,7 @@ def _backward(
         UnitRows(x, inverse_x), UnitRows(w, inverse_w),
     )  # fmt: skip
     numbers = Numbers(scale, square, constant, precision, reweights)
-    return schedule.backward(saved, d_cos_y, d_lse, numbers, needs_embeddings, needs_weight)
+    return backward.backward(saved, d_cos_y, d_lse, numbers, needs_embeddings, needs_weight)
 
 
 @_backward.register_fake

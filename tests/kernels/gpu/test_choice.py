@@ -116,11 +116,11 @@ def test_measurements_of_other_devices_are_kept():
 
 def test_tuning_times_every_tile_shape_and_keeps_the_fastest(monkeypatch):
     """With a stop-watch that likes the last one, and one that fails."""
-    from fusedface.kernels.gpu import schedule, tuning
+    from fusedface.kernels.gpu import tuning
 
     started = []
     monkeypatch.setattr(
-        schedule, "start", lambda kernel, grid, *args, tile=None, **c: started.append(tile)
+        launch, "start", lambda kernel, grid, *args, tile=None, **c: started.append(tile)
     )
     monkeypatch.setattr(tuning.ops, "INTERPRETED", True)
 

@@ -7,8 +7,7 @@ import torch
 from margin_oracle import all_margins, fresh_state, inputs, loss_and_gradients, relative
 
 from fusedface.kernels import ArcFace, CurricularFace, NormFace, margin_loss
-from fusedface.kernels.gpu import layout
-from fusedface.kernels.gpu import schedule as schedules
+from fusedface.kernels.gpu import launch, layout
 
 MARGINS = all_margins()
 
@@ -151,13 +150,13 @@ def test_an_update_after_the_forward_does_not_change_the_backward(schedule):
 def test_only_what_is_asked_for_is_computed(schedule, monkeypatch):
     """Frozen embeddings or class centres cost nothing, nor do gradients under no_grad."""
     started = []
-    original = schedules.start
+    original = launch.start
 
     def start(kernel, *args, **options):
         started.append(kernel.fn.__name__)
         original(kernel, *args, **options)
 
-    monkeypatch.setattr(schedules, "start", start)
+    monkeypatch.setattr(launch, "start", start)
     embeddings, weight, labels = inputs(8, 50, 16)
     x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
     _, dx, dw = run(ArcFace(), embeddings, weight, labels)
