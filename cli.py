@@ -206,6 +206,41 @@ def bench_kernels(
         report.write_json(rows, target, out)
 
 
+@bench_app.command("tune")
+def bench_tune(
+    shape: Annotated[
+        str, typer.Option("--shape", help="BxCxD of the training to come.")
+    ] = "512x85742x128",
+    precision: Annotated[
+        str, typer.Option(help="float16, bfloat16, tf32 or float32.")
+    ] = "bfloat16",
+    device: Annotated[str, typer.Option("--device")] = "cuda",
+) -> None:
+    """Time the GPU kernels' tile shapes and keep the fastest for this device, on disk."""
+    from fusedface.bench.kernels import parse_cases
+    from fusedface.kernels.gpu.tuning import tune
+    from fusedface.recipes.engine.run import pick_device
+
+    (case,) = parse_cases([shape], ["start"])
+    sizes = (case.num_rows, case.num_classes, case.dim)
+    timings = tune(*sizes, precision=precision, device=pick_device(device))
+    table = Table("kernel", "tile", "ms")
+    for timing in timings:
+        table.add_row(str(timing.case), str(timing.tile), f"{timing.milliseconds:.3f}")
+    Console().print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """What runs here, and why: versions, devices, the backend chosen, tuned choices on disk."""
+    from fusedface.kernels.gpu.doctor import report
+
+    table = Table(show_header=False, box=None)
+    for name, value in report():
+        table.add_row(name, value)
+    Console().print(table)
+
+
 def _resolve(recipe, data, pairs, root, settings):
     """The recipe that the arguments describe."""
     from fusedface.recipes.registry import get_recipe

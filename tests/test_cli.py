@@ -108,6 +108,12 @@ def test_bench_kernels(tmp_path):
     assert len(json.loads((tmp_path / "rows.json").read_text())["rows"]) == 4
 
 
+def test_doctor():
+    output = invoke("doctor")
+    assert "backend on cpu" in output
+    assert "chunked" in output
+
+
 MISTAKES = [
     (
         ["recipe", "run", "mobilefacenet-curiculr"],
@@ -134,6 +140,7 @@ MISTAKES = [
     (["data", "preview", "nowhere"], ["nowhere does not exist"]),
     (["data", "preview", "--difficulty", "2"], ["difficulty"]),
     (["bench", "kernels", "--shape", "12"], ["BxCxD", "'12'"]),
+    (["bench", "tune", "--device", "cuda:77"], ["cuda:77"]),
     (["bench", "kernels", "--phases", "middle"], ["start or late", "'middle'"]),
 ]
 
