@@ -9,7 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from fusedface.kernels import MARGINS, AdaFace, Margin
+from fusedface.kernels import MARGINS, AdaFace, Margin, margin_loss
 
 
 def inputs(num_rows, num_classes, dim, *, seed=0, dtype=torch.float32, spread=1.0):
@@ -146,3 +146,31 @@ def all_margins(s=64.0):
     margins["mvarc easy t=1.4"] = MVArc(s=s, easy_margin=True, t=1.4)
     margins["curricularface m=0.3"] = CurricularFace(s=s, m=0.3)
     return margins
+
+
+def run(margin, embeddings, weight, labels, state, backend, **options):
+    """Our head on copies: its output, and both gradients of its (summed) loss."""
+    x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
+    out = margin_loss(x, w, labels, margin, state=state, backend=backend, **options)
+    out.loss.sum().backward()
+    return out, x.grad, w.grad
+
+
+def compare(margin, embeddings, weight, labels, backend, tolerance, **options):
+    """Hold loss and gradients of a backend against the oracle; returns the output."""
+    dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    state = matched_state(margin, embeddings, dtype)
+    out, dx, dw = run(margin, embeddings, weight, labels, state, backend, **options)
+    truth = loss_and_gradients(
+        margin, embeddings, weight, labels, state,
+        gamma=options.get("focal_gamma", 0.0),
+        reduction=options.get("reduction", "mean"),
+        ignore_index=options.get("ignore_index", -1),
+        straight_through=options.get("target_gradient") == "straight_through",
+    )  # fmt: skip
+    for name, actual, expected in zip(
+        ("loss", "embeddings", "weight"), (out.per_sample_loss, dx, dw), truth, strict=True
+    ):
+        error = relative(actual, expected)
+        assert error < tolerance, f"{name}: relative error {error:.1e}, allowed {tolerance:.0e}"
+    return out

@@ -4,12 +4,14 @@ import pytest
 import torch
 from margin_oracle import (
     all_margins,
+    compare,
     fresh_state,
     inputs,
     loss_and_gradients,
     matched_state,
     reaches_branches,
     relative,
+    run,
 )
 
 from fusedface.kernels import CurricularFace, MVArc, NormFace, chunked, margin_loss
@@ -28,32 +30,6 @@ FLOAT64 = 1e-11
 def _several_chunks(monkeypatch):
     monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 64 * 100)
     monkeypatch.setattr(chunked, "MIN_CHUNK", 2)
-
-
-def run(margin, embeddings, weight, labels, state, backend, **options):
-    x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
-    out = margin_loss(x, w, labels, margin, state=state, backend=backend, **options)
-    out.loss.sum().backward()
-    return out, x.grad, w.grad
-
-
-def compare(margin, embeddings, weight, labels, backend, tolerance, **options):
-    dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-    state = matched_state(margin, embeddings, dtype)
-    out, dx, dw = run(margin, embeddings, weight, labels, state, backend, **options)
-    truth = loss_and_gradients(
-        margin, embeddings, weight, labels, state,
-        gamma=options.get("focal_gamma", 0.0),
-        reduction=options.get("reduction", "mean"),
-        ignore_index=options.get("ignore_index", -1),
-        straight_through=options.get("target_gradient") == "straight_through",
-    )  # fmt: skip
-    for name, actual, expected in zip(
-        ("loss", "embeddings", "weight"), (out.per_sample_loss, dx, dw), truth, strict=True
-    ):
-        error = relative(actual, expected)
-        assert error < tolerance, f"{name}: relative error {error:.1e}, allowed {tolerance:.0e}"
-    return out
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

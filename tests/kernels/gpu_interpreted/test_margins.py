@@ -4,6 +4,7 @@ import pytest
 import torch
 from margin_oracle import (
     all_margins,
+    compare,
     fresh_state,
     inputs,
     loss_and_gradients,
@@ -11,6 +12,7 @@ from margin_oracle import (
     reaches_branches,
     relative,
     rounded_loss_and_gradients,
+    run,
 )
 
 from fusedface.kernels import margin_loss
@@ -25,38 +27,13 @@ HALF_SHAPES = [(64, 384, 128), (33, 200, 100), (3, 70, 300), (48, 200, 512)]
 BUDGET = 2.0  # times the error torch makes in the same precision
 
 
-def run(margin, embeddings, weight, labels, state, backend="triton", **options):
-    x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
-    out = margin_loss(x, w, labels, margin, state=state, backend=backend, **options)
-    out.loss.sum().backward()
-    return out, x.grad, w.grad
-
-
-def compare(margin, embeddings, weight, labels, tolerance=FLOAT32, **options):
-    state = matched_state(margin, embeddings)
-    out, dx, dw = run(margin, embeddings, weight, labels, state, **options)
-    truth = loss_and_gradients(
-        margin, embeddings, weight, labels, state,
-        gamma=options.get("focal_gamma", 0.0),
-        reduction=options.get("reduction", "mean"),
-        ignore_index=options.get("ignore_index", -1),
-        straight_through=options.get("target_gradient") == "straight_through",
-    )  # fmt: skip
-    for name, actual, expected in zip(
-        ("loss", "embeddings", "weight"), (out.per_sample_loss, dx, dw), truth, strict=True
-    ):
-        error = relative(actual, expected)
-        assert error < tolerance, f"{name}: relative error {error:.1e}, allowed {tolerance:.0e}"
-    return out
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", MARGINS)
 def test_loss_and_gradients_match_the_oracle(name, shape, schedule):
     embeddings, weight, labels = inputs(*shape)
     if shape[0] > 1:
         assert reaches_branches(embeddings, weight, labels, 0.5)
-    compare(MARGINS[name], embeddings, weight, labels)
+    compare(MARGINS[name], embeddings, weight, labels, "triton", FLOAT32)
 
 
 OPTIONS = [
@@ -75,7 +52,7 @@ def test_options(name, options, schedule):
     embeddings, weight, labels = inputs(20, 141, 32)
     if "ignore_index" in options:
         labels[::3] = options["ignore_index"]
-    compare(MARGINS[name], embeddings, weight, labels, **options)
+    compare(MARGINS[name], embeddings, weight, labels, "triton", FLOAT32, **options)
 
 
 @pytest.mark.parametrize("name", MARGINS)
@@ -83,7 +60,7 @@ def test_margins_are_told_apart(name, schedule):
     """The tolerance means something: no margin passes for another."""
     embeddings, weight, labels = inputs(32, 256, 32)
     embeddings *= 4.0  # lengths around AdaFace's initial mean
-    out, _, _ = run(MARGINS[name], embeddings, weight, labels, fresh_state(MARGINS[name]))
+    out, _, _ = run(MARGINS[name], embeddings, weight, labels, fresh_state(MARGINS[name]), "triton")
     for wrong in MARGINS.keys() - {name}:
         loss, _, _ = loss_and_gradients(
             MARGINS[wrong], embeddings, weight, labels, fresh_state(MARGINS[wrong])
@@ -104,7 +81,7 @@ def test_rounded_operands(name, shape, precision):
         margin, embeddings, weight, labels, state, torch.float16, reduction="sum"
     )
     out, *gradients = run(
-        margin, embeddings, weight, labels, state, precision=precision, reduction="sum"
+        margin, embeddings, weight, labels, state, "triton", precision=precision, reduction="sum"
     )
     for actual, other, expected in zip(
         (out.per_sample_loss, *gradients), torchs, truth, strict=True
@@ -120,7 +97,7 @@ def test_input_dtypes(name, dtype, schedule):
     embeddings, weight, labels = inputs(32, 201, 32, dtype=dtype)
     margin = MARGINS[name]
     state = fresh_state(margin)
-    out, dx, dw = run(margin, embeddings, weight, labels, state)
+    out, dx, dw = run(margin, embeddings, weight, labels, state, "triton")
     loss, dx_true, dw_true = loss_and_gradients(margin, embeddings, weight, labels, state)
     assert out.loss.dtype == torch.float32
     assert (dx.dtype, dw.dtype) == (dtype, dtype)
