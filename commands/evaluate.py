@@ -1,0 +1,28 @@
+"""`evaluate`: verify faces with a checkpoint."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fusedface.commands.options import DeviceOption
+
+
+def evaluate(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Of a run, or a public MobileFaceNet checkpoint.")
+    ],
+    data: Annotated[
+        Path, typer.Option("--data", help="The folder the paths of --pairs start from.")
+    ],
+    pairs: Annotated[list[Path], typer.Option("--pairs", help="A pair list; may be repeated.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write results.json, roc.png and roc.svg here.")
+    ] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Verify faces with a checkpoint: accuracy, TAR@FAR, AUC, rank-1."""
+    from fusedface.recipes.engine.evaluate_checkpoint import evaluate_checkpoint
+
+    evaluate_checkpoint(checkpoint, data, pairs, out, device, Console())

@@ -1,0 +1,31 @@
+"""Arguments that several commands take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeName = Annotated[str, typer.Argument(help="A name from `recipe list`, or a recipe.toml.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="A folder with a folder per identity, or a list file of 'path label'."
+    ),
+]
+PairsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--pairs", help="A pair list: LFW's pairs.txt, or 'path path same fold'; repeatable."
+    ),
+]
+RootOption = Annotated[
+    Path | None, typer.Option("--root", help="The folder the paths of --pairs start from.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One setting, such as optim.lr=0.05; may be repeated."),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="Such as cpu or cuda:1; without it a GPU if there is one."),
+]
