@@ -65,7 +65,7 @@ def recipe_run(
     resolved = _resolve(recipe, data, pairs, root, settings)
     folder = out or _free_folder(Path("runs"), resolved.name)
     summary = run_recipe(resolved, folder, resume=resume, device=device)
-    raise typer.Exit({"finished": 0, "interrupted": 130}.get(summary.verdict, 1))
+    raise typer.Exit({"interrupted": 130, "non_finite": 1}.get(summary.verdict, 0))
 
 
 def _resolve(recipe, data, pairs, root, settings):

@@ -37,6 +37,18 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Most memory held so far, by the allocator of a GPU, else by this process; None on Windows."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB here
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -1,6 +1,7 @@
 """What is measured at every step: kept on the device, read once per line of metrics."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -10,8 +11,14 @@ from fusedface.kernels import MarginOutput
 NAMES = (
     "loss",
     "grad_norm",
+    "grad_norm_head",
+    "loss_easy",
+    "loss_hard",
     "target_cosine",
+    "target_cosine_p05",
+    "target_cosine_p95",
     "max_negative_cosine",
+    "max_negative_cosine_max",
     "accuracy",
     "hard_share",
     "modulation_min",
@@ -25,8 +32,10 @@ class Meter:
     """Statistics of the steps since the last line of metrics.
 
     accuracy is the share of images whose own class has the largest cosine (of the batch being trained
-    on), hard_share the share of the B (C - 1) negatives that are hard, grad_norm that of the backbone's
-    gradient before it is clipped.
+    on), hard_share the share of the B (C - 1) negatives that are hard. grad_norm is that of the
+    backbone's gradient before it is clipped, grad_norm_head that of the class centres'. loss_easy is
+    the mean loss of the samples without a hard negative, loss_hard that of the others. _p05 and _p95
+    are quantiles over the batch.
 
     Args:
         num_classes: C.
@@ -36,14 +45,21 @@ class Meter:
         self.num_classes = num_classes
         self.rows: list[Tensor] = []
 
-    def add(self, out: MarginOutput, grad_norm: Tensor) -> None:
+    def add(self, out: MarginOutput, grad_norm: Tensor, grad_norm_head: Tensor) -> None:
         """Add one step, without waiting for the device."""
-        nan = out.loss.new_tensor(math.nan)
+        nan = out.loss.new_full((), math.nan)
+        is_hard = out.hard_negatives > 0
+        losses = out.per_sample_loss.detach()
         values = (
             out.loss.detach(),
             grad_norm,
-            out.target_cosine.mean(),
+            grad_norm_head,
+            losses.where(~is_hard, nan).nanmean(),
+            losses.where(is_hard, nan).nanmean(),
+            out.target_cosine.nanmean(),
+            *out.target_cosine.float().nanquantile(_quantiles(out.target_cosine.device)),
             out.max_negative_cosine.mean(),
+            out.max_negative_cosine.amax(),
             out.correct.float().mean(),
             out.hard_negatives.float().mean() / (self.num_classes - 1),
             *out.modulation,
@@ -75,3 +91,9 @@ class Meter:
     def restore(self, state: Tensor, device: torch.device) -> None:
         """The inverse of `state`."""
         self.rows = list(state.to(device))
+
+
+@lru_cache
+def _quantiles(device: torch.device) -> Tensor:
+    """Made once: a tensor of given numbers is a copy from the host, for which a GPU would wait."""
+    return torch.tensor([0.05, 0.95], device=device)

@@ -9,15 +9,20 @@ from rich.console import Console
 from fusedface.models import MarginHead, create
 from fusedface.recipes.base import Recipe
 from fusedface.recipes.engine.checkpoint import CheckpointFolder
-from fusedface.recipes.engine.environment import describe_environment, device_name
+from fusedface.recipes.engine.environment import (
+    describe_environment,
+    device_name,
+    peak_memory_mib,
+)
 from fusedface.recipes.engine.faces import Faces, open_faces
-from fusedface.recipes.engine.metrics import MetricsLog
+from fusedface.recipes.engine.metrics import MetricsLog, read_metrics
 from fusedface.recipes.engine.precision import Precision, pick_precision
 from fusedface.recipes.engine.progress import Display, make_display
 from fusedface.recipes.engine.rundir import RunDirectory
 from fusedface.recipes.engine.seeding import seed_everything
-from fusedface.recipes.engine.summary import Summary, verification_table
-from fusedface.recipes.engine.train import Trainer, Verdict
+from fusedface.recipes.engine.summary import VERDICT_COLOURS, Summary, verification_table
+from fusedface.recipes.engine.train import Trainer
+from fusedface.recipes.engine.watcher import Judgement, judge
 
 
 def run_recipe(
@@ -47,9 +52,8 @@ def run_recipe(
     console = console or Console()
     target = pick_device(device)
     directory = RunDirectory(Path(out), recipe, resume)
-    finished = directory.read_summary()
-    if finished is not None and finished["verdict"] == "finished":
-        summary = Summary(**finished)
+    earlier = directory.read_summary()
+    if earlier is not None and (summary := Summary(**earlier)).finished:
         console.print(f"{out} has already finished: nothing to resume", markup=False)
         console.print(verification_table(summary))
         return summary
@@ -102,10 +106,17 @@ def _train(
     environment = describe_environment(precision.device, precision.name, recipe.train.seed)
     directory.add_environment(trainer.progress.step, environment)
     try:
-        verdict, message = trainer.train(log)
+        end = trainer.train(log)
     finally:
         log.close()
-    summary = _summarise(recipe, trainer, faces, verdict, message)
+    judgement = judge(
+        read_metrics(log.path),
+        ended=end.how,
+        end_message=end.message,
+        end_step=end.step,
+        collapse_loss=trainer.status.collapse_loss,
+    )
+    summary = _summarise(recipe, trainer, faces, judgement)
     directory.write_summary(summary.as_dict())
     return summary
 
@@ -147,19 +158,20 @@ def _build(
     )
 
 
-def _summarise(
-    recipe: Recipe, trainer: Trainer, faces: Faces, verdict: Verdict, message: str
-) -> Summary:
+def _summarise(recipe: Recipe, trainer: Trainer, faces: Faces, judgement: Judgement) -> Summary:
     progress, status = trainer.progress, trainer.status
     return Summary(
         recipe=recipe.name,
         seed=recipe.train.seed,
         device=device_name(trainer.precision.device),
-        verdict=verdict,
-        message=message,
+        verdict=judgement.verdict,
+        verdict_step=judgement.step,
+        message=judgement.message,
         steps=progress.step,
+        num_steps=trainer.num_steps,
         seconds=round(trainer.seconds, 2),
         images_per_second=round(trainer.images_per_second, 2),
+        peak_memory_mib=peak_memory_mib(trainer.precision.device),
         final_loss=progress.final_loss,
         initial_loss=status.initial_loss,
         collapse_loss=status.collapse_loss,
@@ -175,7 +187,7 @@ def _report(summary: Summary, directory: RunDirectory, console: Console) -> None
     """Print the table and the verdict, draw the curve."""
     if summary.verification:
         console.print(verification_table(summary))
-    colour = {"finished": "green", "interrupted": "yellow"}.get(summary.verdict, "red")
+    colour = VERDICT_COLOURS[summary.verdict]
     console.print(f"[{colour}]{summary.verdict}[/]: ", end="")
     console.print(summary.message, markup=False, highlight=False, soft_wrap=True)
     if summary.verdict == "interrupted":

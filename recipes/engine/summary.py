@@ -5,6 +5,15 @@ from typing import Any
 
 from rich.table import Table
 
+VERDICT_COLOURS = {
+    "converged": "green",
+    "unfinished": "yellow",
+    "interrupted": "yellow",
+    "chance": "red",
+    "collapsed": "red",
+    "non_finite": "red",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -16,15 +25,21 @@ class Summary:
     device: str
     """Such as "cpu (x86_64, 2 threads)"."""
     verdict: str
-    """"finished", "interrupted" (a signal) or "non_finite" (the loss)."""
+    """One of `watcher.Verdict`."""
+    verdict_step: int | None
+    """Where the run went wrong, if it did."""
     message: str
     """A sentence on the verdict."""
     steps: int
     """Steps trained."""
+    num_steps: int
+    """Steps to train."""
     seconds: float
     """From the start of the run to its end, with reading, evaluating and saving."""
     images_per_second: float
     """Of the training steps, with reading."""
+    peak_memory_mib: float | None
+    """On a GPU the allocator's peak, on a CPU the process's."""
     final_loss: float | None
     """Mean over the last line of metrics."""
     initial_loss: float
@@ -41,6 +56,11 @@ class Summary:
     """Figures by set name, of the trained network."""
     untrained: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The same, before training."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps were trained."""
+        return self.steps == self.num_steps
 
     def as_dict(self) -> dict[str, Any]:
         """For summary.json."""

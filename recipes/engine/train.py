@@ -4,8 +4,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fusedface.data import FaceDataset
@@ -14,6 +15,7 @@ from fusedface.models import Backbone, MarginHead
 from fusedface.recipes.base import SYNTHETIC, Recipe
 from fusedface.recipes.engine.batches import Batches
 from fusedface.recipes.engine.checkpoint import CheckpointFolder
+from fusedface.recipes.engine.diagnose import first_non_finite
 from fusedface.recipes.engine.meter import Meter
 from fusedface.recipes.engine.metrics import MetricsLog
 from fusedface.recipes.engine.optim import build_optimizer
@@ -23,15 +25,27 @@ from fusedface.recipes.engine.schedule import LearningRate, num_steps
 from fusedface.recipes.engine.seeding import rng_state, set_rng_state
 from fusedface.recipes.engine.signals import StopRequest
 from fusedface.recipes.engine.state import Progress, Verification, mean_accuracy
+from fusedface.recipes.engine.watcher import Ended
 from fusedface.recipes.settings import to_dict
 
-Verdict = Literal["finished", "interrupted", "non_finite"]
 SHOWN_UNREADABLE = 10
 RECENT_STEPS = 20  # whose pace is shown: the first ones of a run are slow, and would be for long
 
 
 class NonFiniteTrainingError(RuntimeError):
-    """Loss or gradient became NaN or infinite; the message names the step."""
+    """Loss or gradient became NaN or infinite; the message names step and tensor."""
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class End(NamedTuple):
+    """How training stopped, at which step, and a sentence on it."""
+
+    how: Ended
+    step: int
+    message: str
 
 
 class Trainer:
@@ -77,6 +91,7 @@ class Trainer:
         self.meter = Meter(head.num_classes)
         self.progress = Progress()
         self._saved_at = 0
+        self._inputs = torch.empty(0)
         self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
         margin = recipe.head.margin
         self.status = Status(
@@ -88,12 +103,8 @@ class Trainer:
             collapse_loss=margin.collapse_loss(head.num_classes),
         )
 
-    def train(self, log: MetricsLog) -> tuple[Verdict, str]:
-        """Train from where the states are to the end, or to a signal, or to a loss that is not finite.
-
-        Returns:
-            The verdict, and a sentence on it.
-        """
+    def train(self, log: MetricsLog) -> End:
+        """Train from where the states are to the end, or to a signal, or to a loss that is not finite."""
         with StopRequest() as stop:
             if self.progress.untrained is None:
                 self.progress.untrained = self._evaluate(log)
@@ -103,10 +114,11 @@ class Trainer:
                 if stop.signal_name is not None and self.progress.step > self._saved_at:
                     self.save(best=False)
             except NonFiniteTrainingError as error:
-                return "non_finite", str(error)
-        if self.progress.step == self.num_steps:
-            return "finished", f"trained all {self.num_steps} steps"
-        return "interrupted", f"{stop.signal_name} after {self.progress.step} steps"
+                return End("non_finite", error.step, str(error))
+        step = self.progress.step
+        if step == self.num_steps:
+            return End("finished", step, f"trained all {step} steps")
+        return End("interrupted", step, f"{stop.signal_name} after {step} steps")
 
     def _train_epoch(self, log: MetricsLog, stop: StopRequest) -> None:
         """Train what is left of the current epoch, or until a signal."""
@@ -147,18 +159,20 @@ class Trainer:
         inputs = self.model.preprocessing.images_to_tensor(images.to(device, non_blocking=True))
         if not self.recipe.train.channels_last:
             inputs = inputs.contiguous()
+        self._inputs = inputs  # of the newest step, to find out what was not finite in it
         try:
             with self.precision.autocast():
                 out = self.head(self.model(inputs), labels.to(device, non_blocking=True))
         except NonFiniteInputError as error:
-            raise NonFiniteTrainingError(self._non_finite(0, str(error))) from error
+            raise self._non_finite(0, inputs) from error
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(out.loss).backward()
         self.scaler.unscale_(self.optimizer)
         # Not the class centres: their gradient grows as they are short, and says nothing of the loss.
         limit = self.recipe.optim.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.meter.add(out, norm)
+        assert self.head.weight.grad is not None
+        self.meter.add(out, norm, self.head.weight.grad.norm())
         if device.type == "cpu":  # reading the loss is free here, so the weights stay good
             self._check_finite(behind=0)
         self.scaler.step(self.optimizer)
@@ -169,13 +183,18 @@ class Trainer:
         """Raise if a step since the last line of metrics was not finite; `behind`: 1 after the step."""
         bad = self.meter.first_non_finite(self.scaler.is_enabled())
         if bad is not None:
-            raise NonFiniteTrainingError(self._non_finite(bad + behind, "loss or gradient"))
+            raise self._non_finite(bad + behind, self._inputs)
 
-    def _non_finite(self, steps_ago: int, what: str) -> str:
+    def _non_finite(self, steps_ago: int, inputs: Tensor) -> NonFiniteTrainingError:
+        """The error for a step some steps ago; `inputs` are those of the newest."""
         step = self.progress.step - steps_ago
-        return (
-            f"not finite at step {step + 1} (learning rate {self.lr(step):.3g}): {what}. The last good "
-            "checkpoint is kept; a longer warm-up, a lower optim.lr or optim.clip_norm may help"
+        what = first_non_finite(self.model, self.head, inputs)
+        if steps_ago > 1:
+            what += f" ({steps_ago - 1} steps later, when it was read)"
+        return NonFiniteTrainingError(
+            step + 1,
+            f"not finite at step {step + 1} (learning rate {self.lr(step):.3g}), first {what}. The last "
+            "good checkpoint is kept; a longer warm-up, a lower optim.lr or optim.clip_norm may help",
         )
 
     def _after_step(self, log: MetricsLog) -> None:
@@ -207,8 +226,8 @@ class Trainer:
         self.status.figures, self.status.lr = figures, self.lr(self.progress.step - 1)
         self.progress.final_loss = figures["loss"]
         rates = {"lr": self.status.lr, "epoch": self.progress.step / self.batches.steps_per_epoch}
-        throughput = {"images_per_second": self.status.images_per_second}
-        log.write("train", self.progress.step, figures | rates | throughput)
+        pace = {"images_per_second": self.status.images_per_second, "seconds": self._train_seconds}
+        log.write("train", self.progress.step, figures | rates | pace)
         self.display.logged(self.status)
 
     def _evaluate(self, log: MetricsLog) -> Verification:
@@ -216,10 +235,16 @@ class Trainer:
         self.model.eval()
         results = self.evaluate()
         self.model.train()
-        log.write("evaluation", self.progress.step, {"verification": results})
+        figures = {"verification": results, "seconds": self._train_seconds}
+        log.write("evaluation", self.progress.step, figures)
         accuracies = {name: figures["accuracy"] for name, figures in results.items()}
         self.status.verification = accuracies
         return results
+
+    @property
+    def _train_seconds(self) -> float:
+        """Time in training steps so far: evaluations and checkpoints would make curves incomparable."""
+        return round(self.progress.train_seconds, 3)
 
     @property
     def images_per_second(self) -> float:

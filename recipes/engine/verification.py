@@ -26,6 +26,8 @@ class VerificationResult:
     """Area under the ROC: how often a genuine pair scores above an impostor pair."""
     rank1: float | None
     """How often the nearest other image is of the same person; None where people are unknown."""
+    num_pairs: int
+    """Pairs behind accuracy."""
     num_genuine: int
     """Pairs behind tar_at_far and auc."""
     num_impostor: int
@@ -188,6 +190,7 @@ def verify(
         tar_at_far={far: rate for far, rate in rates.items() if rate is not None},
         auc=area_under_roc(genuine, impostor),
         rank1=None if identities is None else rank1(embeddings, identities),
+        num_pairs=len(same),
         num_genuine=len(genuine),
         num_impostor=len(impostor),
     )

@@ -17,7 +17,8 @@ def make_summary(**changes):
         "rank1": 0.65,
     }
     values = {
-        "recipe": "r", "seed": 3, "device": "cpu", "verdict": "finished", "message": "m", "steps": 4,
+        "recipe": "r", "seed": 3, "device": "cpu", "verdict": "converged", "verdict_step": None,
+        "message": "m", "steps": 4, "num_steps": 4, "peak_memory_mib": 100.0,
         "seconds": 1.5, "images_per_second": 9.0, "final_loss": 2.0, "initial_loss": 3.0,
         "collapse_loss": 2.5, "num_identities": 7, "num_images": 70, "unreadable_images": 0,
         "verification": {"lfw": figures},

@@ -70,8 +70,11 @@ def test_everything_is_in_the_run_directory(finished):
 
 def test_the_summary(finished):
     _, summary = finished
-    assert (summary.recipe, summary.seed, summary.verdict) == ("tiny", 5, "finished")
-    assert summary.steps == 12  # 36 images, 4 whole batches of 8 an epoch, 3 epochs
+    assert (summary.recipe, summary.seed, summary.verdict_step) == ("tiny", 5, None)
+    assert summary.verdict in ("converged", "unfinished")
+    assert (
+        summary.steps == summary.num_steps == 12
+    )  # 36 images, 4 whole batches of 8 an epoch, 3 epochs
     assert (summary.num_identities, summary.num_images) == (NUM_IDENTITIES, 36)
     assert summary.seconds > 0
     assert summary.images_per_second > 0
@@ -137,7 +140,7 @@ def test_the_seed_matters(faces, finished, tmp_path):
 def test_precisions_and_memory_orders(faces, tmp_path, precision):
     settings = ("schedule.steps=3", f"train.precision={precision}", "train.channels_last=false")
     summary = run(faces, tmp_path / "run", *settings)
-    assert summary.verdict == "finished"
+    assert summary.finished
     assert all(tensor.dtype != torch.bfloat16 for tensor in weights(tmp_path / "run").values())
     environment = json.loads((tmp_path / "run" / "environment.json").read_text("utf-8"))
     assert environment[0]["precision"] == precision
@@ -156,12 +159,16 @@ def poison(monkeypatch, at_step, where):
     monkeypatch.setattr(train.Trainer, "_train_step", poisoned)
 
 
-@pytest.mark.parametrize("where", ["head", "backbone"])
-def test_a_loss_that_is_not_finite_stops_the_run(faces, tmp_path, monkeypatch, where):
+@pytest.mark.parametrize(
+    ("where", "named"),
+    [("head", "the head's weight"), ("backbone", r"the backbone's stem.conv.weight")],
+)
+def test_a_loss_that_is_not_finite_stops_the_run(faces, tmp_path, monkeypatch, where, named):
     poison(monkeypatch, at_step=8, where=where)
     summary = run(faces, tmp_path / "run")
-    assert summary.verdict == "non_finite"
+    assert (summary.verdict, summary.verdict_step) == ("non_finite", 8)
     assert "step 8" in summary.message
+    assert f"first {named}." in summary.message
     assert summary.steps == 7
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
 
@@ -171,7 +178,7 @@ def test_a_device_that_is_read_rarely_still_names_the_step():
     for loss in (1.0, math.inf, math.nan):
         weight, labels = torch.eye(4), torch.tensor([0])
         out = margin_loss(torch.eye(4)[:1], weight, labels, ArcFace())
-        meter.add(out._replace(loss=torch.tensor(loss)), torch.tensor(1.0))
+        meter.add(out._replace(loss=torch.tensor(loss)), torch.tensor(1.0), torch.tensor(1.0))
     assert meter.first_non_finite(scaled=True) == 1  # one step before the newest
     assert meter.first_non_finite(scaled=False) == 1
 
@@ -179,7 +186,7 @@ def test_a_device_that_is_read_rarely_still_names_the_step():
 def test_a_scaled_gradient_may_overflow():
     meter = Meter(num_classes=4)
     out = margin_loss(torch.eye(4)[:1], torch.eye(4), torch.tensor([0]), ArcFace())
-    meter.add(out, torch.tensor(math.inf))
+    meter.add(out, torch.tensor(math.inf), torch.tensor(1.0))
     assert meter.first_non_finite(scaled=True) is None
     assert meter.first_non_finite(scaled=False) == 0
 
@@ -189,13 +196,19 @@ def test_figures_of_a_batch_worked_out_by_hand():
     meter = Meter(num_classes=2)
     weight, labels = torch.eye(2), torch.tensor([0, 0])
     out = margin_loss(torch.eye(2), weight, labels, ArcFace(m=0.5, s=4.0))
-    meter.add(out, torch.tensor(3.0))
+    meter.add(out, torch.tensor(3.0), torch.tensor(7.0))
     figures = meter.take()
     assert figures["target_cosine"] == pytest.approx(0.5)
     assert figures["max_negative_cosine"] == pytest.approx(0.5)
     assert figures["accuracy"] == 0.5
     assert figures["hard_share"] == 0.5  # the second's only negative has cosine 1 > cos(pi/2 + m)
-    assert figures["grad_norm"] == 3.0
+    assert (figures["grad_norm"], figures["grad_norm_head"]) == (3.0, 7.0)
+    # Sample 0: T = cos m against N = 0, nothing hard. Sample 1: T = -sin m against N = 1.
+    assert figures["loss_easy"] == pytest.approx(math.log1p(math.exp(-4 * math.cos(0.5))), rel=1e-5)
+    assert figures["loss_hard"] == pytest.approx(math.log1p(math.exp(4 * (1 + math.sin(0.5)))))
+    assert figures["target_cosine_p05"] == pytest.approx(0.05)
+    assert figures["target_cosine_p95"] == pytest.approx(0.95)
+    assert figures["max_negative_cosine_max"] == pytest.approx(1.0)
     assert "t" not in figures  # ArcFace has none
     assert meter.rows == []
 
@@ -211,7 +224,7 @@ def test_unreadable_images_are_named_once_and_counted(faces, tmp_path):
     stream = io.StringIO()
     console = Console(file=stream, width=300)
     summary = run(faces, tmp_path / "run", f"data.source={broken}", console=console)
-    assert summary.verdict == "finished"
+    assert summary.finished
     assert summary.unreadable_images == 1
     assert stream.getvalue().count(str(bad)) == 1
 
@@ -348,5 +361,5 @@ def test_generated_people_of_the_evaluation_are_strangers(tmp_path):
     assert people == {f"identity {number}" for number in range(10, 30)}
     assert set(faces.train.class_names) == {f"identity {number}" for number in range(10)}
     summary = run_recipe(recipe, tmp_path / "run", device="cpu", console=Console(quiet=True))
-    assert summary.verdict == "finished"
+    assert summary.finished
     assert set(summary.verification) == {"synthetic"}

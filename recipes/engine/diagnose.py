@@ -1,0 +1,66 @@
+"""Which tensor of a training step was the first that is not finite."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from fusedface.models import Backbone, MarginHead
+
+
+def first_non_finite(model: Backbone, head: MarginHead, images: Tensor) -> str:
+    """Name it, in the order in which a step computes: inputs, weights, activations, loss, gradients.
+
+    Args:
+        model: the backbone, as it was when the step was found to be bad; its gradients if there are any.
+        head: the class centres, likewise.
+        images: what the backbone was given, (B, 3, H, W).
+    """
+    if not images.isfinite().all():
+        return "the images"
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not tensor.isfinite().all():
+            return f"the backbone's {name}"
+    if name := _first_activation(model, images):
+        return f"what the backbone's {name} puts out"
+    for name, tensor in head.state_dict().items():
+        if not tensor.isfinite().all():
+            return f"the head's {name}"
+    for name, gradient in _gradients(model, head):
+        if not gradient.isfinite().all():
+            return f"the gradient of {name}"
+    return "the loss"
+
+
+def _first_activation(model: Backbone, images: Tensor) -> str | None:
+    """The first layer whose output is not finite, in a forward pass that changes nothing."""
+    found: list[str] = []
+
+    def watch(name: str):
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, Tensor) and not found and not output.isfinite().all():
+                found.append(name)
+
+        return hook
+
+    layers = [(name, module) for name, module in model.named_modules() if not [*module.children()]]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in layers]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, buffer in model.named_buffers():  # running statistics of batch normalisation
+            buffer.copy_(buffers[name])
+    return found[0] if found else None
+
+
+def _gradients(model: Backbone, head: MarginHead) -> Iterator[tuple[str, Tensor]]:
+    """In the order of a backward pass: the head's first."""
+    parameters = [(f"the backbone's {name}", p) for name, p in model.named_parameters()]
+    parameters += [(f"the head's {name}", p) for name, p in head.named_parameters()]
+    for name, parameter in reversed(parameters):
+        if parameter.grad is not None:
+            yield name, parameter.grad

@@ -1,0 +1,140 @@
+"""The verdict on a run, from its metrics alone: nobody has to judge a curve by eye.
+
+non_finite    a loss, gradient or weight became NaN or infinite
+interrupted   a signal stopped it
+collapsed     at its end the loss lay at the closed-form loss of a network whose cosines are all zero
+chance        it verifies no better than chance, or than the same network untrained
+unfinished    it learned, and its accuracy was still rising when its steps were over
+converged     it learned, and its accuracy had stopped rising
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Ended = Literal["finished", "interrupted", "non_finite"]
+Verdict = Literal["converged", "unfinished", "chance", "collapsed", "non_finite", "interrupted"]
+Lines = Sequence[dict[str, Any]]
+
+COLLAPSE_BAND = 0.02
+"""Relative distance from the collapse loss, s sin m + ln C (+ s (t - 1) for MV). Noise of a batch is
+well below it; learning moves the loss through it within a few lines of metrics."""
+COLLAPSE_COSINE = 0.1
+"""Largest mean target cosine of a collapse: a loss may cross the band while cosines grow."""
+COLLAPSE_STEPS = 100
+"""Steps it must stay in the band; a tenth of the run where that is more. Healthy runs pass through the
+band in their first tens of steps, while batch normalisation and class centres find their scale."""
+CHANCE_SIGMAS = 3.0
+"""Accuracy within so many standard errors of 50 % (of a binomial over the pairs) is chance."""
+PLATEAU_SHARE = 0.25
+"""The last part of a run that tells whether it was still getting better."""
+PLATEAU_GAIN = 0.005
+"""Accuracy gained in that part by a run that has not converged: half a percentage point, about the
+standard error of accuracy on some thousands of pairs."""
+PLATEAU_LOSS = 0.05
+"""Without such evaluations: the share of the loss's whole fall that fell in that part."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict, the step where it went wrong (None where it did not), and a sentence."""
+
+    verdict: Verdict
+    step: int | None
+    message: str
+
+
+def judge(
+    lines: Lines, *, ended: Ended, end_message: str, end_step: int, collapse_loss: float
+) -> Judgement:
+    """Judge a run.
+
+    Args:
+        lines: of metrics.jsonl.
+        ended: how training stopped.
+        end_message: a sentence on that.
+        end_step: the step at which it stopped.
+        collapse_loss: `Margin.collapse_loss` of its loss.
+    """
+    if ended != "finished":
+        return Judgement(ended, end_step if ended == "non_finite" else None, end_message)
+    train = [line for line in lines if line["kind"] == "train"]
+    accuracies = _accuracies(lines)
+    if (since := collapsed_since(train, collapse_loss)) is not None:
+        text = f"from step {since} to the end the loss stayed at {collapse_loss:.1f}, that of a collapse"
+        return Judgement("collapsed", since, text)
+    if chance := _chance(lines, accuracies):
+        return Judgement("chance", _last_step(lines), chance)
+    gain = _late_gain(accuracies)
+    if gain is None:
+        fall = _late_fall(train)
+        text = f"{fall:.0%} of the loss's fall came in the last {PLATEAU_SHARE:.0%} of the steps"
+        return Judgement("unfinished" if fall > PLATEAU_LOSS else "converged", None, text)
+    text = f"accuracy rose by {100 * gain:.2f} points in the last {PLATEAU_SHARE:.0%} of the steps"
+    return Judgement("unfinished" if gain > PLATEAU_GAIN else "converged", None, text)
+
+
+def collapsed_since(train: Lines, collapse_loss: float) -> int | None:
+    """The step since which a run has stayed in the band of the collapse loss; None if it has not.
+
+    Args:
+        train: lines of kind "train".
+        collapse_loss: the middle of the band.
+    """
+    since = None
+    for line in reversed(train):
+        inside = abs(line["loss"] - collapse_loss) <= COLLAPSE_BAND * collapse_loss
+        if not inside or line.get("target_cosine", 0.0) > COLLAPSE_COSINE:
+            break
+        since = line["step"]
+    if since is None:
+        return None
+    last = train[-1]["step"]
+    return since if last - since >= max(COLLAPSE_STEPS, 0.1 * last) else None
+
+
+def _accuracies(lines: Lines) -> list[tuple[int, float]]:
+    """(step, mean accuracy over the sets) of every evaluation of some set."""
+    return [
+        (line["step"], sum(f["accuracy"] for f in sets.values()) / len(sets))
+        for line in lines
+        if line["kind"] == "evaluation" and (sets := line["verification"])
+    ]
+
+
+def _chance(lines: Lines, accuracies: list[tuple[int, float]]) -> str | None:
+    """A sentence if the last accuracy is no better than chance or than before training, else None."""
+    if not accuracies:
+        return None
+    last = accuracies[-1][1]
+    sets = [line for line in lines if line["kind"] == "evaluation"][-1]["verification"]
+    pairs = sum(f["num_pairs"] for f in sets.values())
+    error = CHANCE_SIGMAS * math.sqrt(0.25 / pairs)
+    if last <= 0.5 + error:
+        return f"accuracy is {last:.1%}, within {CHANCE_SIGMAS:g} standard errors of 50 %"
+    first_step, untrained = accuracies[0]
+    if first_step == 0 and len(accuracies) > 1 and last <= untrained:
+        return f"accuracy is {last:.1%}, and was {untrained:.1%} before training"
+    return None
+
+
+def _late_gain(accuracies: list[tuple[int, float]]) -> float | None:
+    """How much better the best accuracy of the last part is than the best before it, if that is known."""
+    begins = (1.0 - PLATEAU_SHARE) * accuracies[-1][0] if accuracies else 0.0
+    before = [accuracy for step, accuracy in accuracies if 0 < step <= begins]
+    after = [accuracy for step, accuracy in accuracies if step > begins]
+    return max(after) - max(before) if before else None
+
+
+def _late_fall(train: Lines) -> float:
+    """Share of the loss's whole fall that came in the last part of a run."""
+    begins = (1.0 - PLATEAU_SHARE) * train[-1]["step"]
+    before = min((line["loss"] for line in train if line["step"] <= begins), default=math.inf)
+    least = min(line["loss"] for line in train)
+    fall = train[0]["loss"] - least
+    return max(0.0, before - least) / fall if fall > 0 else 0.0
+
+
+def _last_step(lines: Lines) -> int:
+    return lines[-1]["step"]

@@ -1,0 +1,139 @@
+"""Each verdict, from made-up curves whose verdict is known."""
+
+import math
+
+import pytest
+import torch
+
+from fusedface.kernels import ArcFace, MVArc
+from fusedface.models import MarginHead, create
+from fusedface.recipes.engine.diagnose import first_non_finite
+from fusedface.recipes.engine.watcher import COLLAPSE_STEPS, collapsed_since, judge
+
+COLLAPSE = ArcFace(m=0.5, s=64.0).collapse_loss(1000)
+NUM_PAIRS = 2400
+
+
+def train(losses, every=10, cosine=0.05):
+    return [
+        {"kind": "train", "step": every * (i + 1), "loss": loss, "target_cosine": cosine}
+        for i, loss in enumerate(losses)
+    ]
+
+
+def evaluations(*accuracies, last_step=1000):
+    steps = [round(last_step * i / (len(accuracies) - 1)) for i in range(len(accuracies))]
+    return [
+        {
+            "kind": "evaluation",
+            "step": step,
+            "verification": {"lfw": {"accuracy": accuracy, "num_pairs": NUM_PAIRS}},
+        }
+        for step, accuracy in zip(steps, accuracies, strict=True)
+    ]
+
+
+def falling(num=100, start=45.0, end=5.0):
+    return train([end + (start - end) * math.exp(-6 * i / num) for i in range(num)], cosine=0.5)
+
+
+def verdict(lines, ended="finished", **options):
+    lines = sorted(lines, key=lambda line: line["step"])
+    given = {"end_message": "said", "end_step": 7, "collapse_loss": COLLAPSE} | options
+    return judge(lines, ended=ended, **given)
+
+
+def test_the_collapse_loss_is_the_closed_form():
+    assert pytest.approx(64 * math.sin(0.5) + math.log(999), abs=1e-6) == COLLAPSE
+    # Every negative is hard there: N(0) = t - 1 for each.
+    assert MVArc(m=0.5, s=64.0, t=1.2).collapse_loss(1000) == pytest.approx(COLLAPSE + 64 * 0.2)
+
+
+def test_how_it_ended_comes_first():
+    flat = train([COLLAPSE] * 100)
+    assert verdict(flat, ended="interrupted").verdict == "interrupted"
+    found = verdict(flat, ended="non_finite")
+    assert (found.verdict, found.step, found.message) == ("non_finite", 7, "said")
+
+
+def test_converged_and_unfinished():
+    flat_end = evaluations(0.6, 0.8, 0.88, 0.9, 0.9004)
+    assert verdict(falling() + flat_end).verdict == "converged"
+    rising = verdict(falling() + evaluations(0.6, 0.7, 0.8, 0.85, 0.9))
+    assert rising.verdict == "unfinished"
+    assert "5.00 points" in rising.message
+    worse = evaluations(0.6, 0.8, 0.9, 0.9, 0.85)
+    assert verdict(falling() + worse).verdict == "converged"  # past its best: it does not rise
+
+
+def test_without_evaluations_on_the_way_the_loss_decides():
+    assert verdict(falling() + evaluations(0.6, 0.9)).verdict == "converged"
+    straight = train([50.0 - 0.4 * i for i in range(100)], cosine=0.5)
+    assert verdict(straight + evaluations(0.6, 0.9)).verdict == "unfinished"
+    assert verdict(straight).verdict == "unfinished"
+
+
+def test_chance():
+    standard_error = math.sqrt(0.25 / NUM_PAIRS)
+    near = evaluations(0.5, 0.55, 0.5 + 2.9 * standard_error)
+    assert verdict(falling() + near).verdict == "chance"
+    above = evaluations(0.5, 0.55, 0.5 + 3.1 * standard_error)
+    assert verdict(falling() + above).verdict != "chance"
+    no_better = verdict(falling() + evaluations(0.65, 0.64, 0.65))
+    assert no_better.verdict == "chance"
+    assert "65.0% before training" in no_better.message
+
+
+@pytest.mark.parametrize("off", [-0.015, 0.0, 0.015])
+def test_collapsed_names_the_step(off):
+    lines = train([45.0] * 30 + [COLLAPSE * (1 + off)] * 70)
+    found = verdict(lines + evaluations(0.5, 0.9, 0.9))
+    assert (found.verdict, found.step) == ("collapsed", 310)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        train([45.0] * 50 + [COLLAPSE * 1.03] * 50),  # outside of the band
+        train([COLLAPSE] * 99 + [5.0]),  # it got out at the end
+        train([45.0] * 95 + [COLLAPSE] * 5),  # too short
+        train([COLLAPSE] * 100, cosine=0.3),  # the loss alone lies there
+        [],
+    ],
+)
+def test_what_is_no_collapse(lines):
+    assert collapsed_since(lines, COLLAPSE) is None
+
+
+def test_a_collapse_must_last_a_tenth_of_a_long_run():
+    num = COLLAPSE_STEPS // 10 + 3
+    assert collapsed_since(train([45.0] * 50 + [COLLAPSE] * num), COLLAPSE) == 510
+    assert collapsed_since(train([45.0] * 500 + [COLLAPSE] * num), COLLAPSE) is None
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    model = create("mobilefacenet", embedding_dim=8, input_size=(32, 32), width=0.25)
+    return model, MarginHead(8, 4, ArcFace()), torch.randn(4, 3, 32, 32)
+
+
+def test_the_first_tensor_that_is_not_finite(network):
+    model, head, images = network
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert first_non_finite(model, head, images) == "the loss"
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    head(model(images), torch.arange(4)).loss.backward()
+    model.stem.conv.weight.grad[0] = math.nan
+    assert (
+        first_non_finite(model, head, images) == "the gradient of the backbone's stem.conv.weight"
+    )
+    head.weight.grad[0] = math.inf
+    assert first_non_finite(model, head, images) == "the gradient of the head's weight"
+    head.weight.data[1] = math.nan
+    assert first_non_finite(model, head, images) == "the head's weight"
+    model.stem.bn.weight.data[0] = 3e38
+    model.stem.bn.bias.data[0] = 3e38
+    assert first_non_finite(model, head, images) == "what the backbone's stem.bn puts out"
+    images[0] = math.inf
+    assert first_non_finite(model, head, images) == "the images"
