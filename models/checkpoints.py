@@ -1,4 +1,4 @@
-"""Read checkpoints: this project's, bare state_dicts of its backbones, and two public layouts.
+"""Read checkpoints: this project's, bare state_dicts of its backbones, and public layouts.
 
 Files are read with `weights_only=True`: one that holds more than tensors and plain values is
 refused, and none of it runs. A checkpoint either fits the backbone completely or changes nothing.
@@ -20,6 +20,7 @@ from fusedface.models.registry import create
 FORMAT = "fusedface-checkpoint"
 VERSION = 1
 MAX_LISTED = 8  # names of each kind in an error message
+MAX_EMBEDDING_DIM = 4096  # of a public checkpoint; what a file claims must not fill the memory
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,16 @@ def _interpret_public(layout: Layout, tensors: dict[Any, Any], path: str | Path)
         layout.name,
         _tensors(tensors, path),
         names=layout.names(),
-        config=layout.config,
+        config=layout.config | _embedding_dim(tensors.get(layout.embedding)),
         preprocessing=layout.preprocessing,
     )
+
+
+def _embedding_dim(tensor: object) -> dict[str, int]:
+    """D as an option of `create`, if the tensor tells it; without it the backbone's own is tried."""
+    if isinstance(tensor, Tensor) and tensor.ndim > 0 and 0 < len(tensor) <= MAX_EMBEDDING_DIM:
+        return {"embedding_dim": len(tensor)}
+    return {}
 
 
 def _tensors(values: dict[Any, Any], path: str | Path) -> dict[str, Tensor]:

@@ -1,12 +1,14 @@
-"""Public MobileFaceNet checkpoints: what they call our tensors, and how their images were prepared.
+"""Public checkpoints: what they call our tensors, and how their images were prepared.
 
 Every name is written out or generated from a block's number; nothing is matched by likeness.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from fusedface.models.iresnet import BLOCKS_PER_STAGE, STAGES
+from fusedface.models.mbf import MBF, MBFLarge
 from fusedface.models.preprocessing import Preprocessing
 
 NUM_BOTTLENECKS = 15
@@ -21,7 +23,8 @@ class Layout:
         name: what users see.
         wrapper: key of the file's dictionary that holds the tensors, if it is not the tensors itself.
         marker: a tensor name that no other layout has.
-        config: `create(**config)` builds the backbone.
+        embedding: their name of a tensor (D, ...); public recipes differ in D alone.
+        config: `create(**config, embedding_dim=D)` builds the backbone.
         preprocessing: with which the checkpoint was trained and evaluated.
         names: returns their name -> our name, of every tensor.
     """
@@ -29,6 +32,7 @@ class Layout:
     name: str
     wrapper: str | None
     marker: str
+    embedding: str
     config: dict[str, Any]
     preprocessing: Preprocessing
     names: Callable[[], dict[str, str]]
@@ -75,11 +79,63 @@ def _relu6_names() -> dict[str, str]:
     return names
 
 
+def _bn(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{theirs}.{field}": f"{ours}.{field}" for field in BN_FIELDS}
+
+
+def _mbf_names(repeats: tuple[int, int, int, int]) -> dict[str, str]:
+    """insightface numbers layers by stage: the first convolution, its repeats, (strided, repeats) x 3."""
+
+    def conv_block(ours: str, theirs: str) -> dict[str, str]:
+        return _unit(ours, f"{theirs}.0", f"{theirs}.1", f"{theirs}.2")
+
+    def bottleneck(ours: str, theirs: str) -> dict[str, str]:
+        return (
+            conv_block(f"{ours}.expand", f"{theirs}.0.layers")
+            | conv_block(f"{ours}.depthwise", f"{theirs}.1.layers")
+            | _unit(f"{ours}.project", f"{theirs}.2.layers.0", f"{theirs}.2.layers.1")
+        )
+
+    first, *later = repeats
+    names = conv_block("stem", "layers.0.layers") | conv_block("final", "conv_sep.layers")
+    if first == 1:
+        names |= conv_block("stem_grouped", "layers.1.layers")
+    else:
+        for i in range(first):
+            names |= bottleneck(f"stem_grouped.{i}", f"layers.1.layers.{i}.layers")
+    block = 0
+    for stage, repeat in enumerate(later):
+        names |= bottleneck(f"blocks.{block}", f"layers.{2 + 2 * stage}.layers")
+        for i in range(repeat):
+            names |= bottleneck(
+                f"blocks.{block + 1 + i}", f"layers.{3 + 2 * stage}.layers.{i}.layers"
+            )
+        block += 1 + repeat
+    names |= _unit("gdconv", "features.layers.0.layers.0", "features.layers.0.layers.1")
+    names["features.layers.2.weight"] = "embedding.linear.weight"
+    return names | _bn("embedding.bn", "features.layers.3")
+
+
+def _r18_names() -> dict[str, str]:
+    names = _unit("stem", "conv1", "bn1", "prelu") | _bn("bn", "bn2")
+    for stage in range(len(STAGES)):
+        for i in range(BLOCKS_PER_STAGE):
+            ours, theirs = f"blocks.{BLOCKS_PER_STAGE * stage + i}", f"layer{stage + 1}.{i}"
+            names |= _bn(f"{ours}.bn", f"{theirs}.bn1")
+            names |= _unit(f"{ours}.conv1", f"{theirs}.conv1", f"{theirs}.bn2", f"{theirs}.prelu")
+            names |= _unit(f"{ours}.conv2", f"{theirs}.conv2", f"{theirs}.bn3")
+        strided, theirs = f"blocks.{BLOCKS_PER_STAGE * stage}", f"layer{stage + 1}.0.downsample"
+        names |= _unit(f"{strided}.shortcut", f"{theirs}.0", f"{theirs}.1")
+    names |= {f"fc.{field}": f"embedding.linear.{field}" for field in ("weight", "bias")}
+    return names | _bn("embedding.bn", "features")
+
+
 PRELU_112X96 = Layout(
     name="mobilefacenet-prelu-112x96",  # Xiaoccer/MobileFaceNet_Pytorch, CASIA-WebFace
     wrapper="net_state_dict",
     marker="linear7.conv.weight",
-    config={"name": "mobilefacenet", "embedding_dim": 128, "input_size": (112, 96)},
+    embedding="linear1.conv.weight",
+    config={"name": "mobilefacenet", "input_size": (112, 96)},
     preprocessing=Preprocessing(
         std=(128.0, 128.0, 128.0), input_size=(112, 96), flip="concat", crop="center"
     ),
@@ -90,9 +146,9 @@ RELU6_112X112 = Layout(
     name="mobilefacenet-relu6-112x112",  # the package mobilefacenet-pytorch
     wrapper=None,
     marker="dw_conv.pointwise.weight",
+    embedding="conv3.weight",
     config={
         "name": "mobilefacenet",
-        "embedding_dim": 128,
         "input_size": (112, 112),
         "activation": "relu6",
         "stem_pointwise": True,
@@ -105,4 +161,40 @@ RELU6_112X112 = Layout(
     names=_relu6_names,
 )
 
-LAYOUTS = (PRELU_112X96, RELU6_112X112)
+# insightface, recognition/arcface_torch: a bare state_dict (model.pt, backbone.pth), or the training
+# checkpoint of one GPU, which wraps it. Its verification sums the features of both mirror images.
+INSIGHTFACE_MBF = Layout(
+    name="insightface-mbf",
+    wrapper="state_dict_backbone",
+    marker="layers.1.layers.0.weight",
+    embedding="features.layers.2.weight",
+    config={"name": "mbf", "input_size": (112, 112)},
+    preprocessing=Preprocessing(),
+    names=lambda: _mbf_names(MBF.repeats),
+)
+
+INSIGHTFACE_MBF_LARGE = replace(
+    INSIGHTFACE_MBF,
+    name="insightface-mbf-large",
+    marker="layers.1.layers.0.layers.0.layers.0.weight",
+    config={"name": "mbf_large", "input_size": (112, 112)},
+    names=lambda: _mbf_names(MBFLarge.repeats),
+)
+
+INSIGHTFACE_R18 = Layout(
+    name="insightface-r18",
+    wrapper="state_dict_backbone",
+    marker="layer1.0.prelu.weight",
+    embedding="fc.weight",
+    config={"name": "iresnet18", "input_size": (112, 112)},
+    preprocessing=Preprocessing(),
+    names=_r18_names,
+)
+
+LAYOUTS = (
+    PRELU_112X96,
+    RELU6_112X112,
+    INSIGHTFACE_MBF,
+    INSIGHTFACE_MBF_LARGE,
+    INSIGHTFACE_R18,
+)

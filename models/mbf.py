@@ -1,11 +1,13 @@
-"""`mbf` of insightface (recognition/arcface_torch): a MobileFaceNet twice as wide, and not just that.
+"""`mbf` and `mbf_large` of insightface (recognition/arcface_torch): MobileFaceNets, but not just wider.
 
-Its channel counts are doubled, its group counts are not. So the first 3x3 convolution has two
-channels a group, and the bottlenecks between the strided ones have as many hidden channels as
-outer ones. 2.060 M parameters and 437.5 M multiply-adds at 112x112 and 512 dimensions.
+Their channel counts are doubled (quadrupled), their group and hidden counts are not. So the first 3x3
+convolution of `mbf` has two channels a group, and its bottlenecks between the strided ones have as many
+hidden channels as outer ones; those of `mbf_large` have half as many. `mbf`: 2.060 M parameters and
+437.5 M multiply-adds at 112x112 and 512 dimensions.
 """
 
 from collections import OrderedDict
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -14,15 +16,6 @@ from fusedface.models.blocks import Bottleneck, conv_bn, gdconv, init_fan_out
 
 STEM_GROUPS = 64
 FINAL_CHANNELS = 512
-# Hidden channels, output channels, repeats, stride of the first.
-BOTTLENECKS = (
-    (128, 128, 1, 2),
-    (128, 128, 4, 1),
-    (256, 256, 1, 2),
-    (256, 256, 6, 1),
-    (512, 256, 1, 2),
-    (256, 256, 2, 1),
-)
 
 
 class MBF(Backbone):
@@ -40,6 +33,10 @@ class MBF(Backbone):
     """
 
     name = "mbf"
+    scale: ClassVar[int] = 2
+    """Outer channels, in 64s."""
+    repeats: ClassVar[tuple[int, int, int, int]] = (1, 4, 6, 2)
+    """Blocks after the first convolution and after each strided bottleneck."""
 
     def __init__(
         self,
@@ -48,11 +45,15 @@ class MBF(Backbone):
         width: float = 1.0,
     ) -> None:
         super().__init__(embedding_dim, input_size, width)
-        groups = scale_channels(STEM_GROUPS, width)
-        stem, final = 2 * groups, scale_channels(FINAL_CHANNELS, width)
+        groups, final = scale_channels(STEM_GROUPS, width), scale_channels(FINAL_CHANNELS, width)
+        stem = self.scale * groups
         self.stem = conv_bn(3, stem, 3, stride=2, padding=1, activation="prelu")
-        self.stem_grouped = conv_bn(stem, stem, 3, padding=1, groups=groups, activation="prelu")
-        self.blocks, last = _bottlenecks(stem, width)
+        if self.repeats[0] == 1:
+            self.stem_grouped = conv_bn(stem, stem, 3, padding=1, groups=groups, activation="prelu")
+        else:
+            stage = (128, 64 * self.scale, self.repeats[0], 1)
+            self.stem_grouped, stem = _bottlenecks(stem, (stage,), width)
+        self.blocks, last = _bottlenecks(stem, self._stages(), width)
         self.final = conv_bn(last, final, activation="prelu")
         self.gdconv = gdconv(final, self.grid)
         self.embedding = nn.Sequential(
@@ -68,11 +69,34 @@ class MBF(Backbone):
         """(B, 3, H, W) to (B, 512 width, 1, 1)."""
         return self.gdconv(self.final(self.blocks(self.stem_grouped(self.stem(images)))))
 
+    def _stages(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Hidden channels, output channels, repeats, stride of the first."""
+        half, full = 64 * self.scale, 128 * self.scale
+        _, first, second, third = self.repeats
+        return (
+            (128, half, 1, 2),
+            (128, half, first, 1),
+            (256, full, 1, 2),
+            (256, full, second, 1),
+            (512, full, 1, 2),
+            (256, full, third, 1),
+        )
 
-def _bottlenecks(channels: int, width: float) -> tuple[nn.Sequential, int]:
+
+class MBFLarge(MBF):
+    """The `mbf_large` backbone: twice as wide as `mbf` and twice as deep."""
+
+    name = "mbf_large"
+    scale = 4
+    repeats = (2, 8, 12, 4)
+
+
+def _bottlenecks(
+    channels: int, stages: tuple[tuple[int, int, int, int], ...], width: float
+) -> tuple[nn.Sequential, int]:
     """The bottlenecks after `channels`, and how many channels they end with."""
     blocks: list[nn.Module] = []
-    for base_hidden, base_out, repeats, first_stride in BOTTLENECKS:
+    for base_hidden, base_out, repeats, first_stride in stages:
         hidden, out = scale_channels(base_hidden, width), scale_channels(base_out, width)
         strides = [first_stride] + [1] * (repeats - 1)
         for stride in strides:

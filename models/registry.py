@@ -6,10 +6,12 @@ from typing import Any
 
 from fusedface.models.backbone import Backbone
 from fusedface.models.iresnet import IResNet18
-from fusedface.models.mbf import MBF
+from fusedface.models.mbf import MBF, MBFLarge
 from fusedface.models.mobilefacenet import MobileFaceNet
 
-MODELS: dict[str, type[Backbone]] = {model.name: model for model in (MobileFaceNet, MBF, IResNet18)}
+MODELS: dict[str, type[Backbone]] = {
+    model.name: model for model in (MobileFaceNet, MBF, MBFLarge, IResNet18)
+}
 
 
 def create(name: str, **options: Any) -> Backbone:

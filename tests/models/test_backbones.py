@@ -174,5 +174,5 @@ def test_every_width_runs(name, width, stem):
     model = create(name, width=width, input_size=SIZE, embedding_dim=16).eval()
     with torch.no_grad():
         assert model(_images(1, SIZE)).shape == (1, 16)
-    stem *= 2 if name == "mbf" else 1
+    stem *= {"mbf": 2, "mbf_large": 4}.get(name, 1)
     assert model.get_parameter("stem.conv.weight").shape[0] == stem

@@ -104,7 +104,7 @@ def test_half_precision_weights_load_as_float32(tmp_path, small):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_public_layouts_map_every_tensor(tmp_path, layout):
-    original = _trained(**{k: v for k, v in layout.config.items() if k != "name"})
+    original = _trained(**layout.config)
     theirs = {ours: key for key, ours in layout.names().items()}
     assert theirs.keys() == original.state_dict().keys()
     state = OrderedDict((theirs[key], value) for key, value in original.state_dict().items())
