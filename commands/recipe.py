@@ -1,4 +1,4 @@
-"""`recipe ...`: list, show, run."""
+"""`recipe ...`: list, show, run, compare."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,19 +16,22 @@ from fusedface.commands.options import (
     SetOption,
 )
 
-app = typer.Typer(help="Recipes: list, show, run.", no_args_is_help=True)
+app = typer.Typer(help="Recipes: list, show, run, compare.", no_args_is_help=True)
 
 
 @app.command("list")
 def recipe_list() -> None:
     """Every recipe, a line each."""
-    from fusedface.recipes.registry import RECIPES, get_recipe
+    from fusedface.recipes.registry import MOBILEFACENET
+    from fusedface.recipes.wider import WIDER
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("recipe", style="bold", no_wrap=True)
     table.add_column("what it trains")
-    for name in RECIPES:
-        table.add_row(name, get_recipe(name).summary)
+    for name, make in MOBILEFACENET.items():
+        table.add_row(name, make().summary)
+    for backbone, described in WIDER.items():
+        table.add_row(f"{backbone}-...", f"each of these on {described}")
     Console().print(table)
 
 
@@ -66,6 +69,54 @@ def recipe_run(
     folder = out or _free_folder(Path("runs"), resolved.name)
     summary = run_recipe(resolved, folder, resume=resume, device=device)
     raise typer.Exit({"interrupted": 130, "non_finite": 1}.get(summary.verdict, 0))
+
+
+@app.command("compare")
+def recipe_compare(
+    recipes: Annotated[
+        list[str] | None,
+        typer.Argument(help="Recipes that differ in the loss alone; without any the paper's set."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each loss.")] = 3,
+    margins: Annotated[
+        str | None, typer.Option(help="A sweep over one parameter, such as m=0.3,0.4,0.5.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="small (two CPU cores), casia (a GPU) or recipe (as the recipes are); "
+            "small without --data, recipe with it."
+        ),
+    ] = None,
+    data: DataOption = None,
+    pairs: PairsOption = None,
+    root: RootOption = None,
+    settings: SetOption = None,
+    out: Annotated[Path, typer.Option("--out", help="Goes on with what is there.")] = Path(
+        "runs/compare"
+    ),
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at once; without it what the machine carries.")
+    ] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Train several losses alike, judge every run, and report with statistics and plots."""
+    from fusedface.recipes.compare.compare import compare
+    from fusedface.recipes.compare.protocols import PAPER_SET, get_protocol
+    from fusedface.recipes.engine.run import pick_device
+
+    changes = [*get_protocol(protocol or ("recipe" if data else "small")), *(settings or [])]
+    resolved = [_resolve(name, data, pairs, root, changes) for name in recipes or PAPER_SET]
+    losses = compare(
+        resolved,
+        out,
+        num_seeds=seeds,
+        margins=margins,
+        jobs=jobs,
+        device=pick_device(device),
+        console=Console(),
+    )
+    raise typer.Exit(130 if losses is None else 0)
 
 
 def _resolve(recipe, data, pairs, root, settings):

@@ -12,12 +12,18 @@ from fusedface.recipes import (
     mobilefacenet_focal,
     mobilefacenet_mvarc,
     mobilefacenet_normface,
+    wider,
 )
 from fusedface.recipes.base import Recipe
 from fusedface.recipes.fields import nearest
 from fusedface.recipes.settings import read_recipe
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
+
+def _wider(make: Callable[[], Recipe], backbone: str) -> Recipe:
+    return wider.on_backbone(make(), backbone)
+
+
+MOBILEFACENET: dict[str, Callable[[], Recipe]] = {
     "mobilefacenet-curricular": mobilefacenet_curricular.recipe,
     "mobilefacenet-arcface": mobilefacenet_arcface.recipe,
     "mobilefacenet-arcface-m045": mobilefacenet_arcface.small_margin,
@@ -27,6 +33,12 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "mobilefacenet-cosface": mobilefacenet_cosface.recipe,
     "mobilefacenet-focal": mobilefacenet_focal.recipe,
     "mobilefacenet-adaface": mobilefacenet_adaface.recipe,
+}
+
+RECIPES: dict[str, Callable[[], Recipe]] = MOBILEFACENET | {
+    name.replace("mobilefacenet", backbone): partial(_wider, make, backbone)
+    for backbone in wider.WIDER
+    for name, make in MOBILEFACENET.items()
 }
 
 

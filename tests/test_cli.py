@@ -11,7 +11,7 @@ from face_files import write_people
 from typer.testing import CliRunner
 
 from fusedface import cli
-from fusedface.recipes.registry import RECIPES
+from fusedface.recipes.registry import MOBILEFACENET
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -40,7 +40,9 @@ def mistake(capsys, monkeypatch, *arguments):
 
 def test_recipe_list():
     output = invoke("recipe", "list")
-    assert all(name in output for name in RECIPES)
+    assert all(name in output for name in MOBILEFACENET)
+    assert "iresnet18-..." in output
+    assert "IResNet-18: ArcFace" in invoke("recipe", "show", "iresnet18-arcface")
 
 
 def test_recipe_show_is_a_recipe_file(tmp_path):

@@ -1,0 +1,1 @@
+"""Several losses on several seeds, everything else alike: plan, run, judge, report."""

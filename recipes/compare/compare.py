@@ -1,0 +1,138 @@
+"""compare: plan, run what is not finished yet, judge, report.
+
+A comparison's folder:
+
+comparison.json            every figure of the tables, the protocol, and the runs
+report.html                the same to read, with the figures, in one file
+figures/                   PNG and SVG
+runs/LABEL/seedN/          the runs; beside each its recipe (seedN.toml) and what it printed (seedN.txt)
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fusedface.recipes.base import Recipe
+from fusedface.recipes.compare.plan import plan
+from fusedface.recipes.compare.pool import default_jobs, last_words, run_all
+from fusedface.recipes.compare.results import FAILED, RunResult, read_result
+from fusedface.recipes.compare.screen import Screen
+from fusedface.recipes.compare.statistics import LossResult, reference_label, summarise
+from fusedface.recipes.compare.tables import as_dict, rich_table, settings_line
+from fusedface.recipes.engine.environment import describe_environment
+from fusedface.recipes.engine.files import write_text
+
+COMPARISON = "comparison.json"
+
+
+def compare(
+    recipes: Sequence[Recipe],
+    out: Path,
+    *,
+    num_seeds: int,
+    margins: str | None = None,
+    jobs: int | None = None,
+    device: torch.device,
+    console: Console,
+) -> list[LossResult] | None:
+    """Run every recipe on every seed, unless it is already there, and report on all of them.
+
+    Args:
+        recipes: alike but for their losses.
+        out: the folder of the comparison; runs in it that are finished are not repeated, others go on.
+        num_seeds: runs of each loss.
+        margins: see `plan`.
+        jobs: runs at once; None for what the machine carries.
+        device: where they run.
+        console: where it is shown.
+
+    Returns:
+        The figures of each loss, best first; None after a signal, when the same call goes on.
+
+    Raises:
+        ValueError: see `plan`; or every run failed.
+    """
+    runs = plan(recipes, num_seeds, margins, out)
+    todo = [run for run in runs if not read_result(run).done]
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {jobs}")
+    jobs = min(jobs or default_jobs(device), max(1, len(todo)))
+    _say(
+        console, f"{len(runs)} runs, {len(runs) - len(todo)} of them done before, {jobs} at a time"
+    )
+    _say(console, settings_line(runs[0].recipe))
+    screen = Screen(runs, console)
+    try:
+        stopped = run_all(todo, jobs, device, screen.update)
+    finally:
+        screen.close()
+    if stopped:
+        _say(console, f"stopped by {stopped}; the same command goes on with {out}")
+        return None
+    results = [read_result(run) for run in runs]
+    _report_failures(results, console)
+    return report(results, out, device, console)
+
+
+def report(
+    results: Sequence[RunResult], out: Path, device: torch.device, console: Console
+) -> list[LossResult]:
+    """Write comparison.json, figures and report.html, and print the table."""
+    losses = summarise(results)
+    write_text(out / COMPARISON, json.dumps(_content(results, losses, device), indent=2) + "\n")
+
+    from fusedface.recipes.compare.page import write_page  # matplotlib takes a second to import
+
+    page = write_page(results, losses, out)
+    num_seeds = len({result.run.seed for result in results})
+    console.print(rich_table(losses, f"{len(losses)} losses, {num_seeds} seeds"))
+    _say(console, f"{_reading(results)} See {page}")
+    return losses
+
+
+def _content(
+    results: Sequence[RunResult], losses: list[LossResult], device: torch.device
+) -> dict[str, Any]:
+    first = results[0].run.recipe
+    return {
+        "format": "fusedface comparison",
+        "version": 1,
+        "settings": settings_line(first),
+        "reference": reference_label(results),
+        "environment": describe_environment(device, first.train.precision, first.train.seed),
+        "losses": as_dict(losses),
+        "runs": [
+            {
+                "label": result.run.label,
+                "seed": result.run.seed,
+                "folder": str(result.run.folder),
+                "verdict": result.verdict,
+                "message": result.summary.message if result.summary else last_words(result.run),
+            }
+            for result in results
+        ],
+    }
+
+
+def _report_failures(results: Sequence[RunResult], console: Console) -> None:
+    """Say why processes ended without a result; raise ValueError if all did."""
+    failed = [result.run for result in results if result.verdict == FAILED]
+    if len(failed) == len(results):
+        raise ValueError(f"every run failed; the first said: {last_words(failed[0])}")
+    for run in failed:
+        _say(console, f"{run.label}, seed {run.seed} failed: {last_words(run)}")
+
+
+def _reading(results: Sequence[RunResult]) -> str:
+    return (
+        "Accuracies are means over seeds ± standard deviation; the last two columns test "
+        f"{reference_label(results)} against each loss on the same seeds (paired t-test, Holm)."
+    )
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

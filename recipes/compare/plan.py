@@ -1,0 +1,98 @@
+"""Which runs make up a comparison; only the loss may differ between them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from fusedface.recipes.base import Recipe
+from fusedface.recipes.settings import differences, override
+
+OF_THE_LOSS = ("name:", "summary:", "head.margin.", "head.focal_gamma:")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison: a loss, a seed, and the directory of the run."""
+
+    label: str
+    """The loss: the recipe's name, and what a sweep has changed in it."""
+    seed: int
+    recipe: Recipe
+    folder: Path
+
+
+def plan(
+    recipes: Sequence[Recipe], num_seeds: int, margins: str | None, folder: Path
+) -> list[PlannedRun]:
+    """All runs, seed by seed, so that whatever is finished compares all losses.
+
+    Args:
+        recipes: alike but for their losses.
+        num_seeds: seeds of each, counted from the recipes' own.
+        margins: a sweep over one parameter of the margin, such as "m=0.3,0.4,0.5"; a loss without
+            that parameter runs once.
+        folder: of the comparison; a run's directory is runs/LABEL/seedN in it.
+
+    Raises:
+        ValueError: there is nothing to compare, the recipes differ in more than the loss, or `margins`
+            cannot be read.
+    """
+    if num_seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {num_seeds}")
+    losses = _sweep(recipes, margins) if margins else {r.name: r for r in recipes}
+    _check_alike(list(losses.values()))
+    return [
+        PlannedRun(label, seed, _with_seed(recipe, seed), _run_folder(folder, label, seed))
+        for seed in range(recipes[0].train.seed, recipes[0].train.seed + num_seeds)
+        for label, recipe in losses.items()
+    ]
+
+
+def _sweep(recipes: Iterable[Recipe], margins: str) -> dict[str, Recipe]:
+    """A recipe for each value and each loss that has the parameter, by label."""
+    key, equals, texts = margins.partition("=")
+    values = [text.strip() for text in texts.split(",") if text.strip()]
+    if not equals or not values:
+        raise ValueError(f"--margins must look like m=0.3,0.4,0.5, got {margins!r}")
+    parameters = {r.name: {field.name for field in fields(r.head.margin)} for r in recipes}
+    if not any(key in names for names in parameters.values()):
+        known = sorted(set[str]().union(*parameters.values()))
+        raise ValueError(
+            f"--margins: none of these losses has {key!r}; they have {', '.join(known)}"
+        )
+    losses: dict[str, Recipe] = {}
+    for recipe in recipes:
+        if key not in parameters[recipe.name]:
+            losses[recipe.name] = recipe
+            continue
+        for value in values:
+            changed = override(recipe, [f"head.margin.{key}={value}"])
+            # Two presets that differ in this parameter alone become one.
+            if changed.head not in [other.head for other in losses.values()]:
+                losses[f"{recipe.name} {key}={value}"] = changed
+    return losses
+
+
+def _check_alike(recipes: list[Recipe]) -> None:
+    """Raise ValueError unless the recipes differ in nothing but the loss."""
+    if len(recipes) < 2:
+        raise ValueError("a comparison needs at least two losses; `recipe list` names them")
+    first = recipes[0]
+    for other in recipes[1:]:
+        if other.head == first.head:
+            raise ValueError(f"{first.name} and {other.name} have the same loss")
+        unfair = [d for d in differences(other, first) if not d.startswith(OF_THE_LOSS)]
+        if unfair:
+            raise ValueError(
+                f"only the loss may differ in a comparison, but {other.name} and {first.name} differ in "
+                + "; ".join(unfair)
+                + ". Make them alike with --set"
+            )
+
+
+def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+    return replace(recipe, train=replace(recipe.train, seed=seed))
+
+
+def _run_folder(folder: Path, label: str, seed: int) -> Path:
+    return folder / "runs" / label.replace(" ", "_") / f"seed{seed}"

@@ -1,0 +1,106 @@
+"""Runs in processes of their own, a few at a time."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import sleep
+
+import torch
+
+from fusedface.recipes.compare.plan import PlannedRun
+from fusedface.recipes.engine.files import write_text
+from fusedface.recipes.engine.signals import StopRequest
+from fusedface.recipes.settings import to_toml
+
+POLL_SECONDS = 0.25
+MEMORY_PER_RUN = 2 * 2**30  # bytes of a run with the small protocol: 0.9 GiB seen, and room
+MAX_JOBS = 8
+
+
+def default_jobs(device: torch.device) -> int:
+    """As many runs at once as CPU cores and free memory carry; one on a GPU."""
+    if device.type != "cpu":
+        return 1
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return 1
+    return max(1, min(os.cpu_count() or 1, MAX_JOBS, free // MEMORY_PER_RUN))
+
+
+def run_all(
+    runs: Sequence[PlannedRun],
+    jobs: int,
+    device: torch.device,
+    on_poll: Callable[[set[PlannedRun]], None],
+) -> str | None:
+    """Run everything, `jobs` at a time, in order; returns when all have ended.
+
+    What a run prints goes to seedN.txt beside its directory, its recipe is in seedN.toml. After a
+    signal every run saves and ends, and no further one is started.
+
+    Args:
+        runs: those still to do.
+        jobs: how many at once; on a CPU they share its cores evenly.
+        device: where.
+        on_poll: called a few times a second with the runs that are running.
+
+    Returns:
+        The name of the signal that came, or None.
+    """
+    waiting = list(runs)
+    running: dict[PlannedRun, subprocess.Popen[bytes]] = {}
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    told = False
+    with StopRequest() as stop:
+        try:
+            while running or (waiting and stop.signal_name is None):
+                while waiting and len(running) < jobs and stop.signal_name is None:
+                    run = waiting.pop(0)
+                    running[run] = _start(run, device, threads)
+                if stop.signal_name is not None and not told:
+                    told = True
+                    for process in running.values():
+                        process.terminate()
+                on_poll(set(running))
+                sleep(POLL_SECONDS)
+                running = {run: p for run, p in running.items() if p.poll() is None}
+        finally:  # a second signal, or an error here
+            for process in running.values():
+                process.kill()
+    return stop.signal_name
+
+
+def last_words(run: PlannedRun) -> str:
+    """The last line that a run printed, to say why it failed."""
+    path = run.folder.with_suffix(".txt")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+
+
+def _start(run: PlannedRun, device: torch.device, threads: int) -> subprocess.Popen[bytes]:
+    recipe = _recipe_file(run)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "fusedface.recipes.compare.worker"]
+    command += [str(recipe), str(run.folder), str(device)]
+    with run.folder.with_suffix(".txt").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            # A terminal's Ctrl-C would reach a run beside our own word to it, and a run takes a second
+            # signal as an order to stop at once.
+            start_new_session=True,
+        )
+
+
+def _recipe_file(run: PlannedRun) -> Path:
+    """Beside the run's directory, which must be empty when a run begins."""
+    path = run.folder.with_suffix(".toml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, to_toml(run.recipe))
+    return path

@@ -1,0 +1,138 @@
+"""The live screen of a comparison: a row a run. Without a terminal, a line when a run begins or ends."""
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fusedface.recipes.compare.plan import PlannedRun
+from fusedface.recipes.compare.results import FAILED, RunResult, read_result
+from fusedface.recipes.engine.summary import VERDICT_COLOURS
+
+BARS = " ▁▂▃▄▅▆▇█"
+SPARK_WIDTH = 16
+REFRESH_PER_SECOND = 2
+
+
+class Screen:
+    """Shows how far every run is; `update` is called with the runs that are running.
+
+    Args:
+        runs: all runs of the comparison, in the order of their rows.
+        console: where.
+    """
+
+    def __init__(self, runs: Sequence[PlannedRun], console: Console) -> None:
+        self.runs, self.console = runs, console
+        self._results = {run: read_result(run) for run in runs}
+        self._running: set[PlannedRun] = set()
+        self._live = None
+        if console.is_terminal:
+            self._live = Live(
+                console=console, refresh_per_second=REFRESH_PER_SECOND, transient=True
+            )
+            self._live.start()
+
+    def update(self, running: set[PlannedRun]) -> None:
+        """Read what the running runs have written, and show it."""
+        begun, ended = running - self._running, self._running - running
+        for run in running | ended:
+            self._results[run] = read_result(run)
+        self._running = running
+        if self._live is not None:
+            self._live.update(self._table())
+            return
+        for run in begun:
+            self._say(run, "begins")
+        for run in ended:
+            self._say(run, _told(self._results[run]))
+
+    def close(self) -> None:
+        """Remove the live screen."""
+        if self._live is not None:
+            self._live.stop()
+
+    def _say(self, run: PlannedRun, text: str) -> None:
+        done = sum(result.done for result in self._results.values())
+        self.console.print(
+            f"[{done}/{len(self.runs)}] {run.label}, seed {run.seed}: {text}",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+    def _table(self) -> Group:
+        table = Table(box=None, padding=(0, 1), expand=True)
+        for heading, options in (
+            ("loss", {"no_wrap": True, "ratio": 3}),
+            ("seed", {"justify": "right"}),
+            ("", {"width": 14}),
+            ("step", {"justify": "right"}),
+            ("loss", {"justify": "right"}),
+            ("", {"width": SPARK_WIDTH, "no_wrap": True}),
+            ("cos", {"justify": "right"}),
+            ("accuracy", {"justify": "right"}),
+            ("", {"no_wrap": True}),
+        ):
+            table.add_column(heading, **options)
+        for run in self.runs:
+            table.add_row(*_cells(run, self._results[run], run in self._running))
+        done = sum(result.done for result in self._results.values())
+        return Group(Text(f"{done} of {len(self.runs)} runs done", style="bold"), table)
+
+
+def _cells(run: PlannedRun, result: RunResult, is_running: bool) -> list:
+    """The cells of one run's row."""
+    last = result.train[-1] if result.train else None
+    total = _num_steps(result)
+    state = Text("waiting", style="dim")
+    if is_running:
+        state = Text("starting" if last is None else "running", style="cyan")
+    elif result.summary:
+        state = Text(result.verdict, style=VERDICT_COLOURS[result.verdict])
+    elif last is not None:
+        state = Text("stopped", style="yellow")
+    accuracies = result.accuracies
+    return [
+        run.label,
+        str(run.seed),
+        ProgressBar(total=total or 1, completed=last["step"] if last else 0),
+        f"{last['step']:,}" if last else "",
+        f"{last['loss']:.2f}" if last else "",
+        sparkline([line["loss"] for line in result.train], SPARK_WIDTH),
+        f"{last['target_cosine']:.2f}" if last else "",
+        f"{accuracies[-1][1]:.2%}" if accuracies else "",
+        state,
+    ]
+
+
+def _num_steps(result: RunResult) -> int | None:
+    """How long a run will be, once it has told its first epoch."""
+    schedule = result.run.recipe.schedule
+    if schedule.steps is not None or not result.train:
+        return schedule.steps
+    last = result.train[-1]
+    return round(last["step"] * schedule.epochs / last["epoch"])
+
+
+def _told(result: RunResult) -> str:
+    if result.verdict == FAILED:
+        return FAILED
+    assert result.summary is not None
+    accuracy = f", accuracy {result.accuracies[-1][1]:.2%}" if result.accuracies else ""
+    return f"{result.verdict}{accuracy} ({result.summary.message})"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The newest values as bars, a bar the mean of equally many; from the least to the largest."""
+    if not values:
+        return ""
+    per_bar = -(-len(values) // width)
+    means = [
+        sum(values[i : i + per_bar]) / len(values[i : i + per_bar])
+        for i in range(0, len(values), per_bar)
+    ]
+    low, high = min(means), max(means)
+    scale: Callable[[float], int] = lambda v: 1 + round((v - low) / (high - low) * 7)  # noqa: E731
+    return "".join(BARS[scale(mean)] if high > low else BARS[1] for mean in means)

@@ -1,0 +1,196 @@
+"""The figures of a comparison: over seeds, with their spread, and paired tests between losses."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from fusedface.recipes.compare.results import RunResult
+
+SHARES = (0.90, 0.95, 0.99)
+"""Of the best accuracy of the whole comparison; the steps a loss takes to reach each are reported."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds (None for one seed), and how many there are."""
+
+    mean: float
+    std: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread | None":
+        """None of no values."""
+        if not values:
+            return None
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """CurricularFace's final accuracy less another loss's, seed by seed."""
+
+    difference: Spread
+    p: float | None
+    """Of Student's paired two-sided t-test; None where fewer than two seeds or no spread allow one."""
+    p_holm: float | None = None
+    """The same after Holm's correction for the number of losses."""
+
+
+@dataclass(frozen=True)
+class LossResult:
+    """One loss over all its seeds. Accuracies are means over the sets, as fractions."""
+
+    label: str
+    verdicts: dict[str, int]
+    """How many runs of each verdict."""
+    best: Spread | None
+    """Best accuracy on the way, which flatters: it is chosen on the test pairs."""
+    final: Spread | None
+    """Accuracy after the last step, of the runs that got there."""
+    tar: Spread | None
+    """True accept rate at `far`, after the last step."""
+    far: str | None
+    """The lowest false accept rate that all runs' sets support."""
+    steps_to: tuple[Spread | None, ...]
+    """Steps to each of SHARES of the comparison's best accuracy, of the runs that reach it."""
+    ms_per_step: float | None
+    peak_memory_mib: float | None
+    against: PairedTest | None
+    """The reference loss against this one; None for the reference itself."""
+
+
+def summarise(results: Sequence[RunResult]) -> list[LossResult]:
+    """The figures of each loss, best final accuracy first; losses without one come last, never left out.
+
+    Args:
+        results: all runs; the first one with CurricularFace is what others are tested against, without
+            any the first.
+    """
+    by_label: dict[str, list[RunResult]] = {}
+    for result in results:
+        by_label.setdefault(result.run.label, []).append(result)
+    reference = reference_label(results)
+    bests = [max((a for _, a in r.accuracies), default=0.0) for r in results]
+    top = max(bests, default=0.0)
+    far = _common_far(results)
+    tests = _paired_tests(by_label, reference)
+    losses = [
+        _loss_result(label, runs, top, far, tests.get(label)) for label, runs in by_label.items()
+    ]
+    return sorted(losses, key=lambda loss: -(loss.final.mean if loss.final else -1.0))
+
+
+def reference_label(results: Sequence[RunResult]) -> str:
+    """The loss that the others are tested against."""
+    labels = [r.run.label for r in results if r.run.recipe.head.margin.name == "curricularface"]
+    return (labels or [r.run.label for r in results])[0]
+
+
+def steps_to(accuracies: Sequence[tuple[int, float]], wanted: float) -> float | None:
+    """The step at which accuracy first reaches `wanted`, linear between evaluations; None if never."""
+    previous: tuple[int, float] | None = None
+    for step, accuracy in accuracies:
+        if accuracy >= wanted:
+            if previous is None or accuracy == previous[1]:
+                return float(step)
+            share = (wanted - previous[1]) / (accuracy - previous[1])
+            return previous[0] + share * (step - previous[0])
+        previous = (step, accuracy)
+    return None
+
+
+def final_accuracy(result: RunResult) -> float | None:
+    """After the last step; None for a run that did not get there."""
+    if result.summary is None or not result.summary.finished or not result.accuracies:
+        return None
+    return result.accuracies[-1][1]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of p-values, in their order."""
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def _loss_result(
+    label: str, runs: list[RunResult], top: float, far: str | None, test: PairedTest | None
+) -> LossResult:
+    verdicts: dict[str, int] = {}
+    for run in runs:
+        verdicts[run.verdict] = verdicts.get(run.verdict, 0) + 1
+    reached = [[steps_to(run.accuracies, share * top) for run in runs] for share in SHARES]
+    times = [run.ms_per_step for run in runs if run.ms_per_step is not None]
+    peaks = [s.peak_memory_mib for r in runs if (s := r.summary) and s.peak_memory_mib is not None]
+    finals = [a for run in runs if (a := final_accuracy(run)) is not None]
+    tars = [t for run in runs if far and (t := _tar(run, far)) is not None]
+    return LossResult(
+        label=label,
+        verdicts=verdicts,
+        best=Spread.of([max(a for _, a in run.accuracies) for run in runs if run.accuracies]),
+        final=Spread.of(finals),
+        tar=Spread.of(tars),
+        far=far,
+        steps_to=tuple(Spread.of([s for s in steps if s is not None]) for steps in reached),
+        ms_per_step=fmean(times) if times else None,
+        peak_memory_mib=max(peaks, default=None),
+        against=test,
+    )
+
+
+def _tar(run: RunResult, far: str) -> float | None:
+    """Mean over the sets of the true accept rate after the last step."""
+    if final_accuracy(run) is None:
+        return None
+    sets = run.evaluations[-1]["verification"].values()
+    return fmean(figures["tar_at_far"][far] for figures in sets)
+
+
+def _common_far(results: Sequence[RunResult]) -> str | None:
+    sets = [
+        figures["tar_at_far"]
+        for run in results
+        if final_accuracy(run) is not None
+        for figures in run.evaluations[-1]["verification"].values()
+    ]
+    if not sets:
+        return None
+    rates = [far for far in sets[0] if all(rates.get(far) is not None for rates in sets)]
+    return min(rates, key=float, default=None)
+
+
+def _paired_tests(by_label: dict[str, list[RunResult]], reference: str) -> dict[str, PairedTest]:
+    """The reference against every other loss, on the seeds that both have finished."""
+    tests = {}
+    ours = {run.run.seed: final_accuracy(run) for run in by_label[reference]}
+    for label, runs in by_label.items():
+        theirs = {run.run.seed: final_accuracy(run) for run in runs}
+        pairs = [
+            (mine, other)
+            for seed, mine in ours.items()
+            if mine is not None and (other := theirs.get(seed)) is not None
+        ]
+        if label != reference and pairs:
+            tests[label] = _paired_test(pairs)
+    known = [label for label in tests if tests[label].p is not None]
+    adjusted = holm([p for label in known if (p := tests[label].p) is not None])
+    for label, p_holm in zip(known, adjusted, strict=True):
+        test = tests[label]
+        tests[label] = PairedTest(test.difference, test.p, p_holm)
+    return tests
+
+
+def _paired_test(pairs: list[tuple[float, float]]) -> PairedTest:
+    difference = Spread.of([a - b for a, b in pairs])
+    assert difference is not None  # there is at least one pair
+    if not difference.std:
+        return PairedTest(difference, None)
+    from scipy import stats  # takes a second to import
+
+    p = float(stats.ttest_rel(*zip(*pairs, strict=True)).pvalue)
+    return PairedTest(difference, None if math.isnan(p) else p)

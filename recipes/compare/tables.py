@@ -1,0 +1,139 @@
+"""A comparison's figures as text: one row a loss, for the terminal, the report and comparison.json."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from fusedface.recipes.base import Recipe
+from fusedface.recipes.compare.results import FAILED, RunResult
+from fusedface.recipes.compare.statistics import SHARES, LossResult, Spread
+from fusedface.recipes.engine.summary import VERDICT_COLOURS
+
+SETTINGS_THAT_MATTER = (
+    ("target gradient", lambda r: r.head.target_gradient),
+    ("warm-up steps", lambda r: r.schedule.warmup_steps),
+    ("learning rate", lambda r: r.optim.lr),
+    ("batch", lambda r: r.optim.batch_size),
+    ("clip norm", lambda r: r.optim.clip_norm),
+    ("precision", lambda r: r.train.precision),
+    ("backbone", lambda r: f"{r.backbone.name} x{r.backbone.width:g} at {_size(r)}"),
+    ("data", lambda r: _data(r)),  # noqa: PLW0108  (defined below)
+)
+"""Known to change the answer; s, m, t and the momentum of t stand with each loss."""
+
+
+def headings(losses: Sequence[LossResult]) -> list[str]:
+    """The columns of the table; the first is the loss."""
+    far = next((loss.far for loss in losses if loss.far), None)
+    return [
+        "loss",
+        "verdicts",
+        "final accuracy, %",
+        "best, %",
+        f"TAR at FAR {far}, %" if far else "TAR, %",
+        *(f"steps to {share:.0%} of best" for share in SHARES),
+        "ms a step",
+        "peak MiB",
+        "reference minus this, points",
+        "p (Holm)",
+    ]
+
+
+def cells(loss: LossResult, num_runs: int) -> list[str]:
+    """The row of a loss, in the order of `headings`."""
+    test = loss.against
+    return [
+        loss.label,
+        ", ".join(f"{count} {verdict}" for verdict, count in loss.verdicts.items()),
+        _percent(loss.final, num_runs),
+        _percent(loss.best, num_runs),
+        _percent(loss.tar, num_runs),
+        *(_number(steps, num_runs) for steps in loss.steps_to),
+        "-" if loss.ms_per_step is None else f"{loss.ms_per_step:.0f}",
+        "-" if loss.peak_memory_mib is None else f"{loss.peak_memory_mib:.0f}",
+        "reference" if test is None else _percent(test.difference, num_runs, signed=True),
+        "-" if test is None or test.p_holm is None else f"{test.p:.3f} ({test.p_holm:.3f})",
+    ]
+
+
+def rich_table(losses: Sequence[LossResult], title: str) -> Table:
+    """For the terminal."""
+    num_runs = max(sum(loss.verdicts.values()) for loss in losses)
+    table = Table(title=title)
+    for i, heading in enumerate(headings(losses)):
+        table.add_column(heading, justify="left" if i < 2 else "right")
+    for loss in losses:
+        name, _, *rest = cells(loss, num_runs)
+        table.add_row(name, _verdict_text(loss.verdicts), *rest)
+    return table
+
+
+def as_dict(losses: Sequence[LossResult]) -> list[dict[str, Any]]:
+    """For comparison.json."""
+    return [asdict(loss) for loss in losses]
+
+
+def settings_line(recipe: Recipe) -> str:
+    """The settings that are known to change the answer, the same for all runs."""
+    return "; ".join(f"{name} {value(recipe)}" for name, value in SETTINGS_THAT_MATTER)
+
+
+def _verdict_text(verdicts: dict[str, int]) -> Text:
+    parts = [
+        (f"{count} {verdict}", VERDICT_COLOURS.get(verdict, "red" if verdict == FAILED else ""))
+        for verdict, count in verdicts.items()
+    ]
+    return Text(", ").join(Text(text, style=style) for text, style in parts)
+
+
+def _percent(spread: Spread | None, num_runs: int, signed: bool = False) -> str:
+    if spread is None:
+        return "-"
+    sign = "+" if signed else ""
+    text = f"{100 * spread.mean:{sign}.2f}"
+    if spread.std is not None:
+        text += f" ± {100 * spread.std:.2f}"
+    return text + _of(spread.count, num_runs)
+
+
+def _number(spread: Spread | None, num_runs: int) -> str:
+    return "-" if spread is None else f"{spread.mean:,.0f}" + _of(spread.count, num_runs)
+
+
+def _of(count: int, num_runs: int) -> str:
+    """How many runs a figure rests on, where that is not all."""
+    return "" if count == num_runs else f" ({count} of {num_runs})"
+
+
+def _size(recipe: Recipe) -> str:
+    height, width = recipe.backbone.input_size
+    return f"{height}x{width}"
+
+
+def _data(recipe: Recipe) -> str:
+    data, people = recipe.data, recipe.data.synthetic
+    if data.source != "synthetic":
+        return data.source
+    return (
+        f"{people.num_identities:,} generated people, {people.images_per_identity} images each, "
+        f"difficulty {people.difficulty:g}, label noise {people.label_noise:g}"
+    )
+
+
+def set_rows(results: Sequence[RunResult]) -> list[list[str]]:
+    """A row for each set of each run that trained all its steps."""
+    return [
+        [
+            name,
+            result.run.label,
+            str(result.run.seed),
+            f"{100 * figures['accuracy']:.2f} ± {100 * figures['accuracy_std']:.2f}",
+            f"{100 * figures['auc']:.2f}",
+        ]
+        for result in results
+        if result.summary and result.summary.finished
+        for name, figures in result.summary.verification.items()
+    ]

@@ -1,0 +1,277 @@
+"""A comparison: what is planned, that it is fair, what is computed from it, and a small one end to end."""
+
+import hashlib
+import io
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+from tiny_run import tiny_recipe, write_faces
+
+from fusedface.kernels import ArcFace, CosFace, CurricularFace, MVArc, NormFace
+from fusedface.recipes.compare import pool
+from fusedface.recipes.compare.compare import compare
+from fusedface.recipes.compare.plan import PlannedRun, plan
+from fusedface.recipes.compare.protocols import PAPER_SET, PROTOCOLS, get_protocol
+from fusedface.recipes.compare.results import RunResult, read_result
+from fusedface.recipes.compare.screen import sparkline
+from fusedface.recipes.compare.statistics import SHARES, holm, steps_to, summarise
+from fusedface.recipes.engine import train
+from fusedface.recipes.engine.run import run_recipe
+from fusedface.recipes.engine.summary import Summary
+from fusedface.recipes.registry import get_recipe
+from fusedface.recipes.settings import override
+
+MARGINS = [CurricularFace(), ArcFace(), MVArc(t=1.4), NormFace(), CosFace()]
+
+
+def recipes_of(folder, *settings, margins=MARGINS[:2]):
+    base = override(tiny_recipe(folder), settings)
+    return [
+        replace(base, name=f"tiny-{margin.name}", head=replace(base.head, margin=margin))
+        for margin in margins
+    ]
+
+
+def test_the_paper_set_differs_in_the_loss_alone(tmp_path):
+    for name, settings in PROTOCOLS.items():
+        recipes = [override(get_recipe(recipe), settings) for recipe in PAPER_SET]
+        runs = plan(recipes, 3, None, tmp_path)
+        assert len(runs) == 18, name
+        assert [run.seed for run in runs] == [0] * 6 + [1] * 6 + [2] * 6
+        assert len({run.folder for run in runs}) == 18
+        assert all(run.recipe.train.seed == run.seed for run in runs)
+    with pytest.raises(ValueError, match="did you mean 'small'"):
+        get_protocol("smal")
+
+
+def test_what_else_differs_is_refused(tmp_path):
+    one, other = recipes_of(tmp_path)
+    slower = override(other, ["optim.lr=0.01"])
+    with pytest.raises(
+        ValueError, match=r"tiny-arcface and tiny-curricularface differ in optim\.lr"
+    ):
+        plan([one, slower], 1, None, tmp_path)
+    with pytest.raises(ValueError, match="same loss"):
+        plan([one, replace(one, name="again")], 1, None, tmp_path)
+    with pytest.raises(ValueError, match="at least two losses"):
+        plan([one], 1, None, tmp_path)
+    with pytest.raises(ValueError, match="--seeds"):
+        plan([one, other], 0, None, tmp_path)
+
+
+def test_a_sweep(tmp_path):
+    recipes = [
+        get_recipe(f"mobilefacenet-{name}") for name in ("arcface", "arcface-m045", "normface")
+    ]
+    labels = [run.label for run in plan(recipes, 1, "m=0.3,0.45", tmp_path)]
+    assert labels == [
+        "mobilefacenet-arcface m=0.3", "mobilefacenet-arcface m=0.45", "mobilefacenet-normface",
+    ]  # fmt: skip
+    for bad in ("m", "m=", "m=-1", "k=1"):
+        with pytest.raises(ValueError, match=r"--margins|head\.margin"):
+            plan(recipes, 1, bad, tmp_path)
+
+
+def test_every_loss_starts_from_the_same_weights_and_sees_the_same_images(tmp_path, monkeypatch):
+    """By hash: weights before the first step, and pixels and labels of every step."""
+    folder = write_faces(tmp_path)
+    seen: list[str] = []
+
+    def record(self, images, labels):
+        digest = hashlib.sha256()
+        if self.progress.step == 0:
+            for state in (self.model.state_dict(), {"weight": self.head.weight}):
+                for tensor in state.values():
+                    digest.update(tensor.detach().float().numpy().tobytes())
+        digest.update(images.numpy().tobytes() + labels.numpy().tobytes())
+        seen[-1] += digest.hexdigest()
+        original(self, images, labels)
+
+    original = train.Trainer._train_step
+    monkeypatch.setattr(train.Trainer, "_train_step", record)
+    settings = ["schedule.steps=6", "evaluation.every=1"]
+    runs = plan(recipes_of(folder, *settings, margins=MARGINS), 2, None, tmp_path / "out")
+    for run in runs:
+        seen.append(run.seed * "#")
+        run_recipe(run.recipe, run.folder, device="cpu", console=Console(quiet=True))
+    assert len(seen) == 10
+    by_seed = {seen[i].lstrip("#") for i in range(5)}, {seen[i].lstrip("#") for i in range(5, 10)}
+    assert [len(hashes) for hashes in by_seed] == [1, 1]
+    assert by_seed[0] != by_seed[1]
+
+
+def result(label, seed, accuracies, *, verdict="converged", margin=None, folder=None):
+    """A run with one set, an evaluation every ten steps."""
+    recipe = replace(tiny_recipe(folder), name=label)
+    recipe = replace(recipe, head=replace(recipe.head, margin=margin or ArcFace()))
+    evaluations = [
+        {
+            "kind": "evaluation",
+            "step": 10 * i,
+            "verification": {"lfw": {"accuracy": a, "tar_at_far": {"0.1": a - 0.1, "0.01": None}}},
+        }
+        for i, a in enumerate(accuracies)
+    ]
+    steps = 10 * (len(accuracies) - 1)
+    num_steps = steps if verdict == "converged" else steps + 10
+    summary = Summary(
+        recipe=label, seed=seed, device="cpu", verdict=verdict, verdict_step=None, message="",
+        steps=steps, num_steps=num_steps, seconds=1.0, images_per_second=1.0, peak_memory_mib=seed,
+        final_loss=1.0, initial_loss=1.0, collapse_loss=1.0, num_identities=2, num_images=2,
+        unreadable_images=0,
+    )  # fmt: skip
+    lines = [{"kind": "train", "step": 10, "seconds": 0.5}]
+    return RunResult(PlannedRun(label, seed, recipe, folder), lines, evaluations, summary)
+
+
+def test_the_figures_worked_out_by_hand(tmp_path):
+    def of(label, *curves, **options):
+        return [result(label, i, c, folder=tmp_path, **options) for i, c in enumerate(curves)]
+
+    results = [
+        *of("ours", [0.5, 0.8, 0.90], [0.5, 0.8, 0.94], [0.5, 0.9, 0.95], margin=CurricularFace()),
+        *of("theirs", [0.5, 0.91, 0.88], [0.5, 0.8, 0.90], [0.5, 0.8, 0.88]),
+        *of("lost", [0.5, 0.6], [0.5, 0.55], [0.5, 0.5], verdict="non_finite"),
+    ]
+    ours, theirs, lost = summarise(results)
+    assert [ours.label, theirs.label, lost.label] == ["ours", "theirs", "lost"]
+    assert ours.final.mean == pytest.approx(0.93)
+    assert ours.final.std == pytest.approx(math.sqrt((0.03**2 + 0.01**2 + 0.02**2) / 2))
+    assert theirs.best.mean == pytest.approx((0.91 + 0.90 + 0.88) / 3)
+    assert (ours.far, ours.tar.mean) == ("0.1", pytest.approx(0.83))
+    assert (lost.final, lost.tar, lost.verdicts) == (None, None, {"non_finite": 3})
+    assert ours.ms_per_step == pytest.approx(50.0)
+    assert ours.peak_memory_mib == 2
+
+    # 90 % of the best accuracy, 0.95: 0.855, between evaluations.
+    assert SHARES[0] == 0.9
+    expected = [10 + 10 * 0.055 / 0.10, 10 + 10 * 0.055 / 0.14, 10 * 0.355 / 0.4]
+    assert ours.steps_to[0].mean == pytest.approx(sum(expected) / 3)
+    assert theirs.steps_to[2] is None
+
+    # Differences 0.02, 0.04, 0.07; t = mean / (std / sqrt 3); p of two sides with two degrees of freedom
+    # has the closed form 1 - t / sqrt(2 + t^2).
+    mean, std = 0.13 / 3, ours.against
+    assert std is None
+    spread = math.sqrt(sum((d - mean) ** 2 for d in (0.02, 0.04, 0.07)) / 2)
+    t = mean / (spread / math.sqrt(3))
+    assert theirs.against.difference.mean == pytest.approx(mean)
+    assert theirs.against.p == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    assert theirs.against.p_holm == theirs.against.p  # one test alone
+    assert lost.against is None
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_steps_to():
+    curve = [(0, 0.5), (10, 0.7), (20, 0.6), (30, 0.9)]
+    assert steps_to(curve, 0.6) == pytest.approx(5.0)
+    assert steps_to(curve, 0.8) == pytest.approx(20 + 10 * 2 / 3)
+    assert steps_to(curve, 0.4) == 0.0
+    assert steps_to(curve, 0.95) is None
+    assert steps_to([], 0.5) is None
+
+
+def test_sparkline():
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([0, 0, 7, 7], 2) == "▁█"
+    assert sparkline([2.0, 2.0], 4) == "▁▁"
+    assert sparkline([], 4) == ""
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A comparison of two losses and two seeds, each run in its own process."""
+    folder = write_faces(tmp_path_factory.mktemp("compare"))
+    recipes = recipes_of(folder, "schedule.steps=6", "train.log_every=2")
+    stream = io.StringIO()
+    console = Console(file=stream, width=250)
+    out = folder / "out"
+    losses = compare(recipes, out, num_seeds=2, jobs=2, device=torch.device("cpu"), console=console)
+    return recipes, out, losses, stream.getvalue()
+
+
+def test_a_comparison_end_to_end(compared):
+    _, out, losses, printed = compared
+    assert {loss.label for loss in losses} == {"tiny-curricularface", "tiny-arcface"}
+    assert all(sum(loss.verdicts.values()) == 2 and loss.final.count == 2 for loss in losses)
+    content = json.loads((out / "comparison.json").read_text("utf-8"))
+    assert content["reference"] == "tiny-curricularface"
+    assert len(content["runs"]) == 4
+    assert {path.name for path in out.iterdir()} == {
+        "comparison.json",
+        "report.html",
+        "figures",
+        "runs",
+    }
+    assert "tiny-arcface" in (out / "report.html").read_text("utf-8")
+    assert "tiny-arcface" in printed
+    assert "4 runs, 0 of them done before, 2 at a time" in printed
+
+
+def test_a_run_of_a_comparison_is_that_of_recipe_run(compared, tmp_path):
+    recipes, out, _, _ = compared
+    summary = run_recipe(recipes[1], tmp_path / "alone", device="cpu", console=Console(quiet=True))
+    theirs = json.loads((out / "runs/tiny-arcface/seed5/summary.json").read_text("utf-8"))
+    assert summary.final_loss == pytest.approx(theirs["final_loss"], rel=1e-3)
+
+
+def test_what_is_finished_is_not_repeated(compared, monkeypatch):
+    recipes, out, losses, _ = compared
+    monkeypatch.setattr(pool, "_start", lambda *_: pytest.fail("a run was repeated"))
+    quiet = Console(quiet=True)
+    again = compare(recipes, out, num_seeds=2, jobs=2, device=torch.device("cpu"), console=quiet)
+    assert again == losses
+
+
+def test_a_stopped_comparison_goes_on(compared, tmp_path):
+    """SIGTERM ends its runs in good order; the next call ends with the same accuracies."""
+    _, _, _, _ = compared
+    folder = write_faces(tmp_path)
+    recipes = recipes_of(folder, "schedule.steps=400", "train.log_every=1", "evaluation.every=100")
+    for recipe in recipes:
+        from fusedface.recipes.settings import to_toml
+
+        (tmp_path / f"{recipe.name}.toml").write_text(to_toml(recipe))
+    files = [tmp_path / f"{recipe.name}.toml" for recipe in recipes]
+    command = [sys.executable, "-m", "fusedface.cli", "recipe", "compare", *map(str, files)]
+    command += [
+        "--seeds",
+        "1",
+        "--protocol",
+        "recipe",
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    runs = plan(recipes, 1, None, tmp_path / "out")
+    while process.poll() is None and not read_result(runs[0]).train:
+        pass
+    process.terminate()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "the same command goes on" in output
+    stopped = read_result(runs[0])
+    assert (stopped.verdict, stopped.done) == ("interrupted", False)
+    assert 0 < stopped.summary.steps < 400
+
+
+def test_runs_that_fail_say_why(tmp_path):
+    recipes = recipes_of(tmp_path, "data.source=nowhere")
+    with pytest.raises(ValueError, match=r"every run failed; the first said: error: .*nowhere"):
+        compare(
+            recipes, tmp_path / "out", num_seeds=1, jobs=1, device=torch.device("cpu"),
+            console=Console(quiet=True),
+        )  # fmt: skip
