@@ -58,9 +58,9 @@ def record(
         assert set(names[len(args) :]) == constants.keys()
         launches.append(Launch(kernel, kernel.__name__, grid, args, constants, tile))
 
-    def first_that_runs(name, shape, device, precision, body):
+    def first_that_runs(name, shape, device, precision, body, variant=None):
         tiles = shipped(name, shape[2], precision, Limits(target, SHARED_MEMORY[target]))
-        results = [body(tile) for tile in (tiles if every_tile else tiles[:1])]
+        results = [body(tile, start) for tile in (tiles if every_tile else tiles[:1])]
         return results[0]
 
     with monkeypatch.context() as patch:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fusedface.kernels.gpu import centres, launch, layout, rows, wide
 from fusedface.kernels.gpu.configs import Tile
 from fusedface.kernels.gpu.forward import Numbers, UnitRows
+from fusedface.kernels.gpu.launch import Start
 
 FACTORS_BLOCK = 1024  # rows that `row_factors_kernel` takes at a time
 
@@ -80,8 +81,8 @@ def _centre_gradient(saved: Saved, factors: Factors, numbers: Numbers, d_weight:
     num_rows, num_classes = len(saved.labels), len(saved.weight)
     dim = saved.x.rows.shape[1]
 
-    def run(tile: Tile) -> None:
-        launch.start(
+    def run(tile: Tile, start: Start) -> None:
+        start(
             centres.centre_gradient_kernel, layout.ceil_div(num_classes, tile.block_c),
             saved.x.rows, saved.w.rows, saved.w.rows, saved.w.inverse,
             saved.labels, saved.threshold, *factors, saved.linear, d_weight,
@@ -90,7 +91,8 @@ def _centre_gradient(saved: Saved, factors: Factors, numbers: Numbers, d_weight:
         )  # fmt: skip
 
     shape = (num_rows, num_classes, dim)
-    launch.first_that_runs("centres", shape, d_weight.device, numbers.precision, run)
+    variant = (numbers.mode, d_weight.dtype, d_weight.shape[1])
+    launch.first_that_runs("centres", shape, d_weight.device, numbers.precision, run, variant)
 
 
 def _embedding_gradient(
@@ -147,10 +149,10 @@ def _coefficients(
     """Write g (B, chunk); return its part of the projection (row blocks, chunk)."""
     num_rows, num_classes, dim = len(saved.labels), len(saved.weight), saved.x.rows.shape[1]
 
-    def run(tile: Tile) -> Tensor:
+    def run(tile: Tile, start: Start) -> Tensor:
         blocks = layout.ceil_div(num_rows, tile.block_b)
         along = saved.lse.new_empty(blocks, chunk.size)
-        launch.start(
+        start(
             wide.coefficients_kernel, blocks * (chunk.size // tile.block_c),
             saved.x.rows, saved.w.rows, saved.labels, saved.threshold, factors.rows, saved.linear,
             g, along, num_rows, num_classes, chunk.first, chunk.size, *numbers.scalars,
@@ -159,7 +161,9 @@ def _coefficients(
         return along
 
     shape = (num_rows, num_classes, dim)
-    return launch.first_that_runs("coefficients", shape, g.device, numbers.precision, run)
+    return launch.first_that_runs(
+        "coefficients", shape, g.device, numbers.precision, run, numbers.mode
+    )
 
 
 def _embedding_product(
@@ -167,9 +171,9 @@ def _embedding_product(
 ) -> None:
     num_parts, num_rows, dim = parts.shape
 
-    def run(tile: Tile) -> None:
+    def run(tile: Tile, start: Start) -> None:
         tiles = layout.ceil_div(num_rows, tile.block_b) * (dim // tile.block_d)
-        launch.start(
+        start(
             wide.embedding_product_kernel, tiles * num_parts,
             g, saved.w.rows, parts, num_rows, len(saved.weight), chunk.first, chunk.size, classes,
             tile=tile, DIM=dim, PRECISION=layout.operands(numbers.precision).dot,
@@ -185,8 +189,8 @@ def _centre_product(
 ) -> None:  # fmt: skip
     num_rows, dim = saved.x.rows.shape
 
-    def run(tile: Tile) -> None:
-        launch.start(
+    def run(tile: Tile, start: Start) -> None:
+        start(
             wide.centre_product_kernel, chunk.size // tile.block_c * (dim // tile.block_d),
             g, along, saved.x.rows, saved.w.rows, saved.w.inverse, factors.unscale, d_weight,
             num_rows, len(saved.weight), chunk.first, chunk.size, len(along), d_weight.shape[1],
@@ -194,4 +198,5 @@ def _centre_product(
         )  # fmt: skip
 
     shape = (num_rows, len(saved.weight), dim)
-    launch.first_that_runs("centre_product", shape, g.device, numbers.precision, run)
+    variant = (d_weight.dtype, d_weight.shape[1])
+    launch.first_that_runs("centre_product", shape, g.device, numbers.precision, run, variant)

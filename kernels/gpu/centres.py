@@ -36,15 +36,18 @@ def centre_gradient_kernel(
     BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_C classes against the whole batch; grid (class blocks,)."""
-    columns = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    first = tl.program_id(0) * BLOCK_C
+    offs_c = tl.arange(0, BLOCK_C)
+    columns = first + offs_c
     mask_c = columns < num_classes
     offs_d = tl.arange(0, DIM)
-    w_offsets = columns.to(tl.int64)[:, None] * DIM + offs_d[None, :]
-    w = tl.load(w_ptr + w_offsets, mask=mask_c[:, None], other=0.0)
+    # One 64-bit pointer to each tile; the offsets within it fit 32 bits, which spares registers.
+    w_offset = first.to(tl.int64) * DIM
+    w_offsets = offs_c[:, None] * DIM + offs_d[None, :]
+    w = tl.load(w_ptr + w_offset + w_offsets, mask=mask_c[:, None], other=0.0)
     linear = tl.load(linear_ptr)
     d_w = tl.zeros((BLOCK_C, DIM), dtype=tl.float32)
 
-    # One 64-bit pointer moves on; the offsets within a tile fit 32 bits and stay in their registers.
     tile_ptr = x_ptr
     offs_b = tl.arange(0, BLOCK_B)
     x_offsets = offs_b[:, None] * DIM + offs_d[None, :]
@@ -63,11 +66,11 @@ def centre_gradient_kernel(
         d_w = tl.dot(tl.trans(g), x, d_w, input_precision=PRECISION)
 
     # Read w anew, through another argument: held across the loop it would take the registers of d_w.
-    w = tl.load(w_again_ptr + w_offsets, mask=mask_c[:, None], other=0.0).to(tl.float32)
+    w = tl.load(w_again_ptr + w_offset + w_offsets, mask=mask_c[:, None], other=0.0).to(tl.float32)
     along = tl.sum(d_w * w, axis=1)
     factor = tl.load(inverse_w_ptr + columns, mask=mask_c, other=0.0) * tl.load(unscale_ptr)
     d_weight = (d_w - along[:, None] * w) * factor[:, None]
-    out = d_weight_ptr + columns.to(tl.int64)[:, None] * dim + offs_d[None, :]
+    out = d_weight_ptr + first.to(tl.int64) * dim + (offs_c[:, None] * dim + offs_d[None, :])
     mask = mask_c[:, None] & (offs_d < dim)[None, :]
     tl.store(out, d_weight.to(d_weight_ptr.dtype.element_ty), mask=mask)
 

@@ -6,7 +6,7 @@ two, so that a new batch size finds the old entry.
 """
 
 import functools
-import warnings
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
@@ -31,15 +31,15 @@ def case_of(kernel: str, shape: tuple[int, int, int], precision: str) -> Case:
     return Case(kernel, shape[2], precision, layout.bucket(shape[0]), layout.bucket(shape[1]))
 
 
-_refused: set[tuple[str, Case, Tile]] = set()
+# What was decided, for a case, a variant of its kernel and a device (`launch.first_that_runs`).
+taken: dict[tuple[Case, Hashable, torch.device], Tile] = {}
 
 
 @functools.lru_cache(maxsize=4096)
 def ranked(case: Case, device: torch.device) -> tuple[Tile, ...]:
     """Tile shapes for `case` on `device`, in the order to try them."""
-    name = device_name(device)
-    tiles = [tile for tile in candidates(case, device) if (name, case, tile) not in _refused]
-    best = stored(name).get(case)
+    tiles = list(candidates(case, device))
+    best = stored(device_name(device)).get(case)
     if best in tiles:  # else the file is of a version that shipped other tile shapes
         tiles.remove(best)
         tiles.insert(0, best)
@@ -49,17 +49,6 @@ def ranked(case: Case, device: torch.device) -> tuple[Tile, ...]:
 def candidates(case: Case, device: torch.device) -> tuple[Tile, ...]:
     """Shipped tile shapes that fit the shared memory of `device`, best first."""
     return shipped(case.kernel, case.dim, case.precision, limits(device))
-
-
-def refuse(case: Case, device: torch.device, tile: Tile, error: Exception) -> None:
-    """Leave `tile` out from now on, and say so."""
-    warnings.warn(
-        f"{case.kernel} kernel: {tile} does not work on this device, trying the next ({error})",
-        RuntimeWarning,
-        stacklevel=3,
-    )
-    _refused.add((device_name(device), case, tile))
-    ranked.cache_clear()
 
 
 @functools.lru_cache
@@ -93,5 +82,11 @@ def keep(device: torch.device, best: dict[Case, Tile]) -> None:
     name = device_name(device)
     merged = stored(name) | best
     cache.save(name, [(list(case), vars(tile)) for case, tile in merged.items()])
+    forget()
+
+
+def forget() -> None:
+    """Read the file anew and decide anew."""
     stored.cache_clear()
     ranked.cache_clear()
+    taken.clear()

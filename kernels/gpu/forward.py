@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fusedface.kernels.gpu import flash, launch, layout, rows, wide
 from fusedface.kernels.gpu.configs import Tile
+from fusedface.kernels.gpu.launch import Start
 from fusedface.kernels.gpu.tile import LINEAR, PLAIN, QUADRATIC
 
 ROWS_TILE = 16  # class centres normalised by one program
@@ -130,10 +131,11 @@ class _Sums:
         name = "flash" if self._with_direction else "lse"
         shape = (self._rows, self._classes, self._constants["DIM"])
         return launch.first_that_runs(
-            name, shape, self._tensors[0].device, self._numbers.precision, self._run
-        )
+            name, shape, self._tensors[0].device, self._numbers.precision, self._run,
+            self._numbers.mode,
+        )  # fmt: skip
 
-    def _run(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
+    def _run(self, tile: Tile, start: Start) -> tuple[Tensor, Tensor, Tensor]:
         x, labels, linear = self._tensors[0], self._tensors[2], self._tensors[4]
         splits = layout.split_classes(
             self._rows, self._classes, tile.block_b, tile.block_c, layout.processors(x.device)
@@ -144,7 +146,7 @@ class _Sums:
             splits.num * self._with_direction, self._rows, dim, dtype=torch.float32
         )
         sums = (totals, weighted) if self._with_direction else (totals,)
-        launch.start(
+        start(
             flash.flash_kernel if self._with_direction else wide.lse_kernel,
             splits.blocks * splits.num,
             *self._tensors, *sums,

@@ -1,7 +1,8 @@
 """Starting kernels: on the tensors' device, with the first tile shape that works there."""
 
 import contextlib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +14,13 @@ from fusedface.kernels.gpu.choice import Case
 from fusedface.kernels.gpu.configs import Tile
 
 Result = TypeVar("Result")
-Watch = Callable[[Case, Callable[[Tile], object]], None]
+Start = Callable[..., None]  # `start`, or `start_unspilled`
+Watch = Callable[[Case, Callable[[Tile, Start], object]], None]
+
+
+class SpillsError(RuntimeError):
+    """A kernel as this compiler makes it keeps registers in memory."""
+
 
 # What a tile shape can fail with before anything has run: too much shared memory, or a compiler's no.
 REFUSALS = (OutOfResources, PTXASError, CompilationError)
@@ -25,12 +32,30 @@ def start(
     kernel: Any, grid: int, *args: object, tile: Tile | None = None, **constants: object
 ) -> None:
     """Start `grid` programs; `tile` gives the blocks, warps and stages."""
+    kernel[(grid,)](*args, **constants, **_options(tile))
+
+
+def start_unspilled(
+    kernel: Any, grid: int, *args: object, tile: Tile | None = None, **constants: object
+) -> None:
+    """`start`, unless the compiled kernel spills.
+
+    Raises:
+        SpillsError: it does; nothing has run.
+    """
+    compiled = kernel.warmup(*args, grid=(grid,), **constants, **_options(tile))
+    if compiled is not None:  # the interpreter compiles nothing
+        compiled._init_handles()
+        if compiled.n_spills:
+            raise SpillsError(f"{4 * compiled.n_spills} bytes of a thread are spilled")
+    start(kernel, grid, *args, tile=tile, **constants)
+
+
+def _options(tile: Tile | None) -> dict[str, object]:
     tile = tile or Tile()
     # Contraction to fused multiply-adds is asked for: Triton 3.10 no longer does it by itself.
-    kernel[(grid,)](
-        *args, **constants, **tile.blocks(),
-        num_warps=tile.num_warps, num_stages=tile.num_stages, enable_fp_fusion=True,
-    )  # fmt: skip
+    warps = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": True}
+    return tile.blocks() | warps
 
 
 def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -43,11 +68,22 @@ def first_that_runs(
     shape: tuple[int, int, int],
     device: torch.device,
     precision: str,
-    run: Callable[[Tile], Result],
+    run: Callable[[Tile, Start], Result],
+    variant: Hashable = None,
 ) -> Result:
-    """`run(tile)` with the best tile shape for (B, C, DIM) that the device accepts.
+    """`run(tile, start)` with the best tile shape for (B, C, DIM) that the device accepts.
 
-    A tile shape that does not fit or compile is left out with a warning. Nothing else changes.
+    A tile shape that does not fit or compile is left out with a warning; one that spills, as some do
+    with one compiler and not with another, comes after those that do not. Nothing else changes. This
+    is decided from what was compiled alone, before anything has run, and then holds.
+
+    Args:
+        kernel: its name in the tables.
+        shape: (B, C, DIM).
+        device: where it runs.
+        precision: of the products.
+        run: starts the kernel, through the function it is given.
+        variant: what else the compiled code depends on.
 
     Raises:
         RuntimeError: the device accepts none.
@@ -55,11 +91,23 @@ def first_that_runs(
     case = choice.case_of(kernel, shape, precision)
     if watch is not None:
         watch(case, run)
-    for tile in choice.ranked(case, device):
-        try:
-            return run(tile)
-        except REFUSALS as error:
-            choice.refuse(case, device, tile, error)
+    key = (case, variant, device)
+    if tile := choice.taken.get(key):
+        return run(tile, start)
+    tiles = list(choice.ranked(case, device))
+    for begin in (start_unspilled, start):
+        for tile in tuple(tiles):
+            try:
+                result = run(tile, begin)
+            except SpillsError:
+                continue
+            except REFUSALS as error:
+                tiles.remove(tile)
+                message = f"{kernel} kernel: {tile} does not work on this device, trying the next"
+                warnings.warn(f"{message} ({error})", RuntimeWarning, stacklevel=2)
+                continue
+            choice.taken[key] = tile
+            return result
     raise RuntimeError(
         f"no tile shape of the {kernel!r} kernel works on this device for {case}: "
         "use backend='chunked'"

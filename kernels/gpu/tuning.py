@@ -1,6 +1,8 @@
 """Measuring tile shapes on a device, on request."""
 
 import contextlib
+import functools
+import math
 import statistics
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from torch import Tensor
 from fusedface.kernels.gpu import choice, launch, ops
 from fusedface.kernels.gpu.choice import Case
 from fusedface.kernels.gpu.configs import Tile
+from fusedface.kernels.gpu.launch import Start
 from fusedface.kernels.margins import HardMap
 from fusedface.kernels.primitive import Spec
 
@@ -21,7 +24,7 @@ Measure = Callable[[Callable[[], object], torch.device], float]
 
 
 class Timing(NamedTuple):
-    """One measurement, in milliseconds; infinite where the tile shape does not work."""
+    """One measurement, in milliseconds; infinite where the tile shape spills or does not work."""
 
     case: Case
     tile: Tile
@@ -69,11 +72,11 @@ def tune(
     device = torch.empty((), device=device).device  # "cuda" with its number
     timings: list[Timing] = []
 
-    def time_all(case: Case, run: Callable[[Tile], object]) -> None:
+    def time_all(case: Case, run: Callable[[Tile, Start], object]) -> None:
         if any(timing.case == case for timing in timings):
             return
         timings.extend(
-            Timing(case, tile, _time(lambda tile=tile: run(tile), device, measure))
+            Timing(case, tile, _time(functools.partial(run, tile), device, measure))
             for tile in choice.ranked(case, device)
         )
 
@@ -83,19 +86,18 @@ def tune(
     return timings
 
 
-def _time(call: Callable[[], object], device: torch.device, measure: Measure) -> float:
+def _time(run: Callable[[Start], object], device: torch.device, measure: Measure) -> float:
     try:
-        return measure(call, device)
-    except launch.REFUSALS:
-        return float("inf")
+        run(launch.start_unspilled)
+        return measure(lambda: run(launch.start), device)
+    except (launch.SpillsError, *launch.REFUSALS):
+        return math.inf
 
 
 def _fastest(timings: list[Timing]) -> dict[Case, Tile]:
-    best: dict[Case, Timing] = {}
-    for timing in timings:
-        if timing.case not in best or timing.milliseconds < best[timing.case].milliseconds:
-            best[timing.case] = timing
-    return {case: timing.tile for case, timing in best.items()}
+    working = [timing for timing in timings if timing.milliseconds < math.inf]
+    slowest_first = sorted(working, key=lambda timing: -timing.milliseconds)
+    return {timing.case: timing.tile for timing in slowest_first}
 
 
 @contextlib.contextmanager

@@ -158,7 +158,8 @@ def centre_product_kernel(
 ):  # fmt: skip
     """d_weight of BLOCK_C classes and BLOCK_D columns, projected; grid (class blocks * D / BLOCK_D,)."""
     offs_d = tl.program_id(0) % (DIM // BLOCK_D) * BLOCK_D + tl.arange(0, BLOCK_D)
-    offs_c = tl.program_id(0) // (DIM // BLOCK_D) * BLOCK_C + tl.arange(0, BLOCK_C)
+    first = tl.program_id(0) // (DIM // BLOCK_D) * BLOCK_C
+    offs_c = first + tl.arange(0, BLOCK_C)
     offs_k = tl.arange(0, BLOCK_K)
     d_w = tl.zeros((BLOCK_C, BLOCK_D), dtype=tl.float32)
     for start in range(0, num_rows, BLOCK_K):
@@ -177,10 +178,13 @@ def centre_product_kernel(
         along += tl.load(along_ptr + block * chunk + offs_c)
     classes = first_class + offs_c
     mask_c = classes < num_classes
-    w_offsets = classes.to(tl.int64)[:, None] * DIM + offs_d[None, :]
-    w = tl.load(w_ptr + w_offsets, mask=mask_c[:, None], other=0.0).to(tl.float32)
+    # One 64-bit pointer to the tile, 32-bit offsets within it: a pointer for each element would spill.
+    first_row = (first_class + first).to(tl.int64)
+    offs_row = tl.arange(0, BLOCK_C)[:, None]
+    w_tile = w_ptr + first_row * DIM + (offs_row * DIM + offs_d[None, :])
+    w = tl.load(w_tile, mask=mask_c[:, None], other=0.0).to(tl.float32)
     factor = tl.load(inverse_w_ptr + classes, mask=mask_c, other=0.0) * tl.load(unscale_ptr)
     d_weight = (d_w - along[:, None] * w) * factor[:, None]
-    out = d_weight_ptr + classes.to(tl.int64)[:, None] * dim + offs_d[None, :]
+    out = d_weight_ptr + first_row * dim + (offs_row * dim + offs_d[None, :])
     mask = mask_c[:, None] & (offs_d < dim)[None, :]
     tl.store(out, d_weight.to(d_weight_ptr.dtype.element_ty), mask=mask)

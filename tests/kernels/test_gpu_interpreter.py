@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 TESTS = Path(__file__).parent / "gpu_interpreted"
@@ -13,7 +14,11 @@ TESTS = Path(__file__).parent / "gpu_interpreted"
 @pytest.mark.slow
 @pytest.mark.parametrize("file", sorted(TESTS.glob("test_*.py")), ids=lambda file: file.stem)
 def test_in_the_interpreter(file):
-    pytest.importorskip("triton", reason="Triton is there on Linux alone")
+    triton = pytest.importorskip("triton", reason="Triton is there on Linux alone")
+    if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        pytest.skip(
+            "the interpreter of Triton 3.6 turns arrays into numbers as NumPy 2.4 no longer does"
+        )
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(file)]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -42,6 +42,6 @@ def schedule(request, monkeypatch):
             return (Tile(32, 64),) if held else original(case, device)
 
         monkeypatch.setattr(choice, "candidates", candidates)
-    choice.ranked.cache_clear()
+    choice.forget()
     yield request.param
-    choice.ranked.cache_clear()
+    choice.forget()
