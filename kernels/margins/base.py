@@ -10,6 +10,7 @@ hands three numbers to the kernels and no code: a new margin touches no kernel.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -84,19 +85,27 @@ class Margin:
         """N of a hard negative; the identity for margins that do not re-weight."""
         return HardMap()
 
-    def collapse_loss(self, num_classes: int) -> float:
-        """The loss of a network that has collapsed: every cosine is zero.
+    def collapse_loss(
+        self, num_classes: int, cosine: float = 0.0, state: Mapping[str, float] | None = None
+    ) -> float:
+        """The loss of a network that has collapsed: every cosine is the same, so none tells people apart.
 
-        s sin m + ln C for ArcFace, and s (t - 1) more for MV-Arc-Softmax (docs/losses.md (9)). State
-        is taken as it starts, embeddings as of length 1.
+        At cosine 0: s sin m + ln C for ArcFace, s (t - 1) more for MV-Arc-Softmax (docs/losses.md (9)).
+
+        Args:
+            num_classes: C.
+            cosine: that all embeddings have with all class centres.
+            state: of the margin, by the names of `initial_state`; None: as it starts. Embeddings are
+                taken as of length 1.
         """
-        zero = torch.zeros(1, dtype=torch.float64)
-        state = {k: torch.tensor(v, dtype=torch.float64) for k, v in self.initial_state().items()}
+        cos = torch.full((1,), cosine, dtype=torch.float64)
+        numbers = self.initial_state() | dict(state or {})
+        tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()}
         norms = torch.ones(1, dtype=torch.float64)
-        hard = zero > self.threshold(zero, norms, state)
-        negative = torch.where(hard, self.hard_map(state).value(zero), zero)
-        gap = self.s * (negative - self.target(zero, norms, state)) + math.log(num_classes - 1)
-        return torch.logaddexp(gap, zero).item()
+        hard = cos > self.threshold(cos, norms, tensors)
+        negative = torch.where(hard, self.hard_map(tensors).value(cos), cos)
+        gap = self.s * (negative - self.target(cos, norms, tensors)) + math.log(num_classes - 1)
+        return torch.logaddexp(gap, torch.zeros_like(gap)).item()
 
 
 def require(name: str, value: float, holds: bool, rule: str) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from fusedface.models import MarginHead, create
 from fusedface.recipes.base import Recipe
 from fusedface.recipes.engine.checkpoint import CheckpointFolder
+from fusedface.recipes.engine.device import pick_device
 from fusedface.recipes.engine.environment import (
     describe_environment,
     device_name,
@@ -68,23 +69,6 @@ def run_recipe(
     return summary
 
 
-def pick_device(name: str | torch.device | None) -> torch.device:
-    """The device to run on.
-
-    Raises:
-        ValueError: torch knows no such device, or it is not there.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {str(name)!r} cannot be used here: {reason}") from None
-    return device
-
-
 def _train(
     recipe: Recipe, directory: RunDirectory, precision: Precision, display: Display
 ) -> Summary:
@@ -114,7 +98,8 @@ def _train(
         ended=end.how,
         end_message=end.message,
         end_step=end.step,
-        collapse_loss=trainer.status.collapse_loss,
+        margin=recipe.head.margin,
+        num_classes=faces.train.num_classes,
     )
     summary = _summarise(recipe, trainer, faces, judgement)
     directory.write_summary(summary.as_dict())

@@ -2,7 +2,7 @@
 
 non_finite    a loss, gradient or weight became NaN or infinite
 interrupted   a signal stopped it
-collapsed     at its end the loss lay at the closed-form loss of a network whose cosines are all zero
+collapsed     at its end the loss was that of a network all of whose cosines are the same (closed form)
 chance        it verifies no better than chance, or than the same network untrained
 unfinished    it learned, and its accuracy was still rising when its steps were over
 converged     it learned, and its accuracy had stopped rising
@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fusedface.kernels import Margin
+
 Ended = Literal["finished", "interrupted", "non_finite"]
 Verdict = Literal["converged", "unfinished", "chance", "collapsed", "non_finite", "interrupted"]
 Lines = Sequence[dict[str, Any]]
 
-COLLAPSE_BAND = 0.02
-"""Relative distance from the collapse loss, s sin m + ln C (+ s (t - 1) for MV). Noise of a batch is
-well below it; learning moves the loss through it within a few lines of metrics."""
-COLLAPSE_COSINE = 0.1
-"""Largest mean target cosine of a collapse: a loss may cross the band while cosines grow."""
+COLLAPSE_BAND = 0.03
+"""Relative distance from `Margin.collapse_loss` at the mean target cosine of the line: for cosines of 0
+s sin m + ln C (+ s (t - 1) for MV). Noise of a batch and the spread of cosines stay within it; a network
+that tells people apart is far below."""
 COLLAPSE_STEPS = 100
 """Steps it must stay in the band; a tenth of the run where that is more. Healthy runs pass through the
 band in their first tens of steps, while batch normalisation and class centres find their scale."""
@@ -46,7 +47,13 @@ class Judgement:
 
 
 def judge(
-    lines: Lines, *, ended: Ended, end_message: str, end_step: int, collapse_loss: float
+    lines: Lines,
+    *,
+    ended: Ended,
+    end_message: str,
+    end_step: int,
+    margin: Margin,
+    num_classes: int,
 ) -> Judgement:
     """Judge a run.
 
@@ -55,14 +62,18 @@ def judge(
         ended: how training stopped.
         end_message: a sentence on that.
         end_step: the step at which it stopped.
-        collapse_loss: `Margin.collapse_loss` of its loss.
+        margin: its loss.
+        num_classes: C.
     """
     if ended != "finished":
         return Judgement(ended, end_step if ended == "non_finite" else None, end_message)
     train = [line for line in lines if line["kind"] == "train"]
     accuracies = _accuracies(lines)
-    if (since := collapsed_since(train, collapse_loss)) is not None:
-        text = f"from step {since} to the end the loss stayed at {collapse_loss:.1f}, that of a collapse"
+    if (since := collapsed_since(train, margin, num_classes)) is not None:
+        text = (
+            f"from step {since} to the end the loss was that of cosines that are all the same: at last "
+            f"{train[-1]['loss']:.1f} at a cosine of {train[-1]['target_cosine']:.2f}"
+        )
         return Judgement("collapsed", since, text)
     if chance := _chance(lines, accuracies):
         return Judgement("chance", _last_step(lines), chance)
@@ -75,17 +86,19 @@ def judge(
     return Judgement("unfinished" if gain > PLATEAU_GAIN else "converged", None, text)
 
 
-def collapsed_since(train: Lines, collapse_loss: float) -> int | None:
+def collapsed_since(train: Lines, margin: Margin, num_classes: int) -> int | None:
     """The step since which a run has stayed in the band of the collapse loss; None if it has not.
 
     Args:
         train: lines of kind "train".
-        collapse_loss: the middle of the band.
+        margin: its loss.
+        num_classes: C.
     """
     since = None
     for line in reversed(train):
-        inside = abs(line["loss"] - collapse_loss) <= COLLAPSE_BAND * collapse_loss
-        if not inside or line.get("target_cosine", 0.0) > COLLAPSE_COSINE:
+        state = {name: line[name] for name in margin.initial_state() if name in line}
+        expected = margin.collapse_loss(num_classes, line["target_cosine"], state)
+        if abs(line["loss"] - expected) > COLLAPSE_BAND * expected:
             break
         since = line["step"]
     if since is None:

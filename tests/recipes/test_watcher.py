@@ -5,16 +5,17 @@ import math
 import pytest
 import torch
 
-from fusedface.kernels import ArcFace, MVArc
+from fusedface.kernels import ArcFace, CurricularFace, MVArc
 from fusedface.models import MarginHead, create
 from fusedface.recipes.engine.diagnose import first_non_finite
 from fusedface.recipes.engine.watcher import COLLAPSE_STEPS, collapsed_since, judge
 
-COLLAPSE = ArcFace(m=0.5, s=64.0).collapse_loss(1000)
+ARCFACE = ArcFace(m=0.5, s=64.0)
+COLLAPSE = ARCFACE.collapse_loss(1000)
 NUM_PAIRS = 2400
 
 
-def train(losses, every=10, cosine=0.05):
+def train(losses, every=10, cosine=0.0):
     return [
         {"kind": "train", "step": every * (i + 1), "loss": loss, "target_cosine": cosine}
         for i, loss in enumerate(losses)
@@ -39,7 +40,7 @@ def falling(num=100, start=45.0, end=5.0):
 
 def verdict(lines, ended="finished", **options):
     lines = sorted(lines, key=lambda line: line["step"])
-    given = {"end_message": "said", "end_step": 7, "collapse_loss": COLLAPSE} | options
+    given = {"end_message": "said", "end_step": 7, "margin": ARCFACE, "num_classes": 1000} | options
     return judge(lines, ended=ended, **given)
 
 
@@ -47,6 +48,18 @@ def test_the_collapse_loss_is_the_closed_form():
     assert pytest.approx(64 * math.sin(0.5) + math.log(999), abs=1e-6) == COLLAPSE
     # Every negative is hard there: N(0) = t - 1 for each.
     assert MVArc(m=0.5, s=64.0, t=1.2).collapse_loss(1000) == pytest.approx(COLLAPSE + 64 * 0.2)
+
+
+def test_the_collapse_loss_at_other_cosines():
+    """Past pi - m: T = c - m sin m; N = t c + t - 1 for MV-Arc, c (t + c) for CurricularFace."""
+    c = -0.94
+    arc = 64 * 0.5 * math.sin(0.5) + math.log(999)
+    assert ARCFACE.collapse_loss(1000, c) == pytest.approx(arc)
+    mv = MVArc(m=0.5, s=64.0, t=1.4)
+    assert mv.collapse_loss(1000, c) == pytest.approx(arc + 64 * (0.4 * c + 0.4))
+    curricular = CurricularFace(m=0.5, s=64.0)
+    expected = 64 * (0.3 * (0.2 + 0.3) - math.cos(math.acos(0.3) + 0.5)) + math.log(999)
+    assert curricular.collapse_loss(1000, 0.3, {"t": 0.2}) == pytest.approx(expected)
 
 
 def test_how_it_ended_comes_first():
@@ -84,31 +97,47 @@ def test_chance():
     assert "65.0% before training" in no_better.message
 
 
-@pytest.mark.parametrize("off", [-0.015, 0.0, 0.015])
-def test_collapsed_names_the_step(off):
-    lines = train([45.0] * 30 + [COLLAPSE * (1 + off)] * 70)
+@pytest.mark.parametrize("off", [-0.025, 0.0, 0.025])
+@pytest.mark.parametrize("cosine", [-0.94, 0.0, 0.4])
+def test_collapsed_names_the_step(off, cosine):
+    lines = train([45.0] * 30, cosine=0.9)
+    expected = ARCFACE.collapse_loss(1000, cosine)
+    lines += train([45.0] * 30 + [expected * (1 + off)] * 70, cosine=cosine)[30:]
     found = verdict(lines + evaluations(0.5, 0.9, 0.9))
     assert (found.verdict, found.step) == ("collapsed", 310)
+
+
+def test_a_collapse_with_a_state_of_its_own():
+    """CurricularFace's t is that of each line, not that of the start."""
+    margin = CurricularFace(m=0.5, s=64.0)
+    lines = train([margin.collapse_loss(1000, 0.3, {"t": 0.2})] * 100, cosine=0.3)
+    for line in lines:
+        line["t"] = 0.2
+    assert verdict(lines, margin=margin).verdict == "collapsed"
+    for line in lines:
+        line["t"] = 0.9
+    assert verdict(lines, margin=margin).verdict != "collapsed"
 
 
 @pytest.mark.parametrize(
     "lines",
     [
-        train([45.0] * 50 + [COLLAPSE * 1.03] * 50),  # outside of the band
-        train([COLLAPSE] * 99 + [5.0]),  # it got out at the end
-        train([45.0] * 95 + [COLLAPSE] * 5),  # too short
-        train([COLLAPSE] * 100, cosine=0.3),  # the loss alone lies there
+        train([45.0] * 50 + [COLLAPSE * 1.04] * 50, cosine=0.0),  # outside of the band
+        train([COLLAPSE] * 99 + [5.0], cosine=0.0),  # it got out at the end
+        train([45.0] * 95 + [COLLAPSE] * 5, cosine=0.0),  # too short
+        train([COLLAPSE] * 100, cosine=-0.9),  # less than that would be a collapse there
         [],
     ],
 )
 def test_what_is_no_collapse(lines):
-    assert collapsed_since(lines, COLLAPSE) is None
+    assert collapsed_since(lines, ARCFACE, 1000) is None
 
 
 def test_a_collapse_must_last_a_tenth_of_a_long_run():
     num = COLLAPSE_STEPS // 10 + 3
-    assert collapsed_since(train([45.0] * 50 + [COLLAPSE] * num), COLLAPSE) == 510
-    assert collapsed_since(train([45.0] * 500 + [COLLAPSE] * num), COLLAPSE) is None
+    short, long = ([45.0] * n + [COLLAPSE] * num for n in (50, 500))
+    assert collapsed_since(train(short, cosine=0.0), ARCFACE, 1000) == 510
+    assert collapsed_since(train(long, cosine=0.0), ARCFACE, 1000) is None
 
 
 @pytest.fixture
