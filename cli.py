@@ -15,7 +15,7 @@ try:
     from rich.console import Console
 
     import fusedface
-    from fusedface.commands import bench, data, doctor, evaluate, recipe
+    from fusedface.commands import bench, data, doctor, evaluate, export, recipe
 except ModuleNotFoundError as error:
     sys.exit(
         f"{error}. FusedFace is not installed in this Python. In the folder of cli.py, run\n"
@@ -31,6 +31,7 @@ app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.command()(evaluate.evaluate)
+app.command()(export.export)
 app.command()(doctor.doctor)
 
 

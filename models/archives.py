@@ -1,5 +1,6 @@
 """Read a file of torch.save or safetensors without running any of it."""
 
+import json
 import pickle
 import warnings
 import zipfile
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 ZIP_MAGIC = b"PK"
+METADATA = "fusedface"  # entry of a safetensors file's metadata: JSON of all but the tensors
 
 
 def read_archive(path: str | Path) -> dict[Any, Any]:
@@ -18,7 +20,8 @@ def read_archive(path: str | Path) -> dict[Any, Any]:
         path: a file of `torch.save`, or ending in .safetensors.
 
     Returns:
-        Its tensors and plain values.
+        Its tensors and plain values; of a safetensors file that this project wrote, what its metadata
+        says, with the tensors as "model".
 
     Raises:
         ValueError: there is no such file; it is truncated or its checksums do not hold; it is no such
@@ -73,14 +76,21 @@ def _find_damage(path: Path) -> str | None:
 
 def _read_safetensors(path: Path) -> object:
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
     except ImportError:
         raise ValueError(
             f"{path}: reading .safetensors needs the safetensors package; "
             "install it with: pip install safetensors"
         ) from None
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        described = json.loads(metadata[METADATA]) if METADATA in metadata else None
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+    if described is None:
+        return tensors
+    if not isinstance(described, dict):
+        raise ValueError(f"{path}: its metadata {METADATA!r} must be a JSON object")  # noqa: TRY004
+    return described | {"model": tensors}

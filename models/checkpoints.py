@@ -111,7 +111,9 @@ def _interpret_own(archive: dict[Any, Any], path: str | Path) -> _Contents:
             f"{path} must have format {FORMAT!r}, version {VERSION}, "
             f"got {archive['format']!r}, version {archive.get('version')!r}"
         )
-    for key, kind in (("backbone", dict), ("preprocessing", dict), ("model", dict), ("step", int)):
+    kinds = {"backbone": dict, "preprocessing": dict, "model": dict}
+    kinds |= {"step": int} if "step" in archive else {}  # unknown of an exported public checkpoint
+    for key, kind in kinds.items():
         if not isinstance(archive.get(key), kind):
             raise ValueError(  # noqa: TRY004  the file is bad, not the argument's type
                 f"{path}: key {key!r} must be of type {kind.__name__}, "
@@ -126,7 +128,7 @@ def _interpret_own(archive: dict[Any, Any], path: str | Path) -> _Contents:
         _tensors(archive["model"], path),
         config=archive["backbone"],
         preprocessing=preprocessing,
-        step=archive["step"],
+        step=archive.get("step"),
     )
 
 

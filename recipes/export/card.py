@@ -1,0 +1,155 @@
+"""The model card: what a file is, what it was made from and with, what it can do, what is not known."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fusedface.models import count_macs, count_parameters
+from fusedface.recipes.engine.summary import figure_rows
+from fusedface.recipes.export.check import HEADINGS, TOLERANCE, Check, check_rows
+from fusedface.recipes.export.deployed import InputContract
+from fusedface.recipes.export.formats import Format
+from fusedface.recipes.export.source import NUM_CALIBRATION, Trained
+
+FLIPS = {
+    "sum": "the embedding of the image plus that of its mirror image",
+    "concat": "the embedding of the image and that of its mirror image, one after the other",
+}
+LIMITS = """\
+- It compares aligned faces; it neither finds nor aligns them. Alignment is the similarity transform of
+  five landmarks to the 112x112 template of ArcFace.
+- Thresholds do not carry over from one data set, network or format to another: choose one on faces
+  like yours.
+- Error rates differ between groups of people (age, sex, origin), as the training data has them.
+  Nothing here measures by how much.
+- The figures are of one network trained once: ± is the spread over the folds of a list, not over seeds.
+"""
+LICENCE = """\
+The licence of the training data is not known to this software, nor is whether the people in it agreed.
+Many face data sets allow research only, or have been withdrawn; whoever passes this file on has to find
+out.
+"""
+
+
+def model_card(
+    trained: Trained,
+    kind: Format,
+    contract: InputContract,
+    checks: Mapping[str, Check],
+    sizes: Mapping[str, int],
+    calibration: str | None,
+) -> str:
+    """Markdown.
+
+    Args:
+        trained: the network.
+        kind: the format of the file that is described.
+        contract: what goes in.
+        checks: of this file, its siblings and PyTorch, by name.
+        sizes: bytes, by name of the format.
+        calibration: where the faces for 8-bit ranges came from; None if they were generated.
+    """
+    file = f"{trained.name}{kind.suffix}"
+    sections = {
+        f"{file}": _summary(trained, kind),
+        "Input": _input(trained, contract),
+        "How to load it": _usage(kind, file, contract),
+        "Training": _training(trained),
+        "Measured when it was trained": _results(trained),
+        "This file beside PyTorch": _fidelity(checks, sizes, kind, calibration),
+        "Limits": LIMITS,
+        "Licence": LICENCE,
+    }
+    (title, summary), *rest = sections.items()
+    return f"# {title}\n\n{summary}" + "".join(f"\n## {name}\n\n{text}" for name, text in rest)
+
+
+def _summary(trained: Trained, kind: Format) -> str:
+    model = trained.model
+    config = model.config
+    parameters, macs = count_parameters(model), count_macs(model, model.input_size)
+    return (
+        f"Face recognition network {config['name']} (width {config['width']:g}): an aligned face to "
+        f"{model.embedding_dim} numbers. Two photos are of one person where the cosine of their embeddings "
+        f"is high.\n\n{parameters:,} parameters, {macs / 1e6:,.1f} M multiply-adds; format {kind.name}, "
+        f"from {trained.checkpoint.name}.\n"
+    )
+
+
+def _input(trained: Trained, contract: InputContract) -> str:
+    taken = trained.model.preprocessing
+    H, W = contract.size
+    lines = [
+        f"- Aligned face, RGB, {H}x{W} pixels (height x width), grey levels 0 to 255.",
+        f"- Fed as (x - {contract.mean:g}) / {contract.std:g}, float32, channels first: (B, 3, {H}, {W}).",
+    ]
+    if contract.std == 1:
+        means, stds = (", ".join(f"{v:g}" for v in vs) for vs in (taken.mean, taken.std))
+        lines.append(
+            f"- The graph itself subtracts {means} and divides by {stds} (R, G, B): feed grey levels."
+        )
+    if taken.input_size != contract.size:
+        height, width = taken.input_size
+        lines.append(f"- The graph itself cuts the middle {height}x{width} out.")
+    lines += [
+        "- The embedding is not normalised: divide by its length before comparing.",
+        f"- Verification figures rest on {FLIPS[taken.flip]}. **Mirroring is not part of the file**: run "
+        "it on both images and join the embeddings, or use the image alone at half the cost, with figures "
+        "other than those below.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _usage(kind: Format, file: str, contract: InputContract) -> str:
+    H, W = contract.size
+    return f"```python\n{kind.usage.format(file=file, height=H, width=W)}```\n"
+
+
+def _training(trained: Trained) -> str:
+    recipe, summary = trained.recipe_toml(), trained.summary()
+    if recipe is None:
+        return (
+            f"Not known: {trained.checkpoint.name} (layout {trained.loaded.layout}) says neither which "
+            "data nor which recipe it was trained with.\n"
+        )
+    lines = []
+    if summary is not None:
+        lines.append(
+            f"{summary['num_images']:,} images of {summary['num_identities']:,} people, "
+            f"{summary['steps']:,} steps on {summary['device']}; verdict: {summary['verdict']}."
+        )
+    lines.append(f"This checkpoint is of step {trained.loaded.step:,}. The recipe, with its data:")
+    return "\n".join(lines) + f"\n\n```toml\n{recipe}```\n"
+
+
+def _results(trained: Trained) -> str:
+    summary = trained.summary()
+    if not summary or not summary.get("verification"):
+        return "No figures are known.\n"
+    rows = ["| set | figure | untrained | trained |", "|---|---|---|---|"]
+    for name, figures in summary["verification"].items():
+        before = figure_rows(summary.get("untrained", {}).get(name))
+        rows += [
+            f"| {name} | {label} | {before.get(label, '-')} | {value} |"
+            for label, value in figure_rows(figures).items()
+        ]
+    return "At the end of the run, in percent.\n\n" + "\n".join(rows) + "\n"
+
+
+def _fidelity(
+    checks: Mapping[str, Check], sizes: Mapping[str, int], kind: Format, calibration: str | None
+) -> str:
+    tables = []
+    for list_name in next(iter(checks.values())).results:
+        rows = [f"| {list_name} | {' | '.join(HEADINGS)} |", "|---" * (len(HEADINGS) + 1) + "|"]
+        rows += [f"| {' | '.join(row)} |" for row in check_rows(list_name, checks, sizes)]
+        tables.append("\n".join(rows))
+    if kind.is_exact:
+        rule = f"Embeddings of length 1 may differ from PyTorch's by {TOLERANCE:g} in a component."
+    else:
+        faces = "generated faces" if calibration is None else f"faces of {Path(calibration).name}"
+        rule = f"Ranges of the 8-bit activations are from at most {NUM_CALIBRATION} {faces}."
+    return "\n\n".join(tables) + (
+        f"\n\n{rule} Rates are in percent, with both mirror images; error (of embeddings of length 1) and "
+        "cosine are with PyTorch's embedding of the same image. Times are medians for one face of runs "
+        "that took turns, on the machine that exported.\n"
+    )

@@ -1,0 +1,177 @@
+"""What an exported file computes, beside PyTorch: embeddings, verification, time for a face."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.box import SIMPLE
+from rich.table import Table
+
+from fusedface.data.dataset import read_images
+from fusedface.data.pairs import PairList, SourceImages
+from fusedface.data.transforms import fit
+from fusedface.models import Backbone
+from fusedface.recipes.engine.evaluate import BATCH_SIZE, MAX_ALL_PAIRS
+from fusedface.recipes.engine.summary import figure_rows
+from fusedface.recipes.engine.verification import VerificationResult, verify
+from fusedface.recipes.export.deployed import InputContract
+
+TOLERANCE = 1e-4  # of float32 formats, in a component of an embedding of length 1
+WARM_UP, ROUNDS = 3, 30
+PYTORCH = "PyTorch"
+
+Embed = Callable[[np.ndarray], np.ndarray]
+"""(B, H, W, 3) uint8 RGB to (B, D)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """How one file compares with PyTorch."""
+
+    results: dict[str, VerificationResult]
+    """By pair list."""
+    max_error: float
+    """Largest difference in a component of embeddings of length 1, over all images and their mirrors."""
+    min_cosine: float
+    """Smallest cosine with PyTorch's embedding of the same image."""
+    latency_ms: float
+    """Median time for one face; the formats took turns."""
+
+
+def embedders(
+    model: Backbone, runs: Mapping[str, Embed], contract: InputContract
+) -> dict[str, Embed]:
+    """PyTorch, by the model's own preprocessing, and each file, by its contract."""
+
+    def pytorch(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            data = model.preprocessing.images_to_tensor(torch.from_numpy(images))
+            return model(data).numpy()
+
+    def through(run: Embed) -> Embed:
+        return lambda images: run(contract.prepare(images))
+
+    return {PYTORCH: pytorch, **{name: through(run) for name, run in runs.items()}}
+
+
+def compare(
+    embed: Mapping[str, Embed],
+    pair_lists: Mapping[str, PairList],
+    size: tuple[int, int],
+    flip: str,
+) -> dict[str, Check]:
+    """Embed the images of all lists with everything, and compare.
+
+    Args:
+        embed: by name; `PYTORCH` is what the others are compared with.
+        pair_lists: by name.
+        size: (H, W) the images are scaled to.
+        flip: how features of mirror images join for verification, as in `Preprocessing`.
+    """
+    results: dict[str, dict[str, VerificationResult]] = {name: {} for name in embed}
+    errors, cosines = dict.fromkeys(embed, 0.0), dict.fromkeys(embed, 1.0)
+    one_face = None
+    for list_name, pairs in pair_lists.items():
+        features: dict[str, list[np.ndarray]] = {name: [] for name in embed}
+        for images in _batches(pairs, size):
+            one_face = images[:1]
+            both = np.concatenate([images, images[:, :, ::-1]])  # with their mirror images
+            rows = {name: run(both).astype(np.float64) for name, run in embed.items()}
+            reference = _unit(rows[PYTORCH])
+            for name, row in rows.items():
+                unit = _unit(row)
+                # np.maximum keeps a NaN, which max() may lose
+                errors[name] = float(np.maximum(errors[name], np.abs(unit - reference).max()))
+                cosines[name] = float(np.minimum(cosines[name], (unit * reference).sum(1).min()))
+                features[name].append(_join(row, flip))
+        for name, parts in features.items():
+            results[name][list_name] = _verify(np.concatenate(parts), pairs)
+    assert one_face is not None
+    times = latencies(embed, one_face)
+    return {
+        name: Check(
+            results=results[name],
+            max_error=errors[name],
+            min_cosine=cosines[name],
+            latency_ms=times[name],
+        )
+        for name in embed
+    }
+
+
+def latencies(embed: Mapping[str, Embed], face: np.ndarray) -> dict[str, float]:
+    """Median milliseconds for one face (1, H, W, 3); all take turns, so that noise hits them alike."""
+    times: dict[str, list[float]] = {name: [] for name in embed}
+    for _ in range(WARM_UP + ROUNDS):
+        for name, run in embed.items():
+            start = time.perf_counter()
+            run(face)
+            times[name].append(1000 * (time.perf_counter() - start))
+    return {name: float(np.median(values[WARM_UP:])) for name, values in times.items()}
+
+
+def refuse_inexact(name: str, check: Check, is_exact: bool) -> None:
+    """Raise ValueError if a file's embeddings are not PyTorch's, or (8 bits) no numbers at all."""
+    allowed = TOLERANCE if is_exact else float("inf")
+    if not check.max_error <= allowed or np.isinf(check.max_error):
+        raise ValueError(
+            f"format {name!r}: its embeddings (length 1) differ from PyTorch's by up to "
+            f"{check.max_error:.2g}, allowed is {allowed:g}; nothing was written"
+        )
+
+
+HEADINGS = ("accuracy", "TAR at 1e-3", "max error", "min cosine", "ms", "MB")
+
+
+def check_table(list_name: str, checks: Mapping[str, Check], sizes: Mapping[str, int]) -> Table:
+    """A row a format; rates in percent, of one pair list."""
+    table = Table("format", title=f"Verification on {list_name}", box=SIMPLE)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in check_rows(list_name, checks, sizes):
+        table.add_row(*row)
+    return table
+
+
+def check_rows(
+    list_name: str, checks: Mapping[str, Check], sizes: Mapping[str, int]
+) -> Iterator[list[str]]:
+    """The cells of the table; error, cosine and time are over all lists."""
+    for name, check in checks.items():
+        figures = figure_rows(check.results[list_name].as_dict())
+        verified = [figures["accuracy, 10 folds"], figures.get("TAR at FAR 0.001", "-")]
+        exported = ["-", "-"]
+        if name != PYTORCH:
+            exported = [f"{check.max_error:.1e}", f"{check.min_cosine:.5f}"]
+        size = f"{sizes[name] / 1e6:.2f}" if name in sizes else "-"
+        yield [name, *verified, *exported, f"{check.latency_ms:.2f}", size]
+
+
+def _batches(pairs: PairList, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """The images of a list, (B, H, W, 3) uint8."""
+    images = pairs.images
+    for start in range(0, len(images), BATCH_SIZE):
+        indices = range(start, min(start + BATCH_SIZE, len(images)))
+        if isinstance(images, SourceImages):  # rendered many at a time
+            batch = read_images(images.source, images.indices[list(indices)].tolist()).images
+        else:
+            batch = [images.image(i) for i in indices]
+        yield np.stack([fit(image, size) for image in batch])
+
+
+def _join(row: np.ndarray, flip: str) -> np.ndarray:
+    one, other = np.split(row, 2)
+    return np.concatenate([one, other], axis=1) if flip == "concat" else one + other
+
+
+def _unit(row: np.ndarray) -> np.ndarray:
+    return row / np.maximum(np.linalg.norm(row, axis=1, keepdims=True), 1e-12)
+
+
+def _verify(features: np.ndarray, pairs: PairList) -> VerificationResult:
+    return verify(
+        features, pairs.first, pairs.second, pairs.same, pairs.fold, pairs.images.identities,
+        MAX_ALL_PAIRS,
+    )[0]  # fmt: skip

@@ -1,0 +1,76 @@
+"""A network as it is deployed: one graph from an aligned face to its embedding.
+
+Software that follows InsightFace feeds a recogniser (x - 127.5) / 127.5 of the aligned RGB face, or, where
+the graph begins by subtracting and multiplying, the grey levels themselves. So a network that was trained
+with the first is exported as it is; any other brings its own normalisation and takes grey levels. A crop
+(112x96 out of the aligned 112x112) is part of the graph. Mirroring is not: whoever compares features joins
+those of both mirror images, or does without.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fusedface.data.transforms import frame_size
+from fusedface.models import Backbone
+
+USUAL = 127.5  # mean and standard deviation of InsightFace's recognisers
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """What a caller does to an image: (x - mean) / std, channels first, R G B.
+
+    Args:
+        size: (H, W) of the aligned face, pixels.
+        mean, std: grey levels; 127.5 and 127.5, or 0 and 1 where the graph normalises.
+    """
+
+    size: tuple[int, int]
+    mean: float
+    std: float
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """(B, H, W, 3) uint8 RGB to (B, 3, H, W) float32."""
+        blob = (images.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        return np.ascontiguousarray(blob.transpose(0, 3, 1, 2))
+
+
+class Deployed(nn.Module):
+    """A backbone with what its preprocessing needs beside the caller's: (B, 3, H, W) to (B, D) float32.
+
+    Args:
+        backbone: on the CPU; put into evaluation mode.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone.eval()
+        taken = backbone.preprocessing
+        self.normalises = not taken.mean == taken.std == (USUAL,) * 3
+        size = frame_size(taken)
+        self.contract = (
+            InputContract(size, 0.0, 1.0) if self.normalises else InputContract(size, USUAL, USUAL)
+        )
+        self.top, self.left = ((size[i] - taken.input_size[i]) // 2 for i in (0, 1))
+        if self.normalises:
+            self.register_buffer("mean", torch.tensor(taken.mean).view(1, 3, 1, 1))
+            self.register_buffer("scale", 1 / torch.tensor(taken.std).view(1, 3, 1, 1))
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Embeddings, not normalised; `data` is the name of the input in every format."""
+        if self.normalises:
+            data = (data - self.mean) * self.scale
+        H, W = self.backbone.input_size
+        if self.contract.size != (H, W):
+            data = data[:, :, self.top : self.top + H, self.left : self.left + W]
+        return self.backbone(data)
+
+    def example(self, batch: int) -> Tensor:
+        """An input (batch, 3, H, W) to trace with."""
+        return torch.zeros(batch, 3, *self.contract.size)

@@ -1,0 +1,91 @@
+"""`export`: write a network in some formats, check each against PyTorch, and describe it."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fusedface.recipes.engine.files import write_text
+from fusedface.recipes.export.card import model_card
+from fusedface.recipes.export.check import check_table, compare, embedders, refuse_inexact
+from fusedface.recipes.export.deployed import Deployed
+from fusedface.recipes.export.formats import get_format
+from fusedface.recipes.export.job import Job
+from fusedface.recipes.export.source import calibration_faces, checking_pairs, open_trained
+
+
+def export(
+    source: Path,
+    formats: Sequence[str],
+    out: Path,
+    *,
+    data: str | None = None,
+    pair_lists: Sequence[Path] = (),
+    root: Path | None = None,
+    console: Console | None = None,
+) -> list[Path]:
+    """Write a file and a model card for each format into `out`; all of them, or nothing.
+
+    Args:
+        source: a run directory or a checkpoint.
+        formats: keys of `FORMATS`.
+        out: a folder; files of the same name are replaced.
+        data: faces for the calibration of 8-bit formats; without it generated ones.
+        pair_lists: what accuracy is compared on; without any, pairs of generated faces.
+        root: the folder the paths of `pair_lists` start from.
+        console: where the comparison is printed.
+
+    Returns:
+        The files, without the cards.
+
+    Raises:
+        ValueError: something cannot be read, a format is unknown or not installed, or a float32 file's
+            embeddings are not PyTorch's.
+    """
+    console = console or Console()
+    chosen = [get_format(name) for name in dict.fromkeys(formats)]
+    trained = open_trained(source)
+    network = Deployed(trained.model)
+    contract = network.contract
+    pairs = checking_pairs(pair_lists, root, contract.size)
+
+    def calibration():
+        return contract.prepare(calibration_faces(data, contract.size))
+
+    job = Job(network, trained.loaded.step, calibration)
+    with tempfile.TemporaryDirectory(dir=_existing(out), prefix=".export-") as temporary:
+        files = {f.name: Path(temporary) / f"{trained.name}{f.suffix}" for f in chosen}
+        for kind in chosen:
+            with console.status(f"writing {files[kind.name].name}"):
+                kind.write(job, files[kind.name])
+        runs = {kind.name: kind.open(files[kind.name]) for kind in chosen}
+        with console.status("comparing with PyTorch"):
+            checks = compare(
+                embedders(trained.model, runs, contract),
+                pairs,
+                contract.size,
+                trained.model.preprocessing.flip,
+            )
+        for kind in chosen:
+            refuse_inexact(kind.name, checks[kind.name], kind.is_exact)
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        for list_name in pairs:
+            console.print(check_table(list_name, checks, sizes))
+        for kind in chosen:
+            card = model_card(trained, kind, contract, checks, sizes, data)
+            write_text(files[kind.name].with_name(files[kind.name].name + ".md"), card)
+        out.mkdir(parents=True, exist_ok=True)
+        for path in Path(temporary).iterdir():
+            os.replace(path, out / path.name)
+    written = [out / path.name for path in files.values()]
+    for path in written:
+        console.print(f"wrote {path} and {path.name}.md", highlight=False, soft_wrap=True)
+    return written
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself or the nearest one above it that exists."""
+    folder = folder.absolute()
+    return next(parent for parent in (folder, *folder.parents) if parent.is_dir())

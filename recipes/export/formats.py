@@ -1,0 +1,89 @@
+"""The formats by name: how each is written, and how it is read back for the check."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fusedface.recipes.export import mobile, onnx_float, onnx_int8, torch_files
+from fusedface.recipes.export.job import Job
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""(B, 3, H, W) float32 as `InputContract.prepare` makes it, to embeddings (B, D)."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format.
+
+    Attributes:
+        name: what users type.
+        suffix: of the file.
+        packages: modules that writing and checking it import.
+        extra: which extra of this package installs them.
+        is_exact: float32; its embeddings must be PyTorch's.
+        write: writes a file.
+        open: reads it with the software it is meant for.
+        usage: Python that loads it, for the card.
+    """
+
+    name: str
+    suffix: str
+    packages: tuple[str, ...]
+    extra: str
+    is_exact: bool
+    write: Callable[[Job, Path], None]
+    open: Callable[[Path], Run]
+    usage: str
+
+
+ONNX = ("onnx", "onnxruntime", "onnxscript")
+FORMATS = {
+    kind.name: kind
+    for kind in (
+        Format(
+            "onnx", ".onnx", ONNX, "export", True, onnx_float.write, onnx_float.open_run,
+            onnx_float.USAGE,
+        ),
+        Format(
+            "onnx-int8", ".int8.onnx", ONNX, "export", False, onnx_int8.write, onnx_float.open_run,
+            onnx_float.USAGE,
+        ),
+        Format(
+            "safetensors", ".safetensors", ("safetensors",), "export", True,
+            torch_files.write_safetensors, torch_files.open_safetensors, torch_files.SAFETENSORS_USAGE,
+        ),
+        Format(
+            "pt2", ".pt2", (), "export", True, torch_files.write_pt2, torch_files.open_pt2,
+            torch_files.PT2_USAGE,
+        ),
+        Format(
+            "executorch", ".pte", ("executorch",), "executorch", True,
+            mobile.write_executorch, mobile.open_executorch, mobile.EXECUTORCH_USAGE,
+        ),
+        Format(
+            "litert", ".tflite", ("litert_torch", "ai_edge_litert"), "litert", True,
+            mobile.write_litert, mobile.open_litert, mobile.LITERT_USAGE,
+        ),
+    )
+}  # fmt: skip
+
+
+def get_format(name: str) -> Format:
+    """A format whose packages are installed.
+
+    Raises:
+        ValueError: there is no such format, or what it needs is not installed.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"unknown format {name!r}; it is one of: {', '.join(FORMATS)}")
+    chosen = FORMATS[name]
+    missing = [p for p in chosen.packages if importlib.util.find_spec(p) is None]
+    if missing:
+        raise ValueError(
+            f"format {name!r} needs {', '.join(missing)}; "
+            f"install with: pip install -e '.[{chosen.extra}]'"
+        )
+    return chosen

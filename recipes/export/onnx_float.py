@@ -1,0 +1,118 @@
+"""ONNX, float32: one file, batch of any size, input `data`, output `embedding`.
+
+InsightFace's software tells from the names of the first eight nodes what to feed: grey levels where one
+begins with "Sub" and one with "Mul", else (x - 127.5) / 127.5. `finish` names ours so that it is right.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fusedface.recipes.export.deployed import Deployed
+from fusedface.recipes.export.job import Job
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 18  # the oldest that torch writes without converting: ONNX Runtime 1.14, February 2023
+INPUT, OUTPUT = "data", "embedding"
+NORMALISING = {"Sub": "Sub_mean", "Mul": "Mul_scale"}  # node names, by operator
+USAGE = """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+(embeddings,) = session.run(["embedding"], {{"data": data}})  # data: (B, 3, {height}, {width}) float32
+"""
+
+
+def write(job: Job, path: Path) -> None:
+    """Write the network."""
+    import onnx
+
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad(), quiet():
+        program = torch.onnx.export(
+            job.network,
+            (job.network.example(2),),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: batch},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # only the old exporter returns nothing
+    model = finish(program.model_proto, job.network)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def finish(model: "ModelProto", network: Deployed) -> "ModelProto":
+    """Drop the exporter's notes, name the normalising nodes and put them first, describe the input.
+
+    The notes hold source lines and paths of the machine that exported.
+    """
+    import onnx
+
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for tensor in graph.initializer:
+        del tensor.metadata_props[:]
+    if network.normalises:
+        first = [_named(next(n for n in graph.node if n.op_type == op), op) for op in NORMALISING]
+        rest = [node for node in graph.node if node.name not in NORMALISING.values()]
+        nodes = [*first, *rest]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    model.producer_name = "fusedface"
+    backbone = network.backbone
+    onnx.helper.set_model_props(
+        model,
+        {
+            "backbone": json.dumps(backbone.config),
+            "preprocessing": json.dumps(backbone.preprocessing.as_dict()),
+            "input": f"RGB, (x - {network.contract.mean:g}) / {network.contract.std:g}",
+        },
+    )
+    return model
+
+
+def _named(node, op: str):
+    node.name = NORMALISING[op]
+    return node
+
+
+def open_run(path: Path):
+    """Run a file with ONNX Runtime, on as many threads as torch uses."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(data: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run([OUTPUT], {INPUT: data})[0])
+
+    return run
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporters' warnings of packages and of their own insides."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,58 @@
+"""ONNX with 8-bit weights and activations: static quantisation by QuantizeLinear, DequantizeLinear pairs.
+
+Weights are symmetric, a scale a channel. Ranges of activations come from faces, without the outermost
+1e-4 of their values: with all of them, embeddings turn further from the float32 ones (docs/export.md).
+PReLU has no 8-bit kernel in ONNX Runtime and stays float32.
+"""
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+
+from fusedface.recipes.export import onnx_float
+from fusedface.recipes.export.job import Job
+
+BATCH_SIZE = 32
+OPERATORS = ["Conv", "Gemm", "MatMul", "Add"]
+PERCENTILE = 99.99
+
+
+def write(job: Job, path: Path) -> None:
+    """Write the network; its float32 file lies beside `path` meanwhile."""
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Faces(CalibrationDataReader):
+        def __init__(self, data: np.ndarray) -> None:
+            self.batches = iter(np.array_split(data, -(-len(data) // BATCH_SIZE)))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+            batch = next(self.batches, None)
+            return None if batch is None else {onnx_float.INPUT: batch}
+
+    exact = path.with_name(path.name + ".float32")
+    onnx_float.write(job, exact)
+    # The quantiser prints its progress, and advises a pre-processing that the exporter has done.
+    with onnx_float.quiet(), contextlib.redirect_stdout(io.StringIO()):
+        quantize_static(
+            str(exact),
+            str(path),
+            Faces(job.calibration()),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=OPERATORS,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": PERCENTILE},
+        )
+    exact.unlink()
+    onnx.save(onnx_float.finish(onnx.load(path), job.network), path)

@@ -1,0 +1,112 @@
+"""What is exported, and the faces it is checked with."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusedface.data import (
+    PairList,
+    SyntheticFaces,
+    from_index_pairs,
+    open_source,
+    read_pairs,
+    synthetic_pairs,
+)
+from fusedface.data.dataset import read_images
+from fusedface.data.transforms import fit
+from fusedface.models import Backbone, LoadedCheckpoint, build_from_checkpoint, load_checkpoint
+from fusedface.recipes.engine.checkpoint import BEST, PATTERN
+from fusedface.recipes.engine.rundir import RECIPE, SUMMARY
+
+NUM_CALIBRATION = 256  # faces
+NUM_PEOPLE, IMAGES_EACH, NUM_PAIRS = 20, 6, 300  # generated, where no pair list is given
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network and what is known of it.
+
+    Args:
+        name: of the recipe, or of the file.
+        checkpoint: the file.
+        model: in evaluation mode, on the CPU.
+        loaded: layout, preprocessing, step.
+        run: the run directory, if the checkpoint is of one.
+    """
+
+    name: str
+    checkpoint: Path
+    model: Backbone
+    loaded: LoadedCheckpoint
+    run: Path | None
+
+    def recipe_toml(self) -> str | None:
+        """The recipe of the run."""
+        return None if self.run is None else (self.run / RECIPE).read_text(encoding="utf-8")
+
+    def summary(self) -> dict[str, Any] | None:
+        """summary.json, if the run has ended."""
+        path = None if self.run is None else self.run / SUMMARY
+        if path is None or not path.is_file():
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def open_trained(path: Path) -> Trained:
+    """Load a run directory's best checkpoint (else its newest), or a checkpoint file.
+
+    Raises:
+        ValueError: there is none, or it cannot be loaded.
+    """
+    checkpoint = _checkpoint_of(path) if path.is_dir() else path
+    model = build_from_checkpoint(checkpoint)
+    loaded = load_checkpoint(model, checkpoint)
+    run = checkpoint.resolve().parent.parent
+    if loaded.layout != "fusedface" or not (run / RECIPE).is_file():
+        return Trained(checkpoint.stem, checkpoint, model, loaded, None)
+    return Trained(run.name, checkpoint, model, loaded, run)
+
+
+def _checkpoint_of(run: Path) -> Path:
+    folder = run / "checkpoints"
+    found = [folder / BEST] if (folder / BEST).is_file() else sorted(folder.glob(PATTERN))
+    if not found:
+        raise ValueError(
+            f"{run} holds no checkpoint: neither checkpoints/{BEST} nor checkpoints/{PATTERN}; "
+            "give a run directory or a checkpoint file"
+        )
+    return found[-1]
+
+
+def calibration_faces(data: str | None, size: tuple[int, int]) -> np.ndarray:
+    """Faces (N, H, W, 3) uint8 to find the ranges of activations with: of `data`, else generated.
+
+    Raises:
+        ValueError: `data` is no source of faces.
+    """
+    source = (
+        SyntheticFaces(NUM_CALIBRATION // 4, 4, image_size=size, first_identity=NUM_PEOPLE)
+        if data is None
+        else open_source(data)
+    )
+    chosen = np.random.default_rng(0).permutation(len(source))[:NUM_CALIBRATION]
+    images = read_images(source, chosen.tolist()).images
+    return np.stack([fit(image, size) for image in images])
+
+
+def checking_pairs(
+    lists: Sequence[Path], root: Path | None, size: tuple[int, int]
+) -> dict[str, PairList]:
+    """The pair lists by name; without any, pairs of generated people.
+
+    Raises:
+        ValueError: a list cannot be read.
+    """
+    if lists:
+        return {path.stem: read_pairs(path, root) for path in lists}
+    source = SyntheticFaces(NUM_PEOPLE, IMAGES_EACH, image_size=size)
+    return {"generated": from_index_pairs(source, *synthetic_pairs(source, NUM_PAIRS))}
