@@ -102,13 +102,13 @@ def recipe_compare(
 ) -> None:
     """Train several losses alike, judge every run, and report with statistics and plots."""
     from fusedface.recipes.compare.compare import compare
-    from fusedface.recipes.compare.protocols import PAPER_SET, get_protocol
+    from fusedface.recipes.compare.protocols import PAPER_SET, get_protocol, with_settings
     from fusedface.recipes.engine.run import pick_device
 
     changes = [*get_protocol(protocol or ("recipe" if data else "small")), *(settings or [])]
-    resolved = [_resolve(name, data, pairs, root, changes) for name in recipes or PAPER_SET]
+    chosen = [_resolve(name, data, pairs, root, []) for name in recipes or PAPER_SET]
     losses = compare(
-        resolved,
+        with_settings(chosen, changes),
         out,
         num_seeds=seeds,
         margins=margins,

@@ -1,6 +1,11 @@
 """What a comparison runs when nothing else is said: which losses, and on what."""
 
+from collections.abc import Sequence
+from dataclasses import fields
+
+from fusedface.recipes.base import Recipe
 from fusedface.recipes.fields import nearest
+from fusedface.recipes.settings import override
 
 PAPER_SET = (
     "mobilefacenet-curricular",
@@ -58,3 +63,29 @@ def get_protocol(name: str) -> tuple[str, ...]:
             f"--protocol must be one of {known}, got {name!r}{nearest(name, PROTOCOLS)}"
         )
     return PROTOCOLS[name]
+
+
+def with_settings(recipes: Sequence[Recipe], settings: Sequence[str]) -> list[Recipe]:
+    """The recipes with the same settings changed in each; a parameter of the margin where there is one.
+
+    Args:
+        recipes: of a comparison.
+        settings: such as "optim.lr=0.05" or "head.margin.t_momentum=0.99", which CurricularFace alone has.
+
+    Raises:
+        ValueError: a setting is wrong, or no recipe has it.
+    """
+    unused = {setting for setting in settings if setting.startswith("head.margin.")}
+    changed = []
+    for recipe in recipes:
+        names = {f"head.margin.{field.name}" for field in fields(recipe.head.margin)}
+        fitting = [s for s in settings if _is_for(s, names)]
+        changed.append(override(recipe, fitting))
+        unused -= set(fitting)
+    if unused:
+        raise ValueError(f"no recipe of this comparison has {min(unused).partition('=')[0]!r}")
+    return changed
+
+
+def _is_for(setting: str, margin_names: set[str]) -> bool:
+    return not setting.startswith("head.margin.") or setting.partition("=")[0] in margin_names

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 
+from fusedface.recipes.base import Head
 from fusedface.recipes.compare.results import RunResult
 
 SHARES = (0.90, 0.95, 0.99)
@@ -43,6 +44,8 @@ class LossResult:
     """One loss over all its seeds. Accuracies are means over the sets, as fractions."""
 
     label: str
+    margin: str
+    """Its parameters, such as "m=0.5 s=64"."""
     verdicts: dict[str, int]
     """How many runs of each verdict."""
     best: Spread | None
@@ -131,6 +134,7 @@ def _loss_result(
     tars = [t for run in runs if far and (t := _tar(run, far)) is not None]
     return LossResult(
         label=label,
+        margin=_parameters(runs[0].run.recipe.head),
         verdicts=verdicts,
         best=Spread.of([max(a for _, a in run.accuracies) for run in runs if run.accuracies]),
         final=Spread.of(finals),
@@ -141,6 +145,11 @@ def _loss_result(
         peak_memory_mib=max(peaks, default=None),
         against=test,
     )
+
+
+def _parameters(head: Head) -> str:
+    values = asdict(head.margin) | ({"gamma": head.focal_gamma} if head.focal_gamma else {})
+    return " ".join(f"{name}={value:g}" for name, value in values.items())
 
 
 def _tar(run: RunResult, far: str) -> float | None:

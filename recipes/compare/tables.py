@@ -22,7 +22,7 @@ SETTINGS_THAT_MATTER = (
     ("backbone", lambda r: f"{r.backbone.name} x{r.backbone.width:g} at {_size(r)}"),
     ("data", lambda r: _data(r)),  # noqa: PLW0108  (defined below)
 )
-"""Known to change the answer; s, m, t and the momentum of t stand with each loss."""
+"""Known to change the answer; s, m, t and the momentum of t stand beside each loss."""
 
 
 def headings(losses: Sequence[LossResult]) -> list[str]:
@@ -30,6 +30,7 @@ def headings(losses: Sequence[LossResult]) -> list[str]:
     far = next((loss.far for loss in losses if loss.far), None)
     return [
         "loss",
+        "margin",
         "verdicts",
         "final accuracy, %",
         "best, %",
@@ -47,6 +48,7 @@ def cells(loss: LossResult, num_runs: int) -> list[str]:
     test = loss.against
     return [
         loss.label,
+        loss.margin,
         ", ".join(f"{count} {verdict}" for verdict, count in loss.verdicts.items()),
         _percent(loss.final, num_runs),
         _percent(loss.best, num_runs),
@@ -64,10 +66,10 @@ def rich_table(losses: Sequence[LossResult], title: str) -> Table:
     num_runs = max(sum(loss.verdicts.values()) for loss in losses)
     table = Table(title=title)
     for i, heading in enumerate(headings(losses)):
-        table.add_column(heading, justify="left" if i < 2 else "right")
+        table.add_column(heading, justify="left" if i < 3 else "right")
     for loss in losses:
-        name, _, *rest = cells(loss, num_runs)
-        table.add_row(name, _verdict_text(loss.verdicts), *rest)
+        name, margin, _, *rest = cells(loss, num_runs)
+        table.add_row(name, margin, _verdict_text(loss.verdicts), *rest)
     return table
 
 

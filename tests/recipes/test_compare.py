@@ -17,7 +17,7 @@ from fusedface.kernels import ArcFace, CosFace, CurricularFace, MVArc, NormFace
 from fusedface.recipes.compare import pool
 from fusedface.recipes.compare.compare import compare
 from fusedface.recipes.compare.plan import PlannedRun, plan
-from fusedface.recipes.compare.protocols import PAPER_SET, PROTOCOLS, get_protocol
+from fusedface.recipes.compare.protocols import PAPER_SET, PROTOCOLS, get_protocol, with_settings
 from fusedface.recipes.compare.results import RunResult, read_result
 from fusedface.recipes.compare.screen import sparkline
 from fusedface.recipes.compare.statistics import SHARES, holm, steps_to, summarise
@@ -63,6 +63,17 @@ def test_what_else_differs_is_refused(tmp_path):
         plan([one], 1, None, tmp_path)
     with pytest.raises(ValueError, match="--seeds"):
         plan([one, other], 0, None, tmp_path)
+
+
+def test_a_parameter_that_some_margins_have():
+    recipes = [get_recipe(f"mobilefacenet-{name}") for name in ("arcface", "curricular")]
+    arcface, curricular = with_settings(
+        recipes, ["head.margin.t_momentum=0.99", "head.margin.s=32"]
+    )
+    assert arcface.head.margin == ArcFace(s=32.0)
+    assert curricular.head.margin == CurricularFace(s=32.0, t_momentum=0.99)
+    with pytest.raises(ValueError, match=r"no recipe of this comparison has 'head\.margin\.k'"):
+        with_settings(recipes, ["head.margin.k=1"])
 
 
 def test_a_sweep(tmp_path):
@@ -143,6 +154,7 @@ def test_the_figures_worked_out_by_hand(tmp_path):
     assert [ours.label, theirs.label, lost.label] == ["ours", "theirs", "lost"]
     assert ours.final.mean == pytest.approx(0.93)
     assert ours.final.std == pytest.approx(math.sqrt((0.03**2 + 0.01**2 + 0.02**2) / 2))
+    assert ours.margin == "s=64 m=0.5 t_momentum=0.01"
     assert theirs.best.mean == pytest.approx((0.91 + 0.90 + 0.88) / 3)
     assert (ours.far, ours.tar.mean) == ("0.1", pytest.approx(0.83))
     assert (lost.final, lost.tar, lost.verdicts) == (None, None, {"non_finite": 3})
