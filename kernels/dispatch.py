@@ -6,21 +6,22 @@ import torch
 from torch import Tensor
 
 from fusedface.kernels import chunked, reference
-from fusedface.kernels.primitive import Primitive, compute_dtype
+from fusedface.kernels.primitive import Backend, Primitive, compute_dtype, target_cosine
 
-BACKENDS: dict[str, Primitive] = {
-    "reference": reference.cosine_lse,
-    "chunked": cast(Primitive, chunked.cosine_lse),  # which torch.compiler.disable has wrapped
+BACKENDS = {
+    "reference": Backend(reference.cosine_lse, target_cosine),
+    # torch.compiler.disable has wrapped it
+    "chunked": Backend(cast(Primitive, chunked.cosine_lse), target_cosine),
 }
 
 # Triton is there on Linux alone; a machine without it has the other backends.
 try:
-    from fusedface.kernels.gpu.ops import cosine_lse as _triton_lse
+    from fusedface.kernels.gpu import ops
 except ImportError as error:
     WITHOUT_TRITON = str(error)
 else:
     WITHOUT_TRITON = ""
-    BACKENDS["triton"] = _triton_lse
+    BACKENDS["triton"] = Backend(ops.cosine_lse, ops.target_cosine)
 
 
 class Choice(NamedTuple):
@@ -41,7 +42,7 @@ def choose(device: torch.device, dtype: torch.dtype) -> Choice:
     return Choice("triton", "fused kernels for CUDA devices")
 
 
-def pick_backend(name: str, embeddings: Tensor, weight: Tensor) -> Primitive:
+def pick_backend(name: str, embeddings: Tensor, weight: Tensor) -> Backend:
     """The backend called `name`; for "auto" see `choose`.
 
     Raises:

@@ -14,8 +14,7 @@ from torch import Tensor
 from fusedface.kernels import checks
 from fusedface.kernels.dispatch import pick_backend, pick_precision
 from fusedface.kernels.margins import Margin, State
-from fusedface.kernels.primitive import NegativeStats, Spec, compute_dtype
-from fusedface.kernels.unit import inverse_norms
+from fusedface.kernels.primitive import NegativeStats, Spec
 
 
 class Modulation(NamedTuple):
@@ -110,46 +109,40 @@ def _margin_loss(
     target_gradient: str,
 ) -> MarginOutput:
     valid = labels != ignore_index
-    labels = labels.long().where(valid, -1)
+    ignored = ~valid
+    labels = labels.long().masked_fill(ignored, -1)
+    run = pick_backend(backend, embeddings, weight)
 
     with torch.no_grad():
-        cos_y, norms = target_cosine(embeddings, weight, labels)
+        cos_y, norms = run.target_cosine(embeddings, weight, labels)
         if training:
             margin.update_state(state, cos_y, norms, valid)
         # The next batch updates the state in place, perhaps before this one's backward.
         state = {name: value.clone() for name, value in state.items()}
-        threshold = margin.threshold(cos_y, norms, state)
+        # Above infinity no negative is hard: an ignored row counts in no statistics.
+        threshold = margin.threshold(cos_y, norms, state).masked_fill(ignored, torch.inf)
 
     spec = Spec(margin.s, margin.hard_map(state), precision)
-    cosine_lse = pick_backend(backend, embeddings, weight)
-    cos_y, lse, stats = cosine_lse(embeddings, weight, labels, threshold, spec)
+    cos_y, lse, stats = run.cosine_lse(embeddings, weight, labels, threshold, spec)
     checks.check_lse(lse, weight)
 
     target = margin.target(cos_y, norms, state)
     if target_gradient == "straight_through":
         target = cos_y + (target - cos_y).detach()
-    per_sample = _focal_cross_entropy(lse - margin.s * target, focal_gamma)
-    per_sample = per_sample.where(valid, torch.zeros_like(per_sample))
-    cos_y = cos_y.detach()
+    per_sample = _focal_cross_entropy(lse - margin.s * target, focal_gamma).masked_fill(
+        ignored, 0.0
+    )
+    cos_y = cos_y.detach().masked_fill(ignored, torch.nan)
     return MarginOutput(
         loss=_reduce(per_sample, valid, reduction),
         per_sample_loss=per_sample,
-        target_cosine=cos_y.where(valid, cos_y.new_full((), torch.nan)),
+        target_cosine=cos_y,
         max_negative_cosine=stats.max_cosine,
-        correct=(cos_y > stats.max_cosine) & valid,
-        hard_negatives=stats.num_hard.long() * valid,
-        modulation=_modulation(stats, valid),
+        correct=cos_y > stats.max_cosine,
+        hard_negatives=stats.num_hard.long(),
+        modulation=_modulation(stats),
         t=state.get("t"),
     )
-
-
-def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Target cosines (B,) and lengths of the embeddings (B,); any cosine where the label is -1."""
-    dtype = compute_dtype(embeddings, weight)
-    x, w = embeddings.to(dtype), weight.index_select(0, labels.clamp_min(0)).to(dtype)
-    norms, inverse_x = inverse_norms(x)
-    _, inverse_w = inverse_norms(w)
-    return (x * w).sum(dim=1) * inverse_x * inverse_w, norms
 
 
 def _focal_cross_entropy(excess: Tensor, gamma: float) -> Tensor:
@@ -167,15 +160,13 @@ def _reduce(per_sample: Tensor, valid: Tensor, reduction: str) -> Tensor:
     return total / valid.sum().clamp_min(1) if reduction == "mean" else total
 
 
-def _modulation(stats: NegativeStats, valid: Tensor) -> Modulation:
-    count = (stats.num_hard * valid).sum()
-    # Not new_tensor: that copies from the host, for which a GPU would wait.
-    nan = count.new_full((), torch.nan)
-    infinite = stats.slope_min.new_full((), torch.inf)
+def _modulation(stats: NegativeStats) -> Modulation:
+    count = stats.num_hard.sum()
+    none = count == 0
     return Modulation(
-        min=stats.slope_min.where(valid, infinite).amin().where(count > 0, nan),
-        mean=(stats.slope_sum * valid).sum() / count,
-        max=stats.slope_max.where(valid, -infinite).amax().where(count > 0, nan),
+        min=stats.slope_min.amin().masked_fill(none, torch.nan),
+        mean=stats.slope_sum.sum() / count,  # 0 / 0 without any
+        max=stats.slope_max.amax().masked_fill(none, torch.nan),
     )
 
 

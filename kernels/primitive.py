@@ -3,7 +3,7 @@
     lse_i = log sum_{j != y_i} exp(s N(c_ij))      c_ij = <x_i, w_j> / (|x_i| |w_j|)      docs/losses.md (2)
 
 Everything else of a margin loss is ordinary autograd on B numbers (functional.py). Each backend has
-a function of the signature of `Primitive`.
+a function of the signature of `Primitive`, and may have its own `target_cosine`.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fusedface.kernels.margins import HardMap
+from fusedface.kernels.unit import inverse_norms
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 
@@ -55,6 +56,30 @@ class Primitive(Protocol):
     ) -> CosineLse:
         """Compute in float32, or in float64 where an operand has it."""
         ...
+
+
+class TargetCosine(Protocol):
+    """embeddings (B, D), weight (C, D), labels (B,) with -1 for none -> target_cosine's two."""
+
+    def __call__(self, embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Without gradient: margins take their thresholds and state from it, before the log-sum-exp."""
+        ...
+
+
+class Backend(NamedTuple):
+    """What a margin loss needs of an implementation."""
+
+    cosine_lse: Primitive
+    target_cosine: TargetCosine
+
+
+def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Target cosines (B,) and lengths of the embeddings (B,); any cosine where the label is -1."""
+    dtype = compute_dtype(embeddings, weight)
+    x, w = embeddings.to(dtype), weight.index_select(0, labels.clamp_min(0)).to(dtype)
+    norms, inverse_x = inverse_norms(x)
+    _, inverse_w = inverse_norms(w)
+    return (x * w).sum(dim=1) * inverse_x * inverse_w, norms
 
 
 def compute_dtype(embeddings: Tensor, weight: Tensor) -> torch.dtype:

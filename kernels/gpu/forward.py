@@ -75,16 +75,23 @@ def forward(
     with launch.on_device(embeddings.device):
         x = unit_rows(embeddings, numbers.precision)
         w = unit_rows(weight, numbers.precision)
-        cos_y = embeddings.new_empty(len(embeddings), dtype=torch.float32)
-        dim = embeddings.shape[1]
-        launch.start(
-            rows.target_cosine_kernel, len(embeddings),
-            embeddings, weight, labels, x.inverse, w.inverse, cos_y,
-            dim, *embeddings.stride(), *weight.stride(), BLOCK_D=layout.power_of_2(dim),
-        )  # fmt: skip
-        with_direction = has_direction(dim, numbers.precision, needs_embeddings)
+        cos_y, _ = target_cosine(embeddings, weight, labels)
+        with_direction = has_direction(embeddings.shape[1], numbers.precision, needs_embeddings)
         sums = _Sums(x, w, labels, threshold, linear, numbers, with_direction)
         return Forward(cos_y, *sums.run(), x, w)
+
+
+def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """See `primitive.target_cosine`; float32."""
+    num_rows, dim = embeddings.shape
+    cos_y, norms = (embeddings.new_empty(num_rows, dtype=torch.float32) for _ in range(2))
+    with launch.on_device(embeddings.device):
+        launch.start(
+            rows.target_cosine_kernel, num_rows,
+            embeddings, weight, labels, cos_y, norms,
+            dim, *embeddings.stride(), *weight.stride(), BLOCK_D=layout.power_of_2(dim),
+        )  # fmt: skip
+    return cos_y, norms
 
 
 def unit_rows(tensor: Tensor, precision: str) -> UnitRows:

@@ -51,7 +51,7 @@ def start_unspilled(
     start(kernel, grid, *args, tile=tile, **constants)
 
 
-def _options(tile: Tile | None) -> dict[str, object]:
+def _options(tile: Tile | None) -> dict[str, Any]:
     tile = tile or Tile()
     # Contraction to fused multiply-adds is asked for: Triton 3.10 no longer does it by itself.
     warps = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": True}

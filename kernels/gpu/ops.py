@@ -46,6 +46,16 @@ def cosine_lse(
     return CosineLse(out[0], out[1], NegativeStats(*out[2].unbind()))
 
 
+def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """See `TargetCosine`; one kernel.
+
+    Raises:
+        TypeError, ValueError: as `cosine_lse`.
+    """
+    _check(embeddings, weight)
+    return _target_cosine(embeddings, weight, labels)
+
+
 def _check(embeddings: Tensor, weight: Tensor) -> None:
     if embeddings.device.type == "cpu" and not INTERPRETED:
         raise ValueError(
@@ -58,6 +68,17 @@ def _check(embeddings: Tensor, weight: Tensor) -> None:
                 f"{name} is float64, but backend='triton' computes in float32: "
                 "use backend='chunked', or float32 inputs"
             )
+
+
+@torch.library.custom_op("fusedface::target_cosine", mutates_args=())
+def _target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return forward.target_cosine(embeddings, weight, labels.contiguous())
+
+
+@_target_cosine.register_fake
+def _(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    cos_y = embeddings.new_empty(len(embeddings), dtype=torch.float32)
+    return cos_y, torch.empty_like(cos_y)
 
 
 @torch.library.custom_op("fusedface::cosine_lse", mutates_args=())

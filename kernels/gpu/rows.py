@@ -50,21 +50,23 @@ def unit_rows_kernel(
 
 @triton.jit
 def target_cosine_kernel(
-    # (B, dim), (C, dim), (B,), (B,), (C,) -> (B,)
-    x_ptr, w_ptr, labels_ptr, inverse_x_ptr, inverse_w_ptr, cos_y_ptr,
+    # (B, dim), (C, dim), (B,) -> (B,), (B,)
+    x_ptr, w_ptr, labels_ptr, cos_y_ptr, norms_ptr,
     dim, x_row_stride, x_column_stride, w_row_stride, w_column_stride,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The target cosine of one row in float32, that of class 0 where the label is -1; grid (B,)."""
+    """Target cosine (of class 0 where the label is -1) and length of one row, in float32; grid (B,)."""
     row = tl.program_id(0).to(tl.int64)
     label = tl.maximum(tl.load(labels_ptr + row), 0)
     offs_d = tl.arange(0, BLOCK_D)
     mask = offs_d < dim
     x = tl.load(x_ptr + row * x_row_stride + offs_d * x_column_stride, mask=mask, other=0.0)
     w = tl.load(w_ptr + label * w_row_stride + offs_d * w_column_stride, mask=mask, other=0.0)
-    dot = tl.sum(x.to(tl.float32) * w.to(tl.float32), axis=0)
-    inverse = tl.load(inverse_x_ptr + row) * tl.load(inverse_w_ptr + label)
-    tl.store(cos_y_ptr + row, dot * inverse)
+    x, w = x.to(tl.float32), w.to(tl.float32)
+    squares = tl.sum(x * x, axis=0)
+    inverse = inverse_norm(squares) * inverse_norm(tl.sum(w * w, axis=0))
+    tl.store(cos_y_ptr + row, tl.sum(x * w, axis=0) * inverse)
+    tl.store(norms_ptr + row, tl.sqrt(squares))
 
 
 @triton.jit(do_not_specialize=["num_rows"])
