@@ -1,9 +1,30 @@
 """One benchmark case: sizes and how far training has come, and the inputs that follow from it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+Inputs = tuple[Tensor, Tensor, Tensor]  # embeddings, weight, labels
+
+PHASES = ("start", "late")
+CPU_SHAPES = ("256x10572x128", "256x85742x128", "256x85742x512")
+GPU_SHAPES = (
+    *CPU_SHAPES,
+    "512x85742x128",
+    "512x85742x512",
+    "1024x360232x512",
+    "1024x2000000x512",
+    "4096x1000000x512",
+    "512xmaxx512",
+)
+LATE_PULL = 85.0  # of the class centre, in an embedding late in training: cosines near 0.65
+WEIGHT_STD = 0.01  # as the official heads draw their class centres
+
+# The class centres, their gradient and that of the reference, SGD's momentum, unit rows: float32 each.
+BYTES_PER_WEIGHT = 20
+USABLE_SHARE = 0.9  # of the memory that is free now
 
 
 @dataclass(frozen=True)
@@ -25,19 +46,69 @@ class Case:
         """CurricularFace's t in this phase."""
         return 0.0 if self.phase == "start" else 0.5
 
-    def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs(self, device: torch.device) -> Inputs:
         """Embeddings (B, D) and weight (C, D), float32, requiring gradients, and labels (B,)."""
-        generator = torch.Generator().manual_seed(0)
-        weight = 0.01 * torch.randn(self.num_classes, self.dim, generator=generator)
-        labels = torch.randint(self.num_classes, (self.num_rows,), generator=generator)
-        embeddings = torch.randn(self.num_rows, self.dim, generator=generator)
+        generator = torch.Generator(device).manual_seed(0)
+        options = {"generator": generator, "device": device}
+        weight = torch.randn(self.num_classes, self.dim, **options).mul_(WEIGHT_STD)
+        labels = torch.randint(self.num_classes, (self.num_rows,), **options)
+        embeddings = torch.randn(self.num_rows, self.dim, **options)
         if self.phase == "late":
-            embeddings += 150.0 * weight[labels]  # target cosines near 0.83
-        return (
-            embeddings.to(device).requires_grad_(),
-            weight.to(device).requires_grad_(),
-            labels.to(device),
-        )
+            embeddings += LATE_PULL * weight[labels]
+        return embeddings.requires_grad_(), weight.requires_grad_(), labels
 
     def __str__(self) -> str:
         return f"B={self.num_rows} C={self.num_classes:,} D={self.dim} {self.phase}"
+
+
+def default_shapes(device: torch.device) -> tuple[str, ...]:
+    """The grid for a device; shapes that do not fit its memory come out as rows that say so."""
+    return GPU_SHAPES if device.type == "cuda" else CPU_SHAPES
+
+
+def parse_cases(
+    shapes: Iterable[str], phases: Iterable[str], device: torch.device | None = None
+) -> list[Case]:
+    """Cases from texts such as "256x85742x128" and "start" or "late".
+
+    C may be "max": the most classes whose training step fits into the memory of `device`.
+
+    Raises:
+        ValueError: a text is neither.
+    """
+    cases = []
+    for shape in shapes:
+        sizes = shape.lower().replace("maxx", "0x").split("x")
+        wants_most = shape.lower().split("x", 1)[-1].startswith("max")
+        if len(sizes) != 3 or not all(size.isdigit() for size in sizes):
+            raise ValueError(f"a shape must be BxCxD such as 256x85742x128, got {shape!r}")
+        rows, classes, dim = map(int, sizes)
+        if wants_most and device is not None:
+            classes = fitting_classes(dim, device)
+        if not (rows > 0 and classes > 1 and dim > 0):
+            raise ValueError(f"a shape needs B >= 1, C >= 2 and D >= 1, got {shape!r}")
+        for phase in phases:
+            if phase not in PHASES:
+                raise ValueError(f"a phase must be start or late, got {phase!r}")
+            cases.append(Case(rows, classes, dim, phase))
+    return cases
+
+
+def fitting_classes(dim: int, device: torch.device) -> int:
+    """The most classes, in steps of a thousand, whose training step with the fused head fits now."""
+    usable = USABLE_SHARE * free_bytes(device)
+    return int(usable / (BYTES_PER_WEIGHT * dim)) // 1000 * 1000
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had: of the device, or of this machine."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + idle
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            line = next(line for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        raise ValueError("the free memory of this machine is unknown: give C as a number") from None
+    return int(line.split()[1]) * 1024

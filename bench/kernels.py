@@ -4,167 +4,301 @@ Run: python cli.py bench kernels                  the grid that suits the device
      python cli.py bench kernels --shape 256x85742x128 --rounds 15
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+import gc
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 
-from fusedface.bench.case import Case
-from fusedface.bench.memory import peak_extra_mib
-from fusedface.bench.peers import Loss, Provider, installed, providers
-from fusedface.bench.timing import alternate, paired_ratio, quartiles
-from fusedface.kernels import margin_loss
+from fusedface.bench import results
+from fusedface.bench.case import Case, Inputs
+from fusedface.bench.check import Truth, WrongResultError, check, truth
+from fusedface.bench.memory import Meter
+from fusedface.bench.peers import Loss
+from fusedface.bench.providers import CPU_PRECISIONS, GPU_PRECISIONS, Provider, providers
+from fusedface.bench.roofline import Ceilings, least_work, measure, work
+from fusedface.bench.steps import Run, graph_run, make_optimizer, step_run
+from fusedface.bench.timing import alternate, paired_ratio, quartiles, stopwatch
+
+PASSES = (
+    "forward",
+    "backward",
+    "both",
+    "step",
+)  # both: forward and backward; step: the optimiser too
+Triple = tuple[float, float, float]
+MAX_GRAPH_BYTES = 2**28  # of class centres
+# What a competitor may raise: its errors, a compiler's (many kinds), a missing import.
+FAILURES = (Exception,)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One provider on one case: forward and backward together."""
+    """One provider on one case. `ms` and `ratios` are by pass (PASSES)."""
 
     case: Case
     provider: str
-    low_ms: float | None = None  # 25 %
-    median_ms: float | None = None
-    high_ms: float | None = None  # 75 %
-    ratio: float | None = None  # time over that of `base`, median over the rounds
+    ms: dict[str, Triple] = field(default_factory=dict)  # 25, 50, 75 %
+    ratios: dict[str, dict[str, float]] = field(
+        default_factory=dict
+    )  # to each base, median of rounds
     peak_extra_mib: float | None = None
-    loss_error: float | None = None  # relative, against the float64 reference
+    errors: dict[str, float] | None = None  # relative, against float64: `check.Errors`
+    flops_per_second: float | None = None  # of what the provider computes, forward and backward
+    bytes_per_second: float | None = None
+    of_limit: float | None = (
+        None  # least time any implementation needs on this machine, over its own
+    )
     note: str = ""
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `as_dict`, also after JSON has made lists of the triples."""
+        ms = {name: tuple(triple) for name, triple in values["ms"].items()}
+        return cls(**(values | {"case": Case(**values["case"]), "ms": ms}))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a benchmark runs."""
+
+    device: torch.device
+    rounds: int = 9  # 0: only correctness and memory
+    only: Sequence[str] = ()  # parts of the names of the providers to run; none: all
+    memory: bool = True
+    seconds_per_case: float = 120.0  # of timing, after which no further round begins
+    deadline: float = float("inf")  # on time.perf_counter's clock; no case begins after it
+
+
+def run_to_file(
+    cases: Sequence[Case],
+    plan: Plan,
+    out: Path | None,
+    resume: bool = False,
+    note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+) -> dict[str, Any]:
+    """Check and time every provider on every case.
+
+    Args:
+        cases: what to run.
+        plan: how.
+        out: written after each case, if given.
+        resume: keep the cases that `out` holds already, and run the others.
+        note: told what is being done.
+
+    Returns:
+        The content of `out`: machine, ceilings and rows.
+
+    Raises:
+        ValueError: `out` is there and no result of this benchmark.
+    """
+    kept: list[Row] = []
+    if resume and out is not None and out.exists():
+        kept = [Row.from_dict(row) for row in results.read(out)["rows"]]
+    note("measuring the limits of this machine")
+    precisions = GPU_PRECISIONS if plan.device.type == "cuda" else CPU_PRECISIONS
+    ceilings = measure(plan.device, precisions)
+    document: dict[str, Any] = {}
+
+    def keep(rows: list[Row]) -> None:
+        as_dicts = [row.as_dict() for row in rows]
+        document.update(
+            results.document("kernels", plan.device, as_dicts, ceilings=ceilings.as_dict())
+        )
+        if out is not None:
+            results.write_json(out, document)
+
+    keep(kept)
+    done = {row.case for row in kept}
+    run(
+        [case for case in cases if case not in done],
+        plan,
+        ceilings,
+        lambda new: keep(kept + new),
+        note,
+    )
+    return document
 
 
 def run(
     cases: Iterable[Case],
-    device: torch.device,
-    rounds: int,
-    only: str = "",
-    memory: bool = True,
-    on_row: Callable[[Row], None] = lambda row: None,  # noqa: ARG005
+    plan: Plan,
+    ceilings: Ceilings | None = None,
+    on_case: Callable[[list[Row]], None] = lambda rows: None,  # noqa: ARG005
+    note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> list[Row]:
-    """Time every provider whose name contains `only` on every case; checked before it is timed.
-
-    Args:
-        cases: what to run.
-        device: where.
-        rounds: timed runs of each provider, in turn with the others.
-        only: a part of the names of the providers to run, "" for all; what the ratios are against
-            (`base`) always runs.
-        memory: also measure peak extra memory.
-        on_row: called with each finished row.
-    """
-    rows = []
-    for case in cases:
-        for row in _run_case(case, device, rounds, only, memory):
-            on_row(row)
-            rows.append(row)
+    """The same without a file; `on_case` is called with all rows so far after each case."""
+    rows: list[Row] = []
+    with Meter(plan.device) as meter:
+        for case in cases:
+            if time.perf_counter() > plan.deadline:
+                break
+            rows.extend(_CaseRun(case, plan, meter, ceilings, note).rows())
+            on_case(rows)
     return rows
 
 
-def parse_cases(shapes: Iterable[str], phases: Iterable[str]) -> list[Case]:
-    """Cases from texts such as "256x85742x128" and "start" or "late".
-
-    Raises:
-        ValueError: a text is neither.
-    """
-    cases = []
-    for shape in shapes:
-        sizes = shape.lower().split("x")
-        if len(sizes) != 3 or not all(size.isdigit() and int(size) > 0 for size in sizes):
-            raise ValueError(f"a shape must be BxCxD such as 256x85742x128, got {shape!r}")
-        for phase in phases:
-            if phase not in ("start", "late"):
-                raise ValueError(f"a phase must be start or late, got {phase!r}")
-            rows, classes, dim = map(int, sizes)
-            cases.append(Case(rows, classes, dim, phase))
-    return cases
+def chosen(everything: Sequence[Provider], only: Sequence[str]) -> list[Provider]:
+    """Providers that contain one of the texts in their names, and those their ratios are against."""
+    if not only:
+        return list(everything)
+    wanted = [p for p in everything if any(text in p.name for text in only)]
+    names = {p.name for p in wanted} | {base for p in wanted for base in p.bases[:1]}
+    return [p for p in everything if p.name in names]
 
 
-def base(provider: Provider) -> str:
-    """The provider that its ratio is against: our float32 head with the same loss."""
-    return f"fused {provider.margin.name} float32"
+class _CaseRun:
+    """One case: its inputs, and what is found out about each provider on the way."""
 
+    def __init__(
+        self,
+        case: Case,
+        plan: Plan,
+        meter: Meter,
+        ceilings: Ceilings | None,
+        note: Callable[[str], None],
+    ) -> None:
+        self.case, self.plan, self.meter, self.ceilings = case, plan, meter, ceilings
+        self.note = note
+        self.providers = chosen(providers(case, plan.device), plan.only)
+        self.failures = {p.name: p.missing for p in self.providers if p.missing}
+        self.errors: dict[str, dict[str, float]] = {}
+        self.peaks: dict[str, float | None] = {}
 
-def _run_case(case: Case, device: torch.device, rounds: int, only: str, memory: bool) -> list[Row]:
-    inputs = case.inputs(device)
-    steps: dict[str, Callable[[], object]] = {}
-    errors: dict[str, float] = {}
-    notes: dict[str, str] = {}
-    everything = providers(case.t)
-    bases = {base(p) for p in everything if only in p.name}
-    chosen = [p for p in everything if only in p.name or p.name in bases]
-    truths = {}
-    for provider in chosen:
-        if not installed(provider):
-            notes[provider.name] = f"{provider.needs} is not installed"
-            continue
+    def rows(self) -> list[Row]:
+        """A row for each provider."""
+        torch.compiler.reset()  # or shape after shape counts as a recompilation, and there is a limit
         try:
-            loss = provider.make()
-            if provider.margin not in truths:
-                truths[provider.margin] = _truth(provider, case)
-            errors[provider.name] = _error(loss, inputs, truths[provider.margin])
-        except (RuntimeError, MemoryError, ImportError) as error:
-            notes[provider.name] = f"failed: {str(error).splitlines()[0][:80]}"
-            continue
-        if errors[provider.name] > provider.tolerance:
-            notes[provider.name] = f"wrong loss: off by {errors[provider.name]:.1e}, not timed"
-            continue
-        steps[provider.name] = _step(loss, inputs)
-    seconds = alternate(steps, device, rounds)
-    return [
-        _row(case, p, seconds, errors, notes, device, memory and p.name in seconds) for p in chosen
-    ]
+            inputs = self.case.inputs(self.plan.device)
+        except FAILURES as error:
+            return [Row(self.case, p.name, note=failure(error)) for p in self.providers]
+        losses = self._checked(inputs)
+        runs = self._runs(losses, inputs) if self.plan.rounds else {}
+        self.note(f"{self.case}: timing {len(runs)} of {len(self.providers)}")
+        deadline = min(time.perf_counter() + self.plan.seconds_per_case, self.plan.deadline)
+        seconds = alternate(runs, self.plan.rounds, deadline)
+        return [self._row(provider, seconds) for provider in self.providers]
+
+    def _checked(self, inputs: Inputs) -> dict[str, Loss]:
+        """Losses that fit and are right; the truth of one kind at a time is held."""
+        losses: dict[str, Loss] = {}
+        for _, same in itertools.groupby(sorted(self.providers, key=_kind), key=_kind):
+            candidates = [p for p in same if p.name not in self.failures]
+            if not candidates:
+                continue
+            self.note(f"{self.case}: the truth of {candidates[0].margin.name}")
+            expected = truth(candidates[0], self.case, inputs)
+            for provider in candidates:
+                self.note(f"{self.case}: checking {provider.name}")
+                with self._failing(provider, inputs):
+                    losses[provider.name] = self._check(provider, inputs, expected)
+        return losses
+
+    def _check(self, provider: Provider, inputs: Inputs, expected: Truth) -> Loss:
+        loss = provider.make()
+        first = self.plan.device.type == "cpu"  # a step that does not fit must not run here
+        if self.plan.memory and first:
+            self.peaks[provider.name] = self.meter.peak_mib(self.case, provider.name, loss, inputs)
+        try:
+            self.errors[provider.name] = check(provider, loss, inputs, expected)._asdict()
+        except WrongResultError as error:
+            self.errors[provider.name] = error.errors._asdict()
+            raise
+        if self.plan.memory and not first:
+            self.peaks[provider.name] = self.meter.peak_mib(self.case, provider.name, loss, inputs)
+        return loss
+
+    def _runs(self, losses: dict[str, Loss], inputs: Inputs) -> dict[str, Run]:
+        """What `alternate` takes; each has run once."""
+        optimizer, watch = make_optimizer(inputs), stopwatch(self.plan.device)
+        runs: dict[str, Run] = {}
+        for provider in self.providers:
+            if (loss := losses.get(provider.name)) is None:
+                continue
+            with self._failing(provider, inputs):
+                if provider.in_graph and inputs[1].nbytes > MAX_GRAPH_BYTES:
+                    raise RuntimeError("left out: what a graph allocates stays beside the others")
+                make = graph_run if provider.in_graph else step_run
+                run = make(loss, inputs, optimizer, watch)
+                run()
+                runs[provider.name] = self._guarded(provider, run, inputs)
+        return runs
+
+    def _guarded(self, provider: Provider, run: Run, inputs: Inputs) -> Run:
+        """A run that, should it fail after all, makes a row that says so, not the end of the rest."""
+
+        def guarded() -> dict[str, float]:
+            if provider.name not in self.failures:
+                with self._failing(provider, inputs):
+                    return run()
+            return {}
+
+        return guarded
+
+    @contextmanager
+    def _failing(self, provider: Provider, inputs: Inputs) -> Iterator[None]:
+        """Turn a failure into a note, and free what it left behind."""
+        try:
+            yield
+        except FAILURES as error:
+            self.failures[provider.name] = failure(error)
+        else:
+            return
+        inputs[0].grad = inputs[1].grad = None
+        gc.collect()  # frames of the failed step hold tensors
+        if self.plan.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _row(self, provider: Provider, seconds: dict[str, dict[str, list[float]]]) -> Row:
+        name = provider.name
+        known = {"peak_extra_mib": self.peaks.get(name), "errors": self.errors.get(name)}
+        passes = seconds.get(name)
+        if name in self.failures or not passes:
+            return Row(self.case, name, **known, note=self.failures.get(name, ""))
+        ms = {which: quartiles([1e3 * s for s in passes[which]]) for which in passes}
+        ratios = {
+            which: {
+                base: paired_ratio(passes[which], seconds[base][which])
+                for base in provider.bases
+                if base in seconds and base not in self.failures
+            }
+            for which in ("both", "step")
+        }
+        return Row(self.case, name, ms, ratios, **known, **self._rates(provider, ms["both"][1]))
+
+    def _rates(self, provider: Provider, both_ms: float) -> dict[str, Any]:
+        seconds = both_ms / 1e3
+        done = work(self.case, provider, self.plan.device)
+        rates: dict[str, Any] = {
+            "flops_per_second": done.flops / seconds,
+            "bytes_per_second": done.bytes / seconds,
+        }
+        if self.ceilings is not None:
+            least = self.ceilings.seconds(least_work(self.case), provider.precision)
+            rates["of_limit"] = least / seconds
+        return rates
 
 
-def _row(
-    case: Case,
-    provider: Provider,
-    seconds: dict[str, list[float]],
-    errors: dict[str, float],
-    notes: dict[str, str],
-    device: torch.device,
-    memory: bool,
-) -> Row:
-    name = provider.name
-    if name not in seconds:
-        return Row(case, name, loss_error=errors.get(name), note=notes[name])
-    low, mid, high = (1e3 * q for q in quartiles(seconds[name]))
-    against = seconds.get(base(provider))
-    ratio = paired_ratio(seconds[name], against) if against else None
-    peak = peak_extra_mib(case, name, device) if memory else None
-    return Row(case, name, low, mid, high, ratio, peak, errors[name])
+def failure(error: BaseException) -> str:
+    """A line on why a provider did not run."""
+    text = str(error).strip()
+    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text
+    if is_memory:
+        return "out of memory"
+    if isinstance(error, WrongResultError):
+        return text
+    first = text.splitlines()[0] if text else type(error).__name__
+    return f"failed: {first[:100]}"
 
 
-def _step(
-    loss: Loss, inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-) -> Callable[[], None]:
-    embeddings, weight, labels = inputs
-
-    def step() -> None:
-        embeddings.grad = weight.grad = None
-        loss(embeddings, weight, labels).backward()
-
-    return step
-
-
-def _error(
-    loss: Loss, inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], truth: float
-) -> float:
-    return abs(loss(*inputs).item() - truth) / truth
-
-
-def _truth(provider: Provider, case: Case) -> float:
-    """Mean loss in float64, a few rows at a time so that the reference fits."""
-    embeddings, weight, labels = (a.detach() for a in case.inputs(torch.device("cpu")))
-    state = {"t": torch.tensor(case.t, dtype=torch.float64)}
-    total = 0.0
-    for start in range(0, case.num_rows, 32):
-        part = slice(start, start + 32)
-        out = margin_loss(
-            embeddings[part].double(), weight.double(), labels[part], provider.margin,
-            state=state if "t" in provider.margin.initial_state() else None,
-            backend="reference", reduction="sum",
-        )  # fmt: skip
-        total += out.loss.item()
-    return total / case.num_rows
+def _kind(provider: Provider) -> tuple[str, str]:
+    return provider.margin.name, provider.target_gradient

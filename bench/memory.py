@@ -1,50 +1,86 @@
 """Peak extra memory of one forward and backward: the allocator's on a GPU, the process's on a CPU."""
 
-import json
-import subprocess
-import sys
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from fusedface.bench.case import Case
-from fusedface.bench.peers import providers
+from fusedface.bench.case import USABLE_SHARE, Case, Inputs, free_bytes
+from fusedface.bench.peers import Loss
+from fusedface.bench.providers import providers
 
 MIB = 2**20
+WARM_UP_CLASSES = 2048
 
 
-def peak_extra_mib(case: Case, provider_name: str, device: torch.device) -> float | None:
-    """Peak memory of a step beyond its inputs, gradients included; None where it cannot be told.
+class Meter:
+    """Measures peaks beyond the inputs, gradients included.
 
-    On a CPU the step runs in a fresh process, so that no earlier allocation hides in its peak.
+    On a CPU each step runs in a fresh process, so that no earlier allocation hides in its peak, and
+    within the memory that is free: a step that needs more is a MemoryError, not the end of the machine.
     """
-    if device.type == "cuda":
-        return _step_on_cuda(case, provider_name, device)
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    arguments = [case.num_rows, case.num_classes, case.dim, case.phase, provider_name]
-    command = [sys.executable, "-m", "fusedface.bench.memory", json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return float(done.stdout.split()[-1]) if done.returncode == 0 else None
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._pool: ProcessPoolExecutor | None = None
+        if device.type == "cpu" and Path("/proc/self/clear_refs").exists():
+            # One server imports everything once; it forks a fresh child for each measurement.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["fusedface.bench.memory"])
+            self._pool = ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def peak_mib(self, case: Case, provider: str, loss: Loss, inputs: Inputs) -> float | None:
+        """Peak of a provider; None where it cannot be told.
+
+        Raises:
+            MemoryError: it does not fit.
+            RuntimeError: the step fails.
+        """
+        if self.device.type == "cuda":
+            return _on_cuda(loss, inputs, self.device)
+        if self._pool is None:
+            return None
+        limit = int(USABLE_SHARE * free_bytes(self.device))
+        try:
+            threads = torch.get_num_threads()
+            return self._pool.submit(_in_this_process, case, provider, limit, threads).result()
+        except BrokenProcessPool:
+            self.__init__(self.device)
+            raise MemoryError("the process that ran it was killed") from None
 
 
-def _step_on_cuda(case: Case, provider_name: str, device: torch.device) -> float:
-    loss = _loss(case, provider_name)
-    embeddings, weight, labels = case.inputs(device)
+def _on_cuda(loss: Loss, inputs: Inputs, device: torch.device) -> float:
+    embeddings, weight, _ = inputs
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    loss(embeddings, weight, labels).backward()
+    loss(*inputs).backward()
     torch.cuda.synchronize(device)
+    embeddings.grad = weight.grad = None
     return (torch.cuda.max_memory_allocated(device) - before) / MIB
 
 
-def _step_in_this_process(case: Case, provider_name: str) -> float:
+def _in_this_process(case: Case, name: str, limit: int, num_threads: int) -> float:
     """Growth of the resident set to its high-water mark (Linux), in MiB."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    torch.set_num_threads(num_threads)
     device = torch.device("cpu")
-    loss = _loss(case, provider_name)
-    small = Case(case.num_rows, 2048, case.dim, case.phase).inputs(device)
-    loss(*small).backward()  # threads, code and workspaces are there before the count starts
+    loss = next(p for p in providers(case, device) if p.name == name).make()
+    # Threads, code and workspaces are there before the count starts; a compiler works for one shape.
+    num_warm = case.num_classes if name.startswith("compiled") else WARM_UP_CLASSES
+    loss(*replace(case, num_classes=num_warm).inputs(device)).backward()
     inputs = case.inputs(device)
     before = _resident_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
@@ -52,15 +88,6 @@ def _step_in_this_process(case: Case, provider_name: str) -> float:
     return _resident_mib("VmHWM") - before
 
 
-def _loss(case: Case, provider_name: str):
-    return next(p for p in providers(case.t) if p.name == provider_name).make()
-
-
 def _resident_mib(field: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
-if __name__ == "__main__":
-    rows, classes, dim, phase, name = json.loads(sys.argv[1])
-    print(_step_in_this_process(Case(rows, classes, dim, phase), name))  # noqa: T201

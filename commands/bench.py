@@ -5,47 +5,64 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from fusedface.commands.options import DeviceOption
 
 app = typer.Typer(help="Benchmarks: measured side by side, on this machine.", no_args_is_help=True)
+
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Write everything as JSON here, after each case.")
+]
+RoundsOption = Annotated[int, typer.Option(min=0, help="Timed runs of each, in turn; at most.")]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="Part of the names of the competitors to run; may be repeated."),
+]
 
 
 @app.command("kernels")
 def bench_kernels(
     shapes: Annotated[
         list[str] | None,
-        typer.Option("--shape", help="BxCxD, such as 256x85742x128; may be repeated."),
+        typer.Option(
+            "--shape",
+            help="BxCxD, such as 256x85742x128; may be repeated; C may be max. Without it, the "
+            "shapes that suit the device.",
+        ),
     ] = None,
     phases: Annotated[
         str, typer.Option(help="start (all negatives hard), late (few are), or both: start,late.")
     ] = "start,late",
-    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each, in turn.")] = 9,
-    only: Annotated[str, typer.Option(help="Part of the names of the competitors to run.")] = "",
+    rounds: RoundsOption = 9,
+    only: OnlyOption = None,
     memory: Annotated[bool, typer.Option(help="Also measure peak extra memory.")] = True,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the rows as JSON here.")] = None,
+    seconds: Annotated[
+        float, typer.Option(help="Of timing a case, after which no round begins.")
+    ] = 60.0,
+    minutes: Annotated[
+        float, typer.Option(help="After which no case begins; run again with --resume.")
+    ] = float("inf"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the cases in --out, measure the others.")
+    ] = False,
+    out: OutOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """The head, forward and backward, against what one would use instead."""
-    from fusedface.bench import kernels, report
-    from fusedface.recipes.engine.run import pick_device
+    """The head, forward, backward and with its optimiser, against what one would use instead."""
+    import time
+
+    from fusedface.bench import case, kernels, tables
+    from fusedface.recipes.engine.device import pick_device
 
     target = pick_device(device)
-    cases = kernels.parse_cases(shapes or ["256x85742x128"], phases.split(","))
+    cases = case.parse_cases(shapes or case.default_shapes(target), phases.split(","), target)
+    plan = kernels.Plan(
+        target, rounds, tuple(only or ()), memory, seconds, time.perf_counter() + 60.0 * minutes
+    )
     console = Console()
     with console.status("measuring") as status:
-        rows = kernels.run(
-            cases,
-            target,
-            rounds,
-            only,
-            memory,
-            lambda row: status.update(f"{row.case}: {row.provider}"),
-        )
-    report.print_table(rows, target, console)
-    if out is not None:
-        report.write_json(rows, target, out)
+        document = kernels.run_to_file(cases, plan, out, resume, status.update)
+    tables.print_kernels(document, console)
 
 
 @app.command("tune")
@@ -59,9 +76,11 @@ def bench_tune(
     device: Annotated[str, typer.Option("--device")] = "cuda",
 ) -> None:
     """Time the GPU kernels' tile shapes and keep the fastest for this device, on disk."""
-    from fusedface.bench.kernels import parse_cases
+    from rich.table import Table
+
+    from fusedface.bench.case import parse_cases
     from fusedface.kernels.gpu.tuning import tune
-    from fusedface.recipes.engine.run import pick_device
+    from fusedface.recipes.engine.device import pick_device
 
     (case,) = parse_cases([shape], ["start"])
     sizes = (case.num_rows, case.num_classes, case.dim)

@@ -1,0 +1,14 @@
+"""A Triton kernel that does nothing but exponentials, for the roofline of a GPU."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def exp_chain_kernel(numbers_ptr, REPEATS: tl.constexpr, BLOCK: tl.constexpr):
+    """x <- exp2(-x), REPEATS times, for each of the numbers; one program for BLOCK of them."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(numbers_ptr + at)
+    for _ in range(REPEATS):
+        x = tl.exp2(-x)
+    tl.store(numbers_ptr + at, x)

@@ -1,0 +1,86 @@
+"""Results as files: what was measured, on what, and when; written again after each case."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fusedface.recipes.engine.environment import describe_environment
+
+PACKAGES = ("torch", "triton", "pytorch-metric-learning", "liger-kernel", "cut-cross-entropy")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were taken on."""
+    on_gpu = device.type == "cuda"
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda if on_gpu else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "revision": describe_environment(device, "", 0)["git_revision"],
+    }
+
+
+def document(
+    benchmark: str, device: torch.device, rows: Sequence[dict[str, Any]], **more: Any
+) -> dict[str, Any]:
+    """What a result file holds: benchmark, machine, rows, and what `more` names."""
+    return {"benchmark": benchmark, "machine": machine(device), **more, "rows": list(rows)}
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write JSON such that a reader, or a kill, never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file with a `document`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    if not isinstance(document, dict) or not {"benchmark", "machine", "rows"} <= document.keys():
+        raise ValueError(f"{path} is no result of a benchmark: give a file that --out wrote")
+    return document
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """The machine in one line."""
+    threads = "" if facts.get("cuda") else f", {facts['threads']} threads"
+    return f"{facts['device']}{threads}, torch {facts['packages']['torch']}, {facts['date']}"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

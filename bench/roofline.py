@@ -1,0 +1,140 @@
+"""The hardware's limit, measured: products, copies and exponentials a second; and what a step needs.
+
+No step is faster than the longest of its three products, its traffic and its exponentials, each at
+the rate that this machine was seen to reach.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from fusedface.bench.case import Case
+from fusedface.bench.providers import Provider
+from fusedface.bench.timing import stopwatch
+from fusedface.kernels.dispatch import WITHOUT_TRITON
+
+REPEATS = 7  # of which the fastest counts: a ceiling
+FLOAT32 = 4
+CPU_PRODUCT, GPU_PRODUCT = 2048, 8192  # rows, columns and depth of the square product
+CPU_COPY, GPU_COPY = 2**28, 2**31  # bytes, far more than any cache
+CPU_EXPS = 2**16  # numbers that stay in the cache
+GPU_EXPS, EXP_CHAIN, EXP_BLOCK = 2**24, 256, 1024
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Rates of one machine: flop/s of a large product by precision, bytes/s read and written, exp2/s."""
+
+    flops: dict[str, float]
+    bytes: float
+    exps: float
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+    def seconds(self, work: "Work", precision: str) -> float:
+        """The least time for some work."""
+        products = work.flops / self.flops[precision]
+        return max(products, work.bytes / self.bytes, work.exps / self.exps)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Flops of matrix products, bytes moved through memory, exponentials."""
+
+    flops: float
+    bytes: float
+    exps: float
+
+
+def least_work(case: Case) -> Work:
+    """What no implementation of forward and backward can do without.
+
+    Three products; float32 embeddings and class centres read once, their gradients written once.
+    """
+    cells = case.num_rows * case.num_classes
+    operands = (case.num_rows + case.num_classes) * case.dim
+    return Work(6.0 * cells * case.dim, 2.0 * FLOAT32 * operands, float(cells))
+
+
+def work(case: Case, provider: Provider, device: torch.device) -> Work:
+    """What forward and backward of a provider do: ours by its schedule, others at the least.
+
+    Ours computes the cosines twice. On a GPU its bytes are those of `kernels.gpu.traffic`, on a CPU two
+    readings of the class centres and one writing of their gradient.
+    """
+    least = least_work(case)
+    if not provider.is_fused:
+        return least
+    flops = 8.0 * case.num_rows * case.num_classes * case.dim
+    if device.type != "cuda" or WITHOUT_TRITON:
+        return Work(flops, 3.0 * FLOAT32 * case.num_classes * case.dim, 2.0 * least.exps)
+    from fusedface.kernels.gpu import traffic
+
+    problem = traffic.Problem(case.num_rows, case.num_classes, case.dim, provider.precision)
+    passes = [*traffic.forward(problem, True, 0), *traffic.backward(problem)]
+    return Work(flops, float(sum(p.bytes for p in passes)), 2.0 * least.exps)
+
+
+def measure(device: torch.device, precisions: tuple[str, ...]) -> Ceilings:
+    """The ceilings of a device for products of operands in these precisions."""
+    on_gpu = device.type == "cuda"
+    return Ceilings(
+        {p: _product_rate(p, GPU_PRODUCT if on_gpu else CPU_PRODUCT, device) for p in precisions},
+        _copy_rate(GPU_COPY if on_gpu else CPU_COPY, device),
+        _exp_rate_on_gpu(device) if on_gpu and not WITHOUT_TRITON else _exp_rate(device),
+    )
+
+
+def _product_rate(precision: str, size: int, device: torch.device) -> float:
+    dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    out = torch.empty_like(a)
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    try:
+        return 2.0 * size**3 / _fastest(lambda: torch.mm(a, b, out=out), device)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _copy_rate(num_bytes: int, device: torch.device) -> float:
+    source = torch.zeros(num_bytes, dtype=torch.int8, device=device)
+    target = torch.empty_like(source)
+    return 2.0 * num_bytes / _fastest(lambda: target.copy_(source), device)
+
+
+def _exp_rate(device: torch.device, chain: int = 200) -> float:
+    numbers = torch.linspace(-10.0, 0.0, CPU_EXPS, device=device)
+    out = torch.empty_like(numbers)
+
+    def run() -> None:
+        for _ in range(chain):
+            torch.exp2(numbers, out=out)
+
+    return chain * CPU_EXPS / _fastest(run, device)
+
+
+def _exp_rate_on_gpu(device: torch.device) -> float:
+    """Of a chain of exponentials in registers: one a load would measure the memory."""
+    from fusedface.bench.exp_kernel import exp_chain_kernel
+
+    numbers = torch.rand(GPU_EXPS, device=device)
+    grid = (GPU_EXPS // EXP_BLOCK,)
+    options: dict[str, Any] = {"REPEATS": EXP_CHAIN, "BLOCK": EXP_BLOCK}
+    seconds = _fastest(lambda: exp_chain_kernel[grid](numbers, **options), device)
+    return GPU_EXPS * EXP_CHAIN / seconds
+
+
+def _fastest(call: Callable[[], object], device: torch.device, at_most: float = 5.0) -> float:
+    """Fewest seconds of REPEATS calls after a warm-up; fewer calls once `at_most` seconds are gone."""
+    watch = stopwatch(device)
+    call()
+    began, times = time.perf_counter(), []
+    while len(times) < REPEATS and (not times or time.perf_counter() - began < at_most):
+        times.extend(watch([call]))
+    return min(times)

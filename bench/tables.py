@@ -1,0 +1,95 @@
+"""Results as tables for people."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fusedface.bench.kernels import Row
+from fusedface.bench.results import describe
+from fusedface.bench.roofline import Ceilings
+
+LEGEND = (
+    "ms: medians, of forward + backward with the quartiles; step: with the update of the class centres. "
+    "x f32, x bf16: forward + backward over that of our head with the same loss in that precision, "
+    "median of paired runs. MiB: peak beyond the inputs, gradients included. limit: the least time that "
+    "any implementation needs at the rates below, as a share of the time taken. "
+    "error: against float64, of the loss and of the worse gradient, relative."
+)
+
+
+def new_table(title: str, first: str, *headings: str) -> Table:
+    """A table whose first column is text and whose others are figures."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column(first, no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def print_kernels(document: dict[str, Any], console: Console) -> None:
+    """One table a case, of what `kernels.run_to_file` wrote."""
+    rows = [Row.from_dict(row) for row in document["rows"]]
+    for case in dict.fromkeys(row.case for row in rows):
+        table = new_table(
+            str(case), "ms", "forward", "backward", "both", "25-75 %", "step", "x f32", "x bf16",
+            "MiB", "Tflop/s", "GB/s", "limit", "loss error", "gradient",
+        )  # fmt: skip
+        failed = []
+        for row in rows:
+            if row.case != case:
+                continue
+            if row.ms or not row.note:
+                table.add_row(*_cells(row))
+            else:
+                failed.append(f"{row.provider}: {row.note}")
+        console.print(table)
+        for line in failed:
+            console.print(f" {line}", markup=False, highlight=False)
+    ceilings = Ceilings(**document["ceilings"])
+    products = ", ".join(f"{p} {rate / 1e12:.3g}" for p, rate in ceilings.flops.items())
+    console.print(f"{describe(document['machine'])}. {LEGEND}")
+    console.print(
+        f"This machine, in this run: products {products} Tflop/s; copies "
+        f"{ceilings.bytes / 1e9:.3g} GB/s; {ceilings.exps / 1e9:.3g} G exp2/s."
+    )
+
+
+def milliseconds(value: float) -> str:
+    """Three digits at least below a second."""
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _cells(row: Row) -> list[str]:
+    passes = [_median(row, name) for name in ("forward", "backward", "both", "step")]
+    low, _, high = row.ms.get("both", (0.0, 0.0, 0.0))
+    errors = row.errors or {}
+    gradients = [errors[name] for name in ("embeddings", "weight") if name in errors]
+    return [
+        row.provider,
+        *passes[:3],
+        f"{milliseconds(low)}-{milliseconds(high)}" if row.ms else "",
+        passes[3],
+        *(_ratio(row, precision) for precision in ("float32", "bfloat16")),
+        _figure(row.peak_extra_mib, ".0f"),
+        _figure(row.flops_per_second, ".3g", 1e12),
+        _figure(row.bytes_per_second, ".3g", 1e9),
+        _figure(row.of_limit, ".0%"),
+        _figure(errors.get("loss"), ".1e"),
+        _figure(max(gradients, default=None), ".1e"),
+    ]
+
+
+def _median(row: Row, name: str) -> str:
+    return milliseconds(row.ms[name][1]) if name in row.ms else ""
+
+
+def _ratio(row: Row, precision: str) -> str:
+    ratios = row.ratios.get("both", {})
+    found = next((ratio for base, ratio in ratios.items() if base.endswith(precision)), None)
+    return _figure(found, ".2f")
+
+
+def _figure(value: float | None, form: str, unit: float = 1.0) -> str:
+    return "" if value is None else format(value / unit, form)
