@@ -4,7 +4,7 @@ A file is a dictionary that `torch.load(path, weights_only=True)` reads. `fusedf
 first six entries of it, the trainer the rest:
 
     format, version, step, backbone, preprocessing, model, head
-    recipe, optimizer, scaler, rng, progress
+    recipe, optimizer, scaler, rng, progress, data
 """
 
 from pathlib import Path

@@ -16,6 +16,7 @@ from fusedface.recipes.engine.environment import (
     peak_memory_mib,
 )
 from fusedface.recipes.engine.faces import Faces, open_faces
+from fusedface.recipes.engine.fingerprint import check_same
 from fusedface.recipes.engine.metrics import MetricsLog, read_metrics
 from fusedface.recipes.engine.precision import Precision, pick_precision
 from fusedface.recipes.engine.progress import Display, make_display
@@ -81,6 +82,7 @@ def _train(
     for problem in problems:
         display.note(f"skipped a checkpoint: {problem}")
     if content is not None:
+        check_same(content.get("data"), faces.train, directory.folder)
         trainer.load(content)
         display.note(f"going on after step {trainer.progress.step} of {trainer.num_steps}")
     trainer.checkpoints.remove_after(trainer.progress.step)
@@ -91,6 +93,11 @@ def _train(
     directory.add_environment(trainer.progress.step, environment)
     try:
         end = trainer.train(log)
+    except OSError as error:  # a full disk, a worker that died
+        raise OSError(
+            f"{error}. The run is kept up to step {trainer.saved_step}; with that mended, go on with: "
+            f"{directory.resume_command()}"
+        ) from error
     finally:
         log.close()
     judgement = judge(

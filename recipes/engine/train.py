@@ -16,6 +16,7 @@ from fusedface.recipes.base import SYNTHETIC, Recipe
 from fusedface.recipes.engine.batches import Batches
 from fusedface.recipes.engine.checkpoint import CheckpointFolder
 from fusedface.recipes.engine.diagnose import first_non_finite
+from fusedface.recipes.engine.fingerprint import fingerprint
 from fusedface.recipes.engine.meter import Meter
 from fusedface.recipes.engine.metrics import MetricsLog
 from fusedface.recipes.engine.optim import build_optimizer
@@ -90,7 +91,7 @@ class Trainer:
         self.scaler = precision.grad_scaler()
         self.meter = Meter(head.num_classes)
         self.progress = Progress()
-        self._saved_at = 0
+        self.saved_step = 0
         self._inputs = torch.empty(0)
         self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
         margin = recipe.head.margin
@@ -111,10 +112,15 @@ class Trainer:
             try:
                 while self.progress.step < self.num_steps and stop.signal_name is None:
                     self._train_epoch(log, stop)
-                if stop.signal_name is not None and self.progress.step > self._saved_at:
+                if stop.signal_name is not None and self.progress.step > self.saved_step:
                     self.save(best=False)
             except NonFiniteTrainingError as error:
                 return End("non_finite", error.step, str(error))
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                self.save(best=False)  # the step it happened in has not begun
+                raise OSError(f"a process that reads images has died: {error}") from error
         step = self.progress.step
         if step == self.num_steps:
             return End("finished", step, f"trained all {step} steps")
@@ -271,9 +277,10 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "rng": rng_state(),
             "progress": progress,
+            "data": fingerprint(self.dataset.source),
         }
         self.checkpoints.save(self.progress.step, content, best)
-        self._saved_at = self.progress.step
+        self.saved_step = self.progress.step
 
     def load(self, content: dict[str, Any]) -> None:
         """Go on from the content of a checkpoint."""
@@ -285,7 +292,7 @@ class Trainer:
         progress = dict(content["progress"])
         self.meter.restore(progress.pop("meter"), self.precision.device)
         self.progress = Progress(**progress)
-        self._saved_at = self.progress.step
+        self.saved_step = self.progress.step
         self.status.step = self.progress.step
         latest = self.progress.verification or self.progress.untrained or {}
         self.status.verification = {name: figures["accuracy"] for name, figures in latest.items()}
