@@ -22,8 +22,9 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     "small": (
         "backbone.input_size=[48, 48]",
         "backbone.width=0.5",
-        "data.synthetic.num_identities=500",
-        "data.synthetic.images_per_identity=20",
+        "data.synthetic.num_identities=1000",
+        "data.synthetic.images_per_identity=10",
+        "data.synthetic.difficulty=0.75",
         "optim.batch_size=128",
         "schedule.epochs=12",
         "evaluation.every=1",
