@@ -78,15 +78,15 @@ def _summary(trained: Trained, kind: Format) -> str:
 def _input(trained: Trained, contract: InputContract) -> str:
     taken = trained.model.preprocessing
     H, W = contract.size
-    lines = [
-        f"- Aligned face, RGB, {H}x{W} pixels (height x width), grey levels 0 to 255.",
-        f"- Fed as (x - {contract.mean:g}) / {contract.std:g}, float32, channels first: (B, 3, {H}, {W}).",
-    ]
+    lines = [f"- Aligned face, RGB, {H}x{W} pixels (height x width), grey levels x from 0 to 255."]
     if contract.std == 1:
         means, stds = (", ".join(f"{v:g}" for v in vs) for vs in (taken.mean, taken.std))
         lines.append(
-            f"- The graph itself subtracts {means} and divides by {stds} (R, G, B): feed grey levels."
+            f"- Fed as x itself: the graph subtracts {means} and divides by {stds} (R, G, B)."
         )
+    else:
+        lines.append(f"- Fed as (x - {contract.mean:g}) / {contract.std:g}.")
+    lines.append(f"- float32, channels first: (B, 3, {H}, {W}).")
     if taken.input_size != contract.size:
         height, width = taken.input_size
         lines.append(f"- The graph itself cuts the middle {height}x{width} out.")

@@ -127,7 +127,8 @@ HEADINGS = ("accuracy", "TAR at 1e-3", "max error", "min cosine", "ms", "MB")
 
 def check_table(list_name: str, checks: Mapping[str, Check], sizes: Mapping[str, int]) -> Table:
     """A row a format; rates in percent, of one pair list."""
-    table = Table("format", title=f"Verification on {list_name}", box=SIMPLE)
+    table = Table(title=f"Verification on {list_name}", box=SIMPLE, pad_edge=False)
+    table.add_column("format", no_wrap=True)
     for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in check_rows(list_name, checks, sizes):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fusedface.data import open_source
 from fusedface.recipes.engine.files import write_text
 from fusedface.recipes.export.card import model_card
 from fusedface.recipes.export.check import check_table, compare, embedders, refuse_inexact
@@ -46,6 +47,8 @@ def export(
     """
     console = console or Console()
     chosen = [get_format(name) for name in dict.fromkeys(formats)]
+    if data is not None:
+        open_source(data)  # a wrong path is told before minutes of work
     trained = open_trained(source)
     network = Deployed(trained.model)
     contract = network.contract

@@ -8,7 +8,7 @@ import numpy as np
 from fusedface.recipes.export.deployed import Deployed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """One export.
 

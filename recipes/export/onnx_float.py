@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,13 @@ def write(job: Job, path: Path) -> None:
     """Write the network."""
     import onnx
 
+    onnx.save(_build(job), path)
+
+
+@lru_cache(maxsize=1)  # the 8-bit file of the same job starts from it
+def _build(job: Job) -> "ModelProto":
+    import onnx
+
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
@@ -51,7 +59,7 @@ def write(job: Job, path: Path) -> None:
     assert program is not None  # only the old exporter returns nothing
     model = finish(program.model_proto, job.network)
     onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    return model
 
 
 def finish(model: "ModelProto", network: Deployed) -> "ModelProto":

@@ -92,6 +92,26 @@ def test_bare_state_dict(tmp_path, small, suffix):
         build_from_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("{", "damaged or no safetensors file"),
+        ("[" * 100_000, "damaged or no safetensors file"),
+        ("[1]", "its metadata 'fusedface' must be a JSON object"),
+        ("{}", "no checkpoint of a known layout"),
+        ('{"format": "fusedface-checkpoint", "version": 1}', "key 'backbone' must be of type dict"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_malformed_safetensors_metadata_is_refused(tmp_path, small, metadata, message):
+    path = tmp_path / "bad.safetensors"
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    save_file(small.state_dict(), path, metadata={"fusedface": metadata})
+    with pytest.raises(ValueError, match=message) as caught:
+        build_from_checkpoint(path)
+    assert str(path) in str(caught.value)
+
+
 def test_half_precision_weights_load_as_float32(tmp_path, small):
     halves = {k: v.half() if v.is_floating_point() else v for k, v in small.state_dict().items()}
     torch.save(halves, tmp_path / "half.pt")

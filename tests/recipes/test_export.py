@@ -1,0 +1,332 @@
+"""Exports: files compute what PyTorch does, InsightFace's rules fit them, or they are not written."""
+
+import io
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from rich.console import Console
+from tiny_run import tiny_recipe, write_faces
+from typer.testing import CliRunner
+
+from fusedface import cli
+from fusedface.models import Backbone, build_from_checkpoint, create
+from fusedface.models.checkpoints import FORMAT, VERSION
+from fusedface.recipes.engine.run import run_recipe
+from fusedface.recipes.export import check, formats
+from fusedface.recipes.export.export import export
+
+EXACT = 1e-5  # of embeddings of length 1; 1e-6 is met
+SIZE = 32
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=100)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished run; its network takes (x - 127.5) / 127.5."""
+    folder = write_faces(tmp_path_factory.mktemp("faces"))
+    run_recipe(tiny_recipe(folder), folder / "run", device="cpu", console=quiet())
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def exported(run) -> Path:
+    """All that needs no further package, calibrated and compared on the faces of the run."""
+    out = run.parent / "out" / "deep"
+    export(
+        run,
+        ["onnx", "onnx-int8", "safetensors", "pt2"],
+        out,
+        data=str(run.parent / "train"),
+        pair_lists=[run.parent / "pairs.csv"],
+        console=quiet(),
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def unusual(tmp_path_factory) -> Path:
+    """A checkpoint whose images are cropped and normalised in no usual way, and its ONNX files."""
+    folder = tmp_path_factory.mktemp("unusual")
+    torch.manual_seed(0)
+    model = create("mobilefacenet", embedding_dim=16, input_size=(SIZE, 16), width=0.25)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as after training: no unit statistics
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    preprocessing = replace(
+        model.preprocessing, mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 55.0), flip="concat"
+    )
+    content = {"format": FORMAT, "version": VERSION, "step": 7, "backbone": model.config}
+    content |= {"preprocessing": preprocessing.as_dict(), "model": model.state_dict()}
+    torch.save(content, folder / "odd.pt")
+    export(folder / "odd.pt", ["onnx", "onnx-int8"], folder, console=quiet())
+    return folder
+
+
+def faces(number=5) -> np.ndarray:
+    """(B, H, W, 3) uint8 RGB, different in each channel and not symmetric."""
+    rng = np.random.default_rng(1)
+    coarse = rng.integers(30, 226, size=(number, 4, 4, 3))
+    noise = rng.integers(-20, 21, size=(number, SIZE, SIZE, 3))
+    return (coarse.repeat(8, axis=1).repeat(8, axis=2) + noise).clip(0, 255).astype(np.uint8)
+
+
+def unit(rows) -> np.ndarray:
+    rows = np.asarray(rows, dtype=np.float64)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def by_pytorch(model: Backbone, images: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return unit(model(model.preprocessing.images_to_tensor(torch.from_numpy(images))))
+
+
+def by_insightface(path: Path, images_bgr: np.ndarray) -> np.ndarray:
+    """What insightface's recogniser does with a file and aligned faces as OpenCV reads them, restated.
+
+    python-package/insightface/model_zoo/arcface_onnx.py: names of the first eight nodes decide on
+    mean and deviation; the first input gives name and size; there is one output; channels are swapped.
+    """
+    names = [node.name for node in onnx.load(path).graph.node[:8]]
+    subtracts = any(name.startswith(("Sub", "_minus")) for name in names)
+    multiplies = any(name.startswith(("Mul", "_mul")) for name in names)
+    mean, std = (0.0, 1.0) if subtracts and multiplies else (127.5, 127.5)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (output,) = session.get_outputs()
+    taken = session.get_inputs()[0]
+    assert isinstance(taken.shape[0], str)  # any batch; their evaluation asks for a name here
+    assert tuple(taken.shape[1:]) == (3, *images_bgr.shape[1:3])  # else they would resize
+    blob = (images_bgr[..., ::-1].astype(np.float32) - mean) * (1 / std)
+    blob = blob.transpose(0, 3, 1, 2).astype(np.float32)
+    rows = session.run([output.name], {taken.name: blob})[0]
+    return unit(rows)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_insightface_understands_the_usual_normalisation(run, exported, batch):
+    model, images = build_from_checkpoint(run / "checkpoints" / "best.pt"), faces(batch)
+    rows = by_insightface(exported / "run.onnx", images[..., ::-1])
+    np.testing.assert_allclose(rows, by_pytorch(model, images), atol=EXACT)
+    assert not np.allclose(rows, by_pytorch(model, images[..., ::-1].copy()), atol=100 * EXACT)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_insightface_understands_any_other_normalisation(unusual, batch):
+    model, images = build_from_checkpoint(unusual / "odd.pt"), faces(batch)
+    rows = by_insightface(unusual / "odd.onnx", images[..., ::-1])
+    np.testing.assert_allclose(rows, by_pytorch(model, images), atol=EXACT)
+
+
+def test_8_bit_files_are_near_and_have_8_bit_weights(run, exported, unusual):
+    for path, source in (
+        (exported / "run.int8.onnx", run / "checkpoints" / "best.pt"),
+        (unusual / "odd.int8.onnx", unusual / "odd.pt"),
+    ):
+        images = faces()
+        rows = by_insightface(path, images[..., ::-1])
+        expected = by_pytorch(build_from_checkpoint(source), images)
+        assert (rows * expected).sum(axis=1).min() > 0.9
+        assert not np.allclose(rows, expected, atol=EXACT)
+        weights = onnx.load(path).graph.initializer
+        kinds = {t.data_type for t in weights if len(t.dims) == 4 and t.dims[0] > 1}
+        assert kinds == {onnx.TensorProto.INT8}
+
+
+def test_onnx_file_is_one_and_describes_itself(exported):
+    model = onnx.load(exported / "run.onnx", load_external_data=False)
+    assert [i.name for i in model.graph.input] == ["data"]
+    assert [o.name for o in model.graph.output] == ["embedding"]
+    assert not any(t.external_data for t in model.graph.initializer)
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)  # folded
+    described = {p.key: p.value for p in model.metadata_props}
+    assert json.loads(described["preprocessing"])["flip"] == "sum"
+    assert json.loads(described["backbone"])["embedding_dim"] == 16
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_pt2(run, exported, batch):
+    images = faces(batch)
+    network = torch.export.load(exported / "run.pt2").module()
+    data = torch.from_numpy((images.astype(np.float32) - 127.5) / 127.5).permute(0, 3, 1, 2)
+    expected = by_pytorch(build_from_checkpoint(run / "checkpoints" / "best.pt"), images)
+    np.testing.assert_allclose(unit(network(data).detach()), expected, atol=EXACT)
+
+
+def test_safetensors_builds_the_same_network(run, exported):
+    original = build_from_checkpoint(run / "checkpoints" / "best.pt")
+    model = build_from_checkpoint(exported / "run.safetensors")
+    assert (model.config, model.preprocessing) == (original.config, original.preprocessing)
+    for name, value in original.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_files_do_not_tell_where_they_were_made(run, exported):
+    places = [
+        str(part).encode() for part in (run.parent, Path(formats.__file__).resolve().parents[2])
+    ]
+    for path in exported.iterdir():
+        content = [path.read_bytes()]
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                content = [archive.read(name) for name in archive.namelist()]
+        if path.suffix == ".md":  # the recipe is quoted as it is
+            content = [part.split(b"```toml")[0] for part in content]
+        assert not any(place in part for place in places for part in content), path.name
+
+
+def test_cards(run, exported, unusual):
+    names = {path.name for path in exported.iterdir()}
+    files = {"run.onnx", "run.int8.onnx", "run.safetensors", "run.pt2"}
+    assert names == files | {f"{name}.md" for name in files}
+    card = (exported / "run.onnx.md").read_text(encoding="utf-8")
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    figures = summary["verification"]["pairs"]
+    spread = f"{100 * figures['accuracy']:.2f} ± {100 * figures['accuracy_std']:.2f}"
+    for text in (
+        "(x - 127.5) / 127.5",
+        "plus that of its mirror image. **Mirroring is not part of the file**",
+        (run / "recipe.toml").read_text(encoding="utf-8"),
+        "36 images of 6 people",
+        "| trained |\n|---|---|---|---|\n| pairs | accuracy, 10 folds | ",
+        f"| {spread} |",
+        "licence of the training data is not known",
+        'InferenceSession("run.onnx")',
+    ):
+        assert text in card
+    int8 = (exported / "run.int8.onnx.md").read_text(encoding="utf-8")
+    assert "256 faces of train" in int8
+    odd = (unusual / "odd.onnx.md").read_text(encoding="utf-8")
+    for text in (
+        "the graph subtracts 120, 110, 100 and divides by 60, 50, 55 (R, G, B)",
+        "cuts the middle 32x16 out",
+        "(B, 3, 32, 32)",
+        "one after the other",
+        "says neither which data nor which recipe",
+    ):
+        assert text in odd
+
+
+def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monkeypatch):
+    right = formats.FORMATS["safetensors"]
+
+    def open_wrong(path):
+        embed = right.open(path)
+        return lambda data: embed(data) + np.float32(0.01)
+
+    wrong = replace(right, name="wrong", suffix=".wrong.safetensors", open=open_wrong)
+    monkeypatch.setitem(formats.FORMATS, "wrong", wrong)
+    with pytest.raises(ValueError, match=r"'wrong'.* differ .*allowed is 0.0001; nothing was"):
+        export(run, ["safetensors", "wrong"], tmp_path / "a" / "b", console=quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes(run, tmp_path):
+    def attempt(source, kind, **options):
+        export(source, [kind], tmp_path / "out", console=quiet(), **options)
+
+    with pytest.raises(ValueError, match="unknown format 'tflite'; it is one of: onnx, "):
+        attempt(run, "tflite")
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        attempt(tmp_path, "onnx")
+    with pytest.raises(ValueError, match=r"none\.pt does not exist"):
+        attempt(tmp_path / "none.pt", "onnx")
+    with pytest.raises(ValueError, match="does not exist; give a folder"):
+        attempt(run, "onnx-int8", data=str(tmp_path / "nobody"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_command(run, tmp_path):
+    arguments = ["export", str(run), "--format", "safetensors", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "Verification on generated" in result.output
+    assert (tmp_path / "out" / "run.safetensors").is_file()
+
+
+def test_missing_package_is_named(monkeypatch):
+    absent = replace(formats.FORMATS["onnx"], packages=("onnx", "no_such_package"))
+    monkeypatch.setitem(formats.FORMATS, "onnx", absent)
+    with pytest.raises(ValueError, match=r"needs no_such_package; .*pip install -e '\.\[export\]'"):
+        formats.get_format("onnx")
+
+
+@pytest.mark.parametrize(
+    ("package", "kind"), [("executorch", "executorch"), ("litert_torch", "litert")]
+)
+def test_phones(unusual, tmp_path, package, kind):
+    pytest.importorskip(package, reason=f"hundreds of MB; pip install -e '.[{kind}]'")
+    (path,) = export(unusual / "odd.pt", [kind], tmp_path, console=quiet())
+    images = faces(3)
+    # The graph normalises: grey levels go in.
+    rows = formats.FORMATS[kind].open(path)(
+        np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
+    )
+    expected = by_pytorch(build_from_checkpoint(unusual / "odd.pt"), images)
+    np.testing.assert_allclose(unit(rows), expected, atol=EXACT)
+
+
+class _Pairs:
+    """The images of 20 pairs, each image once."""
+
+    identities = None
+
+    def __init__(self, images):
+        self.all = images
+
+    def __len__(self):
+        return len(self.all)
+
+    def image(self, index):
+        return self.all[index]
+
+
+def _compare(other, flip="sum"):
+    from fusedface.data import PairList
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, size=(40, 4, 4, 3), dtype=np.uint8)
+    same = np.arange(20) % 2 == 0
+    pairs = PairList(_Pairs(images), np.arange(20), np.arange(20, 40), same, np.arange(20) % 5)
+    weight = rng.normal(size=(48, 6))
+
+    def embed(batch):
+        return batch.reshape(len(batch), -1) @ weight
+
+    runs = {check.PYTORCH: embed, "other": lambda batch: other(embed(batch))}
+    return embed, images, check.compare(runs, {"list": pairs}, (4, 4), flip)
+
+
+def test_comparison_is_of_embeddings_of_length_one_and_of_mirror_images_too():
+    turned = np.linalg.qr(np.eye(6) + 0.1 * np.arange(36).reshape(6, 6) / 36)[0]
+    embed, images, checks = _compare(lambda rows: 3 * rows @ turned)
+    both = np.concatenate([images, images[:, :, ::-1]])
+    expected, other = unit(embed(both)), unit(embed(both) @ turned)
+    assert checks["other"].max_error == pytest.approx(np.abs(expected - other).max())
+    assert checks["other"].min_cosine == pytest.approx((expected * other).sum(axis=1).min())
+    # A rotation changes no cosine, so no figure either.
+    assert checks["other"].results == checks[check.PYTORCH].results
+    _, _, scaled = _compare(lambda rows: 3 * rows)
+    assert scaled["other"].max_error < 1e-12
+
+
+@pytest.mark.parametrize(("value", "is_exact"), [(np.nan, True), (np.nan, False), (np.inf, False)])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_embeddings_that_are_no_numbers_are_refused(value, is_exact):
+    def spoil(rows):
+        rows[-1, 3] = value
+        return rows
+
+    with np.errstate(invalid="ignore"):
+        _, _, checks = _compare(spoil)
+    with pytest.raises(ValueError, match="nothing was written"):
+        check.refuse_inexact("other", checks["other"], is_exact)
