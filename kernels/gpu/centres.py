@@ -41,7 +41,7 @@ def centre_gradient_kernel(
     columns = first + offs_c
     mask_c = columns < num_classes
     offs_d = tl.arange(0, DIM)
-    # One 64-bit pointer to each tile; the offsets within it fit 32 bits, which spares registers.
+    # One 64-bit pointer to each tile that is read; the offsets within fit 32 bits, which spares registers.
     w_offset = first.to(tl.int64) * DIM
     w_offsets = offs_c[:, None] * DIM + offs_d[None, :]
     w = tl.load(w_ptr + w_offset + w_offsets, mask=mask_c[:, None], other=0.0)
@@ -70,7 +70,7 @@ def centre_gradient_kernel(
     along = tl.sum(d_w * w, axis=1)
     factor = tl.load(inverse_w_ptr + columns, mask=mask_c, other=0.0) * tl.load(unscale_ptr)
     d_weight = (d_w - along[:, None] * w) * factor[:, None]
-    out = d_weight_ptr + first.to(tl.int64) * dim + (offs_c[:, None] * dim + offs_d[None, :])
+    out = d_weight_ptr + columns.to(tl.int64)[:, None] * dim + offs_d[None, :]
     mask = mask_c[:, None] & (offs_d < dim)[None, :]
     tl.store(out, d_weight.to(d_weight_ptr.dtype.element_ty), mask=mask)
 
