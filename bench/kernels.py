@@ -74,6 +74,7 @@ class Plan:
     device: torch.device
     rounds: int = 9  # 0: only correctness and memory
     only: Sequence[str] = ()  # parts of the names of the providers to run; none: all
+    skip: Sequence[str] = ()  # and of those not to
     memory: bool = True
     seconds_per_case: float = 120.0  # of timing, after which no further round begins
     deadline: float = float("inf")  # on time.perf_counter's clock; no case begins after it
@@ -147,12 +148,17 @@ def run(
     return rows
 
 
-def chosen(everything: Sequence[Provider], only: Sequence[str]) -> list[Provider]:
-    """Providers that contain one of the texts in their names, and those their ratios are against."""
-    if not only:
-        return list(everything)
-    wanted = [p for p in everything if any(text in p.name for text in only)]
-    names = {p.name for p in wanted} | {base for p in wanted for base in p.bases[:1]}
+def chosen(
+    everything: Sequence[Provider], only: Sequence[str], skip: Sequence[str]
+) -> list[Provider]:
+    """Providers with a text of `only` and none of `skip` in their names, and their first bases."""
+    wanted = [
+        provider
+        for provider in everything
+        if (not only or any(text in provider.name for text in only))
+        and not any(text in provider.name for text in skip)
+    ]
+    names = {p.name for p in wanted} | {p.bases[0] for p in wanted}
     return [p for p in everything if p.name in names]
 
 
@@ -169,7 +175,7 @@ class _CaseRun:
     ) -> None:
         self.case, self.plan, self.meter, self.ceilings = case, plan, meter, ceilings
         self.note = note
-        self.providers = chosen(providers(case, plan.device), plan.only)
+        self.providers = chosen(providers(case, plan.device), plan.only, plan.skip)
         self.failures = {p.name: p.missing for p in self.providers if p.missing}
         self.errors: dict[str, dict[str, float]] = {}
         self.peaks: dict[str, float | None] = {}

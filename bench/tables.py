@@ -1,12 +1,14 @@
 """Results as tables for people."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fusedface.bench.kernels import Row
+from fusedface.bench.compare import Change
+from fusedface.bench.kernels import Row, Triple
 from fusedface.bench.results import describe
 from fusedface.bench.roofline import Ceilings
 
@@ -54,6 +56,77 @@ def print_kernels(document: dict[str, Any], console: Console) -> None:
         f"This machine, in this run: products {products} Tflop/s; copies "
         f"{ceilings.bytes / 1e9:.3g} GB/s; {ceilings.exps / 1e9:.3g} G exp2/s."
     )
+
+
+def print_steps(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """A line a network and head, of `step.run`."""
+    table = new_table("training step", "network", "head", "images/s", "25-75 %", "data", "backbone",
+                      "head, ms", "optimizer", "head's share")  # fmt: skip
+    for row in rows:
+        low, mid, high = row["images_per_second"]
+        ms = row["ms"]
+        table.add_row(
+            f"{row['model']}, {row['size']}x{row['size']}, B={row['num_rows']} "
+            f"C={row['num_classes']:,}, {row['precision']}",
+            row["head"], f"{mid:.1f}", f"{low:.1f}-{high:.1f}",
+            *(milliseconds(ms[part]) for part in ("data", "backbone", "head", "optimizer")),
+            f"{row['head_share']:.1%}",
+        )  # fmt: skip
+    console.print(table)
+
+
+def print_tiles(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """A line a kernel and tile shape, of `bench tune`."""
+    table = new_table("tile shapes", "kernel", "tile", "ms")
+    for row in rows:
+        table.add_row(row["kernel"], row["tile"], "-" if row["ms"] is None else f"{row['ms']:.3f}")
+    console.print(table)
+
+
+def print_data(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """A line a source and augmentation, of `data.run`."""
+    table = new_table("images in one process", "source", "augmentation", "images/s", "25-75 %")
+    for row in rows:
+        if row["images_per_second"] is None:
+            table.add_row(row["source"], row["augmentation"], row["note"], "")
+        else:
+            low, mid, high = row["images_per_second"]
+            table.add_row(row["source"], row["augmentation"], f"{mid:.0f}", f"{low:.0f}-{high:.0f}")
+    console.print(table)
+
+
+def print_convergence(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """A line a head, of `convergence.run`."""
+    table = new_table(
+        "short training", "head", "steps", "first loss", "last loss", "accuracy", "images/s"
+    )
+    for row in rows:
+        table.add_row(
+            row["head"], str(len(row["losses"])), f"{row['losses'][0]:.3f}", f"{row['last_loss']:.3f}",
+            f"{row['accuracy']:.1%}", f"{row['images_per_second']:.0f}",
+        )  # fmt: skip
+    console.print(table)
+
+
+def print_changes(unit: str, changes: Sequence[Change], console: Console) -> None:
+    """A line a row of either file, of `compare.compare`."""
+    table = new_table(f"{unit}, medians", "", "old", "new", "speed", "")
+    for change in changes:
+        speed = "" if change.speed is None else f"x {change.speed:.2f}"
+        table.add_row(
+            change.name, _middle(change.old), _middle(change.new), speed, _verdict(change)
+        )
+    console.print(table)
+
+
+def _middle(triple: Triple | None) -> str:
+    return "did not run" if triple is None else milliseconds(triple[1])
+
+
+def _verdict(change: Change) -> str:
+    if change.speed is None or not change.clear:
+        return "" if change.speed is None else "within the spread"
+    return "[green]faster" if change.speed > 1 else "[red]slower"
 
 
 def milliseconds(value: float) -> str:

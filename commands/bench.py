@@ -1,5 +1,6 @@
 """`bench ...`: measure on this machine, side by side."""
 
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,9 @@ def bench_kernels(
     ] = "start,late",
     rounds: RoundsOption = 9,
     only: OnlyOption = None,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", help="The same, of those not to run.")
+    ] = None,
     memory: Annotated[bool, typer.Option(help="Also measure peak extra memory.")] = True,
     seconds: Annotated[
         float, typer.Option(help="Of timing a case, after which no round begins.")
@@ -57,9 +61,15 @@ def bench_kernels(
     target = pick_device(device)
     cases = case.parse_cases(shapes or case.default_shapes(target), phases.split(","), target)
     plan = kernels.Plan(
-        target, rounds, tuple(only or ()), memory, seconds, time.perf_counter() + 60.0 * minutes
+        target,
+        rounds,
+        tuple(only or ()),
+        tuple(skip or ()),
+        memory,
+        seconds,
+        time.perf_counter() + 60.0 * minutes,
     )
-    console = Console()
+    console = _console()
     with console.status("measuring") as status:
         document = kernels.run_to_file(cases, plan, out, resume, status.update)
     tables.print_kernels(document, console)
@@ -73,19 +83,197 @@ def bench_tune(
     precision: Annotated[
         str, typer.Option(help="float16, bfloat16, tf32 or float32.")
     ] = "bfloat16",
+    out: OutOption = None,
     device: Annotated[str, typer.Option("--device")] = "cuda",
 ) -> None:
     """Time the GPU kernels' tile shapes and keep the fastest for this device, on disk."""
-    from rich.table import Table
-
+    from fusedface.bench import tables
     from fusedface.bench.case import parse_cases
     from fusedface.kernels.gpu.tuning import tune
     from fusedface.recipes.engine.device import pick_device
 
+    target = pick_device(device)
     (case,) = parse_cases([shape], ["start"])
-    sizes = (case.num_rows, case.num_classes, case.dim)
-    timings = tune(*sizes, precision=precision, device=pick_device(device))
-    table = Table("kernel", "tile", "ms")
-    for timing in timings:
-        table.add_row(str(timing.case), str(timing.tile), f"{timing.milliseconds:.3f}")
-    Console().print(table)
+    timings = tune(case.num_rows, case.num_classes, case.dim, precision=precision, device=target)
+    rows = [
+        {
+            "kernel": str(t.case),
+            "tile": str(t.tile),
+            "ms": t.milliseconds if isfinite(t.milliseconds) else None,
+        }
+        for t in timings
+    ]
+    _write(out, "tune", target, rows)
+    tables.print_tiles(rows, _console())
+
+
+@app.command("scaling")
+def bench_scaling(
+    along: Annotated[str, typer.Option(help="What grows: classes or batch.")] = "classes",
+    dim: Annotated[int, typer.Option(min=1, help="D.")] = 128,
+    most: Annotated[
+        int | None, typer.Option(min=1, help="The largest C or B; without it C fills the memory.")
+    ] = None,
+    rounds: RoundsOption = 5,
+    only: OnlyOption = None,
+    seconds: Annotated[float, typer.Option(help="Of timing a case.")] = 30.0,
+    minutes: Annotated[float, typer.Option(help="After which no case begins.")] = float("inf"),
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the cases in --out.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="JSON; the plot is put next to it.")] = Path(
+        "runs/scaling.json"
+    ),
+    device: DeviceOption = None,
+) -> None:
+    """Time and memory as the number of classes, or the batch, grows."""
+    import time
+
+    from fusedface.bench import kernels, plots, scaling, tables
+    from fusedface.recipes.engine.device import pick_device
+
+    target = pick_device(device)
+    if along not in ("classes", "batch"):
+        raise ValueError(f"--along must be classes or batch, got {along!r}")
+    by_classes = along == "classes"
+    cases = (
+        scaling.cases_by_classes(dim, most, target)
+        if by_classes
+        else scaling.cases_by_rows(dim, most or scaling.ROWS[-1])
+    )
+    deadline = time.perf_counter() + 60.0 * minutes
+    plan = kernels.Plan(
+        target, rounds, tuple(only or scaling.PROVIDERS), ("compiled",), True, seconds, deadline
+    )
+    console = _console()
+    with console.status("measuring") as status:
+        document = kernels.run_to_file(cases, plan, out, resume, status.update)
+    tables.print_kernels(document, console)
+    plots.plot_growth(document, "num_classes" if by_classes else "num_rows", out)
+
+
+@app.command("step")
+def bench_step(
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="A backbone; may be repeated.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 64,
+    classes: Annotated[int, typer.Option(min=2, help="C.")] = 85742,
+    size: Annotated[int, typer.Option(min=16, help="Pixels of a side, a multiple of 16.")] = 112,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps with each head, in turn.")] = 9,
+    out: OutOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Images a second of a training step and the head's share, with the fused and the eager head."""
+    from fusedface.bench import step, tables
+    from fusedface.recipes.engine.device import pick_device
+
+    target, rows, console = pick_device(device), [], _console()
+    with console.status("measuring") as status:
+        for model in models or step.MODELS:
+            setup = step.Setup(model, batch, classes, size)
+            rows += step.run(setup, target, rounds, status.update)
+            _write(out, "step", target, rows)
+    tables.print_steps(rows, console)
+
+
+@app.command("data")
+def bench_data(
+    data: Annotated[
+        str | None, typer.Option("--data", help="Also a folder or list of yours.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=8, help="Images of a batch.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Batches of each.")] = 5,
+    out: OutOption = None,
+) -> None:
+    """Images a second of each source with each augmentation, in one process."""
+    import torch
+
+    from fusedface.bench import data as bench
+    from fusedface.bench import tables
+
+    console = _console()
+    with console.status("measuring") as status:
+        rows = bench.run(images, rounds, data, note=status.update)
+    _write(out, "data", torch.device("cpu"), rows)
+    tables.print_data(rows, console)
+
+
+@app.command("convergence")
+def bench_convergence(
+    model: Annotated[str, typer.Option(help="A backbone.")] = "mobilefacenet",
+    steps: Annotated[int, typer.Option(min=1, help="With each head.")] = 300,
+    batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
+    classes: Annotated[int, typer.Option(min=2, help="Generated people.")] = 100,
+    size: Annotated[int, typer.Option(min=16, help="Pixels of a side, a multiple of 16.")] = 112,
+    lr: Annotated[float, typer.Option(help="Learning rate, constant.")] = 0.1,
+    minutes: Annotated[float, typer.Option(help="With each head, at most.")] = float("inf"),
+    out: OutOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """A short training with the fused head and the same with the eager one: losses and accuracy."""
+    from fusedface.bench import convergence, tables
+    from fusedface.bench.step import Setup
+    from fusedface.recipes.engine.device import pick_device
+
+    target, console = pick_device(device), _console()
+    training = convergence.Training(Setup(model, batch, classes, size), steps, lr, 60.0 * minutes)
+    with console.status("training") as status:
+        rows = convergence.run(training, target, status.update)
+    _write(out, "convergence", target, rows)
+    tables.print_convergence(rows, console)
+
+
+@app.command("compare")
+def bench_compare(
+    old: Annotated[Path, typer.Argument(help="A result, of --out.")],
+    new: Annotated[Path, typer.Argument(help="Another one of the same benchmark.")],
+) -> None:
+    """What got faster and what got slower from one result to another."""
+    from fusedface.bench import tables
+    from fusedface.bench.compare import compare
+
+    tables.print_changes(*compare(old, new), _console())
+
+
+@app.command("readme")
+def bench_readme() -> None:
+    """Write the tables of README.md and docs/benchmarks.md anew from bench/results/*.json."""
+    from fusedface.bench import markdown
+
+    root, found = markdown.RESULTS.parents[1], markdown.documents()
+    markdown.rewrite(root / "README.md", markdown.readme(found))
+    markdown.rewrite(root / "docs" / "benchmarks.md", markdown.full(found))
+
+
+@app.command("gpu-suite")
+@app.command("gpu_suite", hidden=True)
+def bench_gpu_suite(
+    out: Annotated[Path, typer.Option("--out", help="A folder; what it holds is not done again.")],
+    minutes: Annotated[float, typer.Option(help="For everything, start to end.")] = 9.0,
+    parts: Annotated[
+        list[str] | None, typer.Option("--part", help="Only these parts; may be repeated.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny shapes, to see that it works.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device")] = "cuda",
+) -> None:
+    """Tests, errors, tile shapes, kernels and convergence on a GPU; resumable in parts."""
+    from fusedface.bench import suite
+    from fusedface.recipes.engine.device import pick_device
+
+    target = pick_device(device)
+    finished = suite.run(out, target, minutes, tuple(parts or ()), quick, _console())
+    raise typer.Exit(0 if finished else 1)
+
+
+def _console() -> Console:
+    """As wide as the terminal; what goes to a file is as wide as the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _write(out, benchmark, device, rows) -> None:
+    from fusedface.bench import results
+
+    if out is not None:
+        results.write_json(out, results.document(benchmark, device, rows))

@@ -107,7 +107,7 @@ def test_bench_kernels(tmp_path):
         "--no-memory", "--out", tmp_path / "rows.json", "--device", "cpu",
     )  # fmt: skip
     assert "fused arcface" in output
-    assert len(json.loads((tmp_path / "rows.json").read_text())["rows"]) == 4
+    assert len(json.loads((tmp_path / "rows.json").read_text())["rows"]) == 6
 
 
 def test_doctor():

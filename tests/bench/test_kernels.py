@@ -118,9 +118,12 @@ def test_wrong_missing_and_failing_providers_are_rows_that_say_so(monkeypatch):
 
 def test_only_takes_what_is_asked_for_and_its_base():
     everything = providers(SMALL, CPU)
-    names = [p.name for p in kernels.chosen(everything, ["official"])]
+    names = [p.name for p in kernels.chosen(everything, ["official"], [])]
     assert names == ["fused curricularface float32", "official curricularface"]
-    assert kernels.chosen(everything, ()) == everything
+    names = [p.name for p in kernels.chosen(everything, ["eager"], ["compiled", "normface"])]
+    assert "eager arcface" in names
+    assert not any("compiled" in name or "normface" in name for name in names)
+    assert kernels.chosen(everything, (), ()) == everything
 
 
 def test_a_file_is_written_after_each_case_and_resumed_from(tmp_path, monkeypatch):

@@ -1,0 +1,147 @@
+"""The tables of README.md and docs/benchmarks.md, written from bench/results/*.json alone."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusedface.bench.case import Case
+from fusedface.bench.kernels import Row
+from fusedface.bench.results import describe, read
+from fusedface.bench.tables import milliseconds
+
+RESULTS = Path(__file__).resolve().parent / "results"
+BEGIN, END = "<!-- begin: bench readme -->", "<!-- end: bench readme -->"
+HEADLINES = ((512, 85742, 512), (256, 85742, 128))  # the first that a file has
+INTRODUCTION = (
+    "Medians of runs in turn in one process, each formulation checked against float64, loss and gradients, "
+    "before it is timed.\n*Start*: every negative is hard; *late*: few are. MiB: peak beyond the inputs, "
+    "gradients included."
+)
+LABELS = {
+    "fused curricularface float32": "**fused CurricularFace, float32**",
+    "fused curricularface bfloat16": "**fused CurricularFace, bfloat16 products**",
+    "fused curricularface bfloat16, CUDA graph": "fused CurricularFace, bfloat16, in a CUDA graph",
+    "official curricularface": "official formulation (boolean indexing)",
+    "eager curricularface": "best eager formulation (`torch.where`)",
+    "eager curricularface bfloat16": "the same, bfloat16 products",
+    "compiled eager curricularface": "best eager formulation under `torch.compile`",
+    "compiled eager curricularface bfloat16": "the same, bfloat16 products",
+    "fused arcface float32": "**fused ArcFace, float32**",
+    "fused arcface bfloat16": "**fused ArcFace, bfloat16 products**",
+    "eager arcface": "best eager ArcFace",
+    "partial fc arcface": "insightface's Partial FC formulation",
+    "partial fc arcface bfloat16": "the same, bfloat16 products",
+    "pytorch-metric-learning arcface": "pytorch-metric-learning `ArcFaceLoss`",
+    "fused normface float32": "**fused, no margin, float32**",
+    "fused normface bfloat16": "**fused, no margin, bfloat16 products**",
+    "torch linear_cross_entropy normface": "torch `linear_cross_entropy`, no margin",
+    "torch linear_cross_entropy normface bfloat16": "the same, bfloat16",
+    "liger normface": "Liger-Kernel, no margin",
+    "liger normface bfloat16": "the same, bfloat16",
+    "cut-cross-entropy normface bfloat16": "cut-cross-entropy, no margin, bfloat16",
+}
+
+
+def documents(folder: Path = RESULTS) -> list[tuple[Path, dict[str, Any]]]:
+    """All results of `bench kernels` in a folder, in the order of their names."""
+    found = [(path, read(path)) for path in sorted(folder.glob("*.json"))]
+    return [(path, document) for path, document in found if document["benchmark"] == "kernels"]
+
+
+def readme(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
+    """For each file its machine and a table of one shape, chosen by HEADLINES."""
+    parts = [INTRODUCTION]
+    for path, document in found:
+        rows = [Row.from_dict(row) for row in document["rows"]]
+        shapes = [(r.case.num_rows, r.case.num_classes, r.case.dim) for r in rows]
+        shape = next((s for s in HEADLINES if s in shapes), shapes[0])
+        link = f"[All figures](bench/results/{path.name})"
+        parts.append(
+            f"{_heading(shape)} on {describe(document['machine'])}. {link}.\n\n{_table(rows, shape)}"
+        )
+    return "\n\n".join(parts)
+
+
+def full(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
+    """For each file its machine, the limits measured on it, and a table a shape."""
+    parts = []
+    for path, document in found:
+        rows = [Row.from_dict(row) for row in document["rows"]]
+        shapes = dict.fromkeys((r.case.num_rows, r.case.num_classes, r.case.dim) for r in rows)
+        lines = [
+            f"### {describe(document['machine'])}",
+            f"`bench/results/{path.name}`. {_limits(document)}",
+        ]
+        for shape in shapes:
+            lines += [f"{_heading(shape)}:", _table(rows, shape)]
+        parts.append("\n\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Put `text` between the markers of a file.
+
+    Raises:
+        ValueError: the file does not hold each marker once, in order.
+    """
+    before, inside, after = split(path)
+    if inside != text:
+        path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+def split(path: Path) -> tuple[str, str, str]:
+    """A file before, between and after its markers, the markers left out."""
+    content = path.read_text(encoding="utf-8")
+    if content.count(BEGIN) != 1 or content.count(END) != 1:
+        raise ValueError(f"{path} must hold {BEGIN} and {END} once each")
+    before, rest = content.split(BEGIN)
+    inside, after = rest.split(END)
+    return before, inside.strip("\n"), after
+
+
+def _heading(shape: tuple[int, int, int]) -> str:
+    return f"Forward + backward at B = {shape[0]}, C = {shape[1]:,}, D = {shape[2]}"
+
+
+def _table(rows: Sequence[Row], shape: tuple[int, int, int]) -> str:
+    by_phase = {
+        phase: {row.provider: row for row in rows if row.case == Case(*shape, phase)}
+        for phase in ("start", "late")
+    }
+    lines = ["| | start, ms | late, ms | MiB | gradient error |", "|---|---|---|---|---|"]
+    for name in dict.fromkeys([*by_phase["start"], *by_phase["late"]]):
+        cells = [_time(by_phase[phase].get(name)) for phase in ("start", "late")]
+        run = [row for phase in by_phase.values() if (row := phase.get(name)) and row.ms]
+        if not run and all(cell in ("", "–") for cell in cells):
+            continue  # what is not installed, or not for this device, says nothing about speed
+        peaks = [row.peak_extra_mib for row in run if row.peak_extra_mib is not None]
+        peak = f"{max(peaks):.0f}" if peaks else ""
+        lines.append(
+            f"| {LABELS.get(name, name)} | {cells[0]} | {cells[1]} | {peak} | {_error(run)} |"
+        )
+    return "\n".join(lines)
+
+
+def _time(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if row.ms:
+        return milliseconds(row.ms["both"][1])
+    return row.note if row.note == "out of memory" else "–"
+
+
+def _error(rows: Sequence[Row]) -> str:
+    errors = [row.errors or {} for row in rows]
+    gradients = [e[name] for e in errors for name in ("embeddings", "weight") if name in e]
+    return f"{max(gradients):.0e}" if gradients else ""
+
+
+def _limits(document: dict[str, Any]) -> str:
+    ceilings = document.get("ceilings")
+    if not ceilings:
+        return ""
+    products = ", ".join(f"{p} {rate / 1e12:.3g}" for p, rate in ceilings["flops"].items())
+    return (
+        f"Measured there: products {products} Tflop/s, copies {ceilings['bytes'] / 1e9:.3g} GB/s, "
+        f"{ceilings['exps'] / 1e9:.3g} G exp2/s."
+    )

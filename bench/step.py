@@ -1,0 +1,171 @@
+"""How fast is a whole training step, and how much of it is the head?
+
+Run: python cli.py bench step
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusedface.bench.peers import M, S, eager_curricularface
+from fusedface.bench.timing import alternate, quartiles, stopwatch
+from fusedface.data import FaceBatch, FaceDataset, SyntheticFaces
+from fusedface.kernels import CurricularFace
+from fusedface.models import Backbone, MarginHead, create
+from fusedface.recipes.base import Optim
+from fusedface.recipes.engine.batches import Batches
+from fusedface.recipes.engine.optim import build_optimizer
+from fusedface.recipes.engine.precision import Precision, pick_precision
+
+MODELS = ("mobilefacenet", "iresnet18")
+HEADS = ("fused", "eager")
+PARTS = ("data", "backbone", "head", "optimizer")
+BATCHES_AN_EPOCH = 4
+HeadLoss = Callable[[Tensor, Tensor], Tensor]  # embeddings, labels -> mean loss
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is trained: B images a step against C classes, "flip" augmentation, SGD."""
+
+    model: str
+    num_rows: int = 64
+    num_classes: int = 85742
+    size: int = 112  # pixels of a side
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.size}x{self.size}, B={self.num_rows} C={self.num_classes:,}"
+
+
+def run(
+    setup: Setup,
+    device: torch.device,
+    rounds: int,
+    note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+) -> list[dict[str, Any]]:
+    """Steps with the fused and with the eager head, in turn, on one network and one set of class centres.
+
+    Returns:
+        A row a head: images a second and the share of each part, medians with quartiles. Images are
+        read from memory; `bench data` says what other sources give.
+    """
+    note(f"{setup}: rendering faces")
+    steps = TrainingSteps(setup, device)
+    note(f"{setup}: timing")
+    runs = {name: (lambda name=name: steps.timed(steps.heads[name])) for name in HEADS}
+    for warm_up in runs.values():
+        warm_up()
+    figures = alternate(runs, rounds)
+    return [_row(setup, steps, name, figures[name]) for name in HEADS]
+
+
+class TrainingSteps:
+    """A network, both heads over the same class centres, images, and the optimiser of the recipes."""
+
+    def __init__(self, setup: Setup, device: torch.device, optim: Optim | None = None) -> None:
+        torch.manual_seed(0)
+        self.precision: Precision = pick_precision("auto", device)
+        model = create(setup.model, input_size=(setup.size, setup.size)).to(device)
+        self.model: Backbone = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        margin = CurricularFace(m=M, s=S)
+        self.head = MarginHead(model.embedding_dim, setup.num_classes, margin, device=device)
+        self.optim = optim or Optim(batch_size=setup.num_rows)
+        self.optimizer = build_optimizer(self.model, self.head, self.optim)
+        self.heads: dict[str, HeadLoss] = {"fused": self._fused, "eager": self._eager}
+        self.batches = endless_batches(setup, self.model)
+        self._watch = stopwatch(device)
+
+    def _fused(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        return self.head(embeddings, labels).loss
+
+    def _eager(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The best eager formulation, with the same running average t."""
+        t, weight = self.head.get_buffer("t"), self.head.weight
+        with torch.no_grad():
+            cos_y = F.cosine_similarity(embeddings, weight[labels])
+            lengths = embeddings.norm(dim=1)
+            self.head.margin.update_state({"t": t}, cos_y, lengths, labels >= 0)
+        # The next step updates t in place, perhaps before this one's backward.
+        return eager_curricularface(t.clone())(embeddings, weight, labels)
+
+    def timed(self, head: HeadLoss) -> dict[str, float]:
+        """Seconds of each part of one step; "head" is its forward and backward."""
+        device = self.precision.device
+        held: dict[str, Tensor] = {}
+
+        def data() -> None:
+            batch = next(self.batches)
+            images = batch.images.to(device, non_blocking=True)
+            held["inputs"] = self.model.preprocessing.images_to_tensor(images)
+            held["labels"] = batch.labels.to(device, non_blocking=True)
+
+        def forward() -> None:
+            with self.precision.autocast():
+                held["embeddings"] = self.model(held["inputs"])
+
+        def loss() -> None:
+            # A leaf of its own, so that the head's backward ends where the backbone's begins.
+            leaf = held["embeddings"].detach().requires_grad_()
+            with self.precision.autocast():
+                held["loss"] = head(leaf, held["labels"])
+            held["loss"].backward()
+            assert leaf.grad is not None
+            held["gradient"] = leaf.grad
+
+        def backward() -> None:
+            held["embeddings"].backward(held["gradient"])
+
+        def update() -> None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+        times = self._watch([data, forward, loss, backward, update])
+        return {
+            "data": times[0],
+            "backbone": times[1] + times[3],
+            "head": times[2],
+            "optimizer": times[4],
+            "step": sum(times),
+        }
+
+
+def endless_batches(setup: Setup, model: Backbone) -> Iterator[FaceBatch]:
+    """The batches of a run on generated faces, epoch after epoch; all are rendered before the first."""
+    num = setup.num_rows * BATCHES_AN_EPOCH
+    people = min(setup.num_classes, num)
+    source = SyntheticFaces(people, -(-num // people), image_size=(setup.size, setup.size))
+    source.render(torch.arange(len(source)))
+    dataset = FaceDataset(source, "flip", model.preprocessing, seed=0)
+    batches = Batches(len(dataset), setup.num_rows, seed=0)
+
+    def endless() -> Iterator[FaceBatch]:
+        step = 0
+        while True:
+            for batch in batches.load(dataset, step, num_workers=0, pin_memory=False):
+                yield batch
+                step += 1
+
+    return endless()
+
+
+def _row(
+    setup: Setup, steps: TrainingSteps, head: str, seconds: dict[str, list[float]]
+) -> dict[str, Any]:
+    rates = [setup.num_rows / s for s in seconds["step"]]
+    mid = {part: quartiles(seconds[part])[1] for part in PARTS}
+    return {
+        "model": setup.model,
+        "head": head,
+        "num_rows": setup.num_rows,
+        "num_classes": setup.num_classes,
+        "size": setup.size,
+        "precision": steps.precision.name,
+        "images_per_second": quartiles(rates),
+        "ms": {part: 1e3 * value for part, value in mid.items()},
+        "head_share": mid["head"] / sum(mid.values()),
+    }

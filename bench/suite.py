@@ -1,0 +1,310 @@
+"""Everything to be known of the head on a GPU, in parts that fit a short lease of one.
+
+Run: python -m bench gpu_suite --out gpu           (again with the same folder goes on)
+     python -m bench gpu_suite --out try --device cpu --quick
+
+In the folder: suite.json (what was done), log.txt (all output), a JSON file for each part, and tuning.json,
+the tile shapes that were found fastest, which later parts use. Each part is a process of its own with a
+limit of time, and writes as it goes, so that a kill loses at most what it was doing.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fusedface.bench import results, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+GRACE = 8.0  # seconds before a part's limit in which it should end by itself
+SHORTEST = 15.0  # seconds: no part is begun with less
+OURS_AND_SMALL = ("fused", "official", "partial fc", "pytorch", "linear_cross", "liger", "cut-")
+# Compiling the eager formulation for a shape takes longer than all of its timing.
+OF_LARGE = (
+    "fused curricularface",
+    "fused normface",
+    "eager",
+    "official",
+    "linear_cross",
+    "liger",
+    "cut-",
+)
+TEST_LINE = re.compile(r"^.*?\b(PASSED|FAILED|ERROR|SKIPPED)\b")
+TEST_NAME = re.compile(r"tests/\S+::.+?(?= (?:PASSED|FAILED|ERROR|SKIPPED|- )|\s*$)")
+
+KERNEL_SHAPES = (
+    "512x85742x128",
+    "512x85742x512",
+    "256x85742x128",
+    "256x10572x128",
+    "256x85742x512",
+)
+LARGE_SHAPES = ("1024x360232x512", "1024x2000000x512", "4096x1000000x512", "512xmaxx512")
+ERROR_SHAPES = ("130x3001x128", "63x9970x512")
+TUNED_SHAPES = ("512x85742x128", "512x85742x512")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command of `bench` (or pytest) and its limit; finished with `num_cases` cases in its file."""
+
+    name: str
+    seconds: float
+    arguments: tuple[str, ...]
+    num_cases: int = 0
+
+    @property
+    def is_tests(self) -> bool:
+        """Whether it is pytest, which has no file of its own."""
+        return self.arguments[0] == "pytest"
+
+
+def plan(device: torch.device, quick: bool) -> list[Part]:
+    """The parts in their order: what is most worth knowing first."""
+    on_gpu = device.type == "cuda"
+    small = ("32x500x32", "32x800x64") if quick else None
+    shapes = {
+        "errors": small or ERROR_SHAPES,
+        "kernels": small or KERNEL_SHAPES,
+        "large": small or LARGE_SHAPES,
+    }
+    tests = (
+        "pytest",
+        "tests/kernels/gpu",
+        "-m",
+        "gpu",
+        "-v",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+    )
+    if find_spec("xdist") is not None:
+        tests += ("-n", "4")  # compiling on the host takes most of it
+    short = ("--steps", "3", "--batch", "8", "--classes", "6", "--size", "32") if quick else ()
+    parts = [
+        Part("tests", 150.0, tests),
+        _kernels("errors", 45.0, shapes["errors"], "--rounds", "0", "--no-memory", *_only(OURS_AND_SMALL)),
+        _kernels("kernels", 150.0, shapes["kernels"], "--rounds", "15", "--seconds", "4"),
+        _kernels(
+            "large", 110.0, shapes["large"],
+            "--rounds", "9", "--seconds", "5", "--skip", "compiled", *_only(OF_LARGE),
+        ),
+        Part("convergence", 60.0, ("convergence", "--minutes", "0.3", *short)),
+    ]  # fmt: skip
+    if on_gpu:
+        tuned = [Part(f"tune-{shape}", 70.0, ("tune", "--shape", shape)) for shape in TUNED_SHAPES]
+        parts[2:2] = tuned
+    return parts
+
+
+def run(
+    out: Path,
+    device: torch.device,
+    minutes: float,
+    only: Sequence[str],
+    quick: bool,
+    console: Console,
+) -> bool:
+    """Do what is not done yet, until the time is over.
+
+    Returns:
+        Whether all parts are finished.
+
+    Raises:
+        ValueError: `only` names no part.
+    """
+    deadline = time.monotonic() + 60.0 * minutes
+    parts = plan(device, quick)
+    if unknown := set(only) - {part.name for part in parts}:
+        names = ", ".join(part.name for part in parts)
+        raise ValueError(f"no part {', '.join(sorted(unknown))}; there are {names}")
+    suite = Suite(out, device)
+    for part in parts:
+        if only and part.name not in only:
+            continue
+        left = deadline - time.monotonic() - GRACE
+        if suite.is_finished(part.name):
+            console.print(f"{part.name}: done before")
+        elif left < SHORTEST:
+            console.print(f"{part.name}: no time left")
+        else:
+            console.print(f"{part.name}: {suite.do(part, min(part.seconds, left))}", markup=False)
+    _print_summary(out, console)
+    return all(suite.is_finished(part.name) for part in parts)
+
+
+class Suite:
+    """The folder of a suite: which parts are done, and running the next one."""
+
+    def __init__(self, out: Path, device: torch.device) -> None:
+        self.out, self.device = out.resolve(), device
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.state = self.out / "suite.json"
+        self.done: dict[str, dict[str, Any]] = {}
+        if self.state.exists():
+            rows = results.read(self.state)["rows"]
+            self.done = {row["part"]: row for row in rows}
+
+    def is_finished(self, name: str) -> bool:
+        """Whether a part needs no further run."""
+        return self.done.get(name, {}).get("state") == "finished"
+
+    def do(self, part: Part, seconds: float) -> str:
+        """Run a part within so many seconds; a line on how it went."""
+        began = time.monotonic()
+        code, output = self._execute(self._command(part, seconds), seconds)
+        facts = _tests(output) if part.is_tests else self._cases(part)
+        row = {
+            "part": part.name,
+            "state": self._state(part, code, facts),
+            "seconds": round(time.monotonic() - began, 1),
+            "exit": code,
+            **facts,
+        }
+        if row["state"] != "finished":
+            row["end"] = output[-1500:]
+        self.done[part.name] = row
+        document = results.document("gpu-suite", self.device, list(self.done.values()))
+        results.write_json(self.state, document)
+        return ", ".join(
+            f"{key} {value}" for key, value in row.items() if key not in ("part", "end")
+        )
+
+    def _command(self, part: Part, seconds: float) -> list[str]:
+        if part.is_tests:
+            return [sys.executable, "-m", *part.arguments]
+        own = [*part.arguments, "--out", str(self.out / f"{part.name}.json")]
+        own += ["--device", str(self.device)]
+        if part.num_cases:
+            own += ["--resume", "--minutes", f"{(seconds - GRACE) / 60:.3f}"]
+        return [sys.executable, "-m", "fusedface.bench", *own]
+
+    def _execute(self, command: list[str], seconds: float) -> tuple[int | None, str]:
+        """Exit status (None: stopped at the limit) and output of a command; all of it goes to the log."""
+        environment = os.environ | {"FUSEDFACE_CACHE": str(self.out), "PYTHONUNBUFFERED": "1"}
+        log = self.out / "log.txt"
+        with log.open("a", encoding="utf-8", errors="replace") as file:
+            print(f"\n$ {' '.join(command[2:])}", file=file, flush=True)
+            start = file.tell()
+            process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+            code = _wait(process, seconds)
+        with log.open(encoding="utf-8", errors="replace") as file:
+            file.seek(start)
+            return code, file.read()
+
+    def _cases(self, part: Part) -> dict[str, Any]:
+        path = self.out / f"{part.name}.json"
+        if not path.exists():
+            return {}
+        rows = results.read(path)["rows"]
+        if not part.num_cases:
+            return {"rows": len(rows)}
+        cases = {tuple(row["case"].values()) for row in rows}
+        return {"cases": f"{len(cases)} of {part.num_cases}"}
+
+    def _state(self, part: Part, code: int | None, facts: dict[str, Any]) -> str:
+        if code is None:
+            return "stopped at its limit"
+        if part.is_tests:
+            return "finished" if code in (0, 1, 5) else "failed"  # 5: no test is for this device
+        if code != 0:
+            return "failed"
+        wanted = f"{part.num_cases} of {part.num_cases}"
+        return (
+            "finished" if not part.num_cases or facts.get("cases") == wanted else "to be continued"
+        )
+
+
+def _kernels(name: str, seconds: float, shapes: Sequence[str], *options: str) -> Part:
+    repeated = [word for shape in shapes for word in ("--shape", shape)]
+    num_cases = 2 * len(shapes)  # both phases
+    return Part(name, seconds, ("kernels", *repeated, *options), num_cases)
+
+
+def _only(texts: Sequence[str]) -> list[str]:
+    return [word for text in texts for word in ("--only", text)]
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        # Its children too: compilers, workers of pytest.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return None
+
+
+def _tests(output: str) -> dict[str, Any]:
+    """How many tests passed, failed, ..., and which failed; also of a run that was stopped."""
+    outcomes: dict[str, str] = {}
+    for line in output.splitlines():
+        outcome, name = TEST_LINE.match(line), TEST_NAME.search(line)
+        if outcome and name:
+            outcomes.setdefault(name[0], outcome[1])
+    counts = Counter(outcome.lower() for outcome in outcomes.values())
+    failures = [name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR")]
+    return {**counts, "failures": failures}
+
+
+COLUMNS: dict[str, Callable[[str], bool]] = {
+    "ours bf16": lambda name: name == "fused curricularface bfloat16",
+    "in graph": lambda name: name.endswith("CUDA graph"),
+    "ours f32": lambda name: name == "fused curricularface float32",
+    "official": lambda name: name == "official curricularface",
+    "eager bf16": lambda name: name == "eager curricularface bfloat16",
+    "compiled bf16": lambda name: name == "compiled eager curricularface bfloat16",
+    "torch lce": lambda name: name.startswith("torch linear_cross_entropy"),
+    "liger bf16": lambda name: name == "liger normface bfloat16",
+    "cce bf16": lambda name: name == "cut-cross-entropy normface bfloat16",
+}
+
+
+def _print_summary(out: Path, console: Console) -> None:
+    """Forward and backward of the main competitors, in milliseconds, a line a case."""
+    table = tables.new_table("forward + backward, ms", "case", *COLUMNS, "ours of limit")
+    for name in ("kernels", "large"):
+        path = out / f"{name}.json"
+        if path.exists():
+            for case, rows in _by_case(results.read(path)["rows"]).items():
+                table.add_row(case, *_line(rows))
+    console.print(table)
+
+
+def _by_case(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    cases: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        case = row["case"]
+        sizes = f"{case['num_rows']}x{case['num_classes']}x{case['dim']} {case['phase']}"
+        cases.setdefault(sizes, []).append(row)
+    return cases
+
+
+def _line(rows: Sequence[dict[str, Any]]) -> list[str]:
+    cells = []
+    for is_it in COLUMNS.values():
+        row = next((row for row in rows if is_it(row["provider"])), None)
+        cells.append("" if row is None else _cell(row))
+    ours = next((row for row in rows if COLUMNS["ours bf16"](row["provider"])), {})
+    share = ours.get("of_limit")
+    return [*cells, "" if share is None else f"{share:.0%}"]
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if row["ms"]:
+        return tables.milliseconds(row["ms"]["both"][1])
+    return "OOM" if row["note"] == "out of memory" else "no" if row["note"] else ""
