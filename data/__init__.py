@@ -2,18 +2,22 @@
 
 from fusedface.data.contact_sheet import contact_sheet
 from fusedface.data.dataset import FaceBatch, FaceDataset, first
+from fusedface.data.opening import open_source
 from fusedface.data.pairs import PairList, from_index_pairs, read_pairs
-from fusedface.data.sources import FaceSource, FileSource, UnreadableImage, open_source
+from fusedface.data.recordio import BadRecord, PackSource, open_pack, write_pack
+from fusedface.data.sources import FaceSource, FileSource, UnreadableImage
 from fusedface.data.synthetic import IndexPairs, SyntheticFaces, synthetic_pairs
 from fusedface.data.transforms import PRESETS, augmentation
 
 __all__ = [
     "PRESETS",
+    "BadRecord",
     "FaceBatch",
     "FaceDataset",
     "FaceSource",
     "FileSource",
     "IndexPairs",
+    "PackSource",
     "PairList",
     "SyntheticFaces",
     "UnreadableImage",
@@ -21,7 +25,9 @@ __all__ = [
     "contact_sheet",
     "first",
     "from_index_pairs",
+    "open_pack",
     "open_source",
     "read_pairs",
     "synthetic_pairs",
+    "write_pack",
 ]

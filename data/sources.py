@@ -1,7 +1,12 @@
-"""Where faces come from: a folder per identity, or a list file. Generated faces: data/synthetic."""
+"""Where faces come from: a folder per identity, or a list file; a way to decode images for all sources.
+
+RecordIO packs: data/recordio. Generated faces: data/synthetic.
+"""
 
 import os
+import stat
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -9,9 +14,12 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
+# No others: Pillow would hand an EPS file to Ghostscript, which runs it.
+IMAGE_KINDS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
 # An aligned face has 12,544 pixels. A file that unpacks to more than this many is no face crop, and
 # may be made to fill the memory.
 MAX_PIXELS = 16_000_000
+MAX_IMAGE_BYTES = 1 << 26  # 64 MiB, more than MAX_PIXELS take uncompressed
 PROBED_IMAGES = 16  # decoded when a source is opened, to tell a wrong folder at once
 
 
@@ -24,6 +32,7 @@ class UnreadableImage(ValueError):  # noqa: N818  the name says what it is
     """
 
     def __init__(self, path: str, reason: str) -> None:
+        path, reason = printable(path), printable(reason)
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
 
@@ -79,17 +88,16 @@ class FileSource:
 
     def __init__(self, root: Path, paths: Sequence[str], names: Sequence[str]) -> None:
         self.root = root
-        self.class_names: list[str] = sorted(set(names))
-        if len(self.class_names) < 2:
-            only = f" (only {self.class_names[0]!r})" if self.class_names else ""
-            raise ValueError(
-                f"{root} must hold at least 2 identities, found {len(self.class_names)}{only}"
-            )
-        number = {name: i for i, name in enumerate(self.class_names)}
+        classes = sorted(set(names))
+        self.class_names: list[str] = [printable(name) for name in classes]
+        if len(classes) < 2:
+            only = f" (only {self.class_names[0]!r})" if classes else ""
+            raise ValueError(f"{root} must hold at least 2 identities, found {len(classes)}{only}")
+        number = {name: i for i, name in enumerate(classes)}
         self.labels = np.array([number[name] for name in names], dtype=np.int64)
         # One array of bytes, not a list of objects: workers share it without copying page by page.
         self._paths = np.array([os.fsencode(path) for path in paths])
-        self._probe()
+        probe(self, root)
 
     @property
     def num_classes(self) -> int:
@@ -111,57 +119,78 @@ class FileSource:
         """The path."""
         return str(self.path(index))
 
-    def _probe(self) -> None:
-        """Raise ValueError if none of a few images spread over the source can be decoded."""
-        reasons = []
-        for index in np.linspace(0, len(self) - 1, min(PROBED_IMAGES, len(self))).astype(int):
-            try:
-                self.image(int(index))
-            except UnreadableImage as error:
-                reasons.append(str(error))
-            else:
-                return
-        raise ValueError(
-            f"{self.root}: none of {len(reasons)} images tried can be read; the first:\n  {reasons[0]}"
-        )
+    def encoded(self, index: int) -> bytes:
+        """The image as it lies in its file."""
+        return read_encoded(self.path(index))
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Decode an image file to (H, W, 3) uint8 RGB, upright as its EXIF data says.
+def probe(source: FaceSource, path: Path) -> None:
+    """Raise ValueError if none of a few images spread over the source at `path` can be decoded."""
+    reasons = []
+    for index in np.linspace(0, len(source) - 1, min(PROBED_IMAGES, len(source))).astype(int):
+        try:
+            source.image(int(index))
+        except UnreadableImage as error:
+            reasons.append(str(error))
+        else:
+            return
+    raise ValueError(
+        f"{path}: none of {len(reasons)} images tried can be read; the first:\n  {reasons[0]}"
+    )
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode an image file; see `decode_image`.
 
     Raises:
-        UnreadableImage: it is missing, empty, truncated, no image, or too large to be a face crop.
+        UnreadableImage: it is missing or no plain file, or `decode_image` refuses it.
+    """
+    return decode_image(read_encoded(path), str(path), max_pixels)
+
+
+def read_encoded(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        UnreadableImage: it is missing, no plain file, or too large to be a face crop.
     """
     try:
-        with Image.open(path) as image:
-            if image.width * image.height <= MAX_PIXELS:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImage(str(path), "not a plain file")
+        if status.st_size > MAX_IMAGE_BYTES:
+            raise UnreadableImage(str(path), f"{status.st_size} bytes are too many for an image")
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(str(path), error.strerror or str(error)) from None
+
+
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode an image to (H, W, 3) uint8 RGB, upright as its EXIF data says.
+
+    Args:
+        data: an encoded image.
+        name: what to call it in messages.
+        max_pixels: an image of more is refused before its pixels are unpacked.
+
+    Raises:
+        UnreadableImage: it is empty, truncated, no image of a known kind, or too large.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=IMAGE_KINDS) as image:
+            if image.width * image.height <= max_pixels:
                 return np.array(ImageOps.exif_transpose(image).convert("RGB"))
             reason = f"{image.width}x{image.height} pixels are too many for a face crop"
     except UnidentifiedImageError:
-        reason = "the file is empty" if _is_empty(path) else "not an image of a known kind"
+        reason = "not an image of a known kind" if data else "the file is empty"
     except Exception as error:  # decoders raise errors of many kinds for hostile files
         reason = str(error) or type(error).__name__
-    raise UnreadableImage(str(path), reason)
+    raise UnreadableImage(name, reason)
 
 
-def _is_empty(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size == 0
-
-
-def open_source(spec: str | Path) -> FileSource:
-    """Open a folder with a folder per identity, or a list file of lines "path label".
-
-    Raises:
-        ValueError: there is no such path, or it holds no usable faces; the message says what to do.
-    """
-    path = Path(spec)
-    if path.is_dir():
-        return open_folder(path)
-    if path.is_file():
-        return open_list(path)
-    raise ValueError(
-        f"{path} does not exist; give a folder with a folder per identity, or a list file"
-    )
+def printable(text: str) -> str:
+    """Text that any terminal and file takes: what is no Unicode in a file's name is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def open_folder(root: Path) -> FileSource:
@@ -225,7 +254,10 @@ def inside_path(text: str, root: Path, where: str) -> str:
     Raises:
         ValueError: it leads out of `root`; `where` says where it stands.
     """
-    inside, target = root.resolve(), (root / text).resolve()
+    try:
+        inside, target = root.resolve(), (root / text).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, too long, a null byte
+        raise ValueError(f"{where}: {text[:80]!r} is no path: {error}") from None
     if inside not in target.parents:
         raise ValueError(f"{where}: {text[:80]!r} leads out of {root}; paths must stay below it")
     return text
@@ -238,7 +270,7 @@ def read_lines(path: Path) -> list[str]:
         ValueError: it cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

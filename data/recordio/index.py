@@ -1,0 +1,73 @@
+"""The .idx file of a pack: a line `key<TAB>byte offset` for each record, in any order."""
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fusedface.data.recordio.header import HEADER
+from fusedface.data.recordio.records import PART_HEADER
+
+# A record takes at least this much of the .rec file, a line at most that much of the .idx file: an
+# index longer than the two allow cannot be right, and is not read.
+MIN_RECORD_BYTES = PART_HEADER + HEADER.size
+MAX_LINE_BYTES = 42
+
+
+class Index(NamedTuple):
+    """Of a pack, sorted by key."""
+
+    keys: np.ndarray  # (N,) int64, different ones, none negative
+    offsets: np.ndarray  # (N,) int64, none negative
+
+
+def read_index(path: Path, rec_size: int) -> Index:
+    """Read an index.
+
+    Args:
+        path: of the .idx file.
+        rec_size: of the .rec file, in bytes.
+
+    Raises:
+        ValueError: it is missing, malformed, or holds a key twice.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise ValueError(
+            f"cannot read {path}: {error.strerror}; a pack's records are found by it"
+        ) from None
+    if size > (rec_size // MIN_RECORD_BYTES + 1) * MAX_LINE_BYTES:
+        raise ValueError(
+            f"{path} has {size} bytes, more than an index of a .rec file of {rec_size} bytes can have"
+        )
+    table = _parse(path)
+    order = np.argsort(table[:, 0], kind="stable")
+    keys, offsets = table[order, 0], table[order, 1]
+    if len(keys) and (keys[0] < 0 or offsets.min() < 0):
+        row = int(np.flatnonzero((table < 0).any(axis=1))[0])
+        raise ValueError(f"{path}: key {table[row, 0]}, byte {table[row, 1]}: must not be negative")
+    twice = np.flatnonzero(keys[1:] == keys[:-1])
+    if len(twice):
+        raise ValueError(
+            f"{path}: key {keys[twice[0]]} and {len(twice) - 1} more stand there twice"
+        )
+    return Index(keys, offsets)
+
+
+def _parse(path: Path) -> np.ndarray:
+    """(N, 2) int64 keys and offsets."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "error"
+            )  # numpy would take 1.5 for 1, and an empty file for a table
+            table = np.loadtxt(path, np.int64, comments=None, ndmin=2, encoding="ascii")
+    except (ValueError, Warning, OSError) as error:
+        raise ValueError(f"{path}: expected lines of 'key<TAB>byte offset': {error}") from None
+    if table.shape[1] != 2:
+        raise ValueError(
+            f"{path}: expected lines of 'key<TAB>byte offset', got {table.shape[1]} columns"
+        )
+    return table

@@ -1,0 +1,127 @@
+"""A RecordIO pack as a source of faces: train.rec, train.idx and, for information, property.
+
+    insightface's packs   keys 1 to N are images; N + 1 to N + M have a record for each identity, with
+                          the range of its images' keys; key 0 is the pack's own: (N + 1, N + M + 1)
+    im2rec's packs        every key is an image, 0 too
+
+Labels and ranges are float32, so that ranges beyond 2^24 are rounded; the records decide, not they.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fusedface.data.recordio.header import read_record
+from fusedface.data.recordio.index import read_index
+from fusedface.data.recordio.labels import Images, image_records
+from fusedface.data.recordio.records import BadRecord, RecordFile
+from fusedface.data.sources import UnreadableImage, decode_image, probe
+
+SHOWN_PROBLEMS = 5  # of a pack with many
+
+
+class PackSource:
+    """The images of a pack, by key; read at random from any number of processes.
+
+    Args:
+        records: of the .rec file.
+        images: which of them are images, and of whom.
+        notes: what a user should know: what was left out.
+
+    Raises:
+        ValueError: fewer than two identities, or none of the first images can be decoded.
+    """
+
+    def __init__(self, records: RecordFile, images: Images, notes: Sequence[str] = ()) -> None:
+        self.records, self.notes = records, tuple(notes)
+        self.keys, self.offsets = images.keys, images.offsets
+        self.pack_labels, self.labels = np.unique(images.labels, return_inverse=True)
+        self.class_names = [str(label) for label in self.pack_labels]
+        if self.num_classes < 2:
+            raise ValueError(
+                f"{records.path} must hold at least 2 identities, found {self.num_classes}"
+            )
+        probe(self, records.path)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of identities."""
+        return len(self.pack_labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> np.ndarray:
+        """See `FaceSource`."""
+        return decode_image(self.encoded(index), self.describe(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The image as it lies in the pack.
+
+        Raises:
+            UnreadableImage: its record is broken, or of another identity than the pack says.
+        """
+        try:
+            record = read_record(self.records, int(self.offsets[index]), int(self.keys[index]))
+        except BadRecord as error:
+            raise UnreadableImage(self.describe(index), error.reason) from None
+        expected = self.pack_labels[self.labels[index]]
+        if record.labels[0] != expected:
+            reason = f"its label is {record.labels[0]:g}, but it lies in the range of {expected}"
+            raise UnreadableImage(self.describe(index), reason)
+        return record.image
+
+    def describe(self, index: int) -> str:
+        """File, key and byte offset."""
+        return f"{self.records.path}: key {self.keys[index]}, byte {self.offsets[index]}"
+
+
+def pack_file(path: Path) -> Path | None:
+    """The .rec file of a pack that is given as its folder or as that file, or None."""
+    if path.suffix == ".rec" and path.is_file():
+        return path
+    inside = path / "train.rec"
+    return inside if inside.is_file() else None
+
+
+def open_pack(path: str | Path, *, skip_bad: bool = False) -> PackSource:
+    """Open a pack.
+
+    Args:
+        path: its folder, or the .rec file.
+        skip_bad: read the header of every record and leave out broken ones; `notes` counts and lists
+            them.
+
+    Raises:
+        ValueError: files are missing, or disagree; file, key and byte offset are named.
+    """
+    file = pack_file(Path(path))
+    if file is None:
+        raise ValueError(f"{path} is no RecordIO pack: a folder with train.rec, or a .rec file")
+    records = RecordFile(file)
+    index = read_index(file.with_suffix(".idx"), records.size)
+    images = image_records(records, index, skip_bad=skip_bad)
+    return PackSource(records, images, [*_skipped(images.bad), *_property(file, images)])
+
+
+def _skipped(bad: Sequence[BadRecord]) -> list[str]:
+    if not bad:
+        return []
+    shown = "\n  ".join(str(error) for error in bad[:SHOWN_PROBLEMS])
+    more = f"\n  and {len(bad) - SHOWN_PROBLEMS} more" if len(bad) > SHOWN_PROBLEMS else ""
+    return [f"left out {len(bad)} broken records:\n  {shown}{more}"]
+
+
+def _property(file: Path, images: Images) -> list[str]:
+    """What the pack's `property` file, "classes,height,width", says otherwise."""
+    try:
+        with (file.parent / "property").open("rb") as property_file:
+            promised = property_file.read(64).split(b",")[0].strip()
+    except OSError:
+        return []
+    found = len(np.unique(images.labels))
+    if promised == str(found).encode():
+        return []
+    shown = promised.decode("ascii", "backslashreplace")
+    return [f"{file.parent / 'property'} promises {shown} identities, the pack has {found}"]
