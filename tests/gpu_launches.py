@@ -119,12 +119,14 @@ def compiled(launch, target):
 
 @dataclass(frozen=True)
 class Usage:
-    """Registers and bytes spilled of a thread, shared memory of a program, instruction of the products."""
+    """Registers and bytes spilled of a thread, shared memory of a program, instruction of the products,
+    and whether memory is updated by atomic instructions."""
 
     registers: int
     spilled: int
     shared: int
     products: str
+    atomics: bool
 
 
 def usage(launch, target) -> Usage:
@@ -137,7 +139,8 @@ def usage(launch, target) -> Usage:
         for name in ("tcgen05.mma", "wgmma.mma_async", "mma.sync", "fma.rn.f32")
         if name in binary.asm["ptx"]
     ]
-    return Usage(registers, spilled, binary.metadata.shared, found[0] if found else "none")
+    atomics = re.search(r"^\s*(@\S+ )?(atom|red)\.", binary.asm["ptx"], re.MULTILINE) is not None
+    return Usage(registers, spilled, binary.metadata.shared, found[0] if found else "none", atomics)
 
 
 def nvidia_resources(cubin):
@@ -166,5 +169,6 @@ def amd_usage(binary):
     number = lambda key: int(re.search(rf"\.{key}:\s+(\d+)", text).group(1))  # noqa: E731
     product = "v_mfma" if "v_mfma" in text else "none"
     return Usage(
-        number("vgpr_count"), 4 * number("vgpr_spill_count"), binary.metadata.shared, product
-    )
+        number("vgpr_count"), 4 * number("vgpr_spill_count"), binary.metadata.shared, product,
+        "_atomic_" in text,
+    )  # fmt: skip

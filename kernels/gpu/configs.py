@@ -155,7 +155,7 @@ SLICED = {
     ("centre_product", "half"): {
         "sm_80": "128x128x64w8s3 64x128x64w4s3",
         "sm_90": "128x128x64w8s3 64x128x64w4s3",
-        "sm_100": "128x128x64w8s3 64x128x64w4s3",
+        "sm_100": "128x128x64w8s3 64x128x64w4s3 128x64x64w8s3",
         "gfx942": "128x128x32w8s2 64x128x64w4s3",
     },
     ("centre_product", "tf32"): {

@@ -3,9 +3,13 @@
 The table is in the output of `pytest -rP tests/kernels/gpu/test_aot.py`.
 """
 
+from dataclasses import replace
+
 import pytest
+import torch
 import triton
-from gpu_launches import TARGETS, record, usage
+import triton.language as tl
+from gpu_launches import TARGETS, Launch, record, usage
 
 from fusedface.kernels.gpu.configs import SHARED_MEMORY
 
@@ -74,9 +78,9 @@ def test_what_ships_compiles_without_spills(target, dim, precision, mode, every_
         tensor_cores = name not in PRODUCTS or used.products in TENSOR_CORES[target]
         if not used.spilled:
             runs.add(name)
-        if (used.spilled and NONE_SPILLS) or not fits or not tensor_cores:
+        if (used.spilled and NONE_SPILLS) or used.atomics or not fits or not tensor_cores:
             wrong.append(line)
-    assert not wrong, "\n".join(["spills, does not fit, or has no tensor cores:", *wrong])
+    assert not wrong, "\n".join(["spills, does not fit, has atomics or no tensor cores:", *wrong])
     assert runs == {name for name, _ in once}, "no tile shape is left that does not spill"
 
 
@@ -89,3 +93,25 @@ def described(target, dim, precision, mode, launch, used):
         f"registers {used.registers:3} spilled {used.spilled:4} shared {used.shared:6} "
         f"{used.products}"
     )
+
+
+def test_a_kernel_that_spills_is_seen(monkeypatch):
+    """Twice the rows that ship: their weighted sums do not fit in the registers."""
+    launches = record(ROWS, CLASSES, 128, target="sm_90", monkeypatch=monkeypatch)
+    flash = next(launch for launch in launches if launch.name == "flash_kernel")
+    tile = replace(flash.tile, block_b=2 * flash.tile.block_b)
+    constants = flash.constants | tile.blocks()
+    assert usage(replace(flash, tile=tile, constants=constants), "sm_90").spilled > 0
+
+
+@triton.jit
+def counting_kernel(out_ptr, BLOCK: tl.constexpr):
+    tl.atomic_add(out_ptr + tl.arange(0, BLOCK), 1.0)
+
+
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_atomics_are_seen(target):
+    launch = Launch(
+        counting_kernel, "counting_kernel", 1, (torch.empty(64, device="meta"),), {"BLOCK": 64}
+    )
+    assert usage(launch, target).atomics

@@ -1,11 +1,16 @@
 """Which tile shape is taken, what happens to one that does not work, and the file of measurements."""
 
+import contextlib
 import json
+import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
-from triton.runtime.errors import OutOfResources
+from gpu_launches import run_on_meta
+from triton.compiler.errors import CompilationError
+from triton.runtime.errors import OutOfResources, PTXASError
 
 from fusedface.kernels import dispatch, margin_loss
 from fusedface.kernels.gpu import cache, choice, doctor, launch
@@ -37,19 +42,28 @@ def test_the_first_that_ships_is_taken():
     assert len(tiles()) >= 2
 
 
-def test_one_that_does_not_fit_is_left_out_with_a_warning():
+REFUSALS = [
+    (OutOfResources(300_000, 232_448, "shared memory"), "shared memory"),
+    (PTXASError("ptxas fatal"), "ptxas fatal"),
+    (CompilationError(None, None, "cannot be lowered"), "cannot be lowered"),
+]
+
+
+@pytest.mark.parametrize(("error", "reason"), REFUSALS, ids=lambda value: type(value).__name__)
+def test_one_that_does_not_work_is_left_out_with_a_warning(error, reason):
     first, second = tiles()[:2]
 
     def body(tile, start):
         if tile == first:
-            raise OutOfResources(300_000, 232_448, "shared memory")
+            raise error
         return tile
 
     with pytest.warns(
-        RuntimeWarning, match=r"flash kernel: Tile\(.*trying the next.*shared memory"
+        RuntimeWarning, match=rf"flash kernel: Tile\(.*trying the next(.|\n)*{reason}"
     ):
         assert run(body=body) == second
-    assert run(body=body) == second  # and is not tried again
+    with warnings.catch_warnings(action="error"):
+        assert run(body=body) == second  # and is not tried again
 
 
 def test_when_none_works_it_says_so_and_does_nothing_else():
@@ -78,6 +92,20 @@ def test_a_measurement_comes_first_and_holds_across_processes():
     assert run() == best
     assert run(shape=(400, 70_000, 128)) == best  # the same buckets
     assert run(shape=(1024, 85_742, 128)) == shipped_first  # another bucket
+
+
+def test_another_process_finds_the_measurement():
+    best = tiles()[-1]
+    choice.keep(CPU, {choice.case_of("flash", SHAPE, "bfloat16"): best})
+    code = (
+        "import torch; from fusedface.kernels.gpu import choice\n"
+        "case = choice.case_of('flash', (300, 100_000, 128), 'bfloat16')\n"  # the same buckets
+        "print(choice.ranked(case, torch.device('cpu'))[0])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == repr(best)
 
 
 def test_a_tile_shape_that_no_longer_ships_is_not_used():
@@ -143,7 +171,7 @@ def test_tuning_times_every_tile_shape_and_keeps_the_fastest(monkeypatch):
 
 @pytest.mark.parametrize("architecture", SHARED_MEMORY)
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "tf32", "float32"])
-@pytest.mark.parametrize("dim", [16, 32, 64, 128, 256, 384, 512, 1024])
+@pytest.mark.parametrize("dim", [16, 32, 64, 128, 256, 384, 512, 896, 1024])
 def test_every_case_has_a_tile_shape(architecture, precision, dim):
     from fusedface.kernels.gpu import layout
 
@@ -200,8 +228,6 @@ def test_import_without_triton():
         "import fusedface.kernels, fusedface.kernels.gpu.doctor as d\n"
         "print(dict(d.report())['Triton'])"
     )
-    import subprocess
-
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
@@ -227,3 +253,32 @@ def test_doctor():
     } <= report.keys()
     assert report["backend on cpu"].startswith("chunked: ")
     assert "none: shipped tile shapes" in report["tuning file"]
+
+
+@pytest.mark.parametrize("dim", [128, 512])
+def test_kernels_start_with_the_device_of_the_tensors_current(dim, monkeypatch):
+    """Triton starts on the current device, which need not be theirs, and on its current stream."""
+    current, started = [], []
+
+    @contextlib.contextmanager
+    def on_device(device):
+        current.append(device)
+        yield
+        current.pop()
+
+    def start(kernel, grid, *args, **options):
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        assert {tensor.device for tensor in tensors} == set(current[-1:])
+        started.append(kernel.__name__)
+
+    monkeypatch.setattr(launch, "on_device", on_device)
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr(launch, "start_unspilled", start)
+    run_on_meta(64, 1000, dim, "bfloat16", 1.0, True, True, torch.float32)
+    assert len(started) >= 8
+
+
+def test_which_device_is_made_current():
+    second = launch.on_device(torch.device("cuda", 1))
+    assert isinstance(second, torch.cuda.device)
+    assert second.idx == 1

@@ -41,6 +41,7 @@ class Driver:
         return object(), 0, 128, self.spills(name, self.loaded.count(name)), 1024
 
     def launcher_cls(self, source, metadata):
+        assert metadata.enable_fp_fusion  # which later versions no longer do by themselves
         return lambda *args: self.started.append((metadata.name, metadata.num_warps))
 
     def warps(self, kernel):

@@ -23,7 +23,7 @@ FLOAT32 = 3e-5
 # Aligned, ragged, smallest, odd; several row blocks and splits.
 SHAPES = [(64, 512, 64), (67, 333, 48), (1, 2, 16), (5, 131, 7)]
 # Operands that reach both schedules as they ship; D is no power of two, or is large.
-HALF_SHAPES = [(64, 384, 128), (33, 200, 100), (3, 70, 300), (48, 200, 512)]
+HALF_SHAPES = [(64, 384, 128), (33, 200, 100), (3, 70, 300), (48, 200, 512), (4, 60, 1000)]
 BUDGET = 2.0  # times the error torch makes in the same precision
 
 
