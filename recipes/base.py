@@ -101,13 +101,16 @@ class Data:
     """Where the training images come from and how they are varied."""
 
     source: str = SYNTHETIC
-    """"synthetic", or the path of a folder with a folder per identity, or of a list file."""
+    """"synthetic", or the path of a folder with a folder per identity, of a RecordIO pack, or of a
+    list file."""
     synthetic: Synthetic = field(default_factory=Synthetic)
     """Used with the source "synthetic" alone."""
     augmentation: str = "flip"
     """A preset of `fusedface.data`."""
     num_workers: int = 0
     """Processes that read image files beside the training; the result does not depend on it."""
+    skip_bad: bool = False
+    """Leave out the broken records of a pack, and list them."""
 
     def __post_init__(self) -> None:
         _require("data.source", self.source, bool(self.source.strip()), "a path or 'synthetic'")

@@ -64,6 +64,8 @@ def open_faces(recipe: Recipe, device: torch.device, note: Callable[[str], None]
     """
     data, evaluation = recipe.data, recipe.evaluation
     train = _training_source(recipe, device)
+    for line in getattr(train, "notes", ()):
+        note(line)
     tests = _listed_tests(evaluation)
     if not tests and data.source == SYNTHETIC:
         tests = {SYNTHETIC: _generated_test(recipe, device)}
@@ -78,7 +80,7 @@ def open_faces(recipe: Recipe, device: torch.device, note: Callable[[str], None]
 def _training_source(recipe: Recipe, device: torch.device) -> FaceSource:
     data, people = recipe.data, recipe.data.synthetic
     if data.source != SYNTHETIC:
-        return open_source(data.source)
+        return open_source(data.source, skip_bad=data.skip_bad)
     return SyntheticFaces(
         people.num_identities,
         people.images_per_identity,
