@@ -1,9 +1,13 @@
 """ONNX, float32: one file, batch of any size, input `data`, output `embedding`.
 
+PReLU is written as (1 - a) max(x, 0) + a x: ONNX Runtime's own operator for it is so slow on CPUs that
+MobileFaceNet takes several times as long with it (docs/export.md).
+
 InsightFace's software tells from the names of the first eight nodes what to feed: grey levels where one
 begins with "Sub" and one with "Mul", else (x - 127.5) / 127.5. `finish` names ours so that it is right.
 """
 
+import copy
 import json
 import logging
 import warnings
@@ -11,10 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from fusedface.recipes.export.deployed import Deployed
 from fusedface.recipes.export.job import Job
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
 
 OPSET = 18  # the oldest that torch writes without converting: ONNX Runtime 1.14, February 2023
 INPUT, OUTPUT = "data", "embedding"
-NORMALISING = {"Sub": "Sub_mean", "Mul": "Mul_scale"}  # node names, by operator
+NORMALISING = ("Sub_mean", "Mul_scale")  # names of the nodes
 USAGE = """\
 import onnxruntime
 
@@ -47,7 +52,7 @@ def _build(job: Job) -> "ModelProto":
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
-            job.network,
+            _split_prelu(job.network),
             (job.network.example(2),),
             input_names=[INPUT],
             output_names=[OUTPUT],
@@ -60,6 +65,29 @@ def _build(job: Job) -> "ModelProto":
     model = finish(program.model_proto, job.network)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _split_prelu(network: Deployed) -> Deployed:
+    """A copy whose PReLUs are made of other operators."""
+    copied = copy.deepcopy(network)
+    for module in list(copied.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.PReLU):
+                setattr(module, name, _SplitPReLU(child.weight))
+    return copied
+
+
+class _SplitPReLU(nn.Module):
+    def __init__(self, slope: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("slope", slope.detach().view(-1, 1, 1))
+        self.register_buffer("rest", 1 - self.slope)
+
+    slope: Tensor
+    rest: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest * x.relu() + self.slope * x
 
 
 def finish(model: "ModelProto", network: Deployed) -> "ModelProto":
@@ -76,11 +104,10 @@ def finish(model: "ModelProto", network: Deployed) -> "ModelProto":
     for tensor in graph.initializer:
         del tensor.metadata_props[:]
     if network.normalises:
-        first = [_named(next(n for n in graph.node if n.op_type == op), op) for op in NORMALISING]
-        rest = [node for node in graph.node if node.name not in NORMALISING.values()]
-        nodes = [*first, *rest]
+        first = _name_normalising(graph.node)
+        rest = [node for node in graph.node if node.name not in NORMALISING]
         del graph.node[:]
-        graph.node.extend(nodes)
+        graph.node.extend([*first, *rest])
     model.producer_name = "fusedface"
     backbone = network.backbone
     onnx.helper.set_model_props(
@@ -94,9 +121,17 @@ def finish(model: "ModelProto", network: Deployed) -> "ModelProto":
     return model
 
 
-def _named(node, op: str):
-    node.name = NORMALISING[op]
-    return node
+def _name_normalising(nodes) -> list[Any]:
+    """The node that subtracts from the input and the one that multiplies its result, by their new names."""
+    tensor, found = INPUT, []
+    for name in NORMALISING:
+        node = next(n for n in nodes if tensor in n.input)
+        copied = type(node)()
+        copied.CopyFrom(node)
+        node.name = copied.name = name
+        tensor = node.output[0]
+        found.append(copied)
+    return found
 
 
 def open_run(path: Path):

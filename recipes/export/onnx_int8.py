@@ -48,6 +48,7 @@ def write(job: Job, path: Path) -> None:
             Faces(job.calibration()),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=OPERATORS,
+            nodes_to_exclude=list(onnx_float.NORMALISING),
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
