@@ -72,7 +72,6 @@ class Part:
 
 def plan(device: torch.device, quick: bool) -> list[Part]:
     """The parts in their order: what is most worth knowing first."""
-    on_gpu = device.type == "cuda"
     small = ("32x500x32", "32x800x64") if quick else None
     shapes = {
         "errors": small or ERROR_SHAPES,
@@ -102,9 +101,9 @@ def plan(device: torch.device, quick: bool) -> list[Part]:
         ),
         Part("convergence", 60.0, ("convergence", "--minutes", "0.3", *short)),
     ]  # fmt: skip
-    if on_gpu:
-        tuned = [Part(f"tune-{shape}", 70.0, ("tune", "--shape", shape)) for shape in TUNED_SHAPES]
-        parts[2:2] = tuned
+    if device.type == "cuda":
+        shapes_to_tune = [word for shape in TUNED_SHAPES for word in ("--shape", shape)]
+        parts.insert(2, Part("tune", 130.0, ("tune", *shapes_to_tune)))
     return parts
 
 

@@ -77,9 +77,10 @@ def bench_kernels(
 
 @app.command("tune")
 def bench_tune(
-    shape: Annotated[
-        str, typer.Option("--shape", help="BxCxD of the training to come.")
-    ] = "512x85742x128",
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option("--shape", help="BxCxD of the training to come; may be repeated."),
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="float16, bfloat16, tf32 or float32.")
     ] = "bfloat16",
@@ -92,18 +93,15 @@ def bench_tune(
     from fusedface.kernels.gpu.tuning import tune
     from fusedface.recipes.engine.device import pick_device
 
-    target = pick_device(device)
-    (case,) = parse_cases([shape], ["start"])
-    timings = tune(case.num_rows, case.num_classes, case.dim, precision=precision, device=target)
-    rows = [
-        {
-            "kernel": str(t.case),
-            "tile": str(t.tile),
-            "ms": t.milliseconds if isfinite(t.milliseconds) else None,
-        }
-        for t in timings
-    ]
-    _write(out, "tune", target, rows)
+    target, rows = pick_device(device), []
+    for case in parse_cases(shapes or ["512x85742x128"], ["start"]):
+        timings = tune(
+            case.num_rows, case.num_classes, case.dim, precision=precision, device=target
+        )
+        for timing in timings:
+            ms = timing.milliseconds if isfinite(timing.milliseconds) else None
+            rows.append({"kernel": str(timing.case), "tile": str(timing.tile), "ms": ms})
+        _write(out, "tune", target, rows)
     tables.print_tiles(rows, _console())
 
 

@@ -1,0 +1,102 @@
+"""The suite: parts within their limits, done once, and what is known of one that was killed."""
+
+import json
+import sys
+
+import pytest
+import torch
+from rich.console import Console
+
+from fusedface.bench import suite
+from fusedface.bench.suite import Part, Suite
+
+CPU = torch.device("cpu")
+
+
+def python(code):
+    """A part that is a program: its command is replaced by the fixture below."""
+    return Part("kernels", 60.0, ("kernels", code), num_cases=2)
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    monkeypatch.setattr(
+        Suite, "_command", lambda self, part, seconds: [sys.executable, "-c", part.arguments[1]]
+    )
+
+
+def rows(num_cases):
+    cases = [
+        {"num_rows": n, "num_classes": 2, "dim": 3, "phase": "start"} for n in range(num_cases)
+    ]
+    content = {"benchmark": "kernels", "machine": {}, "rows": [{"case": case} for case in cases]}
+    return json.dumps(content)
+
+
+def test_a_part_is_finished_with_all_its_cases_and_not_done_again(tmp_path, programs):
+    out = tmp_path / "new"
+    first = Suite(out, CPU)
+    (out / "kernels.json").write_text(rows(1))
+    first.do(python("print('half')"), 60.0)
+    assert not first.is_finished("kernels")
+    assert first.done["kernels"]["state"] == "to be continued"
+    (out / "kernels.json").write_text(rows(2))
+    first.do(python("import os; print('env', os.environ['FUSEDFACE_CACHE'])"), 60.0)
+    again = Suite(out, CPU)  # as a later process finds it
+    assert again.is_finished("kernels")
+    assert not again.is_finished("tests")
+    log = (out / "log.txt").read_text()
+    assert "half" in log
+    assert f"env {out}" in log
+
+
+def test_a_part_that_fails_or_hangs_is_told_with_its_last_words(tmp_path, programs):
+    one = Suite(tmp_path, CPU)
+    one.do(python("raise SystemExit('no such device')"), 60.0)
+    assert one.done["kernels"]["state"] == "failed"
+    assert "no such device" in one.done["kernels"]["end"]
+    one.do(python("import time; print('began', flush=True); time.sleep(60)"), 1.5)
+    assert one.done["kernels"]["state"] == "stopped at its limit"
+    assert one.done["kernels"]["end"].endswith("began\n")
+    assert one.done["kernels"]["seconds"] < 20
+
+
+OUTPUT = """
+tests/kernels/gpu/test_device.py::test_a[arcface-(64, 1024, 128)] PASSED [ 10%]
+[gw1] [ 20%] FAILED tests/kernels/gpu/test_device.py::test_b[(1, 2)]
+tests/kernels/gpu/test_device.py::test_c SKIPPED (no CUDA device) [ 30%]
+=========================== short test summary info ===========================
+FAILED tests/kernels/gpu/test_device.py::test_b[(1, 2)] - AssertionError: FAILED
+"""
+
+
+def test_tests_are_counted_also_when_they_were_stopped():
+    facts = suite._tests(OUTPUT)
+    assert {k: facts[k] for k in ("passed", "failed", "skipped")} == {
+        "passed": 1,
+        "failed": 1,
+        "skipped": 1,
+    }
+    assert facts["failures"] == ["tests/kernels/gpu/test_device.py::test_b[(1, 2)]"]
+
+
+def test_the_plan_fits_its_time_and_its_files():
+    for device in (CPU, torch.device("cuda")):
+        parts = suite.plan(device, quick=False)
+        assert len({part.name for part in parts}) == len(parts)
+        assert all(part.seconds >= suite.SHORTEST for part in parts)
+    files = [part for part in parts if not part.is_tests]
+    assert len(files) + len(["suite.json", "log.txt", "tuning.json"]) <= 8
+    assert sum(part.seconds for part in parts) < 12 * 60  # limits; each part usually takes less
+
+
+@pytest.mark.slow
+def test_parts_of_the_real_suite_run(tmp_path):
+    """The real command of one part, on tiny shapes."""
+    console = Console(record=True, width=200, quiet=True)
+    for _ in range(2):  # the second time nothing is left to do
+        suite.run(tmp_path, CPU, 2.0, ("errors",), quick=True, console=console)
+        found = json.loads((tmp_path / "suite.json").read_text())
+        assert found["rows"][0]["cases"] == "4 of 4", (tmp_path / "log.txt").read_text()[-2000:]
+    with pytest.raises(ValueError, match="no part nothing"):
+        suite.run(tmp_path, CPU, 2.0, ("nothing",), quick=True, console=console)
