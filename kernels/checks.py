@@ -89,7 +89,8 @@ def check_values(embeddings: Tensor, labels: Tensor, num_classes: int, ignore_in
     """
     fits = ((labels >= 0) & (labels < num_classes)) | (labels == ignore_index)
     if embeddings.device.type != "cpu":
-        torch.ops.aten._assert_async(fits.all())  # the only check that does not wait for the device
+        # The only check that does not wait for the device; without a message torch.compile drops it.
+        torch.ops.aten._assert_async.msg(fits.all(), "labels are out of range")
         return
     if not fits.all():
         row = int((~fits).nonzero()[0])

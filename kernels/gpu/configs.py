@@ -99,13 +99,13 @@ NARROW = {
 # Kernels that read rows in slices, by (kernel, operand).
 SLICED = {
     ("lse", "half"): {
-        "sm_80": "128x128x32w8s3 64x64x32w4s3",
+        "sm_80": "128x128x32w8s3 128x64x32w8s3",
         "sm_90": "128x128x64w8s3 64x64x64w4s3",
         "sm_100": "128x64x64w8s3 64x64x32w4s2",
         "gfx942": "128x128x32w8s3 64x64x64w4s3",
     },
     ("lse", "tf32"): {
-        "sm_80": "128x128x32w8s3",
+        "sm_80": "128x128x32w8s3 128x64x32w8s3",
         "sm_90": "128x128x32w8s3 64x64x64w4s3",
         "sm_100": "128x128x32w8s3 64x64x64w4s3",
         "gfx942": "128x128x32w8s3 64x64x32w4s2",

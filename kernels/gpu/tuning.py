@@ -95,9 +95,11 @@ def _time(run: Callable[[Start], object], device: torch.device, measure: Measure
 
 
 def _fastest(timings: list[Timing]) -> dict[Case, Tile]:
-    working = [timing for timing in timings if timing.milliseconds < math.inf]
-    slowest_first = sorted(working, key=lambda timing: -timing.milliseconds)
-    return {timing.case: timing.tile for timing in slowest_first}
+    best: dict[Case, Tile] = {}
+    for timing in sorted(timings, key=lambda timing: timing.milliseconds):
+        if timing.milliseconds < math.inf:
+            best.setdefault(timing.case, timing.tile)
+    return best
 
 
 @contextlib.contextmanager

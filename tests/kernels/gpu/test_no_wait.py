@@ -7,7 +7,9 @@ import contextlib
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from margin_oracle import all_margins
+from torch._dynamo.backends.common import aot_autograd
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -86,6 +88,25 @@ def test_a_step_never_waits(name, dim, training, options):
     assert {"cosine_lse", "cosine_lse_backward", "_assert_async"} <= set(operators.called)
     assert x.grad.shape == x.shape
     assert head.weight.grad.shape == head.weight.shape
+
+
+@pytest.mark.parametrize("name", ["arcface", "curricularface"])
+@pytest.mark.usefixtures("_no_autocast")
+def test_a_compiled_step_keeps_the_check_of_the_labels(name):
+    """One graph, the assertion that a GPU makes included."""
+    graphs = []
+
+    def compiler(graph, inputs):
+        graphs.append(graph.code)
+        return make_boxed_func(graph.forward)
+
+    head, embeddings, labels = head_and_batch(MARGINS[name])
+    backend = aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
+    torch.compile(head, backend=backend, fullgraph=True)(embeddings, labels).loss.backward()
+    forward, backward = graphs
+    assert "fusedface.cosine_lse" in forward
+    assert "_assert_async" in forward
+    assert "fusedface.cosine_lse_backward" in backward
 
 
 # In eager mode each is a kernel on B numbers, started by the host: most of a step with few classes.
