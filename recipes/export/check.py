@@ -9,8 +9,8 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
+from fusedface.data import PairList
 from fusedface.data.dataset import read_images
-from fusedface.data.pairs import PairList, SourceImages
 from fusedface.data.transforms import fit
 from fusedface.models import Backbone
 from fusedface.recipes.engine.evaluate import BATCH_SIZE, MAX_ALL_PAIRS
@@ -153,10 +153,12 @@ def check_rows(
 def _batches(pairs: PairList, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """The images of a list, (B, H, W, 3) uint8."""
     images = pairs.images
+    source = getattr(images, "source", None)
     for start in range(0, len(images), BATCH_SIZE):
         indices = range(start, min(start + BATCH_SIZE, len(images)))
-        if isinstance(images, SourceImages):  # rendered many at a time
-            batch = read_images(images.source, images.indices[list(indices)].tolist()).images
+        if hasattr(source, "render"):  # many at a time
+            wanted = images.indices[list(indices)]  # pyright: ignore[reportAttributeAccessIssue]
+            batch = read_images(source, wanted.tolist()).images  # pyright: ignore[reportArgumentType]
         else:
             batch = [images.image(i) for i in indices]
         yield np.stack([fit(image, size) for image in batch])
