@@ -3,11 +3,13 @@
 from fusedface.data.contact_sheet import contact_sheet
 from fusedface.data.dataset import FaceBatch, FaceDataset, first
 from fusedface.data.opening import open_source
-from fusedface.data.pairs import PairList, from_index_pairs, read_pairs
+from fusedface.data.pair_list import PairList, from_index_pairs
+from fusedface.data.pairs import read_pairs
 from fusedface.data.recordio import BadRecord, PackSource, open_pack, write_pack
 from fusedface.data.sources import FaceSource, FileSource, UnreadableImage
 from fusedface.data.synthetic import IndexPairs, SyntheticFaces, synthetic_pairs
 from fusedface.data.transforms import PRESETS, augmentation
+from fusedface.data.verification_bins import write_bin
 
 __all__ = [
     "PRESETS",
@@ -29,5 +31,6 @@ __all__ = [
     "open_source",
     "read_pairs",
     "synthetic_pairs",
+    "write_bin",
     "write_pack",
 ]

@@ -1,110 +1,59 @@
-"""Verification pairs: LFW's pairs.txt, "path path same fold" lists, and pairs of a source."""
+"""Pair lists: LFW's pairs.txt, the lists of CPLFW and CALFW, "path path same fold", and .bin files."""
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fusedface.data.sources import IMAGE_SUFFIXES, FaceSource, inside_path, read_image, read_lines
+from fusedface.data.pair_list import NUM_FOLDS, ImageFiles, PairList, check_both_kinds
+from fusedface.data.sources import IMAGE_SUFFIXES, inside_path, read_lines
+from fusedface.data.verification_bins import SUFFIX, read_bin
 
 SHOWN_PROBLEMS = 5  # of a list with many
+MAX_DIGITS = 9  # of a number in a list
 TRUE, FALSE = frozenset({"1", "true"}), frozenset({"0", "-1", "false"})
 
 
-class ImageFiles:
-    """Images to be compared, by path; `identities` numbers the people where the list tells them."""
-
-    def __init__(self, root: Path, paths: Sequence[str], identities: Sequence[str] | None) -> None:
-        self.root, self.paths = root, list(paths)
-        self.identities = (
-            None if identities is None else np.unique(identities, return_inverse=True)[1]
-        )
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def image(self, index: int) -> np.ndarray:
-        """The image, (H, W, 3) uint8 RGB.
-
-        Raises:
-            UnreadableImage: it cannot be decoded.
-        """
-        return read_image(self.root / self.paths[index])
-
-
-class SourceImages:
-    """Some images of a source, to be compared."""
-
-    def __init__(self, source: FaceSource, indices: np.ndarray) -> None:
-        self.source, self.indices = source, indices
-        self.identities = getattr(source, "true_labels", source.labels)[indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def image(self, index: int) -> np.ndarray:
-        """The image, (H, W, 3) uint8 RGB."""
-        return self.source.image(int(self.indices[index]))
-
-
-@dataclass(frozen=True)
-class PairList:
-    """P pairs of images in folds.
-
-    Args:
-        images: each image once; `identities` (N,) of them, or None where unknown.
-        first, second: (P,) int64, indices into `images`.
-        same: (P,) bool.
-        fold: (P,) int64, 0, 1, ...
-    """
-
-    images: ImageFiles | SourceImages
-    first: np.ndarray
-    second: np.ndarray
-    same: np.ndarray
-    fold: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.same)
-
-
-def from_index_pairs(
-    source: FaceSource, first: np.ndarray, second: np.ndarray, same: np.ndarray, fold: np.ndarray
-) -> PairList:
-    """Pairs of images of a source, given by their indices in it; all (P,)."""
-    used, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
-    left, right = inverse[: len(first)], inverse[len(first) :]
-    return PairList(
-        SourceImages(source, used), left, right, np.asarray(same, bool), np.asarray(fold)
-    )
-
-
 def read_pairs(path: str | Path, root: str | Path | None = None) -> PairList:
-    """Read a pair list, LFW's format or "path path same fold" (spaces, tabs or CSV, header or none).
+    """Read verification pairs of any kind; spaces, tabs or, in a .csv, commas separate fields.
 
-    LFW's: a first line "folds<TAB>n", then for each fold n lines "name i j" and n lines
-    "name i name j"; image i of a name is name/name_%04d with any image suffix.
+        path path same fold    a line a pair, same 0 or 1, fold 0, 1, ...; a header or none
+        LFW                    "folds<TAB>n", then for each fold n lines "name i j" and n lines
+                               "name i name j"; image i is name/name_%04d with any image suffix
+        CPLFW, CALFW           two lines a pair, "path flag", flag 0 where the people differ; dealt
+                               to ten folds in their order, both kinds alike
+        .bin                   see `read_bin`
 
     Args:
         path: the list.
-        root: the folder its paths start from; without it the list's own folder.
+        root: the folder its paths start from; without it the list's own folder. A .bin needs none.
 
     Raises:
         ValueError: the list is malformed, disagrees with its header, leaves `root` or names images
             that are not there; file and line are named.
     """
     path = Path(path)
+    if path.suffix.lower() == SUFFIX:
+        return read_bin(path)
     root = path.parent if root is None else Path(root)
     if not root.is_dir():
         raise ValueError(f"the folder of the images of {path.name}, {root}, does not exist")
     rows = [(number, fields) for number, fields in _rows(path) if fields]
     if not rows:
         raise ValueError(f"{path} is empty; expected pairs")
-    is_lfw = len(rows[0][1]) in (1, 2) and all(field.isdigit() for field in rows[0][1])
-    pairs = _lfw(path, root, rows) if is_lfw else _plain(path, root, rows)
+    first = rows[0][1]
+    if len(first) in (1, 2) and all(_is_number(field) for field in first):
+        pairs = _lfw(path, root, rows)
+    elif len(first) == 2:
+        pairs = _two_lines(path, root, rows)
+    else:
+        pairs = _plain(path, root, rows)
     return _assemble(path, root, pairs)
+
+
+def _is_number(field: str) -> bool:
+    return field.isascii() and field.isdigit() and len(field) <= MAX_DIGITS
 
 
 @dataclass(frozen=True)
@@ -120,7 +69,10 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Line numbers and fields."""
     lines = read_lines(path)
     if path.suffix.lower() == ".csv":
-        return [(n, [f.strip() for f in row]) for n, row in enumerate(csv.reader(lines), start=1)]
+        try:
+            return [(n, [f.strip() for f in r]) for n, r in enumerate(csv.reader(lines), start=1)]
+        except csv.Error as error:
+            raise ValueError(f"{path} is no CSV: {error}") from None
     tabs = sum("\t" in line for line in lines) > len(lines) // 2
     return [(n, line.strip().split("\t" if tabs else None)) if line.strip() else (n, [])
             for n, line in enumerate(lines, start=1)]  # fmt: skip
@@ -132,13 +84,39 @@ def _plain(path: Path, root: Path, rows: list[tuple[int, list[str]]]) -> list[_P
     pairs = []
     for number, fields in rows:
         where = f"{path}:{number}"
-        if len(fields) != 4 or fields[2].lower() not in TRUE | FALSE or not fields[3].isdigit():
+        if len(fields) != 4 or fields[2].lower() not in TRUE | FALSE or not _is_number(fields[3]):
             shown = " ".join(fields)[:80]
             raise ValueError(
                 f"{where}: expected 'path path same fold', same 0 or 1 and fold 0, 1, ..., got {shown!r}"
             )
         one, other = (inside_path(field, root, where) for field in fields[:2])
         pairs.append(_Pair(number, one, other, fields[2].lower() in TRUE, int(fields[3])))
+    return pairs
+
+
+def _two_lines(path: Path, root: Path, rows: list[tuple[int, list[str]]]) -> list[_Pair]:
+    for number, fields in rows:
+        if len(fields) != 2 or not _is_number(fields[1]):
+            shown = " ".join(fields)[:80]
+            raise ValueError(
+                f"{path}:{number}: expected 'path flag', two lines a pair, got {shown!r}"
+            )
+    if len(rows) % 2:
+        raise ValueError(f"{path}: expected two lines a pair, got {len(rows)}, an odd number")
+    halves = list(zip(rows[::2], rows[1::2], strict=True))
+    same = [int(one[1][1]) != 0 for one, _ in halves]
+    totals, seen = {kind: same.count(kind) for kind in (True, False)}, {True: 0, False: 0}
+    pairs = []
+    for (number, one), (next_number, other) in halves:
+        if one[1] != other[1]:
+            raise ValueError(
+                f"{path}:{next_number}: the flag must be that of line {number}, {one[1]}, got {other[1]}"
+            )
+        kind = int(one[1]) != 0
+        first = inside_path(one[0], root, f"{path}:{number}")
+        second = inside_path(other[0], root, f"{path}:{next_number}")
+        pairs.append(_Pair(number, first, second, kind, seen[kind] * NUM_FOLDS // totals[kind]))
+        seen[kind] += 1
     return pairs
 
 
@@ -157,7 +135,7 @@ def _lfw(path: Path, root: Path, rows: list[tuple[int, list[str]]]) -> list[_Pai
         where = f"{path}:{number}"
         same = len(fields) == 3
         numbers = fields[1:] if same else fields[1::2]
-        if len(fields) not in (3, 4) or not all(field.isdigit() for field in numbers):
+        if len(fields) not in (3, 4) or not all(_is_number(field) for field in numbers):
             shown = " ".join(fields)[:80]
             raise ValueError(f"{where}: expected 'name i j' or 'name i name j', got {shown!r}")
         names = (fields[0], fields[0]) if same else (fields[0], fields[2])
@@ -195,11 +173,7 @@ def _assemble(path: Path, root: Path, pairs: list[_Pair]) -> PairList:
         )
     number = {p: i for i, p in enumerate(paths)}
     same = np.array([pair.same for pair in pairs])
-    if same.all() or not same.any():
-        kind = "same" if same.all() else "different"
-        raise ValueError(
-            f"{path}: all {len(pairs)} pairs are of {kind} people; both kinds are needed"
-        )
+    check_both_kinds(same, path)
     return PairList(
         images=ImageFiles(root, paths, _identities(paths, pairs)),
         first=np.array([number[pair.one] for pair in pairs]),

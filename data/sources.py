@@ -188,6 +188,20 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
     raise UnreadableImage(name, reason)
 
 
+def encoded_image(source: FaceSource, index: int) -> bytes:
+    """An image of a source as it is stored, or as PNG where it is not stored encoded.
+
+    Raises:
+        UnreadableImage: it cannot be read.
+    """
+    encoded = getattr(source, "encoded", None)
+    if encoded is not None:
+        return encoded(index)
+    file = BytesIO()
+    Image.fromarray(source.image(index)).save(file, "PNG")
+    return file.getvalue()
+
+
 def printable(text: str) -> str:
     """Text that any terminal and file takes: what is no Unicode in a file's name is escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -3,16 +3,14 @@
 import os
 import tempfile
 from array import array
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from fusedface.data.recordio.header import MAX_LABEL, pack_image, pack_range
 from fusedface.data.recordio.records import write_record
-from fusedface.data.sources import FaceSource, UnreadableImage, decode_image
+from fusedface.data.sources import FaceSource, UnreadableImage, decode_image, encoded_image
 
 FILES = ("train.rec", "train.idx", "property")
 
@@ -64,7 +62,8 @@ def _write(source: FaceSource, folder: Path, skip_bad: bool) -> Written:
             first = len(offsets) + 1
             for index in images.tolist():
                 try:
-                    data, size = _encoded(source, index)
+                    data = encoded_image(source, index)
+                    size = decode_image(data, source.describe(index)).shape[:2]
                 except UnreadableImage as error:
                     if not skip_bad:
                         raise
@@ -99,15 +98,3 @@ def _by_identity(labels: np.ndarray) -> list[np.ndarray]:
     """The indices of the images of each identity."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
-
-
-def _encoded(source: FaceSource, index: int) -> tuple[bytes, tuple[int, int]]:
-    """An image as bytes that decode to what the source gives, and its (H, W)."""
-    encoded = getattr(source, "encoded", None)
-    if encoded is None:
-        image = source.image(index)
-        file = BytesIO()
-        Image.fromarray(image).save(file, "PNG")
-        return file.getvalue(), image.shape[:2]
-    data = encoded(index)
-    return data, decode_image(data, source.describe(index)).shape[:2]

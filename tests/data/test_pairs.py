@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from face_files import write_people
+from face_files import write_image, write_people
 
 from fusedface.data import SyntheticFaces, from_index_pairs, read_pairs, synthetic_pairs
 
@@ -39,6 +39,22 @@ def test_plain(tmp_path, name):
     assert pairs.images.image(int(pairs.second[1])).shape == (112, 112, 3)
 
 
+def test_two_lines_a_pair(tmp_path):
+    """As CPLFW and CALFW have them: genuine pairs first; their flag may be a fold's number."""
+    for name in "abcd":
+        write_image(tmp_path / f"{name}.png")
+    lines = [f"{x}.png {k % 3 + 1}" for k in range(20) for x in "ab"]
+    lines += [f"{x}.png 0" for _ in range(30) for x in "cd"]
+    (tmp_path / "pairs_CALFW.txt").write_text("\n".join(lines) + "\n")
+    pairs = read_pairs(tmp_path / "pairs_CALFW.txt")
+    assert pairs.same.tolist() == [True] * 20 + [False] * 30
+    assert pairs.fold.tolist() == [k // 2 for k in range(20)] + [k // 3 for k in range(30)]
+    paths = [(pairs.images.paths[a], pairs.images.paths[b]) for a, b in
+             zip(pairs.first, pairs.second, strict=True)]  # fmt: skip
+    assert paths == [("a.png", "b.png")] * 20 + [("c.png", "d.png")] * 30
+    assert pairs.images.identities is None
+
+
 def test_identities_are_unknown_where_folders_contradict_the_list(tmp_path):
     write_people(tmp_path)
     text = "ann/ann_0001.png bob/bob_0001.png 1 0\nann/ann_0001.png cyd/cyd_0001.png 0 1\n"
@@ -58,6 +74,14 @@ def test_identities_are_unknown_where_folders_contradict_the_list(tmp_path):
         ("ann/ann_0001.png ann/ann_0002.png 1 0\na b 2 0\n", ["pairs.txt:2"]),
         ("../x.png ann/ann_0002.png 1 0\n", ["pairs.txt:1", "leads out"]),
         ("1\t1\n..\t1\t2\nann\t1\tbob\t2\n", ["pairs.txt:2", "leads out"]),
+        ("a.png 1\nb.png 1\nc.png 0\n", ["two lines a pair, got 3, an odd number"]),
+        ("a.png 1\nb.png 0\n", ["pairs.txt:2", "the flag must be that of line 1, 1, got 0"]),
+        ("a.png 1\nb.png x\n", ["pairs.txt:2", "expected 'path flag'", "'b.png x'"]),
+        ("a.png 1\n../b.png 1\n", ["pairs.txt:2", "leads out"]),
+        ("a\0.png 1\nb.png 1\n", ["pairs.txt:1", "is no path"]),
+        (f"1\t{'9' * 5000}\nann\t1\t2\n", ["pairs.txt:1"]),
+        (f"ann/ann_0001.png ann/ann_0002.png 1 {'9' * 30}\n", ["pairs.txt:1", "fold 0, 1, ..."]),
+        ("ann/ann_0001.png ann/ann_0002.png 1 \u00b2\n", ["pairs.txt:1", "fold 0, 1, ..."]),
         ("ann/ann_0001.png ann/ann_0002.png 1 0\n", ["all 1 pairs are of same people"]),
     ],
 )
@@ -67,6 +91,12 @@ def test_bad_lists_are_refused(tmp_path, text, words):
     with pytest.raises(ValueError, match="pairs") as error:
         read_pairs(tmp_path / "pairs.txt")
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_csv_that_is_none_is_refused(tmp_path):
+    (tmp_path / "pairs.csv").write_text("x" * 200_000 + ",b,1,0\n")
+    with pytest.raises(ValueError, match=r"pairs\.csv is no CSV: field larger"):
+        read_pairs(tmp_path / "pairs.csv")
 
 
 def test_missing_files_are_named(tmp_path):

@@ -1,5 +1,6 @@
 """Folders and list files: what is found, and what is said about what is wrong."""
 
+import os
 import pickle
 
 import numpy as np
@@ -8,7 +9,7 @@ from face_files import write_image, write_people
 from PIL import Image
 
 from fusedface.data import FaceSource, UnreadableImage, open_source
-from fusedface.data.sources import MAX_PIXELS, read_image
+from fusedface.data.sources import MAX_IMAGE_BYTES, MAX_PIXELS, read_image
 
 
 def test_folder(tmp_path):
@@ -66,13 +67,19 @@ def test_list_file(tmp_path):
         ("ann/ann_0001.png 0\n/etc/passwd 1", ["list.txt:2", "leads out"]),
         ("ann/ann_0001.png 0\nann/ann_0002.png 0", ["at least 2 identities", "found 1"]),
         ("", ["lists no images"]),
+        ("a\0b.png 0\n", ["list.txt:1", "is no path"]),
+        ("loop/a.png 0\n", ["list.txt:1", "'loop/a.png'"]),
+        ("away/ann_0001.png 0\n", ["list.txt:1", "leads out"]),
     ],
 )
 def test_bad_lists_are_refused(tmp_path, text, words):
-    write_people(tmp_path)
-    (tmp_path / "list.txt").write_text(text)
+    write_people(tmp_path / "faces")
+    write_people(tmp_path / "elsewhere")
+    (tmp_path / "faces" / "loop").symlink_to("loop")
+    (tmp_path / "faces" / "away").symlink_to(tmp_path / "elsewhere" / "ann")
+    (tmp_path / "faces" / "list.txt").write_text(text)
     with pytest.raises(ValueError, match="list") as error:
-        open_source(tmp_path / "list.txt")
+        open_source(tmp_path / "faces" / "list.txt")
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
@@ -93,6 +100,33 @@ def test_bad_folders_are_refused(tmp_path):
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00 1\n")
     with pytest.raises(ValueError, match="no UTF-8"):
         open_source(tmp_path / "bytes.txt")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_names_that_are_no_utf_8(tmp_path):
+    write_people(tmp_path, names=("ann", "bob"))
+    os.rename(tmp_path / "bob", os.fsencode(tmp_path) + b"/b\xffb")
+    source = open_source(tmp_path)
+    assert source.class_names == ["ann", "b\\udcffb"]
+    assert source.image(4).shape == (112, 112, 3)
+    (source.path(4)).write_bytes(b"")
+    with pytest.raises(UnreadableImage, match="the file is empty") as error:
+        source.image(4)
+    str(error.value).encode("utf-8")  # can be printed
+
+
+def test_no_decoder_but_those_for_faces(tmp_path):
+    """An EPS file would be run by Ghostscript."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.eps")
+    (tmp_path / "x.eps").rename(tmp_path / "x.jpg")
+    with pytest.raises(UnreadableImage, match="not an image of a known kind"):
+        read_image(tmp_path / "x.jpg")
+    with pytest.raises(UnreadableImage, match="not a plain file"):
+        read_image(tmp_path)
+    with (tmp_path / "large.jpg").open("wb") as file:
+        file.truncate(MAX_IMAGE_BYTES + 1)
+    with pytest.raises(UnreadableImage, match="bytes are too many"):
+        read_image(tmp_path / "large.jpg")
 
 
 def broken_files(folder):

@@ -1,0 +1,136 @@
+"""Pickles of lists, numbers, bytes and arrays of bytes, read without running what they ask for.
+
+A pickle can run any code. Here its operations are first read without being obeyed, and all are refused
+but those that build such values; then `pickle` builds them, with stand-ins in place of NumPy's
+functions. Whatever else a file asks for is refused by name. Memory: about three times the file, and at
+most 500 MB beside it.
+"""
+
+import io
+import pickle
+import pickletools
+from typing import Any
+
+import numpy as np
+
+# A file of one-byte operations would fill a hundred times its size. An image takes two as bytes and up
+# to twenty as an array.
+MAX_OPERATIONS = 5_000_000
+OPERATIONS = {
+    "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "NONE", "NEWTRUE", "NEWFALSE", "INT", "LONG",
+    "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "STRING", "BINSTRING", "SHORT_BINSTRING",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE",
+    "SHORT_BINUNICODE", "BINUNICODE8", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE",
+    "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET",
+    "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
+}  # fmt: skip
+MEMO_WRITES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+DTYPES = {name: np.dtype(name) for name in ("u1", "b1", "i1", "i4", "i8")}
+
+
+class RefusedPickle(ValueError):  # noqa: N818  the name says what it is
+    """A pickle that is broken, or asks for what it must not."""
+
+
+class Array:
+    """An array of a pickle: its type and its bytes, taken from the file unchanged."""
+
+    def __init__(self, dtype: "_Dtype | None" = None, data: bytes = b"") -> None:
+        self.dtype, self.data = dtype, data
+
+    def __setstate__(self, state: tuple) -> None:
+        _, _, self.dtype, _, self.data = state
+
+    def values(self) -> np.ndarray:
+        """Its values in a row.
+
+        Raises:
+            RefusedPickle: they are no bytes, booleans or integers.
+        """
+        if not (isinstance(self.dtype, _Dtype) and isinstance(self.data, bytes | bytearray)):
+            raise RefusedPickle("it holds an array of something else than bytes or numbers")
+        if len(self.data) % self.dtype.numpy.itemsize:
+            raise RefusedPickle(f"it holds an array of {len(self.data)} bytes, cut in an element")
+        return np.frombuffer(self.data, self.dtype.numpy)
+
+
+class _Dtype:
+    def __init__(self, code: str | bytes, *_: Any) -> None:
+        name = code.decode("latin-1") if isinstance(code, bytes) else str(code)
+        if name not in DTYPES:
+            raise RefusedPickle(f"it holds an array of the type {name[:20]!r}")
+        self.numpy = DTYPES[name]
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] in (">", b">"):
+            self.numpy = self.numpy.newbyteorder(">")
+
+
+def _reconstruct(*_: Any) -> Array:
+    return Array()  # empty; its state follows
+
+
+def _frombuffer(data: bytes, dtype: _Dtype, *_: Any) -> Array:
+    return Array(dtype, data)
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> int | bool:
+    return Array(dtype, data).values()[0].item()
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes in the protocols of Python 2."""
+    if encoding not in ("latin1", "latin-1"):
+        raise RefusedPickle(f"it asks for the codec {encoding[:20]!r}")
+    return text.encode("latin-1")
+
+
+STAND_INS = {
+    ("_codecs", "encode"): _encode,
+    ("numpy", "ndarray"): Array,
+    ("numpy", "dtype"): _Dtype,
+} | {
+    (f"numpy.{core}.{module}", name): function
+    for core in ("core", "_core")  # before and since NumPy 2
+    for module, name, function in (
+        ("multiarray", "_reconstruct", _reconstruct),
+        ("multiarray", "scalar", _scalar),
+        ("numeric", "_frombuffer", _frombuffer),
+    )
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        try:
+            return STAND_INS[module_name, global_name]
+        except KeyError:
+            name = f"{module_name}.{global_name}"[:80]
+            raise RefusedPickle(f"it asks for {name}, which was not run") from None
+
+
+def read_pickle(data: bytes) -> Any:
+    """The value of a pickle: lists, tuples, booleans, integers, text, bytes and `Array`.
+
+    Files of Python 2 and 3, and of NumPy before and since 2.0; text of Python 2 comes as bytes.
+
+    Raises:
+        RefusedPickle: it is broken, too large, or asks for anything else.
+    """
+    try:
+        _check_operations(data)
+        return _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    except RefusedPickle:
+        raise
+    except Exception as error:  # pickle and pickletools raise errors of many kinds
+        raise RefusedPickle(f"it is no whole pickle: {error}") from None
+
+
+def _check_operations(data: bytes) -> None:
+    for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
+        if operation.name not in OPERATIONS:
+            raise RefusedPickle(f"it uses the operation {operation.name}")
+        # A number in the memo makes `pickle` allocate a table as long.
+        memo = int(argument or 0) if operation.name in MEMO_WRITES else 0
+        if count >= MAX_OPERATIONS or not 0 <= memo < MAX_OPERATIONS:
+            raise RefusedPickle(f"it has more than {MAX_OPERATIONS} operations")

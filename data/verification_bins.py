@@ -1,0 +1,116 @@
+"""Verification sets as the field shares them: lfw.bin, cfp_fp.bin, agedb_30.bin, ...
+
+A .bin file is a pickle of (images, same): 2 P encoded images, a pair after the other, and P truths. Its
+ten folds are neighbours in the file, as in the protocol of insightface's trainers.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusedface.data.pair_list import (
+    EncodedImages,
+    PairList,
+    check_both_kinds,
+    contiguous_folds,
+)
+from fusedface.data.pickles import Array, RefusedPickle, read_pickle
+
+SUFFIX = ".bin"
+PROTOCOL = 4  # read by every Python 3
+
+
+def read_bin(path: Path) -> PairList:
+    """Read a verification set; nothing that the file asks for is run.
+
+    Images that occur several times are kept once. The people are unknown.
+
+    Raises:
+        ValueError: the file cannot be read, or holds something else.
+    """
+    try:
+        images, same = _two(read_pickle(path.read_bytes()))
+        images, same = [_image(item) for item in _items(images)], _truths(same)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except RefusedPickle as error:
+        raise ValueError(
+            f"{path} is no verification set, a pickle of (images, same): {error}"
+        ) from None
+    if len(images) != 2 * len(same):
+        raise ValueError(
+            f"{path}: there must be two images a pair, got {len(images)} images and {len(same)} pairs"
+        )
+    check_both_kinds(same, path)
+    number: dict[bytes, int] = {}
+    positions: list[int] = []
+    for position, image in enumerate(images):
+        if number.setdefault(image, len(number)) == len(positions):
+            positions.append(position)
+    names = [f"{path}, image {position}" for position in positions]
+    index = np.array([number[image] for image in images])
+    return PairList(
+        EncodedImages(list(number), names),
+        index[::2],
+        index[1::2],
+        same,
+        contiguous_folds(len(same)),
+    )
+
+
+def write_bin(pairs: PairList, path: Path) -> bool:
+    """Write pairs as a verification set, fold by fold; images are copied as they are encoded.
+
+    Returns:
+        Whether the folds stay what they are: a .bin has ten of neighbours, as equal as can be.
+
+    Raises:
+        ValueError: `path` exists.
+        UnreadableImage: one cannot be decoded.
+    """
+    if path.exists():
+        raise ValueError(f"{path} exists already; give another name")
+    for i in range(len(pairs.images)):
+        pairs.images.image(i)
+    data = [pairs.images.encoded(i) for i in range(len(pairs.images))]
+    order = np.argsort(pairs.fold, kind="stable")
+    images = [data[i] for p in order for i in (pairs.first[p], pairs.second[p])]
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        pickle.dump((images, pairs.same[order].tolist()), file, protocol=PROTOCOL)
+    partial.replace(path)
+    folds = np.unique(pairs.fold[order], return_inverse=True)[1]
+    return np.array_equal(folds, contiguous_folds(len(pairs)))
+
+
+def _items(value: Any) -> list | tuple:
+    if not isinstance(value, list | tuple):
+        raise RefusedPickle(f"a {type(value).__name__} stands for a list")
+    return value
+
+
+def _two(value: Any) -> tuple[Any, Any]:
+    items = _items(value)
+    if len(items) != 2:
+        raise RefusedPickle(f"it has {len(items)} parts instead of 2")
+    return items[0], items[1]
+
+
+def _image(item: Any) -> bytes:
+    if isinstance(item, Array):
+        values = item.values()
+        if values.dtype != np.uint8:
+            raise RefusedPickle(f"an image is an array of {values.dtype} instead of uint8")
+        return values.tobytes()
+    if not isinstance(item, bytes | bytearray):
+        raise RefusedPickle(f"a {type(item).__name__} stands for an image")
+    return bytes(item)
+
+
+def _truths(value: Any) -> np.ndarray:
+    items = value.values().tolist() if isinstance(value, Array) else _items(value)
+    if not all(isinstance(item, int) and item in (0, 1) for item in items):
+        raise RefusedPickle("whether a pair is of one person must be True or False")
+    return np.array(items, bool)
