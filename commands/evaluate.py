@@ -13,10 +13,16 @@ def evaluate(
     checkpoint: Annotated[
         Path, typer.Argument(help="Of a run, or a public MobileFaceNet checkpoint.")
     ],
-    data: Annotated[
-        Path, typer.Option("--data", help="The folder the paths of --pairs start from.")
+    pairs: Annotated[
+        list[Path], typer.Option("--pairs", help="A pair list or a .bin; may be repeated.")
     ],
-    pairs: Annotated[list[Path], typer.Option("--pairs", help="A pair list; may be repeated.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="The folder the paths of --pairs start from; without it that of each list.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write results.json, roc.png and roc.svg here.")
     ] = None,

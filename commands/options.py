@@ -9,14 +9,28 @@ RecipeName = Annotated[str, typer.Argument(help="A name from `recipe list`, or a
 DataOption = Annotated[
     str | None,
     typer.Option(
-        "--data", help="A folder with a folder per identity, or a list file of 'path label'."
+        "--data",
+        help="A folder with a folder per identity, a RecordIO pack (a folder with train.rec), or a list "
+        "file of 'path label'.",
     ),
 ]
 PairsOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--pairs", help="A pair list: LFW's pairs.txt, or 'path path same fold'; repeatable."
+        "--pairs",
+        help="A pair list: LFW's pairs.txt, 'path path same fold', CPLFW's and CALFW's, or a .bin; "
+        "repeatable.",
     ),
+]
+ValOption = Annotated[
+    str | None,
+    typer.Option(
+        "--val",
+        help="Verification sets such as lfw.bin,cfp_fp.bin,agedb_30.bin, here or in the folder of --data.",
+    ),
+]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out what is broken, and list it.")
 ]
 RootOption = Annotated[
     Path | None, typer.Option("--root", help="The folder the paths of --pairs start from.")

@@ -14,6 +14,8 @@ from fusedface.commands.options import (
     RecipeName,
     RootOption,
     SetOption,
+    SkipBadOption,
+    ValOption,
 )
 
 app = typer.Typer(help="Recipes: list, show, run, compare.", no_args_is_help=True)
@@ -50,8 +52,10 @@ def recipe_show(
 def recipe_run(
     recipe: RecipeName,
     data: DataOption = None,
+    val: ValOption = None,
     pairs: PairsOption = None,
     root: RootOption = None,
+    skip_bad: SkipBadOption = False,
     settings: SetOption = None,
     out: Annotated[
         Path | None,
@@ -65,7 +69,9 @@ def recipe_run(
 
     if resume and out is None:
         raise ValueError("--resume needs --out, the run directory to go on with")
-    resolved = _resolve(recipe, data, pairs, root, settings)
+    if skip_bad:
+        settings = ["data.skip_bad=true", *(settings or [])]
+    resolved = _resolve(recipe, data, [*(pairs or []), *_val_sets(val, data)], root, settings)
     folder = out or _free_folder(Path("runs"), resolved.name)
     summary = run_recipe(resolved, folder, resume=resume, device=device)
     raise typer.Exit({"interrupted": 130, "non_finite": 1}.get(summary.verdict, 0))
@@ -89,6 +95,7 @@ def recipe_compare(
         ),
     ] = None,
     data: DataOption = None,
+    val: ValOption = None,
     pairs: PairsOption = None,
     root: RootOption = None,
     settings: SetOption = None,
@@ -106,7 +113,8 @@ def recipe_compare(
     from fusedface.recipes.engine.run import pick_device
 
     changes = [*get_protocol(protocol or ("recipe" if data else "small")), *(settings or [])]
-    chosen = [_resolve(name, data, pairs, root, []) for name in recipes or PAPER_SET]
+    lists = [*(pairs or []), *_val_sets(val, data)]
+    chosen = [_resolve(name, data, lists, root, []) for name in recipes or PAPER_SET]
     losses = compare(
         with_settings(chosen, changes),
         out,
@@ -128,6 +136,13 @@ def _resolve(recipe, data, pairs, root, settings):
     if data is not None or pairs:
         resolved = with_data(resolved, data, pairs or [], root)
     return override(resolved, settings or [])
+
+
+def _val_sets(names: str | None, data: str | None) -> list[Path]:
+    """The files of --val."""
+    from fusedface.data import find_sets
+
+    return [] if names is None else find_sets(names, None if data is None else Path(data))
 
 
 def _free_folder(parent: Path, name: str) -> Path:

@@ -9,7 +9,7 @@ from fusedface.data.recordio import BadRecord, PackSource, open_pack, write_pack
 from fusedface.data.sources import FaceSource, FileSource, UnreadableImage
 from fusedface.data.synthetic import IndexPairs, SyntheticFaces, synthetic_pairs
 from fusedface.data.transforms import PRESETS, augmentation
-from fusedface.data.verification_bins import write_bin
+from fusedface.data.verification_bins import find_sets, write_bin
 
 __all__ = [
     "PRESETS",
@@ -25,6 +25,7 @@ __all__ = [
     "UnreadableImage",
     "augmentation",
     "contact_sheet",
+    "find_sets",
     "first",
     "from_index_pairs",
     "open_pack",

@@ -60,6 +60,28 @@ def read_bin(path: Path) -> PairList:
     )
 
 
+def find_sets(names: str, folder: Path | None) -> list[Path]:
+    """The files of "lfw.bin,cfp_fp.bin,agedb_30.bin"; by custom they lie beside the training images.
+
+    Args:
+        names: separated by commas.
+        folder: where to look for what is not found as it is given; or a file there.
+
+    Raises:
+        ValueError: one is in neither place.
+    """
+    paths = []
+    if folder is not None and folder.is_file():
+        folder = folder.parent
+    for name in filter(None, (name.strip() for name in names.split(","))):
+        places = [Path(name)] if folder is None else [Path(name), folder / name]
+        found = [place for place in places if place.is_file()]
+        if not found:
+            raise ValueError(f"there is no {' and no '.join(map(str, places))}")
+        paths.append(found[0])
+    return paths
+
+
 def write_bin(pairs: PairList, path: Path) -> bool:
     """Write pairs as a verification set, fold by fold; images are copied as they are encoded.
 

@@ -213,7 +213,7 @@ class Evaluation:
     """Verification of faces the network was not trained on, before, during and after training."""
 
     pairs: tuple[str, ...] = ()
-    """Pair lists (LFW's pairs.txt, or "path path same fold"); without any, see `engine.faces`."""
+    """Pair lists or .bin files (see `fusedface.data.read_pairs`); without any, see `engine.faces`."""
     root: str | None = None
     """The folder that the paths in `pairs` start from; none: that of each list."""
     every: float = 0.0

@@ -18,7 +18,7 @@ from fusedface.recipes.report.roc import plot_roc
 
 def evaluate_checkpoint(
     checkpoint: Path,
-    data: Path,
+    data: Path | None,
     pair_lists: Sequence[Path],
     out: Path | None,
     device: str | None,
