@@ -296,7 +296,7 @@ def test_a_compiled_step_is_one_graph_and_gives_the_same(dim):
     embeddings.grad = head.weight.grad = None
     out = torch.compile(head, fullgraph=True)(embeddings, labels)
     out.loss.backward()
-    torch.testing.assert_close(out.loss, expected.loss)
+    torch.testing.assert_close(out.loss, expected.loss, rtol=1e-4, atol=0.0)
     torch.testing.assert_close((embeddings.grad, head.weight.grad), gradients, rtol=1e-3, atol=1e-6)
 
 
