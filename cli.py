@@ -15,7 +15,7 @@ try:
     from rich.console import Console
 
     import fusedface
-    from fusedface.commands import bench, data, doctor, evaluate, export, recipe
+    from fusedface.commands import bench, data, doctor, evaluate, export, plot, recipe
 except ModuleNotFoundError as error:
     sys.exit(
         f"{error}. FusedFace is not installed in this Python. In the folder of cli.py, run\n"
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+app.add_typer(plot.app, name="plot")
 app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.command()(doctor.doctor)

@@ -64,18 +64,15 @@ class Screen:
 
     def _table(self) -> Group:
         table = Table(box=None, padding=(0, 1), expand=True)
-        for heading, options in (
-            ("loss", {"no_wrap": True, "ratio": 3}),
-            ("seed", {"justify": "right"}),
-            ("", {"width": 14}),
-            ("step", {"justify": "right"}),
-            ("loss", {"justify": "right"}),
-            ("", {"width": SPARK_WIDTH, "no_wrap": True}),
-            ("cos", {"justify": "right"}),
-            ("accuracy", {"justify": "right"}),
-            ("", {"no_wrap": True}),
-        ):
-            table.add_column(heading, **options)
+        table.add_column("loss", no_wrap=True, ratio=3)
+        table.add_column("seed", justify="right")
+        table.add_column("", width=14)
+        table.add_column("step", justify="right")
+        table.add_column("loss", justify="right")
+        table.add_column("", width=SPARK_WIDTH, no_wrap=True)
+        table.add_column("cos", justify="right")
+        table.add_column("accuracy", justify="right")
+        table.add_column("", no_wrap=True)
         for run in self.runs:
             table.add_row(*_cells(run, self._results[run], run in self._running))
         done = sum(result.done for result in self._results.values())

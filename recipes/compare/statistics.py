@@ -201,5 +201,6 @@ def _paired_test(pairs: list[tuple[float, float]]) -> PairedTest:
         return PairedTest(difference, None)
     from scipy import stats  # takes a second to import
 
-    p = float(stats.ttest_rel(*zip(*pairs, strict=True)).pvalue)
+    ours, others = zip(*pairs, strict=True)
+    p = float(stats.ttest_rel(ours, others).pvalue)
     return PairedTest(difference, None if math.isnan(p) else p)

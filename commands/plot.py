@@ -1,0 +1,56 @@
+"""`plot ...`: figures of runs, and of the losses themselves."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Figures, as PNG and SVG.", no_args_is_help=True)
+
+OutOption = Annotated[Path, typer.Option("--out", help="The folder to write to.")]
+
+
+@app.command("convergence")
+def plot_convergence(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories, or folders of runs such as a comparison.")
+    ],
+    out: OutOption = Path("figures"),
+) -> None:
+    """Accuracy, loss, cosines, t, modulation and gradients, a band over the seeds of each loss."""
+    from fusedface.recipes.report import convergence
+    from fusedface.recipes.report.runs import group_runs
+
+    _told(convergence.plot_convergence(group_runs(runs), out))
+
+
+@app.command("modulation")
+def plot_modulation(out: OutOption = Path("figures")) -> None:
+    """How much each loss weighs a hard negative, early and late (the paper's Fig. 1 and 3)."""
+    from fusedface.recipes.report import margins
+
+    margins.plot_modulation(out / "modulation.png")
+    _told([out / "modulation.png", out / "modulation.svg"])
+
+
+@app.command("boundaries")
+def plot_boundaries(out: OutOption = Path("figures")) -> None:
+    """The decision boundaries of the losses, early and late (the paper's Fig. 4 and Table 1)."""
+    from fusedface.recipes.report import margins
+
+    margins.plot_boundaries(out / "boundaries.png")
+    _told([out / "boundaries.png", out / "boundaries.svg"])
+
+
+@app.command("collapse")
+def plot_collapse(out: OutOption = Path("figures")) -> None:
+    """Where each loss pushes a network that tells nobody apart."""
+    from fusedface.recipes.report import collapse
+
+    collapse.plot_collapse(out / "collapse.png")
+    _told([out / "collapse.png", out / "collapse.svg"])
+
+
+def _told(files: list[Path]) -> None:
+    for file in files:
+        typer.echo(f"wrote {file}")

@@ -1,0 +1,172 @@
+"""How losses converge: each figure of a training over its steps, a band over the seeds of each loss."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fusedface.recipes.report.runs import Band, Run, band, curve, read_groups
+from fusedface.recipes.report.style import COLORS, new_figure, save, use_style
+
+DASHES = ("-", "--", "-.", ":")
+Panel = tuple[str, Callable[[Axes, Mapping[str, list[Run]]], None]]
+
+
+def plot_convergence(groups: Mapping[str, Sequence[Path]], out: Path) -> list[Path]:
+    """Draw convergence, curriculum and gradients (PNG and SVG each) into a folder.
+
+    Lines are means over the seeds of a loss, bands ± one sample standard deviation; a cross marks where
+    a run was found to have gone wrong.
+
+    Args:
+        groups: run directories by loss.
+        out: the folder.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: a directory holds no metrics.
+    """
+    runs = read_groups(groups)
+    figures: dict[str, list[Panel]] = {
+        "convergence": [
+            ("verification accuracy over steps", _accuracy_over_steps),
+            ("verification accuracy over training time", _accuracy_over_time),
+            ("training loss", _figure_of("loss")),
+            ("target cosine, with its 5 and 95 % quantiles", _target_cosine),
+        ],
+        "curriculum": [
+            ("t", _figure_of("t")),
+            ("share of negatives that are hard", _figure_of("hard_share")),
+            ("modulation of hard negatives: least, mean, largest", _modulation),
+            ("loss of samples with a hard negative, and (thin) without", _easy_and_hard),
+        ],
+        "gradients": [
+            ("gradient norm of the backbone, before clipping", _figure_of("grad_norm", log=True)),
+            ("gradient norm of the class centres", _figure_of("grad_norm_head", log=True)),
+            ("cosine of the nearest other class, mean", _figure_of("max_negative_cosine")),
+            ("share of training images told right", _figure_of("accuracy")),
+        ],
+    }
+    written = []
+    for name, panels in figures.items():
+        with use_style():
+            figure = _draw(runs, panels)
+            save(figure, out / f"{name}.png")
+        written += [out / f"{name}.png", out / f"{name}.svg"]
+    return written
+
+
+def _draw(runs: Mapping[str, list[Run]], panels: list[Panel]) -> Figure:
+    """Two by two panels under one legend."""
+    figure = new_figure(11.0, 8.0)
+    axes = figure.subplots(2, 2).flat
+    for axis, (title, draw) in zip(axes, panels, strict=True):
+        draw(axis, runs)
+        axis.set_title(title)
+        if not axis.get_xlabel():
+            axis.set_xlabel("step")
+        if not axis.lines:
+            axis.text(0.5, 0.5, "none of these runs has it", ha="center", transform=axis.transAxes)
+    handles = [
+        figure.axes[0].plot([], [], label=label, **_look(i))[0] for i, label in enumerate(runs)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(runs)))
+    return figure
+
+
+def _look(index: int) -> dict[str, Any]:
+    """Colour and dashes of a loss: never colour alone."""
+    return {
+        "color": COLORS[index % len(COLORS)],
+        "linestyle": DASHES[index % len(DASHES)],
+    }
+
+
+def _figure_of(key: str, log: bool = False) -> Callable[[Axes, Mapping[str, list[Run]]], None]:
+    def draw(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
+        for i, runs in enumerate(groups.values()):
+            _plot(axis, band([curve(run, key) for run in runs]), i)
+            _mark(axis, runs, lambda run: curve(run, key), i)
+        if log:
+            axis.set_yscale("log")
+
+    return draw
+
+
+def _accuracy_over_steps(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
+    for i, runs in enumerate(groups.values()):
+        _plot(axis, band([run.accuracies for run in runs]), i)
+        _mark(axis, runs, lambda run: run.accuracies, i)
+    axis.axhline(0.5, linestyle=":", color="grey", linewidth=1.0)
+
+
+def _accuracy_over_time(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
+    """Against the mean time at which a loss's runs reach each evaluation."""
+    for i, runs in enumerate(groups.values()):
+        accuracy = band([run.accuracies for run in runs])
+        times = band(
+            [[(e["step"], e["seconds"]) for e in run.evaluations if "seconds" in e] for run in runs]
+        )
+        if accuracy is None or times is None or len(times.steps) != len(accuracy.steps):
+            continue
+        axis.plot(times.mean / 60.0, accuracy.mean, **_look(i))  # pyright: ignore[reportArgumentType]
+    axis.axhline(0.5, linestyle=":", color="grey", linewidth=1.0)
+    axis.set_xlabel("minutes of training steps")
+
+
+def _target_cosine(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
+    for i, runs in enumerate(groups.values()):
+        mean, low, high = (
+            band([curve(run, key) for run in runs])
+            for key in ("target_cosine", "target_cosine_p05", "target_cosine_p95")
+        )
+        _plot(axis, mean, i, shade=low is None)
+        if low is not None and high is not None:
+            axis.fill_between(low.steps, low.mean, high.mean, alpha=0.10, color=_look(i)["color"])
+
+
+def _modulation(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
+    for i, runs in enumerate(groups.values()):
+        least, mean, largest = (
+            band([curve(run, f"modulation_{which}") for run in runs])
+            for which in ("min", "mean", "max")
+        )
+        _plot(axis, mean, i, shade=False)
+        if least is not None and largest is not None:
+            axis.fill_between(
+                least.steps, least.mean, largest.mean, alpha=0.15, color=_look(i)["color"]
+            )
+
+
+def _easy_and_hard(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
+    for i, runs in enumerate(groups.values()):
+        _plot(axis, band([curve(run, "loss_hard") for run in runs]), i)
+        easy = band([curve(run, "loss_easy") for run in runs])
+        if easy is not None:
+            axis.plot(easy.steps, easy.mean, linewidth=0.7, **_look(i))  # pyright: ignore[reportArgumentType]
+
+
+def _plot(axis: Axes, drawn: Band | None, index: int, shade: bool = True) -> None:
+    if drawn is None:
+        return
+    axis.plot(drawn.steps, drawn.mean, **_look(index))  # pyright: ignore[reportArgumentType]
+    if shade and np.any(drawn.std > 0):
+        low, high = drawn.mean - drawn.std, drawn.mean + drawn.std
+        axis.fill_between(drawn.steps, low, high, alpha=0.18, color=_look(index)["color"])
+
+
+def _mark(
+    axis: Axes, runs: list[Run], points: Callable[[Run], list[tuple[int, float]]], index: int
+) -> None:
+    """A cross on each run's own curve, at the last point before it went wrong."""
+    for run in runs:
+        step = run.went_wrong_at
+        before = [point for point in points(run) if step is not None and point[0] <= step]
+        if before:
+            axis.plot(*before[-1], marker="X", markersize=9, color=_look(index)["color"],
+                      markeredgecolor="black", linestyle="none", gid="went-wrong")  # fmt: skip

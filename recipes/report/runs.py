@@ -1,0 +1,122 @@
+"""Runs as figures need them: grouped by loss, their curves put on common steps."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusedface.recipes.engine.metrics import FILE, read_metrics
+from fusedface.recipes.engine.rundir import SUMMARY
+
+WENT_WRONG = frozenset({"non_finite", "collapsed", "chance"})
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run directory holds."""
+
+    folder: Path
+    train: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+    @property
+    def accuracies(self) -> list[tuple[int, float]]:
+        """(step, mean accuracy over the sets) of each evaluation."""
+        return [
+            (line["step"], float(np.mean([f["accuracy"] for f in sets.values()])))
+            for line in self.evaluations
+            if (sets := line["verification"])
+        ]
+
+    @property
+    def went_wrong_at(self) -> int | None:
+        """The step of a bad verdict."""
+        return (
+            self.summary.get("verdict_step") if self.summary.get("verdict") in WENT_WRONG else None
+        )
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve over several runs: mean and sample standard deviation at each step, (N,) each."""
+
+    steps: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run directory.
+
+    Raises:
+        ValueError: it holds no metrics.
+    """
+    if not (folder / FILE).is_file():
+        raise ValueError(f"{folder} holds no {FILE}; give the directory of a run")
+    lines = read_metrics(folder / FILE)
+    summary = folder / SUMMARY
+    return Run(
+        folder,
+        [line for line in lines if line["kind"] == "train"],
+        [line for line in lines if line["kind"] == "evaluation"],
+        json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {},
+    )
+
+
+def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:
+    """Run directories by their loss: the recipe's name and, in a comparison, what a sweep has changed.
+
+    Args:
+        folders: run directories, or folders (a comparison, or one of its losses) that hold some.
+
+    Raises:
+        ValueError: a folder holds no run.
+    """
+    groups: dict[str, list[Path]] = {}
+    for folder in folders:
+        found = (
+            [folder] if (folder / FILE).is_file() else sorted(p.parent for p in folder.rglob(FILE))
+        )
+        if not found:
+            raise ValueError(f"{folder} holds no run: there is no {FILE} in it")
+        for run in found:
+            groups.setdefault(_label(run), []).append(run)
+    return groups
+
+
+def band(curves: Sequence[Sequence[tuple[int, float]]]) -> Band | None:
+    """Mean and spread of curves on the steps that all of them have; None if there are none.
+
+    Beyond the end of a run that stopped early the others go on; its own end is marked.
+    """
+    by_step: dict[int, list[float]] = {}
+    for curve in curves:
+        for step, value in curve:
+            by_step.setdefault(step, []).append(value)
+    if not by_step:
+        return None
+    steps = np.array(sorted(by_step))
+    values = [by_step[step] for step in steps]
+    std = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
+    return Band(steps, np.array([np.mean(v) for v in values]), np.array(std))
+
+
+def curve(run: Run, key: str) -> list[tuple[int, float]]:
+    """(step, value) of one training figure, where it is known."""
+    return [(line["step"], line[key]) for line in run.train if key in line]
+
+
+def read_groups(groups: Mapping[str, Sequence[Path]]) -> dict[str, list[Run]]:
+    """Read every run of every group."""
+    return {label: [read_run(folder) for folder in folders] for label, folders in groups.items()}
+
+
+def _label(run: Path) -> str:
+    if run.name.startswith("seed") and run.parent.parent.name == "runs":
+        return run.parent.name.replace("_", " ")
+    summary = read_run(run).summary
+    return str(summary.get("recipe", run.name))
