@@ -9,8 +9,11 @@ the class centres: one more pass that computes the same cosines again. 8 B C D f
 size B x C. Logits are kept in base 2, y = s log2(e) c, because exp2 is four times as fast as exp here;
 in y, N' and N keep their form with rescaled coefficients, so no pass over a chunk is spent on s.
 
+A pass over one chunk of one tensor costs about a percent of the whole (docs/performance.md): they are
+counted. The backward has classes as rows, which is the order that its products are fastest in.
+
 Legend: x (B, D) unit embeddings, w (K, D) a chunk of unit class centres, y (B, K) cosines in base-2
-logits, z (B, K) the same after N, lift (B, K) the excess dz/dy - 1 on hard negatives.
+logits, z (B, K) the same after N, lift (B, K) the excess dz/dy - 1 on hard negatives, hard (B, K) 0 or 1.
 """
 
 import math
@@ -26,7 +29,7 @@ from fusedface.kernels.products import Products
 from fusedface.kernels.unit import inverse_norms, project
 
 LOG2_E = math.log2(math.e)
-CHUNK_ELEMENTS = 2**18  # of y: four such buffers in float32 are 4 MB, which the last cache holds
+CHUNK_ELEMENTS = 2**18  # of y: four such tensors in float32 are 4 MB, which the last cache holds
 MIN_CHUNK, MAX_CHUNK = 256, 4096  # classes: fewer make slow products, more overflow the cache
 ABSENT = -1e30  # y of the target among the negatives: never hard, never largest, exp2 of it is 0
 
@@ -68,9 +71,9 @@ class _ChunkedLse(torch.autograd.Function):
         needs_direction = ctx.needs_input_grad[0]
         totals = _Totals(sweep, needs_direction)
         for chunk in sweep.chunks():
-            totals.add(sweep, sweep.logits(chunk))
+            totals.add(sweep, chunk)
         lse = totals.lse()
-        cos_y = (sweep.x * sweep.target_centres()).sum(dim=1)
+        cos_y = (sweep.x * sweep.target_centres()[0]).sum(dim=1)
         stats = totals.stats(sweep)
         ctx.mark_non_differentiable(*stats)
         ctx.save_for_backward(
@@ -97,50 +100,49 @@ class _ChunkedLse(torch.autograd.Function):
 
         d_embeddings = d_weight = None
         if direction is not None:
-            d_x = direction * d_negatives + sweep.target_centres() * d_target
-            d_embeddings = project(d_x, sweep.x, sweep.inverse_norm_x).to(embeddings.dtype)
+            d_x = direction * d_negatives + sweep.target_centres()[0] * d_target
+            d_x = project(d_x, sweep.x).mul_(sweep.inverse_norm_x[:, None])
+            d_embeddings = d_x.to(embeddings.dtype)
         if ctx.needs_input_grad[1]:
-            d_weight = _weight_gradient(sweep, lse * LOG2_E, d_negatives, d_target)
+            d_weight = _weight_gradient(sweep, lse * LOG2_E, d_negatives)
+            _add_target_gradient(d_weight, sweep, d_target)
         return d_embeddings, d_weight, None, None, None, None
 
 
-def _weight_gradient(sweep: "_Sweep", lse: Tensor, d_negatives: Tensor, d_target: Tensor) -> Tensor:
-    """d loss / d weight (C, D); `lse` (B,) in base 2."""
+def _weight_gradient(sweep: "_Sweep", lse: Tensor, d_negatives: Tensor) -> Tensor:
+    """d loss / d weight (C, D) through the negatives; `lse` (B,) in base 2."""
     d_weight = torch.empty_like(sweep.weight)
-    x_negatives, x_target = sweep.x * d_negatives, sweep.x * d_target
-    d_w_buffer = torch.empty(
-        sweep.chunk_size, sweep.x.shape[1], dtype=sweep.dtype, device=sweep.x.device
-    )
+    x_negatives = sweep.x * d_negatives
     for chunk in sweep.chunks():
-        logits = sweep.logits(chunk)
-        q = logits.z.sub_(lse[:, None]).exp2_()
-        if logits.lift is not None:
-            q = q.addcmul_(q, logits.lift)
-        d_w = d_w_buffer[: chunk.stop - chunk.start]
-        sweep.products.into_gradient(d_w, q.T, x_negatives)
-        d_w.index_add_(0, chunk.columns, x_target[chunk.rows])
-        d_weight[chunk.start : chunk.stop] = project(d_w, logits.w, logits.inverse_norm_w)
+        w, inverse = sweep.unit_centres(chunk)
+        y = sweep.products(w, sweep.x_base2.T)  # [K, B], as what follows
+        y[chunk.columns, chunk.rows] = ABSENT
+        _, lift = sweep.reweight(y, sweep.threshold)
+        q = y.sub_(lse).exp2_()
+        if lift is not None:
+            q.addcmul_(q, lift)
+        d_w = sweep.products.of_gradient(q, x_negatives)
+        torch.mul(project(d_w, w), inverse[:, None], out=d_weight[chunk.start : chunk.stop])
     return d_weight
 
 
-class _Chunk(NamedTuple):
-    """Classes [start, stop); the rows whose target is among them, and its column in the chunk."""
+def _add_target_gradient(d_weight: Tensor, sweep: "_Sweep", d_target: Tensor) -> None:
+    """Add what comes through the target cosines: to B rows of d_weight (C, D) at most."""
+    w, inverse = sweep.target_centres()
+    d_w = project(sweep.x * d_target, w).mul_(inverse[:, None])
+    classes, position = sweep.labels.clamp_min(0).unique(return_inverse=True)
+    total = d_weight[classes].to(sweep.dtype).index_add_(0, position, d_w)
+    d_weight[classes] = total.to(d_weight.dtype)
 
+
+class _Chunk(NamedTuple):
+    """Classes [start, stop), the nth such; the rows whose target is among them, and its column."""
+
+    nth: int
     start: int
     stop: int
     rows: Tensor
     columns: Tensor
-
-
-class _Logits(NamedTuple):
-    """Of one chunk; buffers that the next chunk overwrites."""
-
-    w: Tensor  # [K, D]
-    inverse_norm_w: Tensor  # [K]
-    y: Tensor  # [B, K]
-    z: Tensor  # [B, K]; y itself where negatives are not re-weighted
-    hard: Tensor  # [B, K], 0 or 1
-    lift: Tensor | None  # [B, K]
 
 
 class _Sweep:
@@ -163,65 +165,60 @@ class _Sweep:
         x = embeddings.to(self.dtype)
         _, self.inverse_norm_x = inverse_norms(x)
         self.x = x * self.inverse_norm_x[:, None]
-        self._x_base2 = self.x * self.base2
-        self._threshold = (threshold * self.base2)[:, None]
+        self.x_base2 = self.x * self.base2
+        self.threshold = threshold * self.base2
 
         rows, classes = len(x), len(weight)
         self.chunk_size = min(max(CHUNK_ELEMENTS // rows, MIN_CHUNK), MAX_CHUNK, classes)
-        self._buffers = torch.empty(4, rows * self.chunk_size, dtype=self.dtype, device=x.device)
-        self._w_buffer = torch.empty(self.chunk_size, x.shape[1], dtype=self.dtype, device=x.device)
+        self.starts = range(0, classes, self.chunk_size)
+        self._buffers = self.x.new_empty(2, rows * self.chunk_size)
+        self._w_buffer = self.x.new_empty(self.chunk_size, x.shape[1])
 
-    def target_centres(self) -> Tensor:
-        """Unit class centres of the targets, (B, D); any row where the label is -1."""
+    def target_centres(self) -> tuple[Tensor, Tensor]:
+        """Unit class centres of the targets, (B, D), any row where the label is -1; inverse lengths."""
         w = self.weight[self.labels.clamp_min(0)].to(self.dtype)
-        return w * inverse_norms(w)[1][:, None]
+        inverse = inverse_norms(w)[1]
+        return w.mul_(inverse[:, None]), inverse
 
     def chunks(self) -> Iterator[_Chunk]:
         """All classes, in order."""
         ordered, rows = self.labels.sort()
-        starts = range(0, len(self.weight), self.chunk_size)
-        edges = torch.tensor([*starts, len(self.weight)], device=ordered.device)
+        edges = torch.tensor([*self.starts, len(self.weight)], device=ordered.device)
         bounds = torch.searchsorted(ordered, edges).tolist()
-        for i, start in enumerate(starts):
+        for i, start in enumerate(self.starts):
             here = slice(bounds[i], bounds[i + 1])
             stop = min(start + self.chunk_size, len(self.weight))
-            yield _Chunk(start, stop, rows[here], ordered[here] - start)
+            yield _Chunk(i, start, stop, rows[here], ordered[here] - start)
 
-    def logits(self, chunk: _Chunk) -> _Logits:
-        """Cosines of one chunk and what N makes of them."""
-        num = chunk.stop - chunk.start
-        rows = len(self.x)
-        y, hard, lift, z = (b[: rows * num].view(rows, num) for b in self._buffers)
-
+    def unit_centres(self, chunk: _Chunk) -> tuple[Tensor, Tensor]:
+        """w (K, D), which the next chunk overwrites, and the inverse lengths (K,)."""
         centres = self.weight[chunk.start : chunk.stop].to(self.dtype)
         _, inverse = inverse_norms(centres)
-        w = torch.mul(centres, inverse[:, None], out=self._w_buffer[:num])
-        self.products.into(y, self._x_base2, w.T)
-        y[chunk.rows, chunk.columns] = ABSENT
+        w = torch.mul(centres, inverse[:, None], out=self._w_buffer[: len(centres)])
+        return w, inverse
 
-        torch.gt(y, self._threshold, out=hard)
-        if self.hard == IDENTITY:
-            return _Logits(w, inverse, y, y, hard, None)
-        self._reweight(y, hard, lift, z)
-        return _Logits(w, inverse, y, z, hard, lift)
-
-    def _reweight(self, y: Tensor, hard: Tensor, lift: Tensor, z: Tensor) -> None:
-        """z <- base2 N(y / base2); lift <- N' - 1 where hard, 0 elsewhere.
+    def reweight(self, y: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor | None]:
+        """y <- z = base2 N(y / base2); returns hard and lift, which the next chunk overwrites.
 
         With a = square / base2 and l = linear - 1, where hard: lift = 2 a y + l and
-        z = y + a y^2 + l y + base2 constant = y + y (lift + l) / 2 + base2 constant.
+        z = y + a y^2 + l y + base2 constant = y + (lift^2 - l^2) / 4 a + base2 constant.
         """
-        square, linear, constant = self.hard
-        if square:
-            torch.add(y.new_tensor(linear - 1.0), y, alpha=2.0 * square / self.base2, out=lift)
-            lift.mul_(hard)
-            torch.add(lift, hard, alpha=linear - 1.0, out=z)
-            torch.addcmul(y, y, z, value=0.5, out=z)
+        hard, lift = (b[: y.numel()].view_as(y) for b in self._buffers)
+        torch.gt(y, threshold, out=hard)
+        if self.hard == IDENTITY:
+            return hard, None
+        excess, step = self.hard.linear - 1.0, self.hard.constant * self.base2
+        if self.hard.square:
+            a = self.hard.square / self.base2
+            torch.add(y.new_tensor(excess), y, alpha=2.0 * a, out=lift).mul_(hard)
+            y.addcmul_(lift, lift, value=0.25 / a)
+            step -= excess * excess * 0.25 / a
         else:
-            torch.mul(hard, linear - 1.0, out=lift)
-            torch.addcmul(y, y, lift, out=z)
-        if constant:
-            z.add_(hard, alpha=constant * self.base2)
+            torch.mul(hard, excess, out=lift)
+            y.addcmul_(y, lift)
+        if step:
+            y.add_(hard, alpha=step)
+        return hard, lift
 
 
 class _Totals:
@@ -231,35 +228,35 @@ class _Totals:
         zero = sweep.x.new_zeros(len(sweep.x))
         self._largest, self._total = zero - torch.inf, zero.clone()
         self._direction = torch.zeros_like(sweep.x) if with_direction else None
-        self._max_y, self._num_hard = zero - torch.inf, zero.clone()
-        self._lift_min, self._lift_sum = zero + torch.inf, zero.clone()
+        # A row for each chunk.
+        self._max_y, self._num_hard, self._least, self._lift_sum = zero.new_empty(
+            4, len(sweep.starts), len(zero)
+        )
         # N' - 1 lies below it, so `lift - ceiling` is negative where hard.
         self._ceiling = 2.0 * sweep.hard.square + abs(sweep.hard.linear) + 1.0
 
-    def add(self, sweep: _Sweep, logits: _Logits) -> None:
-        """Take in one chunk; overwrites its y and z."""
-        max_y = logits.y.amax(dim=1)
-        torch.maximum(self._max_y, max_y, out=self._max_y)
-        self._num_hard.add_(logits.hard.sum(dim=1))
-        max_z = max_y if logits.lift is None else logits.z.amax(dim=1)
-        if logits.lift is not None and sweep.hard.square:
-            self._add_lift(logits.lift, logits.hard, spare=logits.y)
+    def add(self, sweep: _Sweep, chunk: _Chunk) -> None:
+        """Take in one chunk."""
+        w, _ = sweep.unit_centres(chunk)
+        y = sweep.products(sweep.x_base2, w.T)  # [B, K], as what follows
+        y[chunk.rows, chunk.columns] = ABSENT
+        max_y = torch.amax(y, dim=1, out=self._max_y[chunk.nth])
+        hard, lift = sweep.reweight(y, sweep.threshold[:, None])
+        torch.sum(hard, dim=1, out=self._num_hard[chunk.nth])
 
-        largest = torch.maximum(self._largest, max_z)
+        largest = torch.maximum(self._largest, max_y if lift is None else y.amax(dim=1))
         rescale = (self._largest - largest).exp2_()
-        p = logits.z.sub_(largest[:, None]).exp2_()
+        p = y.sub_(largest[:, None]).exp2_()
         self._total.mul_(rescale).add_(p.sum(dim=1))
         self._largest = largest
         if self._direction is not None:
-            if logits.lift is not None:
-                p = p.addcmul_(p, logits.lift)
-            sweep.products.add(self._direction.mul_(rescale[:, None]), p, logits.w)
-
-    def _add_lift(self, lift: Tensor, hard: Tensor, spare: Tensor) -> None:
-        self._lift_sum.add_(lift.sum(dim=1))
-        least = torch.add(lift, hard, alpha=-self._ceiling, out=spare).amin(dim=1)
-        least = (least + self._ceiling).where(least < 0, least.new_tensor(torch.inf))
-        torch.minimum(self._lift_min, least, out=self._lift_min)
+            if lift is not None:
+                p.addcmul_(p, lift)
+            self._direction.mul_(rescale[:, None]).add_(sweep.products.of_gradient(p, w))
+        if lift is not None and sweep.hard.square:
+            torch.sum(lift, dim=1, out=self._lift_sum[chunk.nth])
+            lift.sub_(hard, alpha=self._ceiling)
+            torch.amin(lift, dim=1, out=self._least[chunk.nth])
 
     def lse(self) -> Tensor:
         """log sum_j e^(s N_ij), (B,)."""
@@ -271,16 +268,18 @@ class _Totals:
 
     def stats(self, sweep: _Sweep) -> NegativeStats:
         """See `NegativeStats`; the largest slope is that of the largest cosine (HardMap: square >= 0)."""
-        max_cosine = self._max_y / sweep.base2
-        any_hard = self._num_hard > 0
+        max_cosine = self._max_y.amax(dim=0) / sweep.base2
+        num_hard = self._num_hard.sum(dim=0)
+        any_hard = num_hard > 0
         slope_max = 2.0 * sweep.hard.square * max_cosine + sweep.hard.linear
         if sweep.hard.square:
-            slope_min, slope_sum = self._lift_min + 1.0, self._lift_sum + self._num_hard
+            slope_min = self._least.amin(dim=0) + self._ceiling + 1.0
+            slope_sum = self._lift_sum.sum(dim=0) + num_hard
         else:
-            slope_min, slope_sum = slope_max, slope_max * self._num_hard
+            slope_min, slope_sum = slope_max, slope_max * num_hard
         return NegativeStats(
             max_cosine=max_cosine,
-            num_hard=self._num_hard,
+            num_hard=num_hard,
             slope_min=slope_min.where(any_hard, slope_min.new_tensor(torch.inf)),
             slope_max=slope_max.where(any_hard, slope_max.new_tensor(-torch.inf)),
             slope_sum=slope_sum,

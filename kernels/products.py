@@ -7,11 +7,11 @@ from torch import Tensor
 class Products:
     """The matrix products of one pass over the class centres.
 
-    In "float32" and "tf32" they are plain. In "bfloat16" and "float16" operands are rounded; on CUDA the
-    result is float32, on CPU torch has only products that round their result too (as under autocast),
-    and what is summed over chunks is float32. A CPU runs "float16" as "bfloat16", and without
-    bfloat16 arithmetic both in float32, which is faster there and more exact. Products with the
-    coefficients of a gradient (`add`, `into_gradient`) never use float16, in which those underflow.
+    In "float32" and "tf32" they are plain, on x86 CPUs by oneDNN. In "bfloat16" and "float16" operands
+    are rounded; on CUDA the result is float32, on CPU torch has only products that round their result
+    too (as under autocast), and what is summed over chunks is float32. A CPU runs "float16" as
+    "bfloat16", and without bfloat16 arithmetic both in float32, which is faster there and more exact.
+    Products with the coefficients of a gradient never use float16, in which those underflow.
 
     Args:
         device: where the operands are.
@@ -24,32 +24,40 @@ class Products:
         self._plain = precision in ("float32", "tf32") or not usable
         half = torch.float16 if precision == "float16" and self._on_cuda else torch.bfloat16
         self._dtype = half
+        self._onednn = device.type == "cpu" and onednn_is_usable()
 
-    def into(self, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """out <- a b, of (N, K) and (K, M)."""
-        return self._into(out, a, b, self._dtype)
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """A new tensor a b, of (N, K) and (K, M)."""
+        return self._times(a, b, self._dtype)
 
-    def into_gradient(self, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """out <- a b, where a holds coefficients of a gradient."""
-        return self._into(out, a, b, torch.bfloat16)
+    def of_gradient(self, a: Tensor, b: Tensor) -> Tensor:
+        """The same, where a holds coefficients of a gradient."""
+        return self._times(a, b, torch.bfloat16)
 
-    def add(self, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """out <- out + a b, where a holds coefficients of a gradient."""
-        if self._plain:
-            return out.addmm_(a, b)
-        return out.add_(self._rounded(a, b, torch.bfloat16))
-
-    def _into(self, out: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-        if self._plain:
-            return torch.mm(a, b, out=out)
-        return out.copy_(self._rounded(a, b, dtype))
-
-    def _rounded(self, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-        if self._on_cuda:
-            return torch.mm(a.to(dtype), b.to(dtype), out_dtype=torch.float32)
-        return torch.mm(a.to(dtype), b.to(dtype))
+    def _times(self, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+        if not self._plain:
+            if self._on_cuda:
+                return torch.mm(a.to(dtype), b.to(dtype), out_dtype=torch.float32)
+            return torch.mm(a.to(dtype), b.to(dtype)).float()
+        if self._onednn and a.dtype == torch.float32:
+            return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
+        return torch.mm(a, b)
 
 
 def bfloat16_is_fast() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware, rather than slowly by emulation."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def onednn_is_usable() -> bool:
+    """Whether torch can multiply float32 matrices by oneDNN, as fast as by MKL on any x86 CPU.
+
+    On AMD's it is twice as fast (docs/performance.md). torch has no public name for it: `torch.mm`
+    takes MKL. Off inside `torch.backends.mkldnn.flags(enabled=False)`.
+    """
+    return (
+        torch.backends.cpu.get_cpu_capability().startswith("AVX")
+        and torch.backends.mkldnn.is_available()
+        and torch._C._get_mkldnn_enabled()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )

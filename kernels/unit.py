@@ -19,7 +19,7 @@ def unit_rows(rows: Tensor) -> Tensor:
     return (safe / safe.norm(dim=1, keepdim=True)) * usable
 
 
-def project(d_unit: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
-    """Gradient in the rows from the gradient in the unit rows, (I - u u^T) d / norm; (N, D), in place."""
+def project(d_unit: Tensor, unit: Tensor) -> Tensor:
+    """Gradient in the rows, but for their inverse lengths: (I - u u^T) d; (N, D), in place."""
     along = (d_unit * unit).sum(dim=1, keepdim=True)
-    return d_unit.addcmul_(unit, along, value=-1.0).mul_(inverse[:, None])
+    return d_unit.addcmul_(unit, along, value=-1.0)
