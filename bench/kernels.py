@@ -107,14 +107,13 @@ def run_to_file(
         kept = [Row.from_dict(row) for row in results.read(out)["rows"]]
     note("measuring the limits of this machine")
     precisions = GPU_PRECISIONS if plan.device.type == "cuda" else CPU_PRECISIONS
-    ceilings = measure(plan.device, precisions)
+    ceilings = measure(plan.device, precisions) if plan.rounds else None
+    more = {"ceilings": None if ceilings is None else ceilings.as_dict()}
     document: dict[str, Any] = {}
 
     def keep(rows: list[Row]) -> None:
         as_dicts = [row.as_dict() for row in rows]
-        document.update(
-            results.document("kernels", plan.device, as_dicts, ceilings=ceilings.as_dict())
-        )
+        document.update(results.document("kernels", plan.device, as_dicts, **more))
         if out is not None:
             results.write_json(out, document)
 
@@ -143,6 +142,7 @@ def run(
         for case in cases:
             if time.perf_counter() > plan.deadline:
                 break
+            _free(plan.device)
             rows.extend(_CaseRun(case, plan, meter, ceilings, note).rows())
             on_case(rows)
     return rows
@@ -260,9 +260,7 @@ class _CaseRun:
         else:
             return
         inputs[0].grad = inputs[1].grad = None
-        gc.collect()  # frames of the failed step hold tensors
-        if self.plan.device.type == "cuda":
-            torch.cuda.empty_cache()
+        _free(self.plan.device)
 
     def _row(self, provider: Provider, seconds: dict[str, dict[str, list[float]]]) -> Row:
         name = provider.name
@@ -292,6 +290,13 @@ class _CaseRun:
             least = self.ceilings.seconds(least_work(self.case), provider.precision)
             rates["of_limit"] = least / seconds
         return rates
+
+
+def _free(device: torch.device) -> None:
+    """Let go of what failed steps, whose frames hold tensors, and earlier cases left behind."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def failure(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from fusedface.bench.case import Case
 from fusedface.bench.kernels import Row
 from fusedface.bench.results import describe, read
-from fusedface.bench.tables import milliseconds
+from fusedface.bench.tables import limits, milliseconds
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BEGIN, END = "<!-- begin: bench readme -->", "<!-- end: bench readme -->"
@@ -43,15 +43,16 @@ LABELS = {
 
 
 def documents(folder: Path = RESULTS) -> list[tuple[Path, dict[str, Any]]]:
-    """All results of `bench kernels` in a folder, in the order of their names."""
-    found = [(path, read(path)) for path in sorted(folder.glob("*.json"))]
-    return [(path, document) for path, document in found if document["benchmark"] == "kernels"]
+    """All results in a folder, in the order of their names."""
+    return [(path, read(path)) for path in sorted(folder.glob("*.json"))]
 
 
 def readme(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
-    """For each file its machine and a table of one shape, chosen by HEADLINES."""
+    """For each result of `bench kernels` its machine and a table of one shape, chosen by HEADLINES."""
     parts = [INTRODUCTION]
     for path, document in found:
+        if document["benchmark"] != "kernels":
+            continue
         rows = [Row.from_dict(row) for row in document["rows"]]
         shapes = [(r.case.num_rows, r.case.num_classes, r.case.dim) for r in rows]
         shape = next((s for s in HEADLINES if s in shapes), shapes[0])
@@ -63,19 +64,42 @@ def readme(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
 
 
 def full(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
-    """For each file its machine, the limits measured on it, and a table a shape."""
+    """For each file its machine and its tables; of what has none here, nothing."""
+    makers = {"kernels": _kernels, "step": _steps, "data": _sources}
     parts = []
     for path, document in found:
-        rows = [Row.from_dict(row) for row in document["rows"]]
-        shapes = dict.fromkeys((r.case.num_rows, r.case.num_classes, r.case.dim) for r in rows)
-        lines = [
-            f"### {describe(document['machine'])}",
-            f"`bench/results/{path.name}`. {_limits(document)}",
-        ]
-        for shape in shapes:
-            lines += [f"{_heading(shape)}:", _table(rows, shape)]
-        parts.append("\n\n".join(lines))
+        if document["benchmark"] in makers:
+            title = f"### bench {document['benchmark']}: {describe(document['machine'])}"
+            body = makers[document["benchmark"]](document)
+            parts += [title, f"From `bench/results/{path.name}`.", *body]
     return "\n\n".join(parts)
+
+
+def _kernels(document: dict[str, Any]) -> list[str]:
+    rows = [Row.from_dict(row) for row in document["rows"]]
+    shapes = dict.fromkeys((r.case.num_rows, r.case.num_classes, r.case.dim) for r in rows)
+    tables = [part for shape in shapes for part in (f"{_heading(shape)}:", _table(rows, shape))]
+    return [*filter(None, [limits(document)]), *tables]
+
+
+def _steps(document: dict[str, Any]) -> list[str]:
+    lines = ["| network | head | images/s | head's share | data, ms |", "|---|---|---|---|---|"]
+    for row in document["rows"]:
+        setup = f"{row['model']}, {row['size']}x{row['size']}, B = {row['num_rows']}, "
+        setup += f"C = {row['num_classes']:,}, {row['precision']}"
+        rate = f"{row['images_per_second'][1]:.1f}"
+        data = milliseconds(row["ms"]["data"])
+        lines.append(f"| {setup} | {row['head']} | {rate} | {row['head_share']:.0%} | {data} |")
+    return ["\n".join(lines)]
+
+
+def _sources(document: dict[str, Any]) -> list[str]:
+    lines = ["| source, images/s | augmentation | |", "|---|---|---|"]
+    for row in document["rows"]:
+        rates = row["images_per_second"]
+        shown = row["note"] if rates is None else f"{rates[1]:,.0f}"
+        lines.append(f"| {row['source']} | {row['augmentation']} | {shown} |")
+    return ["\n".join(lines)]
 
 
 def rewrite(path: Path, text: str) -> None:
@@ -134,14 +158,3 @@ def _error(rows: Sequence[Row]) -> str:
     errors = [row.errors or {} for row in rows]
     gradients = [e[name] for e in errors for name in ("embeddings", "weight") if name in e]
     return f"{max(gradients):.0e}" if gradients else ""
-
-
-def _limits(document: dict[str, Any]) -> str:
-    ceilings = document.get("ceilings")
-    if not ceilings:
-        return ""
-    products = ", ".join(f"{p} {rate / 1e12:.3g}" for p, rate in ceilings["flops"].items())
-    return (
-        f"Measured there: products {products} Tflop/s, copies {ceilings['bytes'] / 1e9:.3g} GB/s, "
-        f"{ceilings['exps'] / 1e9:.3g} G exp2/s."
-    )

@@ -15,6 +15,7 @@ from fusedface.bench.case import Case
 from fusedface.bench.providers import Provider
 from fusedface.bench.timing import stopwatch
 from fusedface.kernels.dispatch import WITHOUT_TRITON
+from fusedface.kernels.products import Products
 
 REPEATS = 7  # of which the fastest counts: a ceiling
 FLOAT32 = 4
@@ -94,12 +95,15 @@ def _product_rate(precision: str, size: int, device: torch.device) -> float:
     dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
     a, b = torch.randn(2, size, size, device=device).to(dtype)
     out = torch.empty_like(a)
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    ways: list[Callable[[], object]] = [lambda: torch.mm(a, b, out=out)]
+    if device.type == "cpu" and precision == "float32":
+        ways.append(lambda: Products(device, precision)(a, b))  # oneDNN's may be the faster one
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
-        return 2.0 * size**3 / _fastest(lambda: torch.mm(a, b, out=out), device)
+        return 2.0 * size**3 / min(_fastest(way, device) for way in ways)
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        torch.set_float32_matmul_precision(before)
 
 
 def _copy_rate(num_bytes: int, device: torch.device) -> float:

@@ -70,8 +70,9 @@ class Part:
         return self.arguments[0] == "pytest"
 
 
-def plan(device: torch.device, quick: bool) -> list[Part]:
-    """The parts in their order: what is most worth knowing first."""
+def plan(device: torch.device, quick: bool, skip: Sequence[str] = ()) -> list[Part]:
+    """The parts in their order: what is most worth knowing first; `skip` as of `bench kernels`."""
+    skipped = [word for text in skip for word in ("--skip", text)]
     small = ("32x500x32", "32x800x64") if quick else None
     shapes = {
         "errors": small or ERROR_SHAPES,
@@ -83,7 +84,7 @@ def plan(device: torch.device, quick: bool) -> list[Part]:
         "tests/kernels/gpu",
         "-m",
         "gpu",
-        "-v",
+        "-vv",
         "--no-header",
         "-p",
         "no:cacheprovider",
@@ -93,11 +94,14 @@ def plan(device: torch.device, quick: bool) -> list[Part]:
     short = ("--steps", "3", "--batch", "8", "--classes", "6", "--size", "32") if quick else ()
     parts = [
         Part("tests", 150.0, tests),
-        _kernels("errors", 45.0, shapes["errors"], "--rounds", "0", "--no-memory", *_only(OURS_AND_SMALL)),
-        _kernels("kernels", 150.0, shapes["kernels"], "--rounds", "15", "--seconds", "4"),
+        _kernels(
+            "errors", 45.0, shapes["errors"],
+            "--rounds", "0", "--no-memory", *_only(OURS_AND_SMALL), *skipped,
+        ),
+        _kernels("kernels", 150.0, shapes["kernels"], "--rounds", "15", "--seconds", "4", *skipped),
         _kernels(
             "large", 110.0, shapes["large"],
-            "--rounds", "9", "--seconds", "5", "--skip", "compiled", *_only(OF_LARGE),
+            "--rounds", "9", "--seconds", "5", "--skip", "compiled", *_only(OF_LARGE), *skipped,
         ),
         Part("convergence", 60.0, ("convergence", "--minutes", "0.3", *short)),
     ]  # fmt: skip
@@ -114,6 +118,7 @@ def run(
     only: Sequence[str],
     quick: bool,
     console: Console,
+    skip: Sequence[str] = (),
 ) -> bool:
     """Do what is not done yet, until the time is over.
 
@@ -124,7 +129,7 @@ def run(
         ValueError: `only` names no part.
     """
     deadline = time.monotonic() + 60.0 * minutes
-    parts = plan(device, quick)
+    parts = plan(device, quick, skip)
     if unknown := set(only) - {part.name for part in parts}:
         names = ", ".join(part.name for part in parts)
         raise ValueError(f"no part {', '.join(sorted(unknown))}; there are {names}")

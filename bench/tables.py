@@ -49,12 +49,19 @@ def print_kernels(document: dict[str, Any], console: Console) -> None:
         console.print(table)
         for line in failed:
             console.print(f" {line}", markup=False, highlight=False)
+    console.print(f"{describe(document['machine'])}. {LEGEND}")
+    console.print(limits(document))
+
+
+def limits(document: dict[str, Any]) -> str:
+    """The ceilings of a document in a sentence; empty where nothing was timed."""
+    if not document["ceilings"]:
+        return ""
     ceilings = Ceilings(**document["ceilings"])
     products = ", ".join(f"{p} {rate / 1e12:.3g}" for p, rate in ceilings.flops.items())
-    console.print(f"{describe(document['machine'])}. {LEGEND}")
-    console.print(
-        f"This machine, in this run: products {products} Tflop/s; copies "
-        f"{ceilings.bytes / 1e9:.3g} GB/s; {ceilings.exps / 1e9:.3g} G exp2/s."
+    return (
+        f"Measured in the same run: products {products} Tflop/s, copies {ceilings.bytes / 1e9:.3g} GB/s, "
+        f"{ceilings.exps / 1e9:.3g} G exp2/s."
     )
 
 

@@ -19,6 +19,10 @@ OnlyOption = Annotated[
     list[str] | None,
     typer.Option("--only", help="Part of the names of the competitors to run; may be repeated."),
 ]
+SkipOption = Annotated[
+    list[str] | None,
+    typer.Option("--skip", help="Part of the names of competitors not to run; may be repeated."),
+]
 
 
 @app.command("kernels")
@@ -36,9 +40,7 @@ def bench_kernels(
     ] = "start,late",
     rounds: RoundsOption = 9,
     only: OnlyOption = None,
-    skip: Annotated[
-        list[str] | None, typer.Option("--skip", help="The same, of those not to run.")
-    ] = None,
+    skip: SkipOption = None,
     memory: Annotated[bool, typer.Option(help="Also measure peak extra memory.")] = True,
     seconds: Annotated[
         float, typer.Option(help="Of timing a case, after which no round begins.")
@@ -250,6 +252,7 @@ def bench_gpu_suite(
     parts: Annotated[
         list[str] | None, typer.Option("--part", help="Only these parts; may be repeated.")
     ] = None,
+    skip: SkipOption = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny shapes, to see that it works.")
     ] = False,
@@ -260,7 +263,9 @@ def bench_gpu_suite(
     from fusedface.recipes.engine.device import pick_device
 
     target = pick_device(device)
-    finished = suite.run(out, target, minutes, tuple(parts or ()), quick, _console())
+    finished = suite.run(
+        out, target, minutes, tuple(parts or ()), quick, _console(), tuple(skip or ())
+    )
     raise typer.Exit(0 if finished else 1)
 
 

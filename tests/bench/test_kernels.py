@@ -169,6 +169,16 @@ def test_memory_of_a_step_is_measured_in_a_fresh_process():
     assert gradient * 0.9 < ours < gradient + 8  # buffers of a chunk, never (B, C)
 
 
+def test_what_does_not_fit_is_a_row_and_not_the_end_of_the_machine(monkeypatch):
+    """The child may use 2 GB: logits of 1 GB fit once, not as often as the eager formulation needs."""
+    monkeypatch.setattr("fusedface.bench.memory.free_bytes", lambda device: 2 * 2**30)
+    plan = Plan(CPU, rounds=0, only=("fused arcface float32", "eager arcface"))
+    ours, eager = kernels.run([Case(64, 2**22, 4)], plan)
+    assert ours.note == ""
+    assert ours.peak_extra_mib < 200
+    assert eager.note == "out of memory"
+
+
 def test_tolerances_grow_with_the_rounding():
     assert TOLERANCES["float32"] < TOLERANCES["float16"] <= TOLERANCES["tf32"]
     assert TOLERANCES["tf32"] < TOLERANCES["bfloat16"] < Tolerance(0.1, 0.2)
