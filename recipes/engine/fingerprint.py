@@ -33,7 +33,8 @@ def check_same(before: dict[str, Any] | None, source: FaceSource, folder: Path) 
     if before is None or before == now:
         return
     then, today = (
-        f"{data['num_images']:,} images of {data['num_identities']:,} people" for data in (before, now)
+        f"{data['num_images']:,} images of {data['num_identities']:,} people"
+        for data in (before, now)
     )
     changed = f"{then} then, {today} now" if then != today else f"{then}, but other ones"
     raise ValueError(
