@@ -1,17 +1,28 @@
-"""`data ...`: look at a source."""
+"""`data ...`: look at faces, check them, align them, and write the files in which they are shared."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
 
-app = typer.Typer(help="Faces: look at a source.", no_args_is_help=True)
+from fusedface.commands.options import RootOption, SkipBadOption
+
+app = typer.Typer(help="Faces: look at them, check, align and pack them.", no_args_is_help=True)
+SHOWN_SKIPPED = 10
+
+SourceArgument = Annotated[
+    str, typer.Argument(help="A folder with a folder per identity, a pack, or a list file.")
+]
 
 
 @app.command("preview")
 def data_preview(
     source: Annotated[
-        str, typer.Argument(help="'synthetic', a folder, or a list file.")
+        str, typer.Argument(help="'synthetic', a folder, a pack, or a list file.")
     ] = "synthetic",
     out: Annotated[Path, typer.Option("--out", help="The picture to write.")] = Path("preview.png"),
     identities: Annotated[int, typer.Option(help="Rows.")] = 8,
@@ -28,3 +39,103 @@ def data_preview(
         faces = open_source(source)
     contact_sheet(faces, out, num_identities=identities, images_per_identity=images)
     typer.echo(f"wrote {out}: {faces.num_classes} identities, {len(faces)} images in the source")
+
+
+@app.command("check")
+def data_check(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A pack, a folder, a list file, a pair list ('pairs' is in its name), or a .bin."
+        ),
+    ],
+    root: RootOption = None,
+) -> None:
+    """Say what a file of faces holds and what is wrong with it; every image is read.
+
+    The exit status is 1 where something is wrong.
+    """
+    from fusedface.data.check import check
+
+    console = Console()
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading images", total=None)
+        report = check(
+            path, root, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    table = Table(report.kind, path.name, box=None, padding=(0, 2, 0, 0))
+    for fact in report.facts:
+        table.add_row(*fact)
+    console.print(table, highlight=False)
+    for problem in report.problems:
+        console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if report.problems else 0)
+
+
+@app.command("pack")
+def data_pack(
+    source: SourceArgument,
+    out: Annotated[Path, typer.Argument(help="The folder to write train.rec and train.idx to.")],
+    skip_bad: SkipBadOption = False,
+) -> None:
+    """Write faces as a RecordIO pack; encoded images are copied byte for byte."""
+    from fusedface.data import open_source, write_pack
+
+    faces = open_source(source, skip_bad=skip_bad)
+    for note in getattr(faces, "notes", ()):
+        typer.echo(note)
+    written = write_pack(faces, out, skip_bad=skip_bad)
+    _list_skipped(written.skipped)
+    height, width = written.image_size
+    typer.echo(
+        f"wrote {out}: {written.num_images:,} images, {height}x{width}, of {written.num_classes:,} people"
+    )
+
+
+@app.command("make-bin")
+def data_make_bin(
+    root: Annotated[Path, typer.Argument(help="The folder the paths of PAIRS start from.")],
+    pairs: Annotated[Path, typer.Argument(help="A pair list.")],
+    out: Annotated[Path, typer.Argument(help="The .bin file to write.")],
+) -> None:
+    """Write a pair list and its images as a verification set, such as lfw.bin."""
+    from fusedface.data import read_pairs, write_bin
+
+    chosen = read_pairs(pairs, root)
+    keeps_folds = write_bin(chosen, out)
+    typer.echo(f"wrote {out}: {len(chosen):,} pairs of {len(chosen.images):,} images")
+    if not keeps_folds:
+        typer.echo(
+            f"the folds of {pairs.name} are lost: a .bin has ten, of neighbouring pairs, in equal parts"
+        )
+
+
+@app.command("align")
+def data_align(
+    root: Annotated[Path, typer.Argument(help="The folder of the photos.")],
+    landmarks: Annotated[
+        Path,
+        typer.Argument(
+            help="A CSV of path,x1,y1,...,x5,y5: left eye, right eye, nose, corners of the mouth."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to write the crops to.")],
+    size: Annotated[int, typer.Option(help="Of the crops: a multiple of 112 or 128.")] = 112,
+    skip_bad: SkipBadOption = False,
+) -> None:
+    """Crop faces by five landmarks, as recognition networks expect them; detectors stay outside."""
+    from fusedface.data.align import align_folder, read_landmarks
+
+    written = align_folder(root, read_landmarks(landmarks, root), out, size, skip_bad=skip_bad)
+    _list_skipped(written.skipped)
+    typer.echo(f"wrote {out}: {written.num_images:,} crops of {size}x{size}")
+
+
+def _list_skipped(skipped: Sequence[Exception]) -> None:
+    """Say what was left out, and how much."""
+    if skipped:
+        typer.echo(f"left out {len(skipped):,}:")
+    for error in skipped[:SHOWN_SKIPPED]:
+        typer.echo(f"  {error}")
+    if len(skipped) > SHOWN_SKIPPED:
+        typer.echo(f"  and {len(skipped) - SHOWN_SKIPPED:,} more")

@@ -41,6 +41,10 @@ class ImageFiles:
         """The image as it lies in its file."""
         return read_encoded(self.root / self.paths[index])
 
+    def describe(self, index: int) -> str:
+        """The path."""
+        return str(self.root / self.paths[index])
+
 
 class EncodedImages:
     """Images to be compared, held encoded; who they show is unknown.
@@ -70,6 +74,10 @@ class EncodedImages:
         """The image as it was given."""
         return self.data[index]
 
+    def describe(self, index: int) -> str:
+        """The name."""
+        return self.names[index]
+
 
 class SourceImages:
     """Some images of a source, to be compared."""
@@ -88,6 +96,10 @@ class SourceImages:
     def encoded(self, index: int) -> bytes:
         """The image, encoded; see `encoded_image`."""
         return encoded_image(self.source, int(self.indices[index]))
+
+    def describe(self, index: int) -> str:
+        """As the source names it."""
+        return self.source.describe(int(self.indices[index]))
 
 
 @dataclass(frozen=True)

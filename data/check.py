@@ -1,0 +1,173 @@
+"""What a file or folder of faces holds, and what is wrong with it: every record and every image is read."""
+
+import os
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fusedface.data.opening import open_source
+from fusedface.data.pair_list import EncodedImages, ImageFiles, PairList, SourceImages
+from fusedface.data.pairs import read_pairs
+from fusedface.data.recordio import BadRecord, PackSource
+from fusedface.data.recordio.index import read_index
+from fusedface.data.sources import FileSource, UnreadableImage, decode_image
+from fusedface.data.verification_bins import SUFFIX
+
+SHOWN_PROBLEMS = 10  # of each kind
+SHOWN_SIZES = 5
+CHUNK = 1024  # images in memory at once
+
+
+@dataclass
+class Report:
+    """What was found: facts as (what, how many) and problems as messages."""
+
+    kind: str
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def check(
+    path: Path, root: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> Report:
+    """Look at a pack, a folder, a list file, a pair list or a .bin.
+
+    A text file is a pair list if "pairs" is in its name, else a list file.
+
+    Args:
+        path: what to look at.
+        root: the folder from which the paths of a pair list start; without it its own.
+        progress: told how many images of how many have been read.
+
+    Raises:
+        ValueError: it cannot be opened at all.
+    """
+    is_list = path.is_file() and "pairs" in path.stem.lower()
+    if is_list or path.suffix.lower() == SUFFIX:
+        return _check_pairs(read_pairs(path, root), path, progress)
+    source = open_source(path, skip_bad=True)
+    report = Report("RecordIO pack" if isinstance(source, PackSource) else "labelled images")
+    if isinstance(source, PackSource):
+        _check_records(source, report)
+    counts = np.bincount(source.labels)
+    report.facts += [
+        ("people", f"{source.num_classes:,}, with {_range(counts)} images"),
+        ("people with one image", f"{(counts == 1).sum():,}"),
+    ]
+    _check_images(source, source.labels, report, progress)
+    return report
+
+
+def _check_pairs(
+    pairs: PairList, path: Path, progress: Callable[[int, int], None] | None
+) -> Report:
+    report = Report("verification set" if path.suffix.lower() == SUFFIX else "pair list")
+    genuine = int(pairs.same.sum())
+    folds = np.unique(pairs.fold, return_counts=True)[1]
+    report.facts += [
+        ("pairs", f"{len(pairs):,}: {genuine:,} of one person, {len(pairs) - genuine:,} of two"),
+        ("folds", f"{len(folds)}, of {_range(folds)} pairs"),
+    ]
+    _check_images(pairs.images, None, report, progress)
+    return report
+
+
+def _check_records(source: PackSource, report: Report) -> None:
+    """Compare the records as they follow each other in the file with those of the index."""
+    records = source.records
+    report.problems += source.notes
+    try:
+        found = np.fromiter(records.offsets(), np.int64)
+    except BadRecord as error:
+        report.problems.append(f"what follows in the file cannot be found: {error}")
+        return
+    index = read_index(records.path.with_suffix(".idx"), records.size)
+    missing = np.setdiff1d(found, index.offsets)
+    report.facts.append(
+        ("records", f"{len(found):,}, of which {len(missing):,} are not in the index")
+    )
+
+
+class _Seen(NamedTuple):
+    """Of N images."""
+
+    digests: np.ndarray  # (N,) uint64
+    sizes: Counter[tuple[int, int]]  # by (H, W), of those that can be read
+    unreadable: list[str]
+
+
+def _check_images(
+    images: FileSource | PackSource | ImageFiles | EncodedImages | SourceImages,
+    labels: np.ndarray | None,
+    report: Report,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    seen = _look_at(images, progress)
+    sizes = [f"{h}x{w}: {count:,}" for (h, w), count in seen.sizes.most_common(SHOWN_SIZES)]
+    if len(seen.sizes) > SHOWN_SIZES:
+        sizes.append(f"{len(seen.sizes) - SHOWN_SIZES} more sizes")
+    _, first, inverse = np.unique(seen.digests, return_index=True, return_inverse=True)
+    copies = np.flatnonzero(first[inverse] != np.arange(len(inverse)))
+    report.facts += [
+        ("images", f"{len(images):,}"),
+        ("sizes (height x width)", ", ".join(sizes)),
+        ("unreadable images", f"{len(seen.unreadable):,}"),
+        ("copies of other images", f"{len(copies):,}"),
+    ]
+    report.problems += _some("unreadable images", seen.unreadable)
+    if labels is not None:
+        wrong = copies[labels[copies] != labels[first[inverse[copies]]]]
+        report.facts.append(("copies under another person", f"{len(wrong):,}"))
+        shown = [
+            f"{images.describe(int(i))} is {images.describe(int(first[inverse[i]]))}"
+            for i in wrong[:SHOWN_PROBLEMS]
+        ]
+        report.problems += _some("the same image under two people", shown, len(wrong))
+
+
+def _look_at(images, progress: Callable[[int, int], None] | None) -> _Seen:
+    """Read all images, on all cores: decoders let other threads run."""
+
+    def look(index: int) -> tuple[int, tuple[int, int] | None, str]:
+        try:
+            data = images.encoded(index)
+            digest = int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+            return digest, decode_image(data, images.describe(index)).shape[:2], ""
+        except UnreadableImage as error:
+            return index, None, str(error)
+
+    digests, sizes, unreadable = array("Q"), Counter(), []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(images), CHUNK):
+            for digest, size, problem in pool.map(
+                look, range(start, min(start + CHUNK, len(images)))
+            ):
+                digests.append(digest)
+                if size is None:
+                    unreadable.append(problem)
+                else:
+                    sizes[size] += 1
+            if progress is not None:
+                progress(len(digests), len(images))
+    return _Seen(np.array(digests), sizes, unreadable)
+
+
+def _some(what: str, problems: Sequence[str], total: int | None = None) -> list[str]:
+    """One message that counts problems and shows the first; none where there are none."""
+    total = len(problems) if total is None else total
+    if not total:
+        return []
+    more = [f"and {total - SHOWN_PROBLEMS:,} more"] if total > SHOWN_PROBLEMS else []
+    return [f"{total:,} {what}:\n  " + "\n  ".join([*problems[:SHOWN_PROBLEMS], *more])]
+
+
+def _range(counts: np.ndarray) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,} (median {np.median(counts):,.0f})"
