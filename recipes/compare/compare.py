@@ -22,7 +22,7 @@ from fusedface.recipes.compare.pool import default_jobs, last_words, run_all
 from fusedface.recipes.compare.results import FAILED, RunResult, read_result
 from fusedface.recipes.compare.screen import Screen
 from fusedface.recipes.compare.statistics import LossResult, reference_label, summarise
-from fusedface.recipes.compare.tables import as_dict, rich_table, settings_line
+from fusedface.recipes.compare.tables import as_dict, rich_tables, settings_line
 from fusedface.recipes.engine.environment import describe_environment
 from fusedface.recipes.engine.files import write_text
 
@@ -88,8 +88,7 @@ def report(
     from fusedface.recipes.compare.page import write_page  # matplotlib takes a second to import
 
     page = write_page(results, losses, out)
-    num_seeds = len({result.run.seed for result in results})
-    console.print(rich_table(losses, f"{len(losses)} losses, {num_seeds} seeds"))
+    console.print(rich_tables(losses))
     _say(console, f"{_reading(results)} See {page}")
     return losses
 
@@ -129,8 +128,9 @@ def _report_failures(results: Sequence[RunResult], console: Console) -> None:
 
 def _reading(results: Sequence[RunResult]) -> str:
     return (
-        "Accuracies are means over seeds ± standard deviation; the last two columns test "
-        f"{reference_label(results)} against each loss on the same seeds (paired t-test, Holm)."
+        "Means over seeds ± standard deviation. The last columns of the first table test "
+        f"{reference_label(results)}, the reference, against each loss on the same seeds, in points: "
+        "p of a paired t-test, and in brackets after Holm's correction."
     )
 
 

@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from fusedface.recipes.compare.plan import PlannedRun
@@ -43,10 +45,10 @@ class RunResult:
 
     @property
     def ms_per_step(self) -> float | None:
-        """Mean time of a training step, with reading; None before the first line."""
-        if not self.train:
-            return None
-        return 1e3 * self.train[-1]["seconds"] / self.train[-1]["step"]
+        """Time of a training step with reading, the median over metric lines; None before the second."""
+        steps = [(line["step"], line["seconds"]) for line in self.train]
+        times = [(t1 - t0) / (n1 - n0) for (n0, t0), (n1, t1) in pairwise(steps)]
+        return 1e3 * median(times) if times else None
 
 
 def read_result(run: PlannedRun) -> RunResult:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +14,23 @@ from fusedface.recipes.compare.results import FAILED, RunResult
 from fusedface.recipes.compare.statistics import SHARES, LossResult, Spread
 from fusedface.recipes.engine.summary import VERDICT_COLOURS
 
+
+def _backbone(recipe: Recipe) -> str:
+    backbone = recipe.backbone
+    height, width = backbone.input_size
+    return f"{backbone.name} x{backbone.width:g} at {height}x{width}"
+
+
+def _data(recipe: Recipe) -> str:
+    data, people = recipe.data, recipe.data.synthetic
+    if data.source != "synthetic":
+        return data.source
+    return (
+        f"{people.num_identities:,} generated people, {people.images_per_identity} images each, "
+        f"difficulty {people.difficulty:g}, label noise {people.label_noise:g}"
+    )
+
+
 SETTINGS_THAT_MATTER = (
     ("target gradient", lambda r: r.head.target_gradient),
     ("warm-up steps", lambda r: r.schedule.warmup_steps),
@@ -19,8 +38,8 @@ SETTINGS_THAT_MATTER = (
     ("batch", lambda r: r.optim.batch_size),
     ("clip norm", lambda r: r.optim.clip_norm),
     ("precision", lambda r: r.train.precision),
-    ("backbone", lambda r: f"{r.backbone.name} x{r.backbone.width:g} at {_size(r)}"),
-    ("data", lambda r: _data(r)),  # noqa: PLW0108  (defined below)
+    ("backbone", _backbone),
+    ("data", _data),
 )
 """Known to change the answer; s, m, t and the momentum of t stand beside each loss."""
 
@@ -32,14 +51,14 @@ def headings(losses: Sequence[LossResult]) -> list[str]:
         "loss",
         "margin",
         "verdicts",
-        "final accuracy, %",
+        "final, %",
         "best, %",
-        f"TAR at FAR {far}, %" if far else "TAR, %",
+        f"TAR@FAR={float(far):.0e}, %".replace("e-0", "e-") if far else "TAR, %",
+        "reference less this",
+        "p (Holm)",
         *(f"steps to {share:.0%} of best" for share in SHARES),
         "ms a step",
         "peak MiB",
-        "reference minus this, points",
-        "p (Holm)",
     ]
 
 
@@ -53,24 +72,40 @@ def cells(loss: LossResult, num_runs: int) -> list[str]:
         _percent(loss.final, num_runs),
         _percent(loss.best, num_runs),
         _percent(loss.tar, num_runs),
+        "reference" if test is None else _percent(test.difference, num_runs, signed=True),
+        "-" if test is None or test.p_holm is None else f"{test.p:.3f} ({test.p_holm:.3f})",
         *(_number(steps, num_runs) for steps in loss.steps_to),
         "-" if loss.ms_per_step is None else f"{loss.ms_per_step:.0f}",
         "-" if loss.peak_memory_mib is None else f"{loss.peak_memory_mib:.0f}",
-        "reference" if test is None else _percent(test.difference, num_runs, signed=True),
-        "-" if test is None or test.p_holm is None else f"{test.p:.3f} ({test.p_holm:.3f})",
     ]
 
 
-def rich_table(losses: Sequence[LossResult], title: str) -> Table:
-    """For the terminal."""
+def rich_tables(losses: Sequence[LossResult]) -> Group:
+    """For the terminal: how well, and below it how fast; one table of all columns would be too wide."""
     num_runs = max(sum(loss.verdicts.values()) for loss in losses)
-    table = Table(title=title)
-    for i, heading in enumerate(headings(losses)):
-        table.add_column(heading, justify="left" if i < 3 else "right")
-    for loss in losses:
-        name, margin, _, *rest = cells(loss, num_runs)
-        table.add_row(name, margin, _verdict_text(loss.verdicts), *rest)
-    return table
+    names = headings(losses)
+    how_fast = len(names) - len(SHARES) - 2
+    columns = ([0, *range(2, how_fast)], [0, 1, *range(how_fast, len(names))])
+    prefix = _common_prefix([loss.label for loss in losses])
+    tables = []
+    for title, chosen in zip(("How well", "How fast"), columns, strict=True):
+        table = Table(title=f"{title}: {prefix}...", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for i in chosen:
+            table.add_column(names[i], justify="left" if i < 3 else "right", no_wrap=i in (0, 2))
+        for loss in losses:
+            row: list[str | Text] = [*cells(loss, num_runs)]
+            row[0], row[2] = loss.label.removeprefix(prefix), _verdict_text(loss.verdicts)
+            table.add_row(*(row[i] for i in chosen))
+        tables.append(table)
+    return Group(*tables)
+
+
+def _common_prefix(labels: Sequence[str]) -> str:
+    """What all labels begin with, up to a hyphen: the backbone."""
+    first = labels[0]
+    ends = [i + 1 for i, letter in enumerate(first) if letter == "-"]
+    shared = [first[:end] for end in ends if all(x.startswith(first[:end]) for x in labels)]
+    return max(shared, key=len, default="")
 
 
 def as_dict(losses: Sequence[LossResult]) -> list[dict[str, Any]]:
@@ -88,7 +123,7 @@ def _verdict_text(verdicts: dict[str, int]) -> Text:
         (f"{count} {verdict}", VERDICT_COLOURS.get(verdict, "red" if verdict == FAILED else ""))
         for verdict, count in verdicts.items()
     ]
-    return Text(", ").join(Text(text, style=style) for text, style in parts)
+    return Text("\n").join(Text(text, style=style) for text, style in parts)
 
 
 def _percent(spread: Spread | None, num_runs: int, signed: bool = False) -> str:
@@ -108,21 +143,6 @@ def _number(spread: Spread | None, num_runs: int) -> str:
 def _of(count: int, num_runs: int) -> str:
     """How many runs a figure rests on, where that is not all."""
     return "" if count == num_runs else f" ({count} of {num_runs})"
-
-
-def _size(recipe: Recipe) -> str:
-    height, width = recipe.backbone.input_size
-    return f"{height}x{width}"
-
-
-def _data(recipe: Recipe) -> str:
-    data, people = recipe.data, recipe.data.synthetic
-    if data.source != "synthetic":
-        return data.source
-    return (
-        f"{people.num_identities:,} generated people, {people.images_per_identity} images each, "
-        f"difficulty {people.difficulty:g}, label noise {people.label_noise:g}"
-    )
 
 
 def set_rows(results: Sequence[RunResult]) -> list[list[str]]:

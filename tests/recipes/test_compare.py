@@ -137,7 +137,9 @@ def result(label, seed, accuracies, *, verdict="converged", margin=None, folder=
         final_loss=1.0, initial_loss=1.0, collapse_loss=1.0, num_identities=2, num_images=2,
         unreadable_images=0,
     )  # fmt: skip
-    lines = [{"kind": "train", "step": 10, "seconds": 0.5}]
+    # 50 ms a step but for the first lines, which are slow, and an interruption.
+    seconds = {10: 3.0, 20: 3.5, 30: 4.0, 40: 99.0, 50: 99.5}
+    lines = [{"kind": "train", "step": n, "seconds": t} for n, t in seconds.items()]
     return RunResult(PlannedRun(label, seed, recipe, folder), lines, evaluations, summary)
 
 
