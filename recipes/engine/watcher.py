@@ -82,7 +82,10 @@ def judge(
         fall = _late_fall(train)
         text = f"{fall:.0%} of the loss's fall came in the last {PLATEAU_SHARE:.0%} of the steps"
         return Judgement("unfinished" if fall > PLATEAU_LOSS else "converged", None, text)
-    text = f"accuracy rose by {100 * gain:.2f} points in the last {PLATEAU_SHARE:.0%} of the steps"
+    text = (
+        f"the best accuracy in the last {PLATEAU_SHARE:.0%} of the steps is {100 * abs(gain):.2f} points "
+        f"{'above' if gain >= 0 else 'below'} the best before"
+    )
     return Judgement("unfinished" if gain > PLATEAU_GAIN else "converged", None, text)
 
 
