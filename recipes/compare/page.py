@@ -17,9 +17,9 @@ QUESTION = (
 READING = (
     "Accuracies and rates are means over seeds ± the sample standard deviation. Best accuracy is chosen "
     "on the test pairs and flatters; final accuracy is that after the last step. Steps to 90, 95 and "
-    "99 % are of the best accuracy any loss reached. The last columns give {reference}'s final accuracy "
-    "less the other's, with Student's paired t-test over seeds and Holm's correction; with few seeds "
-    "only large differences can show."
+    "99 % are of the best accuracy any loss reached. Reference less this: {reference}'s final accuracy "
+    "less the other's, in points, with p of Student's paired t-test over seeds and, in brackets, after "
+    "Holm's correction; with few seeds only large differences can show."
 )
 CAPTIONS = {
     "convergence": "Means over seeds, bands of one standard deviation; a cross marks where a run was found "

@@ -52,6 +52,8 @@ class LossResult:
     """Best accuracy on the way, which flatters: it is chosen on the test pairs."""
     final: Spread | None
     """Accuracy after the last step, of the runs that got there."""
+    cosine: Spread | None
+    """Mean target cosine in training at the end, of the runs that got there; negative is a bad sign."""
     tar: Spread | None
     """True accept rate at `far`, after the last step."""
     far: str | None
@@ -131,6 +133,7 @@ def _loss_result(
     times = [run.ms_per_step for run in runs if run.ms_per_step is not None]
     peaks = [s.peak_memory_mib for r in runs if (s := r.summary) and s.peak_memory_mib is not None]
     finals = [a for run in runs if (a := final_accuracy(run)) is not None]
+    cosines = [r.train[-1]["target_cosine"] for r in runs if final_accuracy(r) is not None]
     tars = [t for run in runs if far and (t := _tar(run, far)) is not None]
     return LossResult(
         label=label,
@@ -138,6 +141,7 @@ def _loss_result(
         verdicts=verdicts,
         best=Spread.of([max(a for _, a in run.accuracies) for run in runs if run.accuracies]),
         final=Spread.of(finals),
+        cosine=Spread.of(cosines),
         tar=Spread.of(tars),
         far=far,
         steps_to=tuple(Spread.of([s for s in steps if s is not None]) for steps in reached),

@@ -53,7 +53,8 @@ def headings(losses: Sequence[LossResult]) -> list[str]:
         "verdicts",
         "final, %",
         "best, %",
-        f"TAR@FAR={float(far):.0e}, %".replace("e-0", "e-") if far else "TAR, %",
+        "target cosine",
+        f"TAR at FAR {float(far):.0e}, %".replace("e-0", "e-") if far else "TAR, %",
         "reference less this",
         "p (Holm)",
         *(f"steps to {share:.0%} of best" for share in SHARES),
@@ -71,6 +72,9 @@ def cells(loss: LossResult, num_runs: int) -> list[str]:
         ", ".join(f"{count} {verdict}" for verdict, count in loss.verdicts.items()),
         _percent(loss.final, num_runs),
         _percent(loss.best, num_runs),
+        "-"
+        if loss.cosine is None
+        else f"{loss.cosine.mean:.2f}" + _of(loss.cosine.count, num_runs),
         _percent(loss.tar, num_runs),
         "reference" if test is None else _percent(test.difference, num_runs, signed=True),
         "-" if test is None or test.p_holm is None else f"{test.p:.3f} ({test.p_holm:.3f})",

@@ -139,7 +139,10 @@ def result(label, seed, accuracies, *, verdict="converged", margin=None, folder=
     )  # fmt: skip
     # 50 ms a step but for the first lines, which are slow, and an interruption.
     seconds = {10: 3.0, 20: 3.5, 30: 4.0, 40: 99.0, 50: 99.5}
-    lines = [{"kind": "train", "step": n, "seconds": t} for n, t in seconds.items()]
+    lines = [
+        {"kind": "train", "step": n, "seconds": t, "target_cosine": n / 100}
+        for n, t in seconds.items()
+    ]
     return RunResult(PlannedRun(label, seed, recipe, folder), lines, evaluations, summary)
 
 
@@ -162,6 +165,7 @@ def test_the_figures_worked_out_by_hand(tmp_path):
     assert (lost.final, lost.tar, lost.verdicts) == (None, None, {"non_finite": 3})
     assert ours.ms_per_step == pytest.approx(50.0)
     assert ours.peak_memory_mib == 2
+    assert (ours.cosine.mean, lost.cosine) == (0.5, None)
 
     # 90 % of the best accuracy, 0.95: 0.855, between evaluations.
     assert SHARES[0] == 0.9
