@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fusedface.bench.case import Case
 from fusedface.bench.compare import Change
 from fusedface.bench.kernels import Row, Triple
 from fusedface.bench.results import describe
@@ -19,6 +20,16 @@ LEGEND = (
     "any implementation needs at the rates below, as a share of the time taken. "
     "error: against float64, of the loss and of the worse gradient, relative."
 )
+
+HEADINGS = (
+    "forward", "backward", "both", "25-75 %", "step", "x f32", "x bf16", "MiB", "Tflop/s", "GB/s",
+    "limit", "loss error", "gradient",
+)  # fmt: skip
+LEAST_FIRST = (
+    "loss error", "GB/s", "Tflop/s", "forward", "backward", "25-75 %", "step", "limit", "x bf16",
+    "gradient",
+)  # fmt: skip
+"""What a narrow terminal does without, in this order; the file has everything."""
 
 
 def new_table(title: str, first: str, *headings: str) -> Table:
@@ -34,23 +45,29 @@ def print_kernels(document: dict[str, Any], console: Console) -> None:
     """One table a case, of what `kernels.run_to_file` wrote."""
     rows = [Row.from_dict(row) for row in document["rows"]]
     for case in dict.fromkeys(row.case for row in rows):
-        table = new_table(
-            str(case), "ms", "forward", "backward", "both", "25-75 %", "step", "x f32", "x bf16",
-            "MiB", "Tflop/s", "GB/s", "limit", "loss error", "gradient",
-        )  # fmt: skip
-        failed = []
-        for row in rows:
-            if row.case != case:
-                continue
-            if row.ms or not row.note:
-                table.add_row(*_cells(row))
-            else:
-                failed.append(f"{row.provider}: {row.note}")
+        measured = [row for row in rows if row.case == case and (row.ms or not row.note)]
+        dropped: set[str] = set()
+        table = _kernels_table(case, measured, dropped)
+        for heading in LEAST_FIRST:
+            unbounded = console.options.update(max_width=1000)
+            if console.measure(table, options=unbounded).maximum <= console.width:
+                break
+            table = _kernels_table(case, measured, dropped := dropped | {heading})
         console.print(table)
-        for line in failed:
-            console.print(f" {line}", markup=False, highlight=False)
+        for row in rows:
+            if row.case == case and row not in measured:
+                console.print(f" {row.provider}: {row.note}", markup=False, highlight=False)
     console.print(f"{describe(document['machine'])}. {LEGEND}")
     console.print(limits(document))
+
+
+def _kernels_table(case: Case, rows: Sequence[Row], dropped: set[str]) -> Table:
+    shown = [i for i, heading in enumerate(HEADINGS) if heading not in dropped]
+    table = new_table(str(case), "ms", *(HEADINGS[i] for i in shown))
+    for row in rows:
+        name, *figures = _cells(row)
+        table.add_row(name, *(figures[i] for i in shown))
+    return table
 
 
 def limits(document: dict[str, Any]) -> str:

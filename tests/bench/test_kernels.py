@@ -1,5 +1,6 @@
 """The benchmark: every provider computes the loss it claims, failures are rows, ratios are paired."""
 
+import io
 import json
 
 import pytest
@@ -140,9 +141,18 @@ def test_a_file_is_written_after_each_case_and_resumed_from(tmp_path, monkeypatc
     again = kernels.run_to_file([SMALL, other], plan, out, resume=True)
     assert json.loads(json.dumps(again["rows"][0])) == row
     assert [Row.from_dict(row).case for row in results.read(out)["rows"]] == [SMALL, other]
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
-    tables.print_kernels(results.read(out), console)
-    assert "fused arcface float32" in console.export_text()
+    wide, narrow = (_printed(results.read(out), width) for width in (200, 80))
+    assert "fused arcface float32" in wide
+    assert "loss error" in wide
+    assert "fused arcface float32" in narrow
+    assert "loss error" not in narrow
+    assert "…" not in narrow
+
+
+def _printed(document, width):
+    console = Console(width=width, file=io.StringIO())
+    tables.print_kernels(document, console)
+    return console.file.getvalue()
 
 
 CEILINGS = kernels.Ceilings({"float32": 1e9, "bfloat16": 1e9}, 1e9, 1e9)
