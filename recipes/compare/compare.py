@@ -9,6 +9,7 @@ runs/LABEL/seedN/          the runs; beside each its recipe (seedN.toml) and wha
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,9 @@ def report(
 ) -> list[LossResult]:
     """Write comparison.json, figures and report.html, and print the table."""
     losses = summarise(results)
-    write_text(out / COMPARISON, json.dumps(_content(results, losses, device), indent=2) + "\n")
+    write_text(
+        out / COMPARISON, json.dumps(_content(results, losses, out, device), indent=2) + "\n"
+    )
 
     from fusedface.recipes.compare.page import write_page  # matplotlib takes a second to import
 
@@ -94,7 +97,7 @@ def report(
 
 
 def _content(
-    results: Sequence[RunResult], losses: list[LossResult], device: torch.device
+    results: Sequence[RunResult], losses: list[LossResult], out: Path, device: torch.device
 ) -> dict[str, Any]:
     first = results[0].run.recipe
     return {
@@ -108,7 +111,7 @@ def _content(
             {
                 "label": result.run.label,
                 "seed": result.run.seed,
-                "folder": str(result.run.folder),
+                "folder": Path(os.path.relpath(result.run.folder, out)).as_posix(),
                 "verdict": result.verdict,
                 "message": result.summary.message if result.summary else last_words(result.run),
             }

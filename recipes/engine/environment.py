@@ -26,7 +26,7 @@ def describe_environment(device: torch.device, precision: str, seed: int) -> dic
         "packages": {name: _version(name) for name in PACKAGES},
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "git_revision": _git_revision(),
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 
 

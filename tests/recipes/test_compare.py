@@ -224,6 +224,7 @@ def test_a_comparison_end_to_end(compared):
     assert {loss.label for loss in losses} == {"tiny-curricularface", "tiny-arcface"}
     assert all(sum(loss.verdicts.values()) == 2 and loss.final.count == 2 for loss in losses)
     content = json.loads((out / "comparison.json").read_text("utf-8"))
+    assert all((out / run["folder"] / "summary.json").exists() for run in content["runs"])
     assert content["reference"] == "tiny-curricularface"
     assert len(content["runs"]) == 4
     assert {path.name for path in out.iterdir()} == {
