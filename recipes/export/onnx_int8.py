@@ -1,8 +1,8 @@
 """ONNX with 8-bit weights and activations: static quantisation by QuantizeLinear, DequantizeLinear pairs.
 
-Weights are symmetric, a scale a channel. Ranges of activations come from faces, without the outermost
-1e-4 of their values: with all of them, embeddings turn further from the float32 ones (docs/export.md).
-PReLU has no 8-bit kernel in ONNX Runtime and stays float32.
+Convolutions and linear layers only. Weights are symmetric, a scale a channel. Ranges of activations come
+from faces, without the outermost 1e-4 of their values: with all of them, embeddings turn further from the
+float32 ones (docs/export.md).
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from fusedface.recipes.export import onnx_float
 from fusedface.recipes.export.job import Job
 
 BATCH_SIZE = 32
-OPERATORS = ["Conv", "Gemm", "MatMul", "Add"]
+OPERATORS = ["Conv", "Gemm", "MatMul"]
 PERCENTILE = 99.99
 
 
@@ -48,7 +48,6 @@ def write(job: Job, path: Path) -> None:
             Faces(job.calibration()),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=OPERATORS,
-            nodes_to_exclude=list(onnx_float.NORMALISING),
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
