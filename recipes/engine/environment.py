@@ -22,7 +22,7 @@ def describe_environment(device: torch.device, precision: str, seed: int) -> dic
         "precision": precision,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": " ".join((platform.system(), platform.machine(), *platform.libc_ver())),
         "packages": {name: _version(name) for name in PACKAGES},
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "git_revision": _git_revision(),
