@@ -164,7 +164,7 @@ class _LfwFiles:
 
 def _assemble(path: Path, root: Path, pairs: list[_Pair]) -> PairList:
     paths = sorted({p for pair in pairs for p in (pair.one, pair.other)})
-    missing = {p for p in paths if not (root / p).is_file()}
+    missing = {p for p in paths if not _is_file(root / p)}
     if missing:
         lines = [f"line {p.line}: {q}" for p in pairs for q in (p.one, p.other) if q in missing]
         shown = "\n  ".join(lines[:SHOWN_PROBLEMS])
@@ -181,6 +181,13 @@ def _assemble(path: Path, root: Path, pairs: list[_Pair]) -> PairList:
         same=same,
         fold=np.array([pair.fold for pair in pairs]),
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its name is too long
+        return False
 
 
 def _identities(paths: list[str], pairs: list[_Pair]) -> list[str] | None:

@@ -19,6 +19,7 @@ IMAGE_KINDS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
 # An aligned face has 12,544 pixels. A file that unpacks to more than this many is no face crop, and
 # may be made to fill the memory.
 MAX_PIXELS = 16_000_000
+MAX_NAME_BYTES = 255  # of a file or folder, as of nearly all file systems
 MAX_IMAGE_BYTES = 1 << 26  # 64 MiB, more than MAX_PIXELS take uncompressed
 PROBED_IMAGES = 16  # decoded when a source is opened, to tell a wrong folder at once
 
@@ -270,8 +271,10 @@ def inside_path(text: str, root: Path, where: str) -> str:
     """
     try:
         inside, target = root.resolve(), (root / text).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, too long, a null byte
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
         raise ValueError(f"{where}: {text[:80]!r} is no path: {error}") from None
+    if any(len(part.encode()) > MAX_NAME_BYTES for part in Path(text).parts):
+        raise ValueError(f"{where}: {text[:80]!r}... is too long for a file's name")
     if inside not in target.parents:
         raise ValueError(f"{where}: {text[:80]!r} leads out of {root}; paths must stay below it")
     return text

@@ -70,6 +70,9 @@ def _find_damage(path: Path) -> str | None:
     if not zipfile.is_zipfile(path):
         return "it is truncated"
     with zipfile.ZipFile(path) as archive:
+        # torch.save compresses nothing; a member that is compressed may unpack to any size.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            return "it is compressed, as no file of torch.save is"
         member = archive.testzip()
     return f"the checksum of {member} does not hold" if member else None
 

@@ -115,7 +115,7 @@ def parse(hint: Any, text: str, key: str) -> Any:
         return list(filter(None, (part.strip() for part in text.split(","))))
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, a number too long, too deep
         value = text
     converted = convert(hint, value, key)
     return list(converted) if isinstance(converted, tuple) else converted

@@ -56,7 +56,8 @@ def _check_inside(records: RecordFile, index: Index) -> None:
 def _by_headers(records: RecordFile, index: Index, *, skip_bad: bool = False) -> Images:
     """Look at every record."""
     headers = read_headers(records, index.offsets)
-    labels = headers.labels[:, 0].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaNs of a damaged file
+        labels = headers.labels[:, 0].astype(np.float64)
     is_image = headers.has_image & headers.plain & _is_class(labels)
     is_range = headers.is_range & headers.plain
     bad = []
@@ -105,7 +106,8 @@ def _by_ranges(records: RecordFile, index: Index) -> Images | None:
     start = np.concatenate([[0], stop[:-1]])
     start, stop = start[stop > start], stop[stop > start]
     first, last = (read_headers(records, offsets[ends]) for ends in (start, stop - 1))
-    label = first.labels[:, 0].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        label = first.labels[:, 0].astype(np.float64)
     sure = first.plain & last.plain & _is_class(label) & (label == last.labels[:, 0])
     labels = np.where(sure, label, 0).astype(np.int64).repeat(stop - start)
     unsure = ~sure.repeat(stop - start)
