@@ -58,7 +58,7 @@ def check(
         _check_records(source, report)
     counts = np.bincount(source.labels)
     report.facts += [
-        ("people", f"{source.num_classes:,}, with {_range(counts)} images"),
+        ("people", f"{source.num_classes:,}, with {_range(counts, 'images')}"),
         ("people with one image", f"{(counts == 1).sum():,}"),
     ]
     _check_images(source, source.labels, report, progress)
@@ -73,7 +73,7 @@ def _check_pairs(
     folds = np.unique(pairs.fold, return_counts=True)[1]
     report.facts += [
         ("pairs", f"{len(pairs):,}: {genuine:,} of one person, {len(pairs) - genuine:,} of two"),
-        ("folds", f"{len(folds)}, of {_range(folds)} pairs"),
+        ("folds", f"{len(folds)}, of {_range(folds, 'pairs')}"),
     ]
     _check_images(pairs.images, None, report, progress)
     return report
@@ -168,6 +168,8 @@ def _some(what: str, problems: Sequence[str], total: int | None = None) -> list[
     return [f"{total:,} {what}:\n  " + "\n  ".join([*problems[:SHOWN_PROBLEMS], *more])]
 
 
-def _range(counts: np.ndarray) -> str:
+def _range(counts: np.ndarray, unit: str) -> str:
     low, high = int(counts.min()), int(counts.max())
-    return f"{low:,}" if low == high else f"{low:,} to {high:,} (median {np.median(counts):,.0f})"
+    if low == high:
+        return f"{low:,} {unit}"
+    return f"{low:,} to {high:,} {unit} (median {np.median(counts):,.0f})"

@@ -5,6 +5,7 @@ RecordIO packs: data/recordio. Generated faces: data/synthetic.
 
 import os
 import stat
+import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Pillow warns of large images, before `decode_image` refuses smaller ones.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
 # No others: Pillow would hand an EPS file to Ghostscript, which runs it.

@@ -1,0 +1,69 @@
+"""`data check | pack | make-bin | align` and what they print."""
+
+import numpy as np
+import pytest
+from face_files import write_image, write_people
+from typer.testing import CliRunner
+
+from fusedface import cli
+from fusedface.data import open_source, read_pairs
+from fusedface.data.align import TEMPLATE
+
+PAIRS = "ann/ann_0001.png ann/ann_0002.png 1 0\nann/ann_0001.png bob/bob_0001.png 0 1\n"
+
+
+def invoke(*arguments, code=0):
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_check_says_by_its_status_whether_all_is_well(tmp_path):
+    root = write_people(tmp_path)
+    assert "people with one image" in invoke("data", "check", root)
+    (root / "bob" / "broken.png").write_bytes(b"")
+    assert "the file is empty" in invoke("data", "check", root, code=1)
+
+
+def test_a_pack_of_a_folder_reads_back(tmp_path):
+    root = write_people(tmp_path / "people")
+    assert "9 images, 112x112, of 3 people" in invoke("data", "pack", root, tmp_path / "pack")
+    one, other = open_source(root), open_source(tmp_path / "pack")
+    assert np.array_equal(one.labels, other.labels)
+    assert all(one.encoded(i) == other.encoded(i) for i in range(9))
+
+
+def test_a_broken_image_is_left_out_only_when_asked(tmp_path):
+    root = write_people(tmp_path / "people")
+    (root / "bob" / "bob_0002.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"bob_0002\.png: the file is empty"):
+        invoke("data", "pack", root, tmp_path / "pack")
+    assert not (tmp_path / "pack" / "train.rec").exists()
+    output = invoke("data", "pack", root, tmp_path / "pack", "--skip-bad")
+    assert "left out 1:" in output
+    assert "bob_0002.png" in output
+    assert "8 images" in output
+
+
+def test_make_bin(tmp_path):
+    root = write_people(tmp_path / "people")
+    (tmp_path / "pairs.txt").write_text(PAIRS)
+    output = invoke("data", "make-bin", root, tmp_path / "pairs.txt", tmp_path / "set.bin")
+    assert "2 pairs of 3 images" in output
+    assert read_pairs(tmp_path / "set.bin").same.tolist() == [True, False]
+
+
+def test_align(tmp_path):
+    pytest.importorskip("cv2")
+    pixels = write_image(tmp_path / "in" / "ann" / "1.png")
+    numbers = ",".join(f"{v:.4f}" for v in TEMPLATE.ravel())
+    (tmp_path / "points.csv").write_text(f"ann/1.png,{numbers}\n")
+    arguments = ("data", "align", tmp_path / "in", tmp_path / "points.csv", tmp_path / "out")
+    assert "1 crops of 112x112" in invoke(*arguments)
+    assert np.array_equal(open_image(tmp_path / "out" / "ann" / "1.png"), pixels)
+
+
+def open_image(path):
+    from fusedface.data.sources import read_image
+
+    return read_image(path)
