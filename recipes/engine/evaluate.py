@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fusedface.data.dataset import read_images
+from fusedface.data.ijb import Templates
 from fusedface.data.pairs import PairList
 from fusedface.data.transforms import fit, frame_size
 from fusedface.models import Backbone
@@ -43,8 +44,8 @@ def evaluate_with_scores(model: Backbone, pairs: PairList) -> tuple[Verification
     return result, Scores(genuine, impostor)
 
 
-def embed(model: Backbone, pairs: PairList) -> Tensor:
-    """Embeddings (N, D or 2 D) of the images of a pair list, mirror features joined, on the model's device.
+def embed(model: Backbone, pairs: PairList | Templates) -> Tensor:
+    """Embeddings (N, D or 2 D) of the images of a set, mirror features joined, on the model's device.
 
     In float32 and evaluation mode whatever the training used; the mode is put back.
     """
@@ -76,7 +77,7 @@ def _embed_batch(model: Backbone, images: Tensor) -> Tensor:
     )
 
 
-def _read(pairs: PairList, indices: range, size: tuple[int, int]) -> Tensor:
+def _read(pairs: PairList | Templates, indices: range, size: tuple[int, int]) -> Tensor:
     source = getattr(pairs.images, "source", None)
     if hasattr(source, "render"):
         wanted = pairs.images.indices[list(indices)]  # pyright: ignore[reportAttributeAccessIssue]

@@ -2,16 +2,23 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from fusedface.data import read_pairs
+from fusedface.data.ijb import read_templates
 from fusedface.models import build_from_checkpoint
 from fusedface.recipes.engine.evaluate import evaluate_with_scores
 from fusedface.recipes.engine.run import pick_device
 from fusedface.recipes.engine.summary import figure_rows
+from fusedface.recipes.engine.templates import (
+    TEMPLATE_RATES,
+    TemplateResult,
+    evaluate_templates,
+)
 from fusedface.recipes.engine.verification import VerificationResult, roc
 from fusedface.recipes.report.roc import plot_roc
 
@@ -20,11 +27,12 @@ def evaluate_checkpoint(
     checkpoint: Path,
     data: Path | None,
     pair_lists: Sequence[Path],
+    ijb_folders: Sequence[Path],
     out: Path | None,
     device: str | None,
     console: Console,
 ) -> dict[str, VerificationResult]:
-    """Print the figures of each list; with `out`, write results.json and the ROC there.
+    """Print the figures of each list and IJB set; with `out`, write results.json and the ROC there.
 
     Raises:
         ValueError: the checkpoint, a list or an image cannot be read.
@@ -36,6 +44,12 @@ def evaluate_checkpoint(
         with console.status(f"{path.name}: {len(pairs)} pairs of {len(pairs.images)} images"):
             results[path.stem], scores = evaluate_with_scores(model, pairs)
         curves[path.stem] = roc(scores.genuine, scores.impostor)
+    templates = {}
+    for folder in ijb_folders:
+        faces = read_templates(folder)
+        with console.status(f"{folder.name}: {len(faces.images)} faces"):
+            templates[folder.name], scores = evaluate_templates(model, faces)
+        curves[folder.name] = roc(scores.genuine, scores.impostor)
     config = model.config
     taken = model.preprocessing
     height, width = taken.input_size
@@ -43,11 +57,16 @@ def evaluate_checkpoint(
         f"{checkpoint.name}: {config['name']}, {height}x{width}, mirror features: {taken.flip}",
         highlight=False,
     )
-    console.print(results_table(results))
+    if results:
+        console.print(results_table(results))
+    if templates:
+        console.print(templates_table(templates))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         figures = {name: result.as_dict() for name, result in results.items()}
         document = {"checkpoint": checkpoint.name, "backbone": config, "verification": figures}
+        if templates:
+            document["templates"] = {name: asdict(result) for name, result in templates.items()}
         (out / "results.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         plot_roc(curves, out / "roc.png")
         console.print(f"wrote results.json, roc.png and roc.svg to {out}", highlight=False)
@@ -62,6 +81,18 @@ def results_table(results: dict[str, VerificationResult]) -> Table:
     columns = [figure_rows(result.as_dict()) | _counts(result) for result in results.values()]
     for label in {label: None for column in columns for label in column}:
         table.add_row(label, *(column.get(label, "-") for column in columns))
+    return table
+
+
+def templates_table(results: dict[str, TemplateResult]) -> Table:
+    """A row a set; percent."""
+    table = Table("set", "templates", "pairs")
+    for far in TEMPLATE_RATES:
+        table.add_column(f"TAR at FAR {far:g}", justify="right")
+    for name, result in results.items():
+        rates = ["-" if r is None else f"{100 * r:.2f}" for r in result.tar_at_far.values()]
+        pairs = f"{result.num_genuine:,} + {result.num_impostor:,}"
+        table.add_row(name, f"{result.num_templates:,}", pairs, *rates)
     return table
 
 
