@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fusedface.bench import batched
 from fusedface.bench.timing import quartiles
 from fusedface.data import PRESETS, FaceDataset, FaceSource, SyntheticFaces, open_source
 from fusedface.models import Preprocessing
 
 IMAGES_PER_IDENTITY = 4
 JPEG_QUALITY = 95
+CPU = torch.device("cpu")
 
 
 def run(
@@ -27,6 +29,7 @@ def run(
     rounds: int,
     path: str | None = None,
     presets: tuple[str, ...] = tuple(PRESETS),
+    device: torch.device = CPU,
     note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> list[dict[str, Any]]:
     """Time batches of `num_images` in this process: rendering, reading, decoding and augmenting.
@@ -36,6 +39,7 @@ def run(
         rounds: batches of each; all sources see all presets in turn.
         path: also a source of one's own, as `open_source` takes it.
         presets: of the augmentation.
+        device: where whole batches are augmented (bench/batched.py); all else is the CPU's work.
         note: told what is being done.
 
     Returns:
@@ -59,7 +63,27 @@ def run(
             for preset in presets:
                 note(f"{name}: {preset}")
                 rows.append(_measure(name, source, preset, num_images, rounds))
+    note("batched on the device")
+    rows.append(_measure_batched(kept, device, num_images, rounds))
     return rows
+
+
+def _measure_batched(
+    source: SyntheticFaces, device: torch.device, num_images: int, rounds: int
+) -> dict[str, Any]:
+    """Images in the device's memory, augmented there as by "crop" and "color" together."""
+    images = source.render(torch.arange(len(source)))[:num_images]
+    images = images.permute(0, 3, 1, 2).contiguous().to(device)
+    generator = torch.Generator(device).manual_seed(0)
+
+    def once() -> None:
+        batched.apply(images, batched.choose(len(images), generator))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    once()
+    rates = [_images_per_second(once, len(images)) for _ in range(rounds)]
+    return _row(f"a batch on {device.type}", "crop and color", num_images, rates)
 
 
 def _measure(

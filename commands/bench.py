@@ -183,17 +183,17 @@ def bench_data(
     images: Annotated[int, typer.Option(min=8, help="Images of a batch.")] = 256,
     rounds: Annotated[int, typer.Option(min=1, help="Batches of each.")] = 5,
     out: OutOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Images a second of each source with each augmentation, in one process."""
-    import torch
-
     from fusedface.bench import data as bench
     from fusedface.bench import tables
+    from fusedface.recipes.engine.device import pick_device
 
-    console = _console()
+    target, console = pick_device(device), _console()
     with console.status("measuring") as status:
-        rows = bench.run(images, rounds, data, note=status.update)
-    _write(out, "data", torch.device("cpu"), rows)
+        rows = bench.run(images, rounds, data, device=target, note=status.update)
+    _write(out, "data", target, rows)
     tables.print_data(rows, console)
 
 

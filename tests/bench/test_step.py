@@ -67,7 +67,7 @@ def test_every_source_is_timed_and_what_cannot_run_says_why(monkeypatch):
 
     rows = data.run(8, rounds=1, presets=("flip",))
     assert [row["source"] for row in rows] == [
-        "generated, rendered anew", "generated, kept", "folder of JPEG", "list of JPEG",
+        "generated, rendered anew", "generated, kept", "folder of JPEG", "list of JPEG", "a batch on cpu",
     ]  # fmt: skip
     assert all(row["images_per_second"][1] > 0 for row in rows)
     monkeypatch.setattr("fusedface.data.dataset._augment", without)
