@@ -29,7 +29,7 @@ from fusedface.kernels.products import Products
 from fusedface.kernels.unit import inverse_norms, project
 
 LOG2_E = math.log2(math.e)
-CHUNK_ELEMENTS = 2**18  # of y: four such tensors in float32 are 4 MB, which the last cache holds
+CHUNK_ELEMENTS = 2**19  # of y: four such tensors in float32 are 8 MB, which the last cache holds
 MIN_CHUNK, MAX_CHUNK = 256, 4096  # classes: fewer make slow products, more overflow the cache
 ABSENT = -1e30  # y of the target among the negatives: never hard, never largest, exp2 of it is 0
 
