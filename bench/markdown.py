@@ -34,6 +34,8 @@ LABELS = {
     "pytorch-metric-learning arcface": "pytorch-metric-learning `ArcFaceLoss`",
     "fused normface float32": "**fused, no margin, float32**",
     "fused normface bfloat16": "**fused, no margin, bfloat16 products**",
+    "eager normface": "eager, no margin",
+    "eager normface bfloat16": "the same, bfloat16 products",
     "torch linear_cross_entropy normface": "torch `linear_cross_entropy`, no margin",
     "torch linear_cross_entropy normface bfloat16": "the same, bfloat16",
     "liger normface": "Liger-Kernel, no margin",
