@@ -126,4 +126,4 @@ def _html(section: Section) -> str:
 def _cell(cell: str | Link) -> str:
     if isinstance(cell, Link):
         return f'<a href="{escape(cell.target)}">{escape(cell.text)}</a>'
-    return escape(cell)
+    return escape(cell).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
