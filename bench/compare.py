@@ -56,6 +56,7 @@ class _Kind(NamedTuple):
 
 KINDS = {
     "kernels": _Kind(_kernels, "ms", True),
+    "scaling": _Kind(_kernels, "ms", True),
     "step": _Kind(_step, "images/s", False),
     "data": _Kind(_data, "images/s", False),
 }

@@ -86,6 +86,7 @@ def run_to_file(
     out: Path | None,
     resume: bool = False,
     note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+    benchmark: str = "kernels",
 ) -> dict[str, Any]:
     """Check and time every provider on every case.
 
@@ -95,6 +96,7 @@ def run_to_file(
         out: written after each case, if given.
         resume: keep the cases that `out` holds already, and run the others.
         note: told what is being done.
+        benchmark: its name in the file.
 
     Returns:
         The content of `out`: machine, ceilings and rows.
@@ -113,7 +115,7 @@ def run_to_file(
 
     def keep(rows: list[Row]) -> None:
         as_dicts = [row.as_dict() for row in rows]
-        document.update(results.document("kernels", plan.device, as_dicts, **more))
+        document.update(results.document(benchmark, plan.device, as_dicts, **more))
         if out is not None:
             results.write_json(out, document)
 

@@ -145,7 +145,7 @@ def bench_scaling(
     )
     console = _console()
     with console.status("measuring") as status:
-        document = kernels.run_to_file(cases, plan, out, resume, status.update)
+        document = kernels.run_to_file(cases, plan, out, resume, status.update, "scaling")
     tables.print_kernels(document, console)
     plots.plot_growth(document, "num_classes" if by_classes else "num_rows", out)
 
