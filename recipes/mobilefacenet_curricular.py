@@ -4,7 +4,7 @@
     python cli.py recipe run mobilefacenet-curricular --data FOLDER [--pairs LIST --root FOLDER]
 
 Sized for two CPU cores. Without --data, 140 generated people with 10 images each, 126 steps of 64
-images: 2 min 18 s there, accuracy 64.7 untrained and 88.6 trained (docs/results.md). With --data the
+images: 1 min 43 s there, accuracy 64.7 untrained and 87.3 trained (docs/results.md). With --data the
 source alone is another and the length stays six epochs, which suits thousands of images. Weight decay
 is that of the MobileFaceNets paper, loss and margin are those of the CurricularFace paper; batch, rate
 and length are this project's own.
