@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fusedface.models.preprocessing import Preprocessing
 
 TOTAL_STRIDE = 16  # every backbone here halves its input four times
-MAX_WIDTH = 4.0
+# What a recipe or a checkpoint may ask for; every option is part of a file from somewhere.
+MAX_WIDTH, MAX_SIDE, MAX_EMBEDDING_DIM = 4.0, 1024, 4096
 
 
 class Backbone(nn.Module, ABC):
@@ -87,15 +88,18 @@ def scale_channels(channels: int, width: float) -> int:
 
 
 def _check_sizes(embedding_dim: int, input_size: tuple[int, int], width: float) -> None:
-    if not _is_int(embedding_dim) or embedding_dim < 1:
-        raise ValueError(f"embedding_dim must be an integer of at least 1, got {embedding_dim!r}")
+    if not _is_int(embedding_dim) or not 1 <= embedding_dim <= MAX_EMBEDDING_DIM:
+        raise ValueError(
+            f"embedding_dim must be an integer from 1 to {MAX_EMBEDDING_DIM}, got {embedding_dim!r}"
+        )
     if (
         not isinstance(input_size, tuple | list)
         or len(input_size) != 2
-        or not all(_is_int(n) and n >= TOTAL_STRIDE and n % TOTAL_STRIDE == 0 for n in input_size)
+        or not all(_is_int(n) and n % TOTAL_STRIDE == 0 for n in input_size)
+        or not all(TOTAL_STRIDE <= n <= MAX_SIDE for n in input_size)
     ):
         raise ValueError(
-            f"input_size must be (height, width), both multiples of {TOTAL_STRIDE}, "
+            f"input_size must be (height, width), both multiples of {TOTAL_STRIDE} up to {MAX_SIDE}, "
             f"for example (112, 112), got {input_size!r}"
         )
     is_number = isinstance(width, int | float) and not isinstance(width, bool)

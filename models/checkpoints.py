@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fusedface.models.archives import read_archive
-from fusedface.models.backbone import Backbone
+from fusedface.models.backbone import MAX_EMBEDDING_DIM, Backbone
 from fusedface.models.layouts import LAYOUTS, Layout
 from fusedface.models.preprocessing import Preprocessing
 from fusedface.models.registry import create
@@ -20,7 +21,6 @@ from fusedface.models.registry import create
 FORMAT = "fusedface-checkpoint"
 VERSION = 1
 MAX_LISTED = 8  # names of each kind in an error message
-MAX_EMBEDDING_DIM = 4096  # of a public checkpoint; what a file claims must not fill the memory
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,12 @@ def build_from_checkpoint(path: str | Path) -> Backbone:
             "create that backbone and use load_checkpoint(model, path)"
         )
     try:
-        model = create(**contents.config)
+        with torch.device("meta"):  # a file costs no memory for weights that it does not hold
+            shape = create(**contents.config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: bad backbone configuration: {error}") from None
+    _fitting(shape, contents, path)
+    model = create(**contents.config)
     _fill(model, contents, path)
     return model.eval()
 
@@ -160,6 +163,14 @@ def _tensors(values: dict[Any, Any], path: str | Path) -> dict[str, Tensor]:
 
 def _fill(model: Backbone, contents: _Contents, path: str | Path) -> LoadedCheckpoint:
     """Copy a file's tensors into a backbone they fit."""
+    model.load_state_dict(_fitting(model, contents, path))
+    if contents.preprocessing is not None:
+        model.preprocessing = contents.preprocessing
+    return LoadedCheckpoint(contents.layout, model.preprocessing, contents.step)
+
+
+def _fitting(model: Backbone, contents: _Contents, path: str | Path) -> dict[str, Tensor]:
+    """A file's tensors under our names; ValueError if they do not fit."""
     state, differences = _match(model.state_dict(), contents)
     if differences:
         known = contents.config is not None
@@ -169,10 +180,7 @@ def _fill(model: Backbone, contents: _Contents, path: str | Path) -> LoadedCheck
             + "\n".join(differences)
             + hint
         )
-    model.load_state_dict(state)
-    if contents.preprocessing is not None:
-        model.preprocessing = contents.preprocessing
-    return LoadedCheckpoint(contents.layout, model.preprocessing, contents.step)
+    return state
 
 
 def _match(

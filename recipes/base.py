@@ -267,9 +267,8 @@ def _check_backbone(
     name: str, embedding_dim: int, input_size: tuple[int, int], width: float
 ) -> None:
     """Raise the ValueError of whatever the backbone itself does not accept, by building it once."""
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # reading a recipe must not move anyone's random numbers
+    # Without its weights: reading a recipe must neither fill the memory nor move anyone's random numbers.
+    with torch.device("meta"):
         create(name, embedding_dim=embedding_dim, input_size=input_size, width=width)
 
 

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 
 import pytest
+import torch
 from face_files import write_image, write_people
 from hostile_readers import READERS, mutate, outcome
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 
 from fusedface.data import open_source, read_pairs
 from fusedface.data.sources import UnreadableImage, read_image
-from fusedface.models import build_from_checkpoint
+from fusedface.models import Preprocessing, build_from_checkpoint
+from fusedface.models.checkpoints import FORMAT, VERSION
 from fusedface.recipes.settings import read_recipe
 
 MEMORY_BOUND = 256 << 20
@@ -78,6 +80,13 @@ def bombs(folder):
     ):
         for _ in range(512):
             member.write(bytes(1 << 20))
+    # A network of 34 GB, of which the file holds nothing.
+    config = {"name": "iresnet18", "embedding_dim": 4096, "input_size": (512, 512), "width": 4.0}
+    archive = {
+        "format": FORMAT, "version": VERSION, "backbone": config, "model": {}, "step": 3,
+        "preprocessing": Preprocessing(input_size=(512, 512)).as_dict(),
+    }  # fmt: skip
+    torch.save(archive, folder / "claims.pt")
     huge = 1 << 40
     return [
         ("photo.png", png),
@@ -89,12 +98,15 @@ def bombs(folder):
         ("set.bin", b"\x80\x02" + b"]" + b"(h\0h\0e" * 30 + b"."),
         ("set.bin", pickle.dumps(bytearray(10))),
         ("model.pt", (folder / "deflated.zip").read_bytes()),
+        ("model.pt", (folder / "claims.pt").read_bytes()),
         ("model.safetensors", struct.pack("<Q", huge) + b"{}"),
         ("model.safetensors", _lying_safetensors()),
         ("train.rec", struct.pack("<II", 0xCED7230A, (1 << 29) - 1) + bytes(100)),
         ("recipe.toml", b"x = " + b"[" * 10**5),
         ("recipe.toml", b"x = " + b"{a=" * 10**5),
         ("recipe.toml", b"x = 1" + b"0" * 10**5),
+        ("recipe.toml", b"[backbone]\ninput_size = [17777777777712, 112]\n"),
+        ("recipe.toml", b"[backbone]\nembedding_dim = 17777777777712\n"),
         ("pairs.txt", b"999999999\t999999999\n"),
     ]
 
