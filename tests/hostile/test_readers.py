@@ -127,11 +127,10 @@ def read_all_bombs(folder):
         path.write_bytes(data)
         if name == "train.rec":
             (folder / "train.idx").write_text("0\t0\n")
-        reader = next(r for r in READERS.values() if r.name.rpartition(".")[2] == path.suffix[1:]
-                      or (r.name == "photo.png" and path.suffix == ".ppm"))  # fmt: skip
-        read = open_source if name == "train.rec" else reader.read
+        by_name = {reader.name: reader.read for reader in READERS.values()}
+        by_name |= {"photo.ppm": read_image, "train.rec": open_source}
         try:
-            read(path)
+            by_name[name](path)
         except ValueError as error:
             print(f"{name}: {error}"[:200])
             continue
