@@ -28,6 +28,9 @@ COLLAPSE_STEPS = 100
 band in their first tens of steps, while batch normalisation and class centres find their scale."""
 CHANCE_SIGMAS = 3.0
 """Accuracy within so many standard errors of 50 % (of a binomial over the pairs) is chance."""
+SUNK_COSINE = -0.1
+"""Random embeddings have target cosines of 0 on average. Far below, a network has sunk towards a collapse,
+even if it tells some people apart: the verdict stays, its sentence says so."""
 PLATEAU_SHARE = 0.25
 """The last part of a run that tells whether it was still getting better."""
 PLATEAU_GAIN = 0.005
@@ -77,16 +80,24 @@ def judge(
         return Judgement("collapsed", since, text)
     if chance := _chance(lines, accuracies):
         return Judgement("chance", _last_step(lines), chance)
-    gain = _late_gain(accuracies)
+    gain, sunk = _late_gain(accuracies), _sunk(train)
     if gain is None:
         fall = _late_fall(train)
-        text = f"{fall:.0%} of the loss's fall came in the last {PLATEAU_SHARE:.0%} of the steps"
+        text = (
+            f"{fall:.0%} of the loss's fall came in the last {PLATEAU_SHARE:.0%} of the steps{sunk}"
+        )
         return Judgement("unfinished" if fall > PLATEAU_LOSS else "converged", None, text)
     text = (
         f"the best accuracy in the last {PLATEAU_SHARE:.0%} of the steps is {100 * abs(gain):.2f} points "
-        f"{'above' if gain >= 0 else 'below'} the best before"
+        f"{'above' if gain >= 0 else 'below'} the best before{sunk}"
     )
     return Judgement("unfinished" if gain > PLATEAU_GAIN else "converged", None, text)
+
+
+def _sunk(train: Lines) -> str:
+    """What to add where images ended further from their own class centre than random ones are."""
+    cosine = train[-1].get("target_cosine", 0.0) if train else 0.0
+    return f"; but the target cosine is {cosine:.2f}" if cosine < SUNK_COSINE else ""
 
 
 def collapsed_since(train: Lines, margin: Margin, num_classes: int) -> int | None:

@@ -79,6 +79,15 @@ def test_converged_and_unfinished():
     assert verdict(falling() + worse).verdict == "converged"  # past its best: it does not rise
 
 
+def test_a_network_that_sank_is_said_to_have():
+    sunk = [line | {"target_cosine": -0.8} for line in falling()]
+    curve = evaluations(0.5, 0.7, 0.71, 0.71, 0.71)
+    found = verdict(sunk + curve)
+    assert found.verdict == "converged"
+    assert found.message.endswith("; but the target cosine is -0.80")
+    assert "cosine" not in verdict(falling() + curve).message
+
+
 def test_without_evaluations_on_the_way_the_loss_decides():
     assert verdict(falling() + evaluations(0.6, 0.9)).verdict == "converged"
     straight = train([50.0 - 0.4 * i for i in range(100)], cosine=0.5)
