@@ -18,7 +18,7 @@ from fusedface.kernels import ArcFace, margin_loss
 from fusedface.models import build_from_checkpoint
 from fusedface.recipes.engine import train
 from fusedface.recipes.engine.batches import Batches
-from fusedface.recipes.engine.faces import SomeIdentities, open_faces, sample_pairs
+from fusedface.recipes.engine.faces import Faces, SomeIdentities, open_faces, sample_pairs
 from fusedface.recipes.engine.meter import Meter
 from fusedface.recipes.engine.precision import pick_precision
 from fusedface.recipes.engine.run import pick_device, run_recipe
@@ -292,6 +292,69 @@ def many_people(folder, count):
             pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"p{identity:03d}" / f"{number}.png")
     return folder
+
+
+def test_no_seed_shares_an_epoch_with_another():
+    """Seeds that differ by one are the usual ones of a comparison."""
+    orders = {
+        (seed, epoch): tuple(next(Batches(40, 40, seed).rest_of_epoch(epoch)))
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(set(orders.values())) == len(orders)
+
+
+def test_the_rate_of_every_step_is_that_of_its_own_index(faces, tmp_path, monkeypatch):
+    """Linear warm-up over 2 steps to 0.05, then a half cosine over the other 10."""
+    used = []
+    original = torch.optim.SGD.step
+
+    def step(self, *args, **kwargs):
+        used.append({group["lr"] for group in self.param_groups})
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    run(faces, tmp_path / "run", "train.log_every=1", "evaluation.every=0")
+    expected = [0.025, 0.05, *(0.025 * (1 + math.cos(math.pi * i / 10)) for i in range(10))]
+    assert all(len(rates) == 1 for rates in used)
+    assert [rates.pop() for rates in used] == pytest.approx(expected, rel=1e-12)
+    logged = [line["lr"] for line in metrics(tmp_path / "run") if line["kind"] == "train"]
+    assert logged == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_gradient_is_shortened_to_the_limit(faces, tmp_path, monkeypatch):
+    """The backbone's, to optim.clip_norm; the class centres' is left as it is."""
+    limit, norms = 0.125, []
+    original = torch.optim.SGD.step
+
+    def step(self, *args, **kwargs):
+        backbone = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        head = next(p for p in backbone if p.shape == (NUM_IDENTITIES, 16))
+        squares = [p.grad.double().square().sum() for p in backbone if p is not head]
+        norms.append((sum(squares).sqrt().item(), head.grad.norm().item()))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    settings = ("schedule.steps=3", "train.log_every=1", f"optim.clip_norm={limit}")
+    run(faces, tmp_path / "run", *settings, "evaluation.every=0")
+    lines = [line for line in metrics(tmp_path / "run") if line["kind"] == "train"]
+    assert len(norms) == len(lines) == 3
+    for (backbone, head), line in zip(norms, lines, strict=True):
+        assert line["grad_norm"] > 2 * limit  # or there was nothing to shorten
+        assert backbone == pytest.approx(limit, rel=1e-4)
+        assert head == pytest.approx(line["grad_norm_head"], rel=1e-4)
+
+
+def test_the_best_is_the_first_of_equals(faces, tmp_path, monkeypatch):
+    """Accuracies .7, .8, .8, .6 at steps 3, 6, 9, 12: the checkpoint of step 6 stays the best."""
+    accuracies = iter((0.5, 0.7, 0.8, 0.8, 0.6))
+    figures = {"accuracy_std": 0.0, "num_pairs": 60, "tar_at_far": {}, "auc": 0.5, "rank1": None}
+    monkeypatch.setattr(
+        Faces, "evaluate", lambda self, model: {"pairs": {"accuracy": next(accuracies), **figures}}
+    )
+    run(faces, tmp_path / "run", "evaluation.every=0.75")
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
+    assert best["step"] == 6
 
 
 def test_people_are_held_out_where_there_are_enough(tmp_path):

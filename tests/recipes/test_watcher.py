@@ -7,6 +7,7 @@ import torch
 
 from fusedface.kernels import ArcFace, CurricularFace, MVArc
 from fusedface.models import MarginHead, create
+from fusedface.recipes.engine import watcher
 from fusedface.recipes.engine.diagnose import first_non_finite
 from fusedface.recipes.engine.watcher import COLLAPSE_STEPS, collapsed_since, judge
 
@@ -147,6 +148,82 @@ def test_a_collapse_must_last_a_tenth_of_a_long_run():
     short, long = ([45.0] * n + [COLLAPSE] * num for n in (50, 500))
     assert collapsed_since(train(short, cosine=0.0), ARCFACE, 1000) == 510
     assert collapsed_since(train(long, cosine=0.0), ARCFACE, 1000) is None
+
+
+def test_a_collapse_of_exactly_the_least_length():
+    """100 steps, and a tenth of 2000: both are long enough, ten steps fewer are not."""
+    for num_before, since in ((20, 210), (179, 1800)):
+        num_after = 11 if since == 210 else 21
+        lines = train([45.0] * num_before + [COLLAPSE] * num_after, cosine=0.0)
+        assert collapsed_since(lines, ARCFACE, 1000) == since
+        later = train([45.0] * (num_before + 1) + [COLLAPSE] * (num_after - 1), cosine=0.0)
+        assert collapsed_since(later, ARCFACE, 1000) is None
+
+
+class Steady:
+    """A margin whose collapse loss is 32, so that the edges of the band are exact numbers."""
+
+    def initial_state(self):
+        return {}
+
+    def collapse_loss(self, num_classes, cosine, state):
+        return 32.0
+
+
+@pytest.mark.parametrize("edge", [31.0, 33.0])
+def test_the_edge_of_the_band_belongs_to_it(monkeypatch, edge):
+    monkeypatch.setattr(watcher, "COLLAPSE_BAND", 1 / 32)
+    assert collapsed_since(train([edge] * 100), Steady(), 1000) == 10
+    beyond = edge + math.copysign(2**-20, edge - 32.0)
+    assert collapsed_since(train([beyond] * 100), Steady(), 1000) is None
+
+
+def test_three_standard_errors_from_half_is_still_chance():
+    limit = 0.5 + watcher.CHANCE_SIGMAS * math.sqrt(0.25 / NUM_PAIRS)
+    assert verdict(falling() + evaluations(0.5, limit)).verdict == "chance"
+    above = math.nextafter(limit, 1.0)
+    assert verdict(falling() + evaluations(0.5, above)).verdict != "chance"
+
+
+def test_better_than_untrained_by_anything_is_not_chance():
+    better = math.nextafter(0.65, 1.0)
+    assert verdict(falling() + evaluations(0.65, better)).verdict != "chance"
+
+
+def test_a_gain_of_exactly_the_limit_has_converged(monkeypatch):
+    monkeypatch.setattr(watcher, "PLATEAU_GAIN", 0.0625)
+    accuracies = (0.5, 0.6, 0.7, 0.75)
+    assert verdict(falling() + evaluations(*accuracies, 0.8125)).verdict == "converged"
+    above = math.nextafter(0.8125, 1.0)
+    assert verdict(falling() + evaluations(*accuracies, above)).verdict == "unfinished"
+
+
+def test_the_last_part_begins_after_three_quarters():
+    """What is measured at step 750 of 1000 is before it, for accuracies as for losses."""
+    risen_by_then = evaluations(0.6, 0.7, 0.7, 0.9, 0.9)
+    assert verdict(falling() + risen_by_then).verdict == "converged"
+    sunk_after = evaluations(0.6, 0.7, 0.7, 0.9, 0.8)
+    assert "is 10.00 points below" in verdict(falling() + sunk_after).message
+    fallen_by_then = train([40.0, 30.0, 10.0, 10.0], every=250, cosine=0.5)
+    assert verdict(fallen_by_then).verdict == "converged"
+    fallen_after = train([40.0, 30.0, 30.0, 10.0], every=250, cosine=0.5)
+    assert verdict(fallen_after).verdict == "unfinished"
+
+
+def test_a_late_fall_of_exactly_the_limit_has_converged(monkeypatch):
+    monkeypatch.setattr(watcher, "PLATEAU_LOSS", 1 / 16)
+    lines = train([17.0, 9.0, 2.0, 1.0], every=250, cosine=0.5)  # 1 of 16 in the last quarter
+    assert verdict(lines).verdict == "converged"
+    lines[-1]["loss"] = 0.75
+    assert verdict(lines).verdict == "unfinished"
+
+
+def test_a_cosine_at_the_limit_has_not_sunk():
+    at_limit = [line | {"target_cosine": watcher.SUNK_COSINE} for line in falling()]
+    below = [line | {"target_cosine": watcher.SUNK_COSINE - 1e-6} for line in falling()]
+    curve = evaluations(0.5, 0.7, 0.71, 0.71, 0.71)
+    assert "cosine" not in verdict(at_limit + curve).message
+    assert "cosine is -0.10" in verdict(below + curve).message
 
 
 @pytest.fixture
