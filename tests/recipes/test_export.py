@@ -63,14 +63,19 @@ def unusual(tmp_path_factory) -> Path:
         if isinstance(module, torch.nn.BatchNorm2d):  # as after training: no unit statistics
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 1.5)
-    preprocessing = replace(
+    model.preprocessing = replace(
         model.preprocessing, mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 55.0), flip="concat"
     )
-    content = {"format": FORMAT, "version": VERSION, "step": 7, "backbone": model.config}
-    content |= {"preprocessing": preprocessing.as_dict(), "model": model.state_dict()}
-    torch.save(content, folder / "odd.pt")
+    save(model, folder / "odd.pt")
     export(folder / "odd.pt", ["onnx", "onnx-int8"], folder, console=quiet())
     return folder
+
+
+def save(model: Backbone, path: Path) -> None:
+    """Write a checkpoint of our format."""
+    content = {"format": FORMAT, "version": VERSION, "step": 7, "backbone": model.config}
+    content |= {"preprocessing": model.preprocessing.as_dict(), "model": model.state_dict()}
+    torch.save(content, path)
 
 
 def faces(number=5) -> np.ndarray:
@@ -117,7 +122,23 @@ def test_insightface_understands_the_usual_normalisation(run, exported, batch):
     model, images = build_from_checkpoint(run / "checkpoints" / "best.pt"), faces(batch)
     rows = by_insightface(exported / "run.onnx", images[..., ::-1])
     np.testing.assert_allclose(rows, by_pytorch(model, images), atol=EXACT)
-    assert not np.allclose(rows, by_pytorch(model, images[..., ::-1].copy()), atol=100 * EXACT)
+
+
+def test_insightface_feeds_the_channels_in_their_order(tmp_path):
+    """A linear network of red minus blue: channels in the wrong order negate its embeddings."""
+    torch.manual_seed(0)
+    model = create("mobilefacenet", embedding_dim=16, input_size=(SIZE, SIZE), width=0.25)
+    for module in model.modules():
+        if isinstance(module, torch.nn.PReLU):
+            torch.nn.init.ones_(module.weight)
+    weight = model.stem.conv.weight.data  # (C, 3, 3, 3)
+    weight[:, 1], weight[:, 2] = 0.0, -weight[:, 0]
+    save(model, tmp_path / "linear.pt")
+    export(tmp_path / "linear.pt", ["onnx"], tmp_path, console=quiet())
+    model, images = build_from_checkpoint(tmp_path / "linear.pt"), faces()
+    rows = by_insightface(tmp_path / "linear.onnx", images[..., ::-1])
+    np.testing.assert_allclose(rows, by_pytorch(model, images), atol=EXACT)
+    np.testing.assert_allclose(rows, -by_pytorch(model, images[..., ::-1].copy()), atol=EXACT)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
