@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fusedface.bench.kernels import Row
 from fusedface.bench.results import read
-
-Triple = tuple[float, float, float]
+from fusedface.bench.rows import Row, Triple
 
 
 class Figure(NamedTuple):
@@ -35,7 +33,7 @@ class Change(NamedTuple):
 
 def _kernels(row: dict[str, Any]) -> list[Figure]:
     found = Row.from_dict(row)
-    name = f"{found.case} {found.provider}"
+    name = f"{found.case} {found.head}"
     return [Figure(name, found.ms.get("both"))]
 
 

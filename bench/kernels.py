@@ -9,19 +9,20 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
 from fusedface.bench import results
 from fusedface.bench.case import Case, Inputs
 from fusedface.bench.check import Truth, WrongResultError, check, truth
+from fusedface.bench.heads.published import Loss
+from fusedface.bench.heads.table import CPU_PRECISIONS, GPU_PRECISIONS, Head, heads
 from fusedface.bench.memory import Meter
-from fusedface.bench.peers import Loss
-from fusedface.bench.providers import CPU_PRECISIONS, GPU_PRECISIONS, Provider, providers
 from fusedface.bench.roofline import Ceilings, least_work, measure, work
+from fusedface.bench.rows import Row
 from fusedface.bench.steps import Run, graph_run, make_optimizer, step_run
 from fusedface.bench.timing import alternate, paired_ratio, quartiles, stopwatch
 
@@ -31,40 +32,9 @@ PASSES = (
     "both",
     "step",
 )  # both: forward and backward; step: the optimiser too
-Triple = tuple[float, float, float]
 MAX_GRAPH_BYTES = 2**28  # of class centres
 # What a competitor may raise: its errors, a compiler's (many kinds), a missing import.
 FAILURES = (Exception,)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One provider on one case. `ms` and `ratios` are by pass (PASSES)."""
-
-    case: Case
-    provider: str
-    ms: dict[str, Triple] = field(default_factory=dict)  # 25, 50, 75 %
-    ratios: dict[str, dict[str, float]] = field(
-        default_factory=dict
-    )  # to each base, median of rounds
-    peak_extra_mib: float | None = None
-    errors: dict[str, float] | None = None  # relative, against float64: `check.Errors`
-    flops_per_second: float | None = None  # of what the provider computes, forward and backward
-    bytes_per_second: float | None = None
-    of_limit: float | None = (
-        None  # least time any implementation needs on this machine, over its own
-    )
-    note: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `as_dict`, also after JSON has made lists of the triples."""
-        ms = {name: tuple(triple) for name, triple in values["ms"].items()}
-        return cls(**(values | {"case": Case(**values["case"]), "ms": ms}))
 
 
 @dataclass(frozen=True)
@@ -73,7 +43,7 @@ class Plan:
 
     device: torch.device
     rounds: int = 9  # 0: only correctness and memory
-    only: Sequence[str] = ()  # parts of the names of the providers to run; none: all
+    only: Sequence[str] = ()  # parts of the names of the heads to run; none: all
     skip: Sequence[str] = ()  # and of those not to
     memory: bool = True
     seconds_per_case: float = 120.0  # of timing, after which no further round begins
@@ -88,7 +58,7 @@ def run_to_file(
     note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
     benchmark: str = "kernels",
 ) -> dict[str, Any]:
-    """Check and time every provider on every case.
+    """Check and time every head on every case.
 
     Args:
         cases: what to run.
@@ -150,22 +120,20 @@ def run(
     return rows
 
 
-def chosen(
-    everything: Sequence[Provider], only: Sequence[str], skip: Sequence[str]
-) -> list[Provider]:
+def chosen(everything: Sequence[Head], only: Sequence[str], skip: Sequence[str]) -> list[Head]:
     """Providers with a text of `only` and none of `skip` in their names, and their first bases."""
     wanted = [
-        provider
-        for provider in everything
-        if (not only or any(text in provider.name for text in only))
-        and not any(text in provider.name for text in skip)
+        head
+        for head in everything
+        if (not only or any(text in head.name for text in only))
+        and not any(text in head.name for text in skip)
     ]
     names = {p.name for p in wanted} | {p.bases[0] for p in wanted}
     return [p for p in everything if p.name in names]
 
 
 class _CaseRun:
-    """One case: its inputs, and what is found out about each provider on the way."""
+    """One case: its inputs, and what is found out about each head on the way."""
 
     def __init__(
         self,
@@ -177,95 +145,95 @@ class _CaseRun:
     ) -> None:
         self.case, self.plan, self.meter, self.ceilings = case, plan, meter, ceilings
         self.note = note
-        self.providers = chosen(providers(case, plan.device), plan.only, plan.skip)
-        self.failures = {p.name: p.missing for p in self.providers if p.missing}
+        self.heads = chosen(heads(case.t, plan.device), plan.only, plan.skip)
+        self.failures = {p.name: p.missing for p in self.heads if p.missing}
         self.errors: dict[str, dict[str, float]] = {}
         self.peaks: dict[str, float | None] = {}
 
     def rows(self) -> list[Row]:
-        """A row for each provider."""
+        """A row for each head."""
         torch.compiler.reset()  # or shape after shape counts as a recompilation, and there is a limit
         try:
             inputs = self.case.inputs(self.plan.device)
         except FAILURES as error:
-            return [Row(self.case, p.name, note=failure(error)) for p in self.providers]
+            return [Row(self.case, p.name, note=failure(error)) for p in self.heads]
         losses = self._checked(inputs)
         runs = self._runs(losses, inputs) if self.plan.rounds else {}
-        self.note(f"{self.case}: timing {len(runs)} of {len(self.providers)}")
+        self.note(f"{self.case}: timing {len(runs)} of {len(self.heads)}")
         deadline = min(time.perf_counter() + self.plan.seconds_per_case, self.plan.deadline)
         seconds = alternate(runs, self.plan.rounds, deadline)
-        return [self._row(provider, seconds) for provider in self.providers]
+        return [self._row(head, seconds) for head in self.heads]
 
     def _checked(self, inputs: Inputs) -> dict[str, Loss]:
         """Losses that fit and are right; the truth of one kind at a time is held."""
         losses: dict[str, Loss] = {}
-        for _, same in itertools.groupby(sorted(self.providers, key=_kind), key=_kind):
+        for _, same in itertools.groupby(sorted(self.heads, key=_kind), key=_kind):
             candidates = [p for p in same if p.name not in self.failures]
             if not candidates:
                 continue
             self.note(f"{self.case}: the truth of {candidates[0].margin.name}")
             expected = truth(candidates[0], self.case, inputs)
-            for provider in candidates:
-                self.note(f"{self.case}: checking {provider.name}")
-                with self._failing(provider, inputs):
-                    losses[provider.name] = self._check(provider, inputs, expected)
+            for head in candidates:
+                self.note(f"{self.case}: checking {head.name}")
+                with self._failing(head, inputs):
+                    losses[head.name] = self._check(head, inputs, expected)
         return losses
 
-    def _check(self, provider: Provider, inputs: Inputs, expected: Truth) -> Loss:
-        loss = provider.make()
+    def _check(self, head: Head, inputs: Inputs, expected: Truth) -> Loss:
+        loss = head.make()
         first = self.plan.device.type == "cpu"  # a step that does not fit must not run here
         if self.plan.memory and first:
-            self.peaks[provider.name] = self.meter.peak_mib(self.case, provider.name, loss, inputs)
+            self.peaks[head.name] = self.meter.peak_mib(self.case, head.name, loss, inputs)
         try:
-            self.errors[provider.name] = check(provider, loss, inputs, expected)._asdict()
+            self.errors[head.name] = check(head, loss, inputs, expected)._asdict()
         except WrongResultError as error:
-            self.errors[provider.name] = error.errors._asdict()
+            self.errors[head.name] = error.errors._asdict()
             raise
         if self.plan.memory and not first:
-            self.peaks[provider.name] = self.meter.peak_mib(self.case, provider.name, loss, inputs)
+            self.peaks[head.name] = self.meter.peak_mib(self.case, head.name, loss, inputs)
         return loss
 
     def _runs(self, losses: dict[str, Loss], inputs: Inputs) -> dict[str, Run]:
         """What `alternate` takes; each has run once."""
         optimizer, watch = make_optimizer(inputs), stopwatch(self.plan.device)
         runs: dict[str, Run] = {}
-        for provider in self.providers:
-            if (loss := losses.get(provider.name)) is None:
+        for head in self.heads:
+            if (loss := losses.get(head.name)) is None:
                 continue
-            with self._failing(provider, inputs):
-                if provider.in_graph and inputs[1].nbytes > MAX_GRAPH_BYTES:
+            with self._failing(head, inputs):
+                if head.in_graph and inputs[1].nbytes > MAX_GRAPH_BYTES:
                     raise RuntimeError("left out: what a graph allocates stays beside the others")
-                make = graph_run if provider.in_graph else step_run
+                make = graph_run if head.in_graph else step_run
                 run = make(loss, inputs, optimizer, watch)
                 run()
-                runs[provider.name] = self._guarded(provider, run, inputs)
+                runs[head.name] = self._guarded(head, run, inputs)
         return runs
 
-    def _guarded(self, provider: Provider, run: Run, inputs: Inputs) -> Run:
+    def _guarded(self, head: Head, run: Run, inputs: Inputs) -> Run:
         """A run that, should it fail after all, makes a row that says so, not the end of the rest."""
 
         def guarded() -> dict[str, float]:
-            if provider.name not in self.failures:
-                with self._failing(provider, inputs):
+            if head.name not in self.failures:
+                with self._failing(head, inputs):
                     return run()
             return {}
 
         return guarded
 
     @contextmanager
-    def _failing(self, provider: Provider, inputs: Inputs) -> Iterator[None]:
+    def _failing(self, head: Head, inputs: Inputs) -> Iterator[None]:
         """Turn a failure into a note, and free what it left behind."""
         try:
             yield
         except FAILURES as error:
-            self.failures[provider.name] = failure(error)
+            self.failures[head.name] = failure(error)
         else:
             return
         inputs[0].grad = inputs[1].grad = None
         _free(self.plan.device)
 
-    def _row(self, provider: Provider, seconds: dict[str, dict[str, list[float]]]) -> Row:
-        name = provider.name
+    def _row(self, head: Head, seconds: dict[str, dict[str, list[float]]]) -> Row:
+        name = head.name
         known = {"peak_extra_mib": self.peaks.get(name), "errors": self.errors.get(name)}
         passes = seconds.get(name)
         if name in self.failures or not passes:
@@ -274,22 +242,22 @@ class _CaseRun:
         ratios = {
             which: {
                 base: paired_ratio(passes[which], seconds[base][which])
-                for base in provider.bases
+                for base in head.bases
                 if base in seconds and base not in self.failures
             }
             for which in ("both", "step")
         }
-        return Row(self.case, name, ms, ratios, **known, **self._rates(provider, ms["both"][1]))
+        return Row(self.case, name, ms, ratios, **known, **self._rates(head, ms["both"][1]))
 
-    def _rates(self, provider: Provider, both_ms: float) -> dict[str, Any]:
+    def _rates(self, head: Head, both_ms: float) -> dict[str, Any]:
         seconds = both_ms / 1e3
-        done = work(self.case, provider, self.plan.device)
+        done = work(self.case, head, self.plan.device)
         rates: dict[str, Any] = {
             "flops_per_second": done.flops / seconds,
             "bytes_per_second": done.bytes / seconds,
         }
         if self.ceilings is not None:
-            least = self.ceilings.seconds(least_work(self.case), provider.precision)
+            least = self.ceilings.seconds(least_work(self.case), head.precision)
             rates["of_limit"] = least / seconds
         return rates
 
@@ -302,7 +270,7 @@ def _free(device: torch.device) -> None:
 
 
 def failure(error: BaseException) -> str:
-    """A line on why a provider did not run."""
+    """A line on why a head did not run."""
     text = str(error).strip()
     is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text
     if is_memory:
@@ -313,5 +281,5 @@ def failure(error: BaseException) -> str:
     return f"failed: {first[:100]}"
 
 
-def _kind(provider: Provider) -> tuple[str, str]:
-    return provider.margin.name, provider.target_gradient
+def _kind(head: Head) -> tuple[str, str]:
+    return head.margin.name, head.target_gradient

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from fusedface.bench.case import Case
-from fusedface.bench.kernels import Row
 from fusedface.bench.results import describe, read
+from fusedface.bench.rows import Row
 from fusedface.bench.tables import limits, milliseconds
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -131,7 +131,7 @@ def _heading(shape: tuple[int, int, int]) -> str:
 
 def _table(rows: Sequence[Row], shape: tuple[int, int, int]) -> str:
     by_phase = {
-        phase: {row.provider: row for row in rows if row.case == Case(*shape, phase)}
+        phase: {row.head: row for row in rows if row.case == Case(*shape, phase)}
         for phase in ("start", "late")
     }
     lines = ["| | start, ms | late, ms | MiB | gradient error |", "|---|---|---|---|---|"]

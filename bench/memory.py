@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from fusedface.bench.case import USABLE_SHARE, Case, Inputs, free_bytes
-from fusedface.bench.peers import Loss
-from fusedface.bench.providers import providers
+from fusedface.bench.heads.published import Loss
+from fusedface.bench.heads.table import heads
 
 MIB = 2**20
 WARM_UP_CLASSES = 2048
@@ -39,8 +39,8 @@ class Meter:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def peak_mib(self, case: Case, provider: str, loss: Loss, inputs: Inputs) -> float | None:
-        """Peak of a provider; None where it cannot be told.
+    def peak_mib(self, case: Case, head: str, loss: Loss, inputs: Inputs) -> float | None:
+        """Peak of a head; None where it cannot be told.
 
         Raises:
             MemoryError: it does not fit.
@@ -53,7 +53,7 @@ class Meter:
         limit = int(USABLE_SHARE * free_bytes(self.device))
         try:
             threads = torch.get_num_threads()
-            return self._pool.submit(_in_this_process, case, provider, limit, threads).result()
+            return self._pool.submit(_in_this_process, case, head, limit, threads).result()
         except BrokenProcessPool:
             self.__init__(self.device)
             raise MemoryError("the process that ran it was killed") from None
@@ -77,7 +77,7 @@ def _in_this_process(case: Case, name: str, limit: int, num_threads: int) -> flo
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.set_num_threads(num_threads)
     device = torch.device("cpu")
-    loss = next(p for p in providers(case, device) if p.name == name).make()
+    loss = next(p for p in heads(case.t, device) if p.name == name).make()
     # Threads, code and workspaces are there before the count starts; a compiler works for one shape.
     num_warm = case.num_classes if name.startswith("compiled") else WARM_UP_CLASSES
     loss(*replace(case, num_classes=num_warm).inputs(device)).backward()

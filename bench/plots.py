@@ -6,8 +6,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from fusedface.bench.kernels import Row
 from fusedface.bench.results import describe
+from fusedface.bench.rows import Row
 from fusedface.recipes.report.style import new_figure, save, use_style
 
 AXES = {"num_classes": "classes", "num_rows": "batch"}
@@ -16,7 +16,7 @@ AXES = {"num_classes": "classes", "num_rows": "batch"}
 def plot_growth(document: dict[str, Any], along: str, path: Path) -> None:
     """Draw time and memory of forward and backward; both axes are logarithmic.
 
-    A cross above a curve's end marks where the provider ran out of memory or failed.
+    A cross above a curve's end marks where the head ran out of memory or failed.
 
     Args:
         document: a result of `bench scaling` or `bench kernels`.
@@ -25,15 +25,13 @@ def plot_growth(document: dict[str, Any], along: str, path: Path) -> None:
     """
     rows = [Row.from_dict(row) for row in document["rows"]]
     names = [
-        n
-        for n in dict.fromkeys(r.provider for r in rows)
-        if any(r.ms for r in rows if r.provider == n)
+        n for n in dict.fromkeys(r.head for r in rows) if any(r.ms for r in rows if r.head == n)
     ]
     with use_style():
         figure = new_figure(11.0, 4.5)
         times, memory = figure.subplots(1, 2)
         for name in names:
-            own = [row for row in rows if row.provider == name]
+            own = [row for row in rows if row.head == name]
             label = name.replace("curricularface", "").replace("  ", " ").strip()
             _draw(times, own, along, [row.ms["both"][1] if row.ms else None for row in own], label)
             _draw(memory, own, along, [row.peak_extra_mib for row in own], label)

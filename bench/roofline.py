@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fusedface.bench.case import Case
-from fusedface.bench.providers import Provider
+from fusedface.bench.heads.table import Head
 from fusedface.bench.timing import stopwatch
 from fusedface.kernels.dispatch import WITHOUT_TRITON
 from fusedface.kernels.products import Products
@@ -62,21 +62,21 @@ def least_work(case: Case) -> Work:
     return Work(6.0 * cells * case.dim, 2.0 * FLOAT32 * operands, float(cells))
 
 
-def work(case: Case, provider: Provider, device: torch.device) -> Work:
-    """What forward and backward of a provider do: ours by its schedule, others at the least.
+def work(case: Case, head: Head, device: torch.device) -> Work:
+    """What forward and backward of a head do: ours by its schedule, others at the least.
 
     Ours computes the cosines twice. On a GPU its bytes are those of `kernels.gpu.traffic`, on a CPU two
     readings of the class centres and one writing of their gradient.
     """
     least = least_work(case)
-    if not provider.is_fused:
+    if not head.is_fused:
         return least
     flops = 8.0 * case.num_rows * case.num_classes * case.dim
     if device.type != "cuda" or WITHOUT_TRITON:
         return Work(flops, 3.0 * FLOAT32 * case.num_classes * case.dim, 2.0 * least.exps)
     from fusedface.kernels.gpu import traffic
 
-    problem = traffic.Problem(case.num_rows, case.num_classes, case.dim, provider.precision)
+    problem = traffic.Problem(case.num_rows, case.num_classes, case.dim, head.precision)
     passes = [*traffic.forward(problem, True, 0), *traffic.backward(problem)]
     return Work(flops, float(sum(p.bytes for p in passes)), 2.0 * least.exps)
 

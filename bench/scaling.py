@@ -10,7 +10,7 @@ from fusedface.bench.case import Case, fitting_classes
 FIRST_CLASSES = 10_000
 NUM_ROWS, NUM_CLASSES = 256, 85_742  # while the other grows
 ROWS = (64, 128, 256, 512, 1024, 2048, 4096)
-PROVIDERS = (
+HEADS = (
     "fused curricularface",
     "official curricularface",
     "eager curricularface",

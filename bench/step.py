@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusedface.bench.peers import M, S, eager_curricularface
+from fusedface.bench.heads.published import M, S, eager_curricularface
 from fusedface.bench.timing import alternate, quartiles, stopwatch
 from fusedface.data import FaceBatch, FaceDataset, SyntheticFaces
 from fusedface.kernels import CurricularFace

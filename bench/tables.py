@@ -9,9 +9,8 @@ from rich.table import Table
 
 from fusedface.bench.case import Case
 from fusedface.bench.compare import Change
-from fusedface.bench.kernels import Row, Triple
 from fusedface.bench.results import describe
-from fusedface.bench.roofline import Ceilings
+from fusedface.bench.rows import Row, Triple
 
 LEGEND = (
     "ms: medians, of forward + backward with the quartiles; step: with the update of the class centres. "
@@ -56,7 +55,7 @@ def print_kernels(document: dict[str, Any], console: Console) -> None:
         console.print(table)
         for row in rows:
             if row.case == case and row not in measured:
-                console.print(f" {row.provider}: {row.note}", markup=False, highlight=False)
+                console.print(f" {row.head}: {row.note}", markup=False, highlight=False)
     console.print(f"{describe(document['machine'])}. {LEGEND}")
     console.print(limits(document))
 
@@ -74,11 +73,11 @@ def limits(document: dict[str, Any]) -> str:
     """The ceilings of a document in a sentence; empty where nothing was timed."""
     if not document["ceilings"]:
         return ""
-    ceilings = Ceilings(**document["ceilings"])
-    products = ", ".join(f"{p} {rate / 1e12:.3g}" for p, rate in ceilings.flops.items())
+    ceilings = document["ceilings"]
+    products = ", ".join(f"{p} {rate / 1e12:.3g}" for p, rate in ceilings["flops"].items())
     return (
-        f"Measured in the same run: products {products} Tflop/s, copies {ceilings.bytes / 1e9:.3g} GB/s, "
-        f"{ceilings.exps / 1e9:.3g} G exp2/s."
+        f"Measured in the same run: products {products} Tflop/s, "
+        f"copies {ceilings['bytes'] / 1e9:.3g} GB/s, {ceilings['exps'] / 1e9:.3g} G exp2/s."
     )
 
 
@@ -164,7 +163,7 @@ def _cells(row: Row) -> list[str]:
     errors = row.errors or {}
     gradients = [errors[name] for name in ("embeddings", "weight") if name in errors]
     return [
-        row.provider,
+        row.head,
         *passes[:3],
         f"{milliseconds(low)}-{milliseconds(high)}" if row.ms else "",
         passes[3],

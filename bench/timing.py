@@ -1,4 +1,4 @@
-"""Timing on a noisy machine: all providers in one process, in turn, medians and paired ratios."""
+"""Timing on a noisy machine: all heads in one process, in turn, medians and paired ratios."""
 
 import itertools
 import statistics

@@ -141,7 +141,7 @@ def bench_scaling(
     )
     deadline = time.perf_counter() + 60.0 * minutes
     plan = kernels.Plan(
-        target, rounds, tuple(only or scaling.PROVIDERS), ("compiled",), True, seconds, deadline
+        target, rounds, tuple(only or scaling.HEADS), ("compiled",), True, seconds, deadline
     )
     console = _console()
     with console.status("measuring") as status:

@@ -1,4 +1,4 @@
-"""The benchmark: every provider computes the loss it claims, failures are rows, ratios are paired."""
+"""The benchmark: every head computes the loss it claims, failures are rows, ratios are paired."""
 
 import io
 import json
@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from fusedface.bench import kernels, peers, results, tables
+from fusedface.bench import kernels, results, tables
 from fusedface.bench.case import Case, default_shapes, fitting_classes, parse_cases
-from fusedface.bench.check import WrongResultError, check, truth
-from fusedface.bench.kernels import Plan, Row
-from fusedface.bench.providers import TOLERANCES, Provider, Tolerance, providers
+from fusedface.bench.check import TOLERANCES, Tolerance, WrongResultError, check, truth
+from fusedface.bench.heads import published
+from fusedface.bench.heads.table import Head, heads
+from fusedface.bench.kernels import Plan
+from fusedface.bench.rows import Row
 from fusedface.bench.timing import alternate, paired_ratio, quartiles
 from fusedface.kernels import ArcFace, CurricularFace, NormFace, margin_loss
 
@@ -21,22 +23,22 @@ SMALL = Case(8, 100, 16)
 
 
 @pytest.mark.parametrize("phase", ["start", "late"])
-def test_every_provider_agrees_with_the_reference(phase):
+def test_every_head_agrees_with_the_reference(phase):
     """Loss and gradients, so that no timed formulation is cheaper because it computes something else."""
     case = Case(16, 500, 64, phase)
     inputs = case.inputs(CPU)
     checked = []
-    for provider in providers(case, CPU):
-        if not provider.missing and "compiled" not in provider.name:
-            errors = check(provider, provider.make(), inputs, truth(provider, case, inputs))
-            checked.append(provider.name)
-            assert provider.precision != "float32" or errors.weight < 2e-5, provider.name
+    for head in heads(case.t, CPU):
+        if not head.missing and "compiled" not in head.name:
+            errors = check(head, head.make(), inputs, truth(head, case, inputs))
+            checked.append(head.name)
+            assert head.precision != "float32" or errors.weight < 2e-5, head.name
     assert {"official curricularface", "partial fc arcface", "eager arcface"} <= set(checked)
 
 
 def test_the_truth_is_that_of_a_plain_cross_entropy():
     inputs = SMALL.inputs(CPU)
-    expected = truth(Provider("normface", NormFace(s=64.0), peers.eager_normface), SMALL, inputs)
+    expected = truth(Head("normface", NormFace(s=64.0), published.eager_normface), SMALL, inputs)
     x, w = (tensor.detach().double().requires_grad_() for tensor in inputs[:2])
     loss = F.cross_entropy(64.0 * F.normalize(x) @ F.normalize(w).T, inputs[2])
     gradients = torch.autograd.grad(loss, (x, w))
@@ -49,13 +51,16 @@ def test_another_loss_and_another_gradient_are_told_apart():
     """The tolerances are narrow enough: no precision lets a wrong formula through."""
     inputs = SMALL.inputs(CPU)
     for wrong, right in (
-        (peers.eager_normface(), ArcFace(m=0.5, s=64.0)),
-        (peers.eager_arcface(), NormFace(s=64.0)),
-        (peers.partial_fc_arcface(), ArcFace(m=0.5, s=64.0)),  # its gradient is straight-through
+        (published.eager_normface(), ArcFace(m=0.5, s=64.0)),
+        (published.eager_arcface(), NormFace(s=64.0)),
+        (
+            published.partial_fc_arcface(),
+            ArcFace(m=0.5, s=64.0),
+        ),  # its gradient is straight-through
     ):
-        provider = Provider("wrong", right, lambda: wrong, precision="bfloat16")  # noqa: B023
+        head = Head("wrong", right, lambda: wrong, precision="bfloat16")  # noqa: B023
         with pytest.raises(WrongResultError, match="wrong"):
-            check(provider, wrong, inputs, truth(provider, SMALL, inputs))
+            check(head, wrong, inputs, truth(head, SMALL, inputs))
 
 
 def test_phases_differ_in_how_many_negatives_are_hard():
@@ -89,22 +94,22 @@ class Later:
         return self.loss(*inputs)
 
 
-def test_wrong_missing_and_failing_providers_are_rows_that_say_so(monkeypatch):
+def test_wrong_missing_and_failing_heads_are_rows_that_say_so(monkeypatch):
     margin, t = CurricularFace(), torch.zeros(())
-    ours = peers.fused(margin, "float32", t)
+    ours = published.fused(margin, "float32", t)
     listed = [
-        Provider("fused curricularface float32", margin, lambda: ours),
-        Provider("wrong", margin, lambda: wrong),
-        Provider("exploding", margin, lambda: explode),
-        Provider("absent", margin, lambda: wrong, missing="no_such_package is not installed"),
-        Provider("failing later", margin, lambda: Later(ours)),
+        Head("fused curricularface float32", margin, lambda: ours),
+        Head("wrong", margin, lambda: wrong),
+        Head("exploding", margin, lambda: explode),
+        Head("absent", margin, lambda: wrong, missing="no_such_package is not installed"),
+        Head("failing later", margin, lambda: Later(ours)),
     ]
-    monkeypatch.setattr(kernels, "providers", lambda case, device: listed)
+    monkeypatch.setattr(kernels, "heads", lambda t, device: listed)
     seen = []
     plan = Plan(CPU, rounds=2, memory=False)
     rows = kernels.run([SMALL], plan, on_case=seen.extend)
     assert seen == rows
-    notes = {row.provider: row.note for row in rows}
+    notes = {row.head: row.note for row in rows}
     assert notes["fused curricularface float32"] == ""
     assert "wrong loss" in notes["wrong"]
     assert notes["exploding"] == "out of memory"
@@ -118,7 +123,7 @@ def test_wrong_missing_and_failing_providers_are_rows_that_say_so(monkeypatch):
 
 
 def test_only_takes_what_is_asked_for_and_its_base():
-    everything = providers(SMALL, CPU)
+    everything = heads(SMALL.t, CPU)
     names = [p.name for p in kernels.chosen(everything, ["official"], [])]
     assert names == ["fused curricularface float32", "official curricularface"]
     names = [p.name for p in kernels.chosen(everything, ["eager"], ["compiled", "normface"])]

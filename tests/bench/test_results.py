@@ -7,7 +7,7 @@ import pytest
 from fusedface.bench import markdown, plots, results, tables
 from fusedface.bench.case import Case
 from fusedface.bench.compare import compare
-from fusedface.bench.kernels import Row
+from fusedface.bench.rows import Row
 
 MACHINE = {
     "date": "2026-01-02", "device": "Some CPU", "cores": 2, "threads": 2, "python": "3.11", "cuda": None,
@@ -16,10 +16,10 @@ MACHINE = {
 CEILINGS = {"flops": {"float32": 1e11, "bfloat16": 2e11}, "bytes": 1e10, "exps": 1e10}
 
 
-def row(provider, ms, num_classes=85742, **more):
+def row(head, ms, num_classes=85742, **more):
     case = Case(256, num_classes, 128, more.pop("phase", "start"))
     passes = {"both": (ms - 1.0, ms, ms + 1.0)} if ms else {}
-    return Row(case, provider, passes, **more)
+    return Row(case, head, passes, **more)
 
 
 def document(*rows, benchmark="kernels"):
@@ -39,7 +39,7 @@ def test_the_readme_shows_what_the_results_say():
     assert markdown.split(root / "docs" / "benchmarks.md")[1] == markdown.full(found)
 
 
-def test_a_table_holds_each_provider_that_ran_and_says_what_ran_out_of_memory(tmp_path):
+def test_a_table_holds_each_head_that_ran_and_says_what_ran_out_of_memory(tmp_path):
     errors = {"loss": 1e-7, "embeddings": 2e-6, "weight": 3e-6}
     found = document(
         row("fused curricularface float32", 200.4, peak_extra_mib=42.4, errors=errors),

@@ -61,23 +61,14 @@ def test_a_part_that_fails_or_hangs_is_told_with_its_last_words(tmp_path, progra
     assert one.done["kernels"]["seconds"] < 20
 
 
-OUTPUT = """
-tests/kernels/gpu/test_device.py::test_a[arcface-(64, 1024, 128)] PASSED [ 10%]
-[gw1] [ 20%] FAILED tests/kernels/gpu/test_device.py::test_b[(1, 2)]
-tests/kernels/gpu/test_device.py::test_c SKIPPED (no CUDA device) [ 30%]
-=========================== short test summary info ===========================
-FAILED tests/kernels/gpu/test_device.py::test_b[(1, 2)] - AssertionError: FAILED
-"""
-
-
-def test_tests_are_counted_also_when_they_were_stopped():
-    facts = suite._tests(OUTPUT)
-    assert {k: facts[k] for k in ("passed", "failed", "skipped")} == {
-        "passed": 1,
-        "failed": 1,
-        "skipped": 1,
-    }
-    assert facts["failures"] == ["tests/kernels/gpu/test_device.py::test_b[(1, 2)]"]
+def test_of_tests_the_closing_line_is_kept(tmp_path, monkeypatch):
+    code = "print('FAILED tests/a.py::b'); print('1 failed, 2 passed in 3 s'); raise SystemExit(1)"
+    monkeypatch.setattr(Suite, "_command", lambda *_: [sys.executable, "-c", code])
+    one = Suite(tmp_path, CPU)
+    one.do(Part("tests", 60.0, ("pytest",)), 60.0)
+    assert one.done["tests"]["result"] == "1 failed, 2 passed in 3 s"
+    assert one.is_finished("tests")  # failing tests are a result
+    assert "FAILED tests/a.py::b" in (tmp_path / "log.txt").read_text()
 
 
 def test_the_plan_fits_its_time_and_its_files():

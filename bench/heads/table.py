@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fusedface.bench import packages, peers
-from fusedface.bench.case import Case
-from fusedface.bench.peers import Loss, M, S
+from fusedface.bench.heads import packages, published
+from fusedface.bench.heads.published import Loss, M, S
 from fusedface.kernels import ArcFace, CurricularFace, Margin, NormFace
 from fusedface.kernels.checks import Precision, TargetGradient
 
@@ -21,25 +19,8 @@ BASE_PRECISIONS: tuple[Precision, ...] = (
 )  # of the heads that ratios are against
 
 
-class Tolerance(NamedTuple):
-    """Largest relative errors of the mean loss and of the gradients' norms."""
-
-    loss: float
-    gradient: float
-
-
-# A cosine in bfloat16 is off by up to 1/512, a logit of scale 64 by up to 1/8; in tf32 and float16 by 1/64.
-# In float32, published heads lose digits in their own ways; a wrong formula is off by far more.
-TOLERANCES: dict[str, Tolerance] = {
-    "float32": Tolerance(1e-4, 5e-3),
-    "tf32": Tolerance(2e-3, 2e-2),
-    "float16": Tolerance(2e-3, 2e-2),
-    "bfloat16": Tolerance(1e-2, 0.1),
-}
-
-
 @dataclass(frozen=True)
-class Provider:
+class Head:
     """One way to compute a loss.
 
     `margin` and `target_gradient` say which loss and gradient it is, so that both can be held against
@@ -62,54 +43,58 @@ class Provider:
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """The providers its times are divided by: our heads with the same loss."""
+        """The heads its times are divided by: our heads with the same loss."""
         return tuple(f"fused {self.margin.name} {precision}" for precision in BASE_PRECISIONS)
 
 
-def providers(case: Case, device: torch.device) -> list[Provider]:
-    """All that a case is for. Late in training a loss without a margin is 0 but for rounding: not then."""
-    t = torch.tensor(case.t, device=device)  # every CurricularFace uses it
-    return [*_curricularface(t), *_arcface(t), *(_normface(t) if case.phase == "start" else ())]
+def heads(t: float, device: torch.device) -> list[Head]:
+    """All heads for a device, CurricularFace with this t.
+
+    Without a margin the loss late in training (t > 0) is only rounding, so NormFace is left out then.
+    """
+    on_device = torch.tensor(t, device=device)
+    plain = _normface(on_device) if t == 0.0 else ()
+    return [*_curricularface(on_device), *_arcface(on_device), *plain]
 
 
-def _curricularface(t: Tensor) -> list[Provider]:
+def _curricularface(t: Tensor) -> list[Head]:
     margin = CurricularFace(m=M, s=S)
 
     def eager() -> Loss:
-        return peers.eager_curricularface(t)
+        return published.eager_curricularface(t)
 
     return [
         *_fused(margin, t),
-        Provider("official curricularface", margin, lambda: peers.official_curricularface(t)),
-        Provider("eager curricularface", margin, eager),
+        Head("official curricularface", margin, lambda: published.official_curricularface(t)),
+        Head("eager curricularface", margin, eager),
         _in_bfloat16("eager curricularface", margin, eager),
-        Provider("compiled eager curricularface", margin, lambda: _compiled(eager())),
+        Head("compiled eager curricularface", margin, lambda: _compiled(eager())),
         _in_bfloat16("compiled eager curricularface", margin, eager, _compiled),
     ]
 
 
-def _arcface(t: Tensor) -> list[Provider]:
+def _arcface(t: Tensor) -> list[Head]:
     margin = ArcFace(m=M, s=S)
     without = packages.missing("pytorch_metric_learning", False, t.device)
     name = "partial fc arcface"
-    all_providers = [
+    found = [
         *_fused(margin, t),
-        Provider("eager arcface", margin, peers.eager_arcface),
-        Provider(name, margin, peers.partial_fc_arcface, target_gradient="straight_through"),
-        Provider(
+        Head("eager arcface", margin, published.eager_arcface),
+        Head(name, margin, published.partial_fc_arcface, target_gradient="straight_through"),
+        Head(
             "pytorch-metric-learning arcface", margin, packages.metric_learning_arcface,
             missing=without,
         ),
     ]  # fmt: skip
     if t.device.type == "cuda":
-        make = peers.partial_fc_arcface
-        all_providers.append(_in_bfloat16(name, margin, make, target_gradient="straight_through"))
-    return all_providers
+        make = published.partial_fc_arcface
+        found.append(_in_bfloat16(name, margin, make, target_gradient="straight_through"))
+    return found
 
 
-def _normface(t: Tensor) -> list[Provider]:
+def _normface(t: Tensor) -> list[Head]:
     margin, device = NormFace(s=S), t.device
-    peer_dtypes = ("float32", "bfloat16") if device.type == "cuda" else ("float32",)
+    dtypes = ("float32", "bfloat16") if device.type == "cuda" else ("float32",)
     functions = (
         ("torch linear_cross_entropy", packages.torch_normface, packages.missing_in_torch()),
         ("liger", packages.liger_normface, packages.missing("liger_kernel", True, device)),
@@ -121,9 +106,9 @@ def _normface(t: Tensor) -> list[Provider]:
     )
     return [
         *_fused(margin, t),
-        Provider("eager normface", margin, peers.eager_normface),
+        Head("eager normface", margin, published.eager_normface),
         *(
-            Provider(
+            Head(
                 f"{name} normface{'' if dtype == 'float32' else ' ' + dtype}",
                 margin,
                 lambda make=make, dtype=dtype: make(getattr(torch, dtype)),
@@ -131,29 +116,29 @@ def _normface(t: Tensor) -> list[Provider]:
                 missing=missing,
             )
             for name, make, missing in functions
-            for dtype in peer_dtypes
+            for dtype in dtypes
         ),
     ]
 
 
-def _fused(margin: Margin, t: Tensor) -> list[Provider]:
+def _fused(margin: Margin, t: Tensor) -> list[Head]:
     """Our head in every precision that the device has; CurricularFace also as a CUDA graph."""
     on_gpu = t.device.type == "cuda"
     ours = [
-        Provider(
+        Head(
             f"fused {margin.name} {precision}",
             margin,
-            lambda precision=precision: peers.fused(margin, precision, t),
+            lambda precision=precision: published.fused(margin, precision, t),
             precision=precision,
         )
         for precision in (GPU_PRECISIONS if on_gpu else CPU_PRECISIONS)
     ]
     if on_gpu and isinstance(margin, CurricularFace):
         ours.append(
-            Provider(
+            Head(
                 f"fused {margin.name} bfloat16, CUDA graph",
                 margin,
-                lambda: peers.fused(margin, "bfloat16", t),
+                lambda: published.fused(margin, "bfloat16", t),
                 precision="bfloat16",
                 in_graph=True,
             )
@@ -167,11 +152,11 @@ def _in_bfloat16(
     make: Callable[[], Loss],
     around: Callable[[Loss], Loss] = lambda loss: loss,
     target_gradient: TargetGradient = "exact",
-) -> Provider:
-    return Provider(
+) -> Head:
+    return Head(
         f"{name} bfloat16",
         margin,
-        lambda: around(peers.in_autocast(make(), torch.bfloat16)),
+        lambda: around(published.in_autocast(make(), torch.bfloat16)),
         precision="bfloat16",
         target_gradient=target_gradient,
     )
