@@ -1,13 +1,14 @@
 """The two building blocks of the mobile backbones: a convolution with BN, and the bottleneck."""
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
 from fusedface.models.prelu import PReLU
 
-Activation = Literal["prelu", "relu6"]
+Activation = Literal["prelu", "relu", "relu6"]
+ACTIVATIONS = get_args(Activation)
 
 
 def conv_bn(
@@ -29,6 +30,8 @@ def conv_bn(
     layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv, bn=nn.BatchNorm2d(out_channels))
     if activation == "prelu":
         layers["act"] = PReLU(out_channels)
+    elif activation == "relu":
+        layers["act"] = nn.ReLU(inplace=True)
     elif activation == "relu6":
         layers["act"] = nn.ReLU6(inplace=True)
     return nn.Sequential(layers)

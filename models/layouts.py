@@ -151,6 +151,7 @@ RELU6_112X112 = Layout(
         "name": "mobilefacenet",
         "input_size": (112, 112),
         "activation": "relu6",
+        "stem_activation": "relu",
         "stem_pointwise": True,
         "embedding_bias": True,
     },

@@ -12,7 +12,14 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from fusedface.models.backbone import Backbone, scale_channels
-from fusedface.models.blocks import Activation, Bottleneck, conv_bn, gdconv, init_fan_out
+from fusedface.models.blocks import (
+    ACTIVATIONS,
+    Activation,
+    Bottleneck,
+    conv_bn,
+    gdconv,
+    init_fan_out,
+)
 
 STEM_CHANNELS = 64
 FINAL_CHANNELS = 512
@@ -21,13 +28,15 @@ BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2
 
 
 class MobileFaceNet(Backbone):
-    """MobileFaceNet as published; the last three options make the public ReLU6 variant of it.
+    """MobileFaceNet as published; the last four options make the public ReLU6 variant of it.
 
     Args:
         embedding_dim: D.
         input_size: (H, W), multiples of 16; the GDConv kernel is H/16 x W/16.
         width: multiplies every channel count, rounded to multiples of 8.
-        activation: "prelu" as published, or "relu6".
+        activation: "prelu" as published, "relu" or "relu6".
+        stem_activation: of the layers between the first convolution and the bottlenecks; None is
+            `activation`.
         stem_pointwise: a 1x1 convolution after the depthwise one of the stem.
         embedding_bias: a bias in the embedding convolution, which the BN after it makes redundant.
 
@@ -44,25 +53,31 @@ class MobileFaceNet(Backbone):
         width: float = 1.0,
         *,
         activation: Activation = "prelu",
+        stem_activation: Activation | None = None,
         stem_pointwise: bool = False,
         embedding_bias: bool = False,
     ) -> None:
-        if activation not in ("prelu", "relu6"):
-            raise ValueError(f"activation must be 'prelu' or 'relu6', got {activation!r}")
+        stem_activation = activation if stem_activation is None else stem_activation
+        for option, value in (("activation", activation), ("stem_activation", stem_activation)):
+            if value not in ACTIVATIONS:
+                raise ValueError(f"{option} must be one of {ACTIVATIONS}, got {value!r}")
         super().__init__(
             embedding_dim,
             input_size,
             width,
             activation=activation,
+            stem_activation=stem_activation,
             stem_pointwise=stem_pointwise,
             embedding_bias=embedding_bias,
         )
         stem = scale_channels(STEM_CHANNELS, width)
         final = scale_channels(FINAL_CHANNELS, width)
         self.stem = conv_bn(3, stem, 3, stride=2, padding=1, activation=activation)
-        self.stem_depthwise = conv_bn(stem, stem, 3, padding=1, groups=stem, activation=activation)
+        self.stem_depthwise = conv_bn(
+            stem, stem, 3, padding=1, groups=stem, activation=stem_activation
+        )
         self.stem_pointwise = (
-            conv_bn(stem, stem, activation=activation) if stem_pointwise else nn.Identity()
+            conv_bn(stem, stem, activation=stem_activation) if stem_pointwise else nn.Identity()
         )
         self.blocks, last = _bottlenecks(stem, width, activation)
         self.final = conv_bn(last, final, activation=activation)

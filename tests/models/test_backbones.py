@@ -9,7 +9,12 @@ from torch import nn
 from fusedface.models import MODELS, Backbone, create
 from fusedface.models.backbone import scale_channels
 
-RELU6 = {"activation": "relu6", "stem_pointwise": True, "embedding_bias": True}
+RELU6 = {
+    "activation": "relu6",
+    "stem_activation": "relu",
+    "stem_pointwise": True,
+    "embedding_bias": True,
+}
 VARIANTS = [(name, {}) for name in MODELS] + [("mobilefacenet", RELU6)]
 SIZE = (32, 32)
 SMALL: dict[str, Any] = {"input_size": SIZE, "embedding_dim": 16, "width": 0.25}

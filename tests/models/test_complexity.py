@@ -6,7 +6,12 @@ from torch import nn
 
 from fusedface.models import count_macs, count_parameters, create
 
-RELU6 = {"activation": "relu6", "stem_pointwise": True, "embedding_bias": True}
+RELU6 = {
+    "activation": "relu6",
+    "stem_activation": "relu",
+    "stem_pointwise": True,
+    "embedding_bias": True,
+}
 
 
 @pytest.mark.parametrize(

@@ -6,43 +6,10 @@ the plain dictionary; nothing of this project's layouts or backbones is used for
 
 import pytest
 import torch
-import torch.nn.functional as F
+from public_nets import Net, State
 from torch import Tensor
 
 from fusedface.models import build_from_checkpoint, create, load_checkpoint
-
-State = dict[str, Tensor]
-
-
-class Net:
-    """Runs a state_dict; where it is None, draws one by asking for each tensor as it is used."""
-
-    def __init__(self, state: State | None = None) -> None:
-        self.drawing, self.state = state is None, state or {}
-        self.generator = torch.Generator().manual_seed(3)
-
-    def get(self, name: str, *shape: int) -> Tensor:
-        if self.drawing:
-            fan = max(1, torch.Size(shape[1:]).numel())
-            value = torch.randn(shape, generator=self.generator) / fan**0.5
-            self.state[name] = value.abs() + 0.5 if name.endswith("running_var") else value
-        assert self.state[name].shape == shape, name
-        return self.state[name]
-
-    def bn(self, x: Tensor, name: str) -> Tensor:
-        C = x.shape[1]
-        fields = [
-            self.get(f"{name}.{f}", C) for f in ("running_mean", "running_var", "weight", "bias")
-        ]
-        self.state.setdefault(f"{name}.num_batches_tracked", torch.tensor(9))
-        return F.batch_norm(x, *fields)
-
-    def conv(self, x: Tensor, name: str, out: int, k: int, stride=1, padding=0, groups=1) -> Tensor:
-        weight = self.get(f"{name}.weight", out, x.shape[1] // groups, k, k)
-        return F.conv2d(x, weight, None, stride, padding, groups=groups)
-
-    def prelu(self, x: Tensor, name: str) -> Tensor:
-        return F.prelu(x, self.get(f"{name}.weight", x.shape[1]))
 
 
 def mbf(net: Net, x: Tensor, blocks=(1, 4, 6, 2), scale=2, D=512) -> Tensor:

@@ -68,6 +68,7 @@ def test_bad_sizes_are_refused_with_the_value(name, option, value):
     assert repr(value) in str(caught.value)
 
 
-def test_bad_activation_is_refused():
-    with pytest.raises(ValueError, match="activation must be 'prelu' or 'relu6', got 'gelu'"):
-        create("mobilefacenet", activation="gelu")
+@pytest.mark.parametrize("option", ["activation", "stem_activation"])
+def test_bad_activation_is_refused(option):
+    with pytest.raises(ValueError, match=rf"^{option} must be one of .*'relu6'\), got 'gelu'"):
+        create("mobilefacenet", **{option: "gelu"})
