@@ -12,10 +12,10 @@ INSTALL = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e 
 try:
     import torch
     import typer
-    from rich.console import Console
 
     import fusedface
     from fusedface.commands import bench, data, doctor, evaluate, export, plot, recipe
+    from fusedface.recipes.terminal import print_error
 except ModuleNotFoundError as error:
     sys.exit(
         f"{error}. FusedFace is not installed in this Python. In the folder of cli.py, run\n"
@@ -57,16 +57,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        Console(stderr=True).print(
-            f"[red]error:[/] {_escaped(error)}", highlight=False, soft_wrap=True
-        )
+        print_error(error)
         sys.exit(2)
-
-
-def _escaped(error: Exception) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 
 from fusedface.bench import results, tables
+from fusedface.recipes.terminal import Table, say
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACE = 8.0  # seconds before a part's limit in which it should end by itself
@@ -135,11 +136,11 @@ def run(
             continue
         left = deadline - time.monotonic() - GRACE
         if suite.is_finished(part.name):
-            console.print(f"{part.name}: done before")
+            say(console, f"{part.name}: done before")
         elif left < SHORTEST:
-            console.print(f"{part.name}: no time left")
+            say(console, f"{part.name}: no time left")
         else:
-            console.print(f"{part.name}: {suite.do(part, min(part.seconds, left))}", markup=False)
+            say(console, f"{part.name}: {suite.do(part, min(part.seconds, left))}")
     _print_summary(out, console)
     return all(suite.is_finished(part.name) for part in parts)
 
@@ -269,7 +270,7 @@ COLUMNS: dict[str, Callable[[str], bool]] = {
 
 def _print_summary(out: Path, console: Console) -> None:
     """Forward and backward of the main competitors, in milliseconds, a line a case."""
-    table = tables.new_table("forward + backward, ms", "case", *COLUMNS, "ours of limit")
+    table = Table("forward + backward, ms", ["case"], [*COLUMNS, "ours of limit"])
     for name in ("kernels", "large"):
         path = out / f"{name}.json"
         if path.exists():

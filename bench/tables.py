@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
-from fusedface.bench.case import Case
 from fusedface.bench.compare import Change
 from fusedface.bench.results import describe
 from fusedface.bench.rows import Row, Triple
+from fusedface.recipes.terminal import Table, plain, say
 
 LEGEND = (
     "ms: medians, of forward + backward with the quartiles; step: with the update of the class centres. "
@@ -24,20 +23,6 @@ HEADINGS = (
     "forward", "backward", "both", "25-75 %", "step", "x f32", "x bf16", "MiB", "Tflop/s", "GB/s",
     "limit", "loss error", "gradient",
 )  # fmt: skip
-LEAST_FIRST = (
-    "loss error", "GB/s", "Tflop/s", "forward", "backward", "25-75 %", "step", "limit", "x bf16",
-    "gradient",
-)  # fmt: skip
-"""What a narrow terminal does without, in this order; the file has everything."""
-
-
-def new_table(title: str, first: str, *headings: str) -> Table:
-    """A table whose first column is text and whose others are figures."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column(first, no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
 
 
 def print_kernels(document: dict[str, Any], console: Console) -> None:
@@ -45,28 +30,15 @@ def print_kernels(document: dict[str, Any], console: Console) -> None:
     rows = [Row.from_dict(row) for row in document["rows"]]
     for case in dict.fromkeys(row.case for row in rows):
         measured = [row for row in rows if row.case == case and (row.ms or not row.note)]
-        dropped: set[str] = set()
-        table = _kernels_table(case, measured, dropped)
-        for heading in LEAST_FIRST:
-            unbounded = console.options.update(max_width=1000)
-            if console.measure(table, options=unbounded).maximum <= console.width:
-                break
-            table = _kernels_table(case, measured, dropped := dropped | {heading})
+        table = Table(str(case), ["ms"], HEADINGS)
+        for row in measured:
+            table.add_row(*_cells(row))
         console.print(table)
         for row in rows:
             if row.case == case and row not in measured:
-                console.print(f" {row.head}: {row.note}", markup=False, highlight=False)
-    console.print(f"{describe(document['machine'])}. {LEGEND}")
-    console.print(limits(document))
-
-
-def _kernels_table(case: Case, rows: Sequence[Row], dropped: set[str]) -> Table:
-    shown = [i for i, heading in enumerate(HEADINGS) if heading not in dropped]
-    table = new_table(str(case), "ms", *(HEADINGS[i] for i in shown))
-    for row in rows:
-        name, *figures = _cells(row)
-        table.add_row(name, *(figures[i] for i in shown))
-    return table
+                say(console, f" {row.head}: {row.note}")
+    console.print(plain(f"{describe(document['machine'])}. {LEGEND}"))
+    console.print(plain(limits(document)))
 
 
 def limits(document: dict[str, Any]) -> str:
@@ -83,8 +55,8 @@ def limits(document: dict[str, Any]) -> str:
 
 def print_steps(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """A line a network and head, of `step.run`."""
-    table = new_table("training step", "network", "head", "images/s", "25-75 %", "data", "backbone",
-                      "head, ms", "optimizer", "head's share")  # fmt: skip
+    figures = ["images/s", "25-75 %", "data", "backbone", "head, ms", "optimizer", "head's share"]
+    table = Table("training step", ["network", "head"], figures, num_keys=2)
     for row in rows:
         low, mid, high = row["images_per_second"]
         ms = row["ms"]
@@ -100,7 +72,7 @@ def print_steps(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 def print_tiles(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """A line a kernel and tile shape, of `bench tune`."""
-    table = new_table("tile shapes", "kernel", "tile", "ms")
+    table = Table("tile shapes", ["kernel", "tile"], ["ms"])
     for row in rows:
         table.add_row(row["kernel"], row["tile"], "-" if row["ms"] is None else f"{row['ms']:.3f}")
     console.print(table)
@@ -108,7 +80,9 @@ def print_tiles(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 def print_data(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """A line a source and augmentation, of `data.run`."""
-    table = new_table("images in one process", "source", "augmentation", "images/s", "25-75 %")
+    table = Table(
+        "images in one process", ["source", "augmentation"], ["images/s", "25-75 %"], num_keys=2
+    )
     for row in rows:
         if row["images_per_second"] is None:
             table.add_row(row["source"], row["augmentation"], row["note"], "")
@@ -120,9 +94,8 @@ def print_data(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 def print_convergence(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """A line a head, of `convergence.run`."""
-    table = new_table(
-        "short training", "head", "steps", "first loss", "last loss", "accuracy", "images/s"
-    )
+    figures = ["steps", "first loss", "last loss", "accuracy", "images/s"]
+    table = Table("short training", ["head"], figures)
     for row in rows:
         table.add_row(
             row["head"], str(len(row["losses"])), f"{row['losses'][0]:.3f}", f"{row['last_loss']:.3f}",
@@ -133,7 +106,7 @@ def print_convergence(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 def print_changes(unit: str, changes: Sequence[Change], console: Console) -> None:
     """A line a row of either file, of `compare.compare`."""
-    table = new_table(f"{unit}, medians", "", "old", "new", "speed", "")
+    table = Table(f"{unit}, medians", ["row"], ["old", "new", "speed", "verdict"])
     for change in changes:
         speed = "" if change.speed is None else f"x {change.speed:.2f}"
         table.add_row(
@@ -146,10 +119,10 @@ def _middle(triple: Triple | None) -> str:
     return "did not run" if triple is None else milliseconds(triple[1])
 
 
-def _verdict(change: Change) -> str:
+def _verdict(change: Change) -> Text:
     if change.speed is None or not change.clear:
-        return "" if change.speed is None else "within the spread"
-    return "[green]faster" if change.speed > 1 else "[red]slower"
+        return plain("" if change.speed is None else "within the spread")
+    return plain("faster", "green") if change.speed > 1 else plain("slower", "red")
 
 
 def milliseconds(value: float) -> str:

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from fusedface.commands.options import DeviceOption
+from fusedface.recipes.terminal import working
 
 app = typer.Typer(help="Benchmarks: measured side by side, on this machine.", no_args_is_help=True)
 
@@ -72,8 +73,8 @@ def bench_kernels(
         time.perf_counter() + 60.0 * minutes,
     )
     console = _console()
-    with console.status("measuring") as status:
-        document = kernels.run_to_file(cases, plan, out, resume, status.update)
+    with working(console, "measuring") as note:
+        document = kernels.run_to_file(cases, plan, out, resume, note)
     tables.print_kernels(document, console)
 
 
@@ -144,8 +145,8 @@ def bench_scaling(
         target, rounds, tuple(only or scaling.HEADS), ("compiled",), True, seconds, deadline
     )
     console = _console()
-    with console.status("measuring") as status:
-        document = kernels.run_to_file(cases, plan, out, resume, status.update, "scaling")
+    with working(console, "measuring") as note:
+        document = kernels.run_to_file(cases, plan, out, resume, note, "scaling")
     tables.print_kernels(document, console)
     plots.plot_growth(document, "num_classes" if by_classes else "num_rows", out)
 
@@ -167,10 +168,10 @@ def bench_step(
     from fusedface.recipes.engine.device import pick_device
 
     target, rows, console = pick_device(device), [], _console()
-    with console.status("measuring") as status:
+    with working(console, "measuring") as note:
         for model in models or step.MODELS:
             setup = step.Setup(model, batch, classes, size)
-            rows += step.run(setup, target, rounds, status.update)
+            rows += step.run(setup, target, rounds, note)
             _write(out, "step", target, rows)
     tables.print_steps(rows, console)
 
@@ -191,8 +192,8 @@ def bench_data(
     from fusedface.recipes.engine.device import pick_device
 
     target, console = pick_device(device), _console()
-    with console.status("measuring") as status:
-        rows = bench.run(images, rounds, data, device=target, note=status.update)
+    with working(console, "measuring") as note:
+        rows = bench.run(images, rounds, data, device=target, note=note)
     _write(out, "data", target, rows)
     tables.print_data(rows, console)
 
@@ -216,8 +217,8 @@ def bench_convergence(
 
     target, console = pick_device(device), _console()
     training = convergence.Training(Setup(model, batch, classes, size), steps, lr, 60.0 * minutes)
-    with console.status("training") as status:
-        rows = convergence.run(training, target, status.update)
+    with working(console, "training") as note:
+        rows = convergence.run(training, target, note)
     _write(out, "convergence", target, rows)
     tables.print_convergence(rows, console)
 

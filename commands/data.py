@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from fusedface.commands.options import RootOption, SkipBadOption
+from fusedface.recipes.terminal import Table, say
 
 app = typer.Typer(help="Faces: look at them, check, align and pack them.", no_args_is_help=True)
 SHOWN_SKIPPED = 10
@@ -38,7 +38,9 @@ def data_preview(
     else:
         faces = open_source(source)
     contact_sheet(faces, out, num_identities=identities, images_per_identity=images)
-    typer.echo(f"wrote {out}: {faces.num_classes} identities, {len(faces)} images in the source")
+    say(
+        Console(), f"wrote {out}: {faces.num_classes} identities, {len(faces)} images in the source"
+    )
 
 
 @app.command("check")
@@ -63,12 +65,12 @@ def data_check(
         report = check(
             path, root, lambda done, total: bar.update(task, completed=done, total=total)
         )
-    table = Table(report.kind, path.name, box=None, padding=(0, 2, 0, 0))
+    table = Table("", [report.kind, path.name])
     for fact in report.facts:
         table.add_row(*fact)
-    console.print(table, highlight=False)
+    console.print(table)
     for problem in report.problems:
-        console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(console, problem, "red")
     raise typer.Exit(1 if report.problems else 0)
 
 
@@ -83,12 +85,13 @@ def data_pack(
 
     faces = open_source(source, skip_bad=skip_bad)
     for note in getattr(faces, "notes", ()):
-        typer.echo(note)
+        say(Console(), note)
     written = write_pack(faces, out, skip_bad=skip_bad)
     _list_skipped(written.skipped)
     height, width = written.image_size
-    typer.echo(
-        f"wrote {out}: {written.num_images:,} images, {height}x{width}, of {written.num_classes:,} people"
+    say(
+        Console(),
+        f"wrote {out}: {written.num_images:,} images, {height}x{width}, of {written.num_classes:,} people",
     )
 
 
@@ -103,10 +106,11 @@ def data_make_bin(
 
     chosen = read_pairs(pairs, root)
     keeps_folds = write_bin(chosen, out)
-    typer.echo(f"wrote {out}: {len(chosen):,} pairs of {len(chosen.images):,} images")
+    say(Console(), f"wrote {out}: {len(chosen):,} pairs of {len(chosen.images):,} images")
     if not keeps_folds:
-        typer.echo(
-            f"the folds of {pairs.name} are lost: a .bin has ten, of neighbouring pairs, in equal parts"
+        say(
+            Console(),
+            f"the folds of {pairs.name} are lost: a .bin has ten, of neighbouring pairs, in equal parts",
         )
 
 
@@ -128,14 +132,14 @@ def data_align(
 
     written = align_folder(root, read_landmarks(landmarks, root), out, size, skip_bad=skip_bad)
     _list_skipped(written.skipped)
-    typer.echo(f"wrote {out}: {written.num_images:,} crops of {size}x{size}")
+    say(Console(), f"wrote {out}: {written.num_images:,} crops of {size}x{size}")
 
 
 def _list_skipped(skipped: Sequence[Exception]) -> None:
     """Say what was left out, and how much."""
     if skipped:
-        typer.echo(f"left out {len(skipped):,}:")
+        say(Console(), f"left out {len(skipped):,}:")
     for error in skipped[:SHOWN_SKIPPED]:
-        typer.echo(f"  {error}")
+        say(Console(), f"  {error}")
     if len(skipped) > SHOWN_SKIPPED:
-        typer.echo(f"  and {len(skipped) - SHOWN_SKIPPED:,} more")
+        say(Console(), f"  and {len(skipped) - SHOWN_SKIPPED:,} more")

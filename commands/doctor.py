@@ -1,14 +1,15 @@
 """`doctor`: what runs here, and why."""
 
 from rich.console import Console
-from rich.table import Table
+
+from fusedface.recipes.terminal import Table
 
 
 def doctor() -> None:
     """What runs here, and why: versions, devices, the backend chosen, tuned choices on disk."""
     from fusedface.kernels.gpu.doctor import report
 
-    table = Table(show_header=False, box=None)
+    table = Table("", ["", ""])
     for name, value in report():
         table.add_row(name, value)
     Console().print(table)

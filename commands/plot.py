@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+
+from fusedface.recipes.terminal import say
 
 app = typer.Typer(help="Figures, as PNG and SVG.", no_args_is_help=True)
 
@@ -52,5 +55,6 @@ def plot_collapse(out: OutOption = Path("figures")) -> None:
 
 
 def _told(files: list[Path]) -> None:
+    console = Console()
     for file in files:
-        typer.echo(f"wrote {file}")
+        say(console, f"wrote {file}")

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from fusedface.commands.options import (
     DataOption,
@@ -17,6 +16,7 @@ from fusedface.commands.options import (
     SkipBadOption,
     ValOption,
 )
+from fusedface.recipes.terminal import Table
 
 app = typer.Typer(help="Recipes: list, show, run, compare.", no_args_is_help=True)
 
@@ -27,9 +27,7 @@ def recipe_list() -> None:
     from fusedface.recipes.registry import MOBILEFACENET
     from fusedface.recipes.wider import WIDER
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("recipe", style="bold", no_wrap=True)
-    table.add_column("what it trains")
+    table = Table("", ["recipe", "what it trains"])
     for name, make in MOBILEFACENET.items():
         table.add_row(name, make().summary)
     for backbone, described in WIDER.items():

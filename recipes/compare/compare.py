@@ -26,6 +26,7 @@ from fusedface.recipes.compare.statistics import LossResult, reference_label, su
 from fusedface.recipes.compare.tables import as_dict, rich_tables, settings_line
 from fusedface.recipes.engine.environment import describe_environment
 from fusedface.recipes.engine.files import write_text
+from fusedface.recipes.terminal import say
 
 COMPARISON = "comparison.json"
 
@@ -62,17 +63,15 @@ def compare(
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {jobs}")
     jobs = min(jobs or default_jobs(device), max(1, len(todo)))
-    _say(
-        console, f"{len(runs)} runs, {len(runs) - len(todo)} of them done before, {jobs} at a time"
-    )
-    _say(console, settings_line(runs[0].recipe))
+    say(console, f"{len(runs)} runs, {len(runs) - len(todo)} of them done before, {jobs} at a time")
+    say(console, settings_line(runs[0].recipe))
     screen = Screen(runs, console)
     try:
         stopped = run_all(todo, jobs, device, screen.update)
     finally:
         screen.close()
     if stopped:
-        _say(console, f"stopped by {stopped}; the same command goes on with {out}")
+        say(console, f"stopped by {stopped}; the same command goes on with {out}")
         return None
     results = [read_result(run) for run in runs]
     _report_failures(results, console)
@@ -92,7 +91,7 @@ def report(
 
     page = write_page(results, losses, out)
     console.print(rich_tables(losses))
-    _say(console, f"{_reading(results)} See {page}")
+    say(console, f"{_reading(results)} See {page}")
     return losses
 
 
@@ -126,7 +125,7 @@ def _report_failures(results: Sequence[RunResult], console: Console) -> None:
     if len(failed) == len(results):
         raise ValueError(f"every run failed; the first said: {last_words(failed[0])}")
     for run in failed:
-        _say(console, f"{run.label}, seed {run.seed} failed: {last_words(run)}")
+        say(console, f"{run.label}, seed {run.seed} failed: {last_words(run)}")
 
 
 def _reading(results: Sequence[RunResult]) -> str:
@@ -135,7 +134,3 @@ def _reading(results: Sequence[RunResult]) -> str:
         f"{reference_label(results)}, the reference, against each loss on the same seeds, in points: "
         "p of a paired t-test, and in brackets after Holm's correction."
     )
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

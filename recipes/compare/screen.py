@@ -11,9 +11,17 @@ from rich.text import Text
 from fusedface.recipes.compare.plan import PlannedRun
 from fusedface.recipes.compare.results import FAILED, RunResult, read_result
 from fusedface.recipes.engine.summary import VERDICT_COLOURS
+from fusedface.recipes.terminal import plain, say
 
 BARS = " ▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 16
+BAR_WIDTH = 14
+COLUMNS = (
+    ("loss", None, 0), ("seed", 4, 0), ("", BAR_WIDTH, 110), ("step", None, 60), ("loss", None, 80),
+    ("", SPARK_WIDTH, 120), ("cos", None, 80), ("accuracy", None, 0), ("", None, 0),
+)  # fmt: skip
+"""Heading, width, and the narrowest terminal that has it: a figure is left out rather than cut."""
+FIGURES = frozenset({"seed", "step", "cos", "accuracy"})
 REFRESH_PER_SECOND = 2
 
 
@@ -57,26 +65,27 @@ class Screen:
 
     def _say(self, run: PlannedRun, text: str) -> None:
         done = sum(result.done for result in self._results.values())
-        self.console.print(
-            f"[{done}/{len(self.runs)}] {run.label}, seed {run.seed}: {text}",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        say(self.console, f"[{done}/{len(self.runs)}] {run.label}, seed {run.seed}: {text}")
 
     def _table(self) -> Group:
-        table = Table(box=None, padding=(0, 1), expand=True)
-        table.add_column("loss", no_wrap=True, ratio=3)
-        table.add_column("seed", justify="right")
-        table.add_column("", width=14)
-        table.add_column("step", justify="right")
-        table.add_column("loss", justify="right")
-        table.add_column("", width=SPARK_WIDTH, no_wrap=True)
-        table.add_column("cos", justify="right")
-        table.add_column("accuracy", justify="right")
-        table.add_column("", no_wrap=True)
+        shown = [i for i, (_, _, least) in enumerate(COLUMNS) if self.console.width >= least]
+        table = Table(box=None, padding=(0, 1), pad_edge=False, expand=True)
+        for i in shown:
+            heading, width, _ = COLUMNS[i]
+            is_name = i == 0
+            table.add_column(
+                heading,
+                width=width,
+                ratio=1 if is_name else None,
+                overflow="fold",
+                no_wrap=not is_name,
+                justify="right" if heading in FIGURES else "left",
+            )
         for run in self.runs:
-            table.add_row(*_cells(run, self._results[run], run in self._running))
+            cells = _cells(run, self._results[run], run in self._running)
+            table.add_row(*(cells[i] for i in shown))
         done = sum(result.done for result in self._results.values())
-        return Group(Text(f"{done} of {len(self.runs)} runs done", style="bold"), table)
+        return Group(plain(f"{done} of {len(self.runs)} runs done", "bold"), table)
 
 
 def _cells(run: PlannedRun, result: RunResult, is_running: bool) -> list:
@@ -92,7 +101,7 @@ def _cells(run: PlannedRun, result: RunResult, is_running: bool) -> list:
         state = Text("stopped", style="yellow")
     accuracies = result.accuracies
     return [
-        run.label,
+        plain(run.label),
         str(run.seed),
         ProgressBar(total=total or 1, completed=last["step"] if last else 0),
         f"{last['step']:,}" if last else "",

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from fusedface.recipes.base import Recipe
 from fusedface.recipes.compare.results import FAILED, RunResult
 from fusedface.recipes.compare.statistics import SHARES, LossResult, Spread
 from fusedface.recipes.engine.summary import VERDICT_COLOURS
+from fusedface.recipes.terminal import Table, plain
 
 
 def _backbone(recipe: Recipe) -> str:
@@ -93,14 +92,13 @@ def rich_tables(losses: Sequence[LossResult]) -> Group:
     prefix = _common_prefix([loss.label for loss in losses])
     tables = []
     for title, chosen in zip(("How well", "How fast"), columns, strict=True):
-        table = Table(title=f"{title}: {prefix}...", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for i in chosen:
-            table.add_column(names[i], justify="left" if i < 3 else "right", no_wrap=i in (0, 2))
+        headings_chosen = [names[i] for i in chosen]
+        table = Table(f"{title}: {prefix}...", headings_chosen[:2], headings_chosen[2:])
         for loss in losses:
             row: list[str | Text] = [*cells(loss, num_runs)]
             row[0], row[2] = loss.label.removeprefix(prefix), _verdict_text(loss.verdicts)
             table.add_row(*(row[i] for i in chosen))
-        tables.append(table)
+        tables += [Text(), table]
     return Group(*tables)
 
 
@@ -127,7 +125,7 @@ def _verdict_text(verdicts: dict[str, int]) -> Text:
         (f"{count} {verdict}", VERDICT_COLOURS.get(verdict, "red" if verdict == FAILED else ""))
         for verdict, count in verdicts.items()
     ]
-    return Text("\n").join(Text(text, style=style) for text, style in parts)
+    return Text("\n").join(plain(text, style) for text, style in parts)
 
 
 def _percent(spread: Spread | None, num_runs: int, signed: bool = False) -> str:

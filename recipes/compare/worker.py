@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fusedface.recipes.engine.run import run_recipe
 from fusedface.recipes.settings import read_recipe
+from fusedface.recipes.terminal import error_text
 
 
 def main(recipe: str, out: str, device: str | None = None) -> None:
@@ -21,7 +22,7 @@ def main(recipe: str, out: str, device: str | None = None) -> None:
     try:
         run_recipe(read_recipe(recipe), out, resume=True, device=device, console=Console(width=200))
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error_text(error)}")
 
 
 def _end_with_parent() -> None:

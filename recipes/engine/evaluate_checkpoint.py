@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from fusedface.data import read_pairs
 from fusedface.data.ijb import read_templates
@@ -21,6 +20,7 @@ from fusedface.recipes.engine.templates import (
 )
 from fusedface.recipes.engine.verification import VerificationResult, roc
 from fusedface.recipes.report.roc import plot_roc
+from fusedface.recipes.terminal import Table, say, working
 
 
 def evaluate_checkpoint(
@@ -41,21 +41,21 @@ def evaluate_checkpoint(
     results, curves = {}, {}
     for path in pair_lists:
         pairs = read_pairs(path, data)
-        with console.status(f"{path.name}: {len(pairs)} pairs of {len(pairs.images)} images"):
+        with working(console, f"{path.name}: {len(pairs)} pairs of {len(pairs.images)} images"):
             results[path.stem], scores = evaluate_with_scores(model, pairs)
         curves[path.stem] = roc(scores.genuine, scores.impostor)
     templates = {}
     for folder in ijb_folders:
         faces = read_templates(folder)
-        with console.status(f"{folder.name}: {len(faces.images)} faces"):
+        with working(console, f"{folder.name}: {len(faces.images)} faces"):
             templates[folder.name], scores = evaluate_templates(model, faces)
         curves[folder.name] = roc(scores.genuine, scores.impostor)
     config = model.config
     taken = model.preprocessing
     height, width = taken.input_size
-    console.print(
+    say(
+        console,
         f"{checkpoint.name}: {config['name']}, {height}x{width}, mirror features: {taken.flip}",
-        highlight=False,
     )
     if results:
         console.print(results_table(results))
@@ -69,15 +69,13 @@ def evaluate_checkpoint(
             document["templates"] = {name: asdict(result) for name, result in templates.items()}
         (out / "results.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         plot_roc(curves, out / "roc.png")
-        console.print(f"wrote results.json, roc.png and roc.svg to {out}", highlight=False)
+        say(console, f"wrote results.json, roc.png and roc.svg to {out}")
     return results
 
 
 def results_table(results: dict[str, VerificationResult]) -> Table:
     """A row a figure, a column a set; percent."""
-    table = Table("figure")
-    for name in results:
-        table.add_column(name, justify="right")
+    table = Table("", ["figure"], list(results))
     columns = [figure_rows(result.as_dict()) | _counts(result) for result in results.values()]
     for label in {label: None for column in columns for label in column}:
         table.add_row(label, *(column.get(label, "-") for column in columns))
@@ -86,9 +84,8 @@ def results_table(results: dict[str, VerificationResult]) -> Table:
 
 def templates_table(results: dict[str, TemplateResult]) -> Table:
     """A row a set; percent."""
-    table = Table("set", "templates", "pairs")
-    for far in TEMPLATE_RATES:
-        table.add_column(f"TAR at FAR {far:g}", justify="right")
+    rates = [f"TAR at FAR {far:g}" for far in TEMPLATE_RATES]
+    table = Table("", ["set"], ["templates", "pairs", *rates])
     for name, result in results.items():
         rates = ["-" if r is None else f"{100 * r:.2f}" for r in result.tar_at_far.values()]
         pairs = f"{result.num_genuine:,} + {result.num_impostor:,}"

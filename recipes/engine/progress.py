@@ -11,6 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fusedface.recipes.terminal import plain, say
+
 REFRESH_PER_SECOND = 4
 
 
@@ -77,7 +79,7 @@ class PlainDisplay:
 
     def note(self, text: str) -> None:
         """Say something once."""
-        _print(self.console, text)
+        say(self.console, text)
 
     def stepped(self, status: Status) -> None:
         """Nothing: a line a step would bury everything else."""
@@ -91,7 +93,7 @@ class PlainDisplay:
             f"ETA {status.eta}",
         ]
         parts += [f"{name} {value}" for name, value in _figures(status)]
-        _print(self.console, " | ".join(parts))
+        say(self.console, " | ".join(parts))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -107,7 +109,7 @@ class LiveDisplay:
 
     def note(self, text: str) -> None:
         """Say something once, above the panel."""
-        _print(self._live.console, text)
+        say(self._live.console, text)
 
     def stepped(self, status: Status) -> None:
         """Draw the panel anew."""
@@ -125,11 +127,6 @@ class LiveDisplay:
 def make_display(console: Console) -> Display:
     """The live panel on a terminal, plain lines elsewhere."""
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
-
-
-def _print(console: Console, text: str) -> None:
-    # No wrapping: a log file is searched by line.
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _figures(status: Status) -> list[tuple[str, str]]:
@@ -160,6 +157,6 @@ def _panel(status: Status) -> Panel:
     grid.add_column(style="dim")
     grid.add_column()
     for name, value in _figures(status):
-        grid.add_row(name, value)
+        grid.add_row(plain(name), plain(value))
     bar = ProgressBar(total=status.num_steps, completed=status.step)
-    return Panel(Group(line, bar, Text(), grid), title=status.name, title_align="left")
+    return Panel(Group(line, bar, Text(), grid), title=plain(status.name), title_align="left")

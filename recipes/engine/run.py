@@ -25,6 +25,7 @@ from fusedface.recipes.engine.seeding import seed_everything
 from fusedface.recipes.engine.summary import VERDICT_COLOURS, Summary, verification_table
 from fusedface.recipes.engine.train import Trainer
 from fusedface.recipes.engine.watcher import Judgement, judge
+from fusedface.recipes.terminal import plain, say
 
 
 def run_recipe(
@@ -56,7 +57,7 @@ def run_recipe(
     directory = RunDirectory(Path(out), recipe, resume)
     earlier = directory.read_summary()
     if earlier is not None and (summary := Summary(**earlier)).finished:
-        console.print(f"{out} has already finished: nothing to resume", markup=False)
+        say(console, f"{out} has already finished: nothing to resume")
         console.print(verification_table(summary))
         return summary
     precision = pick_precision(recipe.train.precision, target)
@@ -180,14 +181,12 @@ def _report(summary: Summary, directory: RunDirectory, console: Console) -> None
     if summary.verification:
         console.print(verification_table(summary))
     colour = VERDICT_COLOURS[summary.verdict]
-    console.print(f"[{colour}]{summary.verdict}[/]: ", end="")
-    console.print(summary.message, markup=False, highlight=False, soft_wrap=True)
+    say(console, plain(summary.verdict, colour) + plain(f": {summary.message}"))
     if summary.verdict == "interrupted":
-        text = f"go on with: {directory.resume_command()}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, f"go on with: {directory.resume_command()}")
     minutes, seconds = divmod(round(summary.seconds), 60)
-    text = f"{minutes} min {seconds} s, {summary.images_per_second:.1f} images/s; see {directory.folder}"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    speed = f"{summary.images_per_second:.1f} images/s"
+    say(console, f"{minutes} min {seconds} s, {speed}; see {directory.folder}")
 
     from fusedface.recipes.report.curves import plot_curves  # matplotlib takes a second to import
 

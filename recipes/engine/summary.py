@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.table import Table
+from fusedface.recipes.terminal import Table
 
 VERDICT_COLOURS = {
     "converged": "green",
@@ -69,11 +69,12 @@ class Summary:
 
 def verification_table(summary: Summary) -> Table:
     """Untrained against trained, a row for each figure of each set; numbers in percent."""
-    table = Table(title=f"{summary.recipe}: verification of people it was not trained on")
-    for heading in ("set", "figure"):
-        table.add_column(heading)
-    for heading in ("untrained", "trained"):
-        table.add_column(heading, justify="right")
+    table = Table(
+        f"{summary.recipe}: verification of people it was not trained on",
+        ["set", "figure"],
+        ["untrained", "trained"],
+        num_keys=2,
+    )
     sets = summary.verification or summary.untrained
     for name in sets:
         before, after = (
@@ -82,8 +83,6 @@ def verification_table(summary: Summary) -> Table:
         )
         for label in before | after:
             table.add_row(name, label, before.get(label, "-"), after.get(label, "-"))
-            name = ""  # noqa: PLW2901  the name stands once
-        table.add_section()
     return table
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.box import SIMPLE
-from rich.table import Table
 
 from fusedface.data import PairList
 from fusedface.data.dataset import read_images
@@ -17,6 +15,7 @@ from fusedface.recipes.engine.evaluate import BATCH_SIZE, MAX_ALL_PAIRS
 from fusedface.recipes.engine.summary import figure_rows
 from fusedface.recipes.engine.verification import VerificationResult, verify
 from fusedface.recipes.export.deployed import InputContract
+from fusedface.recipes.terminal import Table
 
 TOLERANCE = 1e-4  # of float32 formats, in a component of an embedding of length 1
 WARM_UP, ROUNDS = 3, 30
@@ -127,10 +126,7 @@ HEADINGS = ("accuracy", "TAR at 1e-3", "max error", "min cosine", "ms", "MB")
 
 def check_table(list_name: str, checks: Mapping[str, Check], sizes: Mapping[str, int]) -> Table:
     """A row a format; rates in percent, of one pair list."""
-    table = Table(title=f"Verification on {list_name}", box=SIMPLE, pad_edge=False)
-    table.add_column("format", no_wrap=True)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table(f"Verification on {list_name}", ["format"], HEADINGS)
     for row in check_rows(list_name, checks, sizes):
         table.add_row(*row)
     return table

@@ -15,6 +15,7 @@ from fusedface.recipes.export.deployed import Deployed
 from fusedface.recipes.export.formats import get_format
 from fusedface.recipes.export.job import Job
 from fusedface.recipes.export.source import calibration_faces, checking_pairs, open_trained
+from fusedface.recipes.terminal import say, working
 
 
 def export(
@@ -61,10 +62,10 @@ def export(
     with tempfile.TemporaryDirectory(dir=_existing(out), prefix=".export-") as temporary:
         files = {f.name: Path(temporary) / f"{trained.name}{f.suffix}" for f in chosen}
         for kind in chosen:
-            with console.status(f"writing {files[kind.name].name}"):
+            with working(console, f"writing {files[kind.name].name}"):
                 kind.write(job, files[kind.name])
         runs = {kind.name: kind.open(files[kind.name]) for kind in chosen}
-        with console.status("comparing with PyTorch"):
+        with working(console, "comparing with PyTorch"):
             checks = compare(
                 embedders(trained.model, runs, contract),
                 pairs,
@@ -84,7 +85,7 @@ def export(
             os.replace(path, out / path.name)
     written = [out / path.name for path in files.values()]
     for path in written:
-        console.print(f"wrote {path} and {path.name}.md", highlight=False, soft_wrap=True)
+        say(console, f"wrote {path} and {path.name}.md")
     return written
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 from rich.console import Console
 
@@ -43,13 +44,11 @@ def table_text(summary):
 
 
 def test_table_has_before_and_after():
-    lines = [line.split("│") for line in table_text(make_summary()).splitlines()]
-    rows = {cells[2].strip(): [cell.strip() for cell in cells] for cells in lines if len(cells) > 4}
-    assert rows["accuracy, 10 folds"][1] == "lfw"
-    assert rows["accuracy, 10 folds"][3:5] == ["50.00 ± 2.31", "81.25 ± 2.31"]
-    assert rows["TAR at FAR 0.1"][3:5] == ["71.00", "71.00"]
-    assert rows["TAR at FAR 0.01"][3:5] == ["-", "-"]
-    assert rows["rank-1"][3:5] == ["10.00", "65.00"]
+    lines = [re.split(r"\s{2,}", line.strip()) for line in table_text(make_summary()).splitlines()]
+    assert ["lfw", "accuracy, 10 folds", "50.00 ± 2.31", "81.25 ± 2.31"] in lines
+    assert ["TAR at FAR 0.1", "71.00", "71.00"] in lines
+    assert ["TAR at FAR 0.01", "-", "-"] in lines
+    assert ["rank-1", "10.00", "65.00"] in lines
 
 
 def test_table_without_a_trained_network():
