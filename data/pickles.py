@@ -1,4 +1,4 @@
-"""Pickles of lists, numbers, bytes and arrays of bytes, read without running what they ask for.
+"""Pickles of lists, numbers, bytes and arrays of them, read without running what they ask for.
 
 A pickle can run any code. Here its operations are first read without being obeyed, and all are refused
 but those that build such values; then `pickle` builds them, with stand-ins in place of NumPy's
@@ -26,6 +26,7 @@ OPERATIONS = {
 }  # fmt: skip
 MEMO_WRITES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 DTYPES = {name: np.dtype(name) for name in ("u1", "b1", "i1", "i4", "i8")}
+OBJECTS = frozenset({"O", "O4", "O8"})  # arrays of objects, whose items the pickle lists
 
 
 class RefusedPickle(ValueError):  # noqa: N818  the name says what it is
@@ -33,9 +34,9 @@ class RefusedPickle(ValueError):  # noqa: N818  the name says what it is
 
 
 class Array:
-    """An array of a pickle: its type and its bytes, taken from the file unchanged."""
+    """An array of a pickle: its type and its bytes, or its objects, taken from the file unchanged."""
 
-    def __init__(self, dtype: "_Dtype | None" = None, data: bytes = b"") -> None:
+    def __init__(self, dtype: "_Dtype | None" = None, data: bytes | list = b"") -> None:
         self.dtype, self.data = dtype, data
 
     def __setstate__(self, state: tuple) -> None:
@@ -47,22 +48,34 @@ class Array:
         Raises:
             RefusedPickle: they are no bytes, booleans or integers.
         """
-        if not (isinstance(self.dtype, _Dtype) and isinstance(self.data, bytes | bytearray)):
+        numpy = self.dtype.numpy if isinstance(self.dtype, _Dtype) else None
+        if numpy is None or not isinstance(self.data, bytes | bytearray):
             raise RefusedPickle("it holds an array of something else than bytes or numbers")
-        if len(self.data) % self.dtype.numpy.itemsize:
+        if len(self.data) % numpy.itemsize:
             raise RefusedPickle(f"it holds an array of {len(self.data)} bytes, cut in an element")
-        return np.frombuffer(self.data, self.dtype.numpy)
+        return np.frombuffer(self.data, numpy)
+
+    def items(self) -> list:
+        """Its objects in a row, or its values.
+
+        Raises:
+            RefusedPickle: they are neither objects nor what `values` takes.
+        """
+        is_objects = isinstance(self.dtype, _Dtype) and self.dtype.numpy is None
+        if is_objects and isinstance(self.data, list):
+            return self.data
+        return self.values().tolist()
 
 
 class _Dtype:
     def __init__(self, code: str | bytes, *_: Any) -> None:
         name = code.decode("latin-1") if isinstance(code, bytes) else str(code)
-        if name not in DTYPES:
+        if name not in DTYPES and name not in OBJECTS:
             raise RefusedPickle(f"it holds an array of the type {name[:20]!r}")
-        self.numpy = DTYPES[name]
+        self.numpy = DTYPES.get(name)  # none of objects
 
     def __setstate__(self, state: tuple) -> None:
-        if state[1] in (">", b">"):
+        if self.numpy is not None and state[1] in (">", b">"):
             self.numpy = self.numpy.newbyteorder(">")
 
 
@@ -85,8 +98,19 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin-1")
 
 
+def _bytearray(data: str | bytes = b"", encoding: str = "latin-1") -> bytes:
+    """A bytearray, which protocols before 5 write as a call; `bytearray(n)` would take n bytes."""
+    if isinstance(data, str):
+        return _encode(data, encoding)
+    if not isinstance(data, bytes):
+        raise RefusedPickle(f"it asks for a bytearray of a {type(data).__name__}")
+    return data
+
+
 STAND_INS = {
     ("_codecs", "encode"): _encode,
+    ("builtins", "bytearray"): _bytearray,
+    ("__builtin__", "bytearray"): _bytearray,
     ("numpy", "ndarray"): Array,
     ("numpy", "dtype"): _Dtype,
 } | {
@@ -110,7 +134,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(data: bytes) -> Any:
-    """The value of a pickle: lists, tuples, booleans, integers, text, bytes and `Array`.
+    """The value of a pickle: lists, tuples, booleans, integers, text, bytes, bytearrays and `Array`.
 
     Files of Python 2 and 3, and of NumPy before and since 2.0; text of Python 2 comes as bytes.
 

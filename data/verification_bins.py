@@ -108,6 +108,8 @@ def write_bin(pairs: PairList, path: Path) -> bool:
 
 
 def _items(value: Any) -> list | tuple:
+    if isinstance(value, Array):
+        return value.items()
     if not isinstance(value, list | tuple):
         raise RefusedPickle(f"a {type(value).__name__} stands for a list")
     return value
@@ -132,7 +134,7 @@ def _image(item: Any) -> bytes:
 
 
 def _truths(value: Any) -> np.ndarray:
-    items = value.values().tolist() if isinstance(value, Array) else _items(value)
+    items = _items(value)
     if not all(isinstance(item, int) and item in (0, 1) for item in items):
         raise RefusedPickle("whether a pair is of one person must be True or False")
     return np.array(items, bool)

@@ -70,7 +70,20 @@ def check(pairs, path):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("kind", ["bytes", "arrays", "columns", "numpy truths", "array of truths"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "bytes",
+        "bytearrays",
+        "arrays",
+        "columns",
+        "objects",
+        "objects that are arrays",
+        "numpy truths",
+        "array of truths",
+        "objects that are truths",
+    ],
+)
 @pytest.mark.parametrize("numpy_1", [False, True])
 def test_sets_of_every_protocol(tmp_path, protocol, kind, numpy_1):
     images, same = IMAGES, SAME
@@ -78,6 +91,15 @@ def test_sets_of_every_protocol(tmp_path, protocol, kind, numpy_1):
         images = arrays()
     if kind == "columns":
         images = arrays((-1, 1))
+    if kind == "bytearrays":
+        images = [bytearray(image) for image in IMAGES]
+    if kind == "objects":
+        images = np.array(IMAGES, dtype=object)
+    if kind == "objects that are arrays":
+        images = np.empty(len(IMAGES), dtype=object)
+        images[:] = arrays()
+    if kind == "objects that are truths":
+        same = np.array(SAME, dtype=object)
     if kind == "numpy truths":
         same = [np.bool_(s) for s in SAME]
     if kind == "array of truths":
@@ -133,9 +155,17 @@ def hostile(folder):
         "codec": (b"c_codecs\nencode\n(VQlpo\nVbz2\ntR.", "the codec 'bz2'"),
         "objects": (
             pickle.dumps((np.array([Call(open, marker, "w")], dtype=object), SAME)),
-            "an array of the type 'O8'",
+            "asks for io.open",
         ),
-        "object type": (pickle.dumps(([np.array([None])], SAME)), "an array of the type 'O8'"),
+        "object type": (
+            pickle.dumps(([np.array([None])], SAME)), "an array of something else than bytes"
+        ),
+        "objects for images": (
+            pickle.dumps((np.array([3] * 8, dtype=object), SAME)), "a int stands for an image"
+        ),
+        "length of a bytearray": (
+            b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", "asks for a bytearray of a int"
+        ),
         "extension": (b"\x80\x02\x82\x01.", "the operation EXT1"),
         "persistent": (b"Pname\n.", "the operation PERSID"),
         "memo": (b"\x80\x02Nr\xff\xff\xff\xff.", f"more than {MAX_OPERATIONS} operations"),
