@@ -6,12 +6,25 @@ from face_files import write_image
 from PIL import Image
 
 from fusedface.data.align import TEMPLATE, align, align_folder, read_landmarks, similarity, template
-from fusedface.data.sources import UnreadableImage, read_image
+from fusedface.data.images import UnreadableImage, read_image
 
 
 def moved(points, angle, scale, shift):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return scale * points @ turn.T + shift
+
+
+def test_the_template_is_the_published_one():
+    """insightface, python-package/insightface/utils/face_align.py, arcface_dst; its sizes too."""
+    published = [
+        [38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366],
+        [41.5493, 92.3655], [70.7299, 92.2041],
+    ]  # fmt: skip
+    assert template(112).tolist() == published
+    assert np.allclose(template(224), 2 * np.array(published), rtol=0, atol=1e-12)
+    moved_right = np.array(published) + np.array([8.0, 0.0])
+    assert np.allclose(template(128), moved_right, rtol=0, atol=1e-12)
+    assert np.allclose(template(256), 2 * moved_right, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.4, 3.0, -1.6])
