@@ -95,6 +95,8 @@ def _by_ranges(records: RecordFile, index: Index) -> Images | None:
     if own.image or len(own.labels) != 2:
         return None
     num_images = _num_images(records, index, own.labels)
+    if num_images == len(index.keys) - 1:
+        return None
     keys, offsets = index.keys[1 : num_images + 1], index.offsets[1 : num_images + 1]
     ranges = read_headers(records, index.offsets[num_images + 1 :])
     stops = ranges.labels[:, 1]
@@ -119,17 +121,16 @@ def _by_ranges(records: RecordFile, index: Index) -> Images | None:
 
 
 def _num_images(records: RecordFile, index: Index, own: np.ndarray) -> int:
-    """N, from the first record without an image; index and the pack's own record must agree with it."""
+    """N, from the first record without an image; index and the pack's own record must agree with it.
+
+    Without records of identities the second label of the pack's own record says nothing about keys:
+    some writers put the number of identities there.
+    """
     num_records = len(index.keys)
     gaps = np.flatnonzero(index.keys != np.arange(num_records))
     if len(gaps):
         raise ValueError(
             f"{records.path}: the index has no key {gaps[0]}, though keys up to {index.keys[-1]}"
-        )
-    if own[1] != np.float32(num_records):
-        raise ValueError(
-            f"{records.path}: the pack's own record (key 0) says that keys end before {own[1]:.0f}, the "
-            f"index has {num_records - 1}"
         )
     first_range = bisect_left(
         range(num_records),
@@ -137,9 +138,14 @@ def _num_images(records: RecordFile, index: Index, own: np.ndarray) -> int:
         lo=1,
         key=lambda i: not read_record(records, int(index.offsets[i]), i).image,
     )
-    if own[0] != np.float32(first_range) or first_range == num_records:
+    if own[0] != np.float32(first_range):
         raise ValueError(
-            f"{records.path}: the pack's own record (key 0) says that identities begin at key "
+            f"{records.path}: the pack's own record (key 0) says that images end before key "
             f"{own[0]:.0f}, the records say {first_range}"
+        )
+    if first_range < num_records and own[1] != np.float32(num_records):
+        raise ValueError(
+            f"{records.path}: the pack's own record (key 0) says that keys end before {own[1]:.0f}, the "
+            f"index has {num_records - 1}"
         )
     return first_range - 1

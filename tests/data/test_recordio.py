@@ -86,6 +86,24 @@ def test_key_0_with_labels_and_an_image_is_an_image(tmp_path):
     assert open_source(tmp_path).labels.tolist() == [0, 1, 0, 1]
 
 
+@pytest.mark.parametrize("second", [3, 7, 0])
+def test_pack_without_records_of_identities(tmp_path, second):
+    """Key 0 is (N + 1, number of identities): insightface's loader takes the keys 1 to N from it."""
+    records = people_records((3, 1, 2))
+    records = {k: records[k] for k in range(1, 7)} | {0: header([7, second], 0, 1)}
+    write_pack_by_hand(tmp_path, records)
+    for skip_bad in (False, True):
+        source = open_source(tmp_path, skip_bad=skip_bad)
+        assert source.labels.tolist() == [0, 0, 0, 1, 2, 2]
+        assert source.keys.tolist() == [1, 2, 3, 4, 5, 6]
+        assert source.notes == ()
+        assert source.encoded(5) == face(6)
+    records[0] = header([9, second], 0, 1)
+    write_pack_by_hand(tmp_path, records)
+    with pytest.raises(ValueError, match="images end before key 9, the records say 7"):
+        open_source(tmp_path)
+
+
 def test_an_image_that_holds_the_magic(tmp_path):
     data = header(0.0) + face(1)
     data += bytes(-len(data) % 4) + MAGIC + b"trailer"  # what follows an image's end is ignored
@@ -196,7 +214,7 @@ DAMAGE = {
     "empty index": ["train.idx: expected lines"],
     "binary index": ["train.idx: expected lines"],
     "empty": ["train.rec is empty"],
-    "own record": ["(key 0) says that identities begin at key 9, the records say 7"],
+    "own record": ["(key 0) says that images end before key 9, the records say 7"],
     "own end": ["(key 0) says that keys end before 11, the index has 9"],
 }
 
