@@ -32,7 +32,9 @@ def data_preview(
 ) -> None:
     """Write a contact sheet, a row an identity."""
     from fusedface.data import SyntheticFaces, contact_sheet, open_source
+    from fusedface.data.contact_sheet import check_sheet
 
+    check_sheet(identities, images)  # before people are made up for it
     if source == "synthetic":
         faces = SyntheticFaces(identities, images, difficulty=difficulty, seed=seed)
     else:
@@ -84,7 +86,7 @@ def data_pack(
     from fusedface.data import open_source, write_pack
 
     faces = open_source(source, skip_bad=skip_bad)
-    for note in getattr(faces, "notes", ()):
+    for note in faces.notes:
         say(Console(), note)
     written = write_pack(faces, out, skip_bad=skip_bad)
     _list_skipped(written.skipped)

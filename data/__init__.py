@@ -2,11 +2,12 @@
 
 from fusedface.data.contact_sheet import contact_sheet
 from fusedface.data.dataset import FaceBatch, FaceDataset, first
+from fusedface.data.images import UnreadableImage
 from fusedface.data.opening import open_source
 from fusedface.data.pair_list import PairList, from_index_pairs
 from fusedface.data.pairs import read_pairs
 from fusedface.data.recordio import BadRecord, PackSource, open_pack, write_pack
-from fusedface.data.sources import FaceSource, FileSource, UnreadableImage
+from fusedface.data.sources import FaceSource, FileSource
 from fusedface.data.synthetic import IndexPairs, SyntheticFaces, synthetic_pairs
 from fusedface.data.transforms import PRESETS, augmentation
 from fusedface.data.verification_bins import find_sets, write_bin

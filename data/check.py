@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fusedface.data.images import UnreadableImage, decode_image
 from fusedface.data.opening import open_source
 from fusedface.data.pair_list import EncodedImages, ImageFiles, PairList, SourceImages
 from fusedface.data.pairs import read_pairs
 from fusedface.data.recordio import BadRecord, PackSource
 from fusedface.data.recordio.index import read_index
-from fusedface.data.sources import FileSource, UnreadableImage, decode_image
+from fusedface.data.sources import FileSource
 from fusedface.data.verification_bins import SUFFIX
 
 SHOWN_PROBLEMS = 10  # of each kind
@@ -52,9 +53,11 @@ def check(
     is_list = path.is_file() and "pairs" in path.stem.lower()
     if is_list or path.suffix.lower() == SUFFIX:
         return _check_pairs(read_pairs(path, root), path, progress)
-    source = open_source(path, skip_bad=True)
-    report = Report("RecordIO pack" if isinstance(source, PackSource) else "labelled images")
+    report = Report("labelled images")
+    source = _open(path, report)
+    report.problems += source.notes
     if isinstance(source, PackSource):
+        report.kind = "RecordIO pack"
         _check_records(source, report)
     counts = np.bincount(source.labels)
     report.facts += [
@@ -63,6 +66,17 @@ def check(
     ]
     _check_images(source, source.labels, report, progress)
     return report
+
+
+def _open(path: Path, report: Report) -> FileSource | PackSource:
+    """As training reads it; where training refuses it, without its broken records."""
+    try:
+        return open_source(path)
+    except ValueError as error:
+        source = open_source(path, skip_bad=True)
+        if not isinstance(error, BadRecord):  # those are in the notes of `source`
+            report.problems.append(f"refused without --skip-bad: {error}")
+        return source
 
 
 def _check_pairs(
@@ -82,7 +96,6 @@ def _check_pairs(
 def _check_records(source: PackSource, report: Report) -> None:
     """Compare the records as they follow each other in the file with those of the index."""
     records = source.records
-    report.problems += source.notes
     try:
         found = np.fromiter(records.offsets(), np.int64)
     except BadRecord as error:

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fusedface.data.sources import FaceSource, UnreadableImage
+from fusedface.data.images import UnreadableImage
+from fusedface.data.sources import FaceSource
 from fusedface.data.transforms import fit
 
+MAX_ROWS = MAX_COLUMNS = 64  # 165 MB of pixels at 112x112
 MARGIN, LABEL_WIDTH = 4, 110  # pixels
 INK, PAPER, BROKEN = (40, 40, 40), (255, 255, 255), (220, 120, 120)
 
@@ -28,7 +30,11 @@ def contact_sheet(
         num_identities: rows, at most.
         images_per_identity: columns, at most.
         cell: (H, W) in pixels to which images are scaled; a red cell stands for an unreadable one.
+
+    Raises:
+        ValueError: there are no rows or columns, or too many for a picture.
     """
+    check_sheet(num_identities, images_per_identity)
     rows = min(num_identities, source.num_classes)
     height, width = cell
     size = (
@@ -46,6 +52,16 @@ def contact_sheet(
             sheet.paste(_cell(source, int(index), cell), (left, top))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
+
+
+def check_sheet(num_identities: int, images_per_identity: int) -> None:
+    """Raise ValueError unless a sheet can have so many rows and columns."""
+    for what, number, limit in (
+        ("identities (rows)", num_identities, MAX_ROWS),
+        ("images (columns)", images_per_identity, MAX_COLUMNS),
+    ):
+        if not 1 <= number <= limit:
+            raise ValueError(f"a sheet has 1 to {limit} {what}, got {number}")
 
 
 def _cell(source: FaceSource, index: int, cell: tuple[int, int]) -> Image.Image:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fusedface.data.sources import FaceSource, UnreadableImage
+from fusedface.data.images import UnreadableImage
+from fusedface.data.sources import FaceSource
 from fusedface.data.transforms import augmentation, fit, frame_size
 from fusedface.models import Preprocessing
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from fusedface.data.align import align
-from fusedface.data.sources import inside_path, read_image, read_lines
+from fusedface.data.images import read_image
+from fusedface.data.text_files import inside_path, read_lines
 
 FACES, POINTS, PAIRS = "*_face_tid_mid.txt", "*_name_5pts_score.txt", "*_template_pair_label.txt"
 IMAGES = "loose_crop"

@@ -6,25 +6,25 @@ from pathlib import Path
 
 import numpy as np
 
-from fusedface.data.sources import (
-    FaceSource,
-    decode_image,
-    encoded_image,
-    read_encoded,
-    read_image,
-)
+from fusedface.data.images import decode_image, read_encoded, read_image
+from fusedface.data.sources import FaceSource, encoded_image
 
 NUM_FOLDS = 10  # of the field's protocol
 
 
 class ImageFiles:
-    """Images to be compared, by path; `identities` numbers the people where the list tells them."""
+    """Images to be compared, by path.
+
+    `identities` numbers the people and `identity_names` has the names of their folders where the list
+    tells them; else they are None and empty.
+    """
 
     def __init__(self, root: Path, paths: Sequence[str], identities: Sequence[str] | None) -> None:
         self.root, self.paths = root, list(paths)
-        self.identities = (
-            None if identities is None else np.unique(identities, return_inverse=True)[1]
+        folders, self.identities = (
+            ([], None) if identities is None else np.unique(identities, return_inverse=True)
         )
+        self.identity_names = {Path(folder).name for folder in folders} - {""}
 
     def __len__(self) -> int:
         return len(self.paths)

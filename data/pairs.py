@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fusedface.data.images import IMAGE_SUFFIXES
 from fusedface.data.pair_list import NUM_FOLDS, ImageFiles, PairList, check_both_kinds
-from fusedface.data.sources import IMAGE_SUFFIXES, inside_path, read_lines
+from fusedface.data.text_files import inside_path, read_lines
 from fusedface.data.verification_bins import SUFFIX, read_bin
 
 SHOWN_PROBLEMS = 5  # of a list with many
+SHOWN_CHARACTERS = 200  # of a path
 MAX_DIGITS = 9  # of a number in a list
 TRUE, FALSE = frozenset({"1", "true"}), frozenset({"0", "-1", "false"})
 
@@ -166,7 +168,12 @@ def _assemble(path: Path, root: Path, pairs: list[_Pair]) -> PairList:
     paths = sorted({p for pair in pairs for p in (pair.one, pair.other)})
     missing = {p for p in paths if not _is_file(root / p)}
     if missing:
-        lines = [f"line {p.line}: {q}" for p in pairs for q in (p.one, p.other) if q in missing]
+        lines = [
+            f"line {p.line}: {q[:SHOWN_CHARACTERS]}"
+            for p in pairs
+            for q in (p.one, p.other)
+            if q in missing
+        ]
         shown = "\n  ".join(lines[:SHOWN_PROBLEMS])
         raise ValueError(
             f"{path}: {len(missing)} of {len(paths)} images are not below {root}:\n  {shown}"

@@ -111,6 +111,8 @@ class Data:
     """Processes that read image files beside the training; the result does not depend on it."""
     skip_bad: bool = False
     """Leave out the broken records of a pack, and list them."""
+    resize: bool = False
+    """Scale images of other sizes than the network takes, however many; else a few only."""
 
     def __post_init__(self) -> None:
         _require("data.source", self.source, bool(self.source.strip()), "a path or 'synthetic'")
@@ -210,7 +212,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """Verification of faces the network was not trained on, before, during and after training."""
+    """Verification of pairs of faces, before, during and after training."""
 
     pairs: tuple[str, ...] = ()
     """Pair lists or .bin files (see `fusedface.data.read_pairs`); without any, see `engine.faces`."""

@@ -66,6 +66,8 @@ def test_run_and_evaluate_on_folders(tmp_path):
     arguments = [
         "--data",
         people,
+        "--set",
+        "data.resize=true",
         "--pairs",
         pairs,
         "--root",

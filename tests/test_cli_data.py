@@ -45,6 +45,13 @@ def test_a_broken_image_is_left_out_only_when_asked(tmp_path):
     assert "8 images" in output
 
 
+def test_preview_is_bounded(tmp_path):
+    """Before a hundred thousand people are made up, or a picture of 34 GB is begun."""
+    for option in ("--identities", "--images"):
+        with pytest.raises(ValueError, match=r"a sheet has 1 to 64 .*, got 100000"):
+            invoke("data", "preview", option, 100_000, "--out", tmp_path / "x.png")
+
+
 def test_make_bin(tmp_path):
     root = write_people(tmp_path / "people")
     (tmp_path / "pairs.txt").write_text(PAIRS)
@@ -64,6 +71,6 @@ def test_align(tmp_path):
 
 
 def open_image(path):
-    from fusedface.data.sources import read_image
+    from fusedface.data.images import read_image
 
     return read_image(path)

@@ -2,6 +2,8 @@
 
     insightface's packs   keys 1 to N are images; N + 1 to N + M have a record for each identity, with
                           the range of its images' keys; key 0 is the pack's own: (N + 1, N + M + 1)
+    others like them      the same without a record for each identity; key 0 is (N + 1, anything), which
+                          is what insightface's own loader reads
     im2rec's packs        every key is an image, 0 too
 
 Labels and ranges are float32, so that ranges beyond 2^24 are rounded; the records decide, not they.
@@ -12,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fusedface.data.images import UnreadableImage, decode_image
 from fusedface.data.recordio.header import read_record
 from fusedface.data.recordio.index import read_index
 from fusedface.data.recordio.labels import Images, image_records
 from fusedface.data.recordio.records import BadRecord, RecordFile
-from fusedface.data.sources import UnreadableImage, decode_image, probe
+from fusedface.data.sources import probe
 
 SHOWN_PROBLEMS = 5  # of a pack with many
 

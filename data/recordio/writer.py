@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fusedface.data.images import UnreadableImage, decode_image
 from fusedface.data.recordio.header import MAX_LABEL, pack_image, pack_range
 from fusedface.data.recordio.records import write_record
-from fusedface.data.sources import FaceSource, UnreadableImage, decode_image, encoded_image
+from fusedface.data.sources import FaceSource, encoded_image
 
 FILES = ("train.rec", "train.idx", "property")
 

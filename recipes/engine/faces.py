@@ -25,7 +25,10 @@ from fusedface.data import (
     read_pairs,
     synthetic_pairs,
 )
-from fusedface.models import Backbone, Preprocessing
+from fusedface.data.overlap import overlaps
+from fusedface.data.sizes import check_sizes, other_sizes
+from fusedface.data.transforms import frame_size
+from fusedface.models import Backbone, Preprocessing, create
 from fusedface.recipes.base import SYNTHETIC, Evaluation, Recipe
 from fusedface.recipes.engine.evaluate import evaluate_pairs
 
@@ -33,14 +36,19 @@ MIN_IDENTITIES = 20  # of a source that can spare some
 HELD_OUT_SHARE = 10  # one in so many
 MIN_HELD_OUT, MAX_HELD_OUT = 5, 500
 NUM_FOLDS = 10
+STRANGERS = "none of its people is trained on"  # sure by construction
 
 
 @dataclass(frozen=True)
 class Faces:
-    """Training images, and verification pairs by set name."""
+    """Training images, and verification pairs by set name.
+
+    `overlap` says of each set what its people have in common with those trained on.
+    """
 
     train: FaceSource
     tests: dict[str, PairList]
+    overlap: dict[str, str]
 
     def dataset(self, recipe: Recipe, preprocessing: Preprocessing) -> FaceDataset:
         """The training images as the network will see them."""
@@ -62,26 +70,49 @@ def open_faces(recipe: Recipe, device: torch.device, note: Callable[[str], None]
     Raises:
         ValueError: a path is wrong, or holds no usable faces.
     """
-    data, evaluation = recipe.data, recipe.evaluation
-    train = _training_source(recipe, device)
-    for line in getattr(train, "notes", ()):
+    tests = _listed_tests(recipe.evaluation)
+    if recipe.data.source == SYNTHETIC:
+        faces = _generated(recipe, tests, device)
+    else:
+        faces = _from_files(recipe, tests, note)
+    train = faces.train
+    note(
+        f"training on {len(train):,} images of {train.num_classes:,} people ({recipe.data.source})"
+    )
+    for name, pairs in faces.tests.items():
+        counts = f"{len(pairs):,} pairs of {len(pairs.images):,} images"
+        note(f"verifying on {name}: {counts}; {faces.overlap[name]}")
+    return faces
+
+
+def _from_files(recipe: Recipe, tests: dict[str, PairList], note: Callable[[str], None]) -> Faces:
+    data, size = recipe.data, _frame_size(recipe)
+    source = open_source(data.source, skip_bad=data.skip_bad)
+    for line in source.notes:
         note(line)
-    tests = _listed_tests(evaluation)
-    if not tests and data.source == SYNTHETIC:
-        tests = {SYNTHETIC: _generated_test(recipe, device)}
-    elif not tests:
-        train, tests = _hold_out(train, evaluation.num_pairs, note)
-    note(f"training on {len(train):,} images of {train.num_classes:,} people ({data.source})")
+    sizes = check_sizes(source, size, data.source, resize=data.resize)
+    if sizes is not None:
+        note(sizes)
+    if not tests:
+        train, tests = _hold_out(source, recipe.evaluation.num_pairs, note)
+        return Faces(train, tests, dict.fromkeys(tests, STRANGERS))
     for name, pairs in tests.items():
-        note(f"verifying on {name}: {len(pairs):,} pairs of {len(pairs.images):,} images")
-    return Faces(train, tests)
+        others = other_sizes(pairs.images, size)
+        if others.num_others:
+            note(f"{name}: {others}; they are scaled")
+    found = overlaps(source, tests)
+    return Faces(source, tests, {name: str(overlap) for name, overlap in found.items()})
 
 
-def _training_source(recipe: Recipe, device: torch.device) -> FaceSource:
-    data, people = recipe.data, recipe.data.synthetic
-    if data.source != SYNTHETIC:
-        return open_source(data.source, skip_bad=data.skip_bad)
-    return SyntheticFaces(
+def _frame_size(recipe: Recipe) -> tuple[int, int]:
+    """(H, W) of the images that the network takes."""
+    with torch.device("meta"):  # no weights are drawn
+        return frame_size(create(**recipe.backbone.options()).preprocessing)
+
+
+def _generated(recipe: Recipe, tests: dict[str, PairList], device: torch.device) -> Faces:
+    people = recipe.data.synthetic
+    train = SyntheticFaces(
         people.num_identities,
         people.images_per_identity,
         image_size=recipe.backbone.input_size,
@@ -90,6 +121,9 @@ def _training_source(recipe: Recipe, device: torch.device) -> FaceSource:
         label_noise=people.label_noise,
         device=device,
     )
+    if tests:
+        return Faces(train, tests, dict.fromkeys(tests, "trained on generated people"))
+    return Faces(train, {SYNTHETIC: _generated_test(recipe, device)}, {SYNTHETIC: STRANGERS})
 
 
 def _listed_tests(evaluation: Evaluation) -> dict[str, PairList]:

@@ -22,7 +22,7 @@ from fusedface.recipes.engine.precision import Precision, pick_precision
 from fusedface.recipes.engine.progress import Display, make_display
 from fusedface.recipes.engine.rundir import RunDirectory
 from fusedface.recipes.engine.seeding import seed_everything
-from fusedface.recipes.engine.summary import VERDICT_COLOURS, Summary, verification_table
+from fusedface.recipes.engine.summary import VERDICT_COLOURS, Summary, print_verification
 from fusedface.recipes.engine.train import Trainer
 from fusedface.recipes.engine.watcher import Judgement, judge
 from fusedface.recipes.terminal import plain, say
@@ -58,7 +58,7 @@ def run_recipe(
     earlier = directory.read_summary()
     if earlier is not None and (summary := Summary(**earlier)).finished:
         say(console, f"{out} has already finished: nothing to resume")
-        console.print(verification_table(summary))
+        print_verification(summary, console)
         return summary
     precision = pick_precision(recipe.train.precision, target)
     seed_everything(recipe.train.seed)
@@ -173,13 +173,14 @@ def _summarise(recipe: Recipe, trainer: Trainer, faces: Faces, judgement: Judgem
         unreadable_images=len(progress.unreadable),
         verification=progress.verification or {},
         untrained=progress.untrained or {},
+        overlap=faces.overlap,
     )
 
 
 def _report(summary: Summary, directory: RunDirectory, console: Console) -> None:
     """Print the table and the verdict, draw the curve."""
     if summary.verification:
-        console.print(verification_table(summary))
+        print_verification(summary, console)
     colour = VERDICT_COLOURS[summary.verdict]
     say(console, plain(summary.verdict, colour) + plain(f": {summary.message}"))
     if summary.verdict == "interrupted":

@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fusedface.recipes.terminal import Table
+from rich.console import Console
+
+from fusedface.recipes.terminal import Table, say
 
 VERDICT_COLOURS = {
     "converged": "green",
@@ -56,6 +58,8 @@ class Summary:
     """Figures by set name, of the trained network."""
     untrained: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The same, before training."""
+    overlap: dict[str, str] = field(default_factory=dict)
+    """By set name: what its people and images have in common with those trained on."""
 
     @property
     def finished(self) -> bool:
@@ -67,13 +71,17 @@ class Summary:
         return asdict(self)
 
 
+def print_verification(summary: Summary, console: Console) -> None:
+    """The table, and below it whether the network has met the people of each set."""
+    console.print(verification_table(summary))
+    for name, text in summary.overlap.items():
+        say(console, f"{name}: {text}")
+
+
 def verification_table(summary: Summary) -> Table:
     """Untrained against trained, a row for each figure of each set; numbers in percent."""
     table = Table(
-        f"{summary.recipe}: verification of people it was not trained on",
-        ["set", "figure"],
-        ["untrained", "trained"],
-        num_keys=2,
+        f"{summary.recipe}: verification", ["set", "figure"], ["untrained", "trained"], num_keys=2
     )
     sets = summary.verification or summary.untrained
     for name in sets:

@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 from face_files import write_image, write_people
+from pack_files import header, people_records, write_pack_by_hand
+from PIL import Image
 
 from fusedface.data import open_source, read_pairs, write_bin, write_pack
 from fusedface.data.check import check
@@ -68,6 +70,26 @@ def test_a_pack_with_a_broken_record(tmp_path):
     broken = check(pack)
     assert facts(broken)["images"] == "8"
     assert any(f"byte {offset}" in problem for problem in broken.problems)
+
+
+def test_what_training_refuses_is_a_problem(tmp_path):
+    """The same reader as training's: labels by ranges, and the pack's own record against the index."""
+    write_pack_by_hand(tmp_path / "own", people_records((3, 1, 2)) | {0: header([9, 10], 0, 1)})
+    with pytest.raises(ValueError, match="images end before key 9"):
+        open_source(tmp_path / "own")
+    report = check(tmp_path / "own")
+    assert facts(report)["images"] == "6"
+    assert any("refused without --skip-bad" in p and "key 9" in p for p in report.problems)
+    write_pack_by_hand(tmp_path / "label", people_records((3, 3), labels=[0, 1, 0, 1, 1, 1]))
+    report = check(tmp_path / "label")
+    assert facts(report)["unreadable images"] == "1"
+    assert any("its label is 1" in problem for problem in report.problems)
+
+
+def test_files_of_other_formats_are_a_problem(tmp_path):
+    root = write_people(tmp_path)
+    Image.new("RGB", (8, 8)).save(root / "ann" / "moving.gif")
+    assert any("1 .gif files" in problem for problem in check(root).problems)
 
 
 def test_pair_lists_and_bins(tmp_path):

@@ -1,6 +1,7 @@
 """The sheet of a source: its cells, and what stands in for images that cannot be read."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from fusedface.data import UnreadableImage, contact_sheet
@@ -37,3 +38,11 @@ def test_rows_are_people_and_broken_images_are_red(tmp_path):
     assert (pixels[28:48, 110:130] == 40).all()  # the other, image 1
     assert (pixels[28:48, 134:154] == 120).all()  # image 3; image 4 has no place
     assert (pixels[:, 155:] == 255).all()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(100_000, 8), (8, 100_000), (0, 8), (8, -1)])
+def test_sheets_that_no_picture_holds_are_refused(tmp_path, rows, columns):
+    with pytest.raises(ValueError, match=r"a sheet has 1 to 64 .*, got"):
+        contact_sheet(
+            TwoPeople(), tmp_path / "x.png", num_identities=rows, images_per_identity=columns
+        )

@@ -72,6 +72,9 @@ def test_identities_are_unknown_where_folders_contradict_the_list(tmp_path):
         ("1\t1\nann\t1\t9\nann\t1\tbob\t2\n", ["1 of 3 images", "line 2: ann/ann_0009"]),
         ("a.png b.png 1\n", ["pairs.txt:1", "path path same fold"]),
         ("ann/ann_0001.png ann/ann_0002.png 1 0\na b 2 0\n", ["pairs.txt:2"]),
+        (f"1\t1\n{'n' * 6000}\t1\t2\nann\t1\tbob\t2\n", ["pairs.txt:2", "too long for a file"]),
+        (f"1\t1\n{'n/' * 3000}x\t1\t2\nann\t1\tbob\t2\n", ["pairs.txt:2", "too long for a path"]),
+        (f"1\t1\n{'n/../' * 1200}x\t1\t2\nann\t1\tbob\t2\n", ["pairs.txt:2", "too long"]),
         ("../x.png ann/ann_0002.png 1 0\n", ["pairs.txt:1", "leads out"]),
         ("1\t1\n..\t1\t2\nann\t1\tbob\t2\n", ["pairs.txt:2", "leads out"]),
         ("a.png 1\nb.png 1\nc.png 0\n", ["two lines a pair, got 3, an odd number"]),
@@ -91,6 +94,7 @@ def test_bad_lists_are_refused(tmp_path, text, words):
     with pytest.raises(ValueError, match="pairs") as error:
         read_pairs(tmp_path / "pairs.txt")
     assert all(word in str(error.value) for word in words), str(error.value)
+    assert len(str(error.value)) < 4000
 
 
 def test_a_csv_that_is_none_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from face_files import write_image, write_people
 from PIL import Image
 
 from fusedface.data import FaceSource, UnreadableImage, open_source
-from fusedface.data.sources import MAX_IMAGE_BYTES, MAX_PIXELS, read_image
+from fusedface.data.images import MAX_IMAGE_BYTES, MAX_PIXELS, image_size, read_image
 
 
 def test_folder(tmp_path):
@@ -127,6 +127,67 @@ def test_no_decoder_but_those_for_faces(tmp_path):
         file.truncate(MAX_IMAGE_BYTES + 1)
     with pytest.raises(UnreadableImage, match="bytes are too many"):
         read_image(tmp_path / "large.jpg")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [(".gif", "GIF"), (".tiff", "TIFF"), (".avif", "AVIF"), (".jp2", "JPEG 2000")],
+)
+def test_formats_that_are_not_read_are_named(tmp_path, suffix, kind):
+    for name in ("ann", "bob"):
+        (tmp_path / "people" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / "people" / name / f"1{suffix}")
+    with pytest.raises(ValueError, match=f"holds no images .*it holds 2 {suffix} files"):
+        open_source(tmp_path / "people")
+    with pytest.raises(UnreadableImage, match=f"a {kind} file, which is not read"):
+        read_image(tmp_path / "people" / "ann" / f"1{suffix}")  # whatever its name says
+    (tmp_path / "people" / "ann" / f"1{suffix}").rename(tmp_path / "photo.jpg")
+    with pytest.raises(UnreadableImage, match=f"a {kind} file, which is not read"):
+        read_image(tmp_path / "photo.jpg")
+    write_people(tmp_path / "people")
+    assert any(
+        f"left out 1 {suffix} files" in note for note in open_source(tmp_path / "people").notes
+    )
+
+
+@pytest.mark.parametrize(("suffix", "maximum"), [("png", 65535), ("pgm", 65535), ("pgm", 1023)])
+def test_grey_in_16_bits(tmp_path, suffix, maximum):
+    """The upper eight bits, as of colour in 16 bits; Pillow's own conversion cuts off at 255."""
+    depth = np.linspace(0, maximum, 112 * 112).round().astype(np.uint16).reshape(112, 112)
+    file = tmp_path / f"deep.{suffix}"
+    if suffix == "png":
+        Image.fromarray(depth).save(file)
+    else:
+        file.write_bytes(f"P5 112 112 {maximum}\n".encode() + depth.astype(">u2").tobytes())
+    read = read_image(file)
+    assert read.shape == (112, 112, 3)
+    assert read.dtype == np.uint8
+    expected = 255 * (depth.astype(np.float64) / maximum)
+    assert np.abs(read - expected[:, :, None]).max() <= 1.0
+    assert (read.min(), read.max()) == (0, 255)
+
+
+def test_colour_in_16_bits_is_read_alike(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    depth = np.arange(112 * 112, dtype=np.uint16).reshape(112, 112) * 5
+    cv2.imwrite(str(tmp_path / "grey.png"), depth)
+    cv2.imwrite(str(tmp_path / "colour.png"), np.stack([depth] * 3, axis=-1))
+    assert np.array_equal(read_image(tmp_path / "grey.png"), read_image(tmp_path / "colour.png"))
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    (tmp_path / "x.ppm").write_bytes(b"Pf 2 2 -1.0\n" + np.ones(4, np.float32).tobytes())
+    with pytest.raises(UnreadableImage, match="floating-point"):
+        read_image(tmp_path / "x.ppm")
+
+
+def test_sizes_by_the_header_are_those_of_the_pixels(tmp_path):
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        Image.new("RGB", (20, 30)).save(tmp_path / "x.jpg", exif=exif)
+        data = (tmp_path / "x.jpg").read_bytes()
+        assert image_size(data, "x") == read_image(tmp_path / "x.jpg").shape[:2]
 
 
 def broken_files(folder):

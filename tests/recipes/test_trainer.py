@@ -361,6 +361,11 @@ def test_people_are_held_out_where_there_are_enough(tmp_path):
     source = many_people(tmp_path / "many", 60)
     recipe = with_data(tiny_recipe(tmp_path), source, [], None)
     recipe = replace(recipe, evaluation=replace(recipe.evaluation, pairs=(), num_pairs=40))
+    with pytest.raises(
+        ValueError, match=r"240 of 240 images are not 32x32 \(8x8: 240\).*data\.resize"
+    ):
+        open_faces(recipe, CPU, lambda _: None)
+    recipe = override(recipe, ["data.resize=true"])
     notes = []
     faces = open_faces(recipe, CPU, notes.append)
     assert faces.train.num_classes == 54
@@ -373,6 +378,8 @@ def test_people_are_held_out_where_there_are_enough(tmp_path):
     assert len(people[0]) == 6
     assert people[0].isdisjoint(people[1])
     assert any("6 of 60 people are kept back" in note for note in notes)
+    assert any("240 of 240 images are not 32x32 (8x8: 240); they are scaled" in n for n in notes)
+    assert faces.overlap == {"held-out": "none of its people is trained on"}
 
 
 def test_too_few_people_are_all_trained_on(faces):
@@ -383,6 +390,33 @@ def test_too_few_people_are_all_trained_on(faces):
     assert opened.tests == {}
     assert opened.train.num_classes == NUM_IDENTITIES
     assert any("too few" in note for note in notes)
+
+
+def test_verification_on_people_that_are_trained_on_is_told(faces, tmp_path):
+    """Of three people in the list one is trained on, with the very photos."""
+    notes = []
+    strangers = open_faces(tiny_recipe(faces), CPU, notes.append).overlap
+    none = "no name and no image of it is among the training people and images"
+    assert strangers == {"pairs": none}
+    assert any(note.endswith(f"images; {none}") for note in notes)
+    lines = ["test/person07/0.png,test/person07/1.png,1,0"] * 2
+    lines += ["test/person06/0.png,train/person02/3.png,0,1"] * 2
+    (tmp_path / "mixed.csv").write_text("\n".join(lines))
+    recipe = with_data(tiny_recipe(faces), faces / "train", [tmp_path / "mixed.csv"], faces)
+    told = open_faces(recipe, CPU, notes.append).overlap["mixed"]
+    assert told == (
+        "1 of its 3 people have the names of training people (person02); "
+        "1 of its 4 images are training images"
+    )
+    stream = io.StringIO()
+    console = Console(file=stream, width=200)
+    summary = run_recipe(
+        override(recipe, ["schedule.steps=3"]), tmp_path / "run", device="cpu", console=console
+    )
+    assert summary.overlap == {"mixed": told}
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["overlap"] == {"mixed": told}
+    assert f"mixed: {told}" in stream.getvalue()
+    assert "not trained on" not in stream.getvalue()
 
 
 def test_sampled_pairs_are_what_they_say(faces):

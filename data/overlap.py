@@ -1,0 +1,92 @@
+"""Whether the people of a verification set are among those a network is trained on.
+
+People are compared by the names of their folders, images byte for byte. Neither finds everyone: packs
+number their people, and an image that was encoded again has other bytes.
+"""
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+
+from fusedface.data.images import UnreadableImage
+from fusedface.data.pair_list import EncodedImages, ImageFiles, PairList, SourceImages
+from fusedface.data.recordio import PackSource
+from fusedface.data.sources import FileSource
+
+# Training images whose bytes are compared: as many as a training reads in seconds.
+COMPARED_IMAGES = 20_000
+SHOWN_NAMES = 3
+
+
+class Overlap(NamedTuple):
+    """What a verification set has in common with the training images."""
+
+    names: tuple[str, ...]  # of people that are in both
+    num_people: int  # of the set whose names could be compared; 0 where either side has no names
+    images: int  # of the set that are training images
+    num_images: int  # in the set
+    num_compared: int  # training images that they were compared with
+    all_compared: bool  # whether these are all
+
+    def __str__(self) -> str:
+        """A sentence for people."""
+        which = "" if self.all_compared else f" (of {self.num_compared:,} looked at)"
+        found = []
+        if self.names:
+            more = ", ..." if len(self.names) > SHOWN_NAMES else ""
+            shown = ", ".join(self.names[:SHOWN_NAMES])
+            found.append(
+                f"{len(self.names):,} of its {self.num_people:,} people have the names of training "
+                f"people ({shown}{more})"
+            )
+        if self.images:
+            found.append(
+                f"{self.images:,} of its {self.num_images:,} images are training images{which}"
+            )
+        if found:
+            return "; ".join(found)
+        if self.num_people:
+            return f"no name and no image of it is among the training people and images{which}"
+        return f"no image of it is among the training images{which}; names cannot be compared"
+
+
+def overlaps(source: FileSource | PackSource, tests: dict[str, PairList]) -> dict[str, Overlap]:
+    """Compare the people and images of verification sets with those to train on.
+
+    Args:
+        source: the training images.
+        tests: by name.
+    """
+    count = min(len(source), COMPARED_IMAGES)
+    indices = np.linspace(0, len(source) - 1, count).round().astype(int)
+    trained = set(_digests(source, indices.tolist()))
+    return {name: _overlap(source, pairs, trained, count) for name, pairs in tests.items()}
+
+
+def _overlap(
+    source: FileSource | PackSource, pairs: PairList, trained: set[bytes], count: int
+) -> Overlap:
+    images = pairs.images
+    shared = sum(digest in trained for digest in _digests(images, range(len(images))))
+    names, people = set(), set()
+    if isinstance(source, FileSource) and isinstance(images, ImageFiles):
+        same_root = source.root.resolve() == images.root.resolve()
+        # "0" in two places is a number, not a person.
+        names, people = (
+            {name for name in some if same_root or not name.isdigit()}
+            for some in (source.known_names(), images.identity_names)
+        )
+    return Overlap(
+        tuple(sorted(names & people)), len(people) if names else 0, shared, len(images),
+        count, count == len(source),
+    )  # fmt: skip
+
+
+def _digests(images: FileSource | PackSource | ImageFiles | EncodedImages | SourceImages, indices):
+    """Digests of the images that can be read."""
+    for index in indices:
+        try:
+            yield blake2b(images.encoded(index), digest_size=16).digest()
+        except UnreadableImage:
+            continue
