@@ -158,6 +158,12 @@ def _tensors(values: dict[Any, Any], path: str | Path) -> dict[str, Tensor]:
     ]
     if wrong:
         raise ValueError(f"{path}: these entries must be tensors, they are not: {_listed(wrong)}")
+    empty = [k for k, v in values.items() if v.layout != torch.strided or v.device.type == "meta"]
+    if empty:
+        raise ValueError(
+            f"{path}: these entries must be dense tensors with values, they are sparse or on the meta "
+            f"device: {_listed(empty)}"
+        )
     return values
 
 

@@ -296,3 +296,18 @@ def test_safetensors_package_is_needed_only_for_its_files(tmp_path, small, monke
         load_checkpoint(small, tmp_path / "a.safetensors")
     torch.save(small.state_dict(), tmp_path / "a.pt")
     load_checkpoint(small, tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("kind", ["sparse", "meta"])
+def test_tensors_without_values_are_refused(tmp_path, small, kind, own):
+    state = small.state_dict()
+    name = next(name for name, value in state.items() if name.endswith("weight"))
+    state[name] = state[name].to_sparse() if kind == "sparse" else state[name].to("meta")
+    path = tmp_path / "odd.pt"
+    torch.save(_own_format(small, {"model": state}) if own else state, path)
+    for load in (build_from_checkpoint, lambda file: load_checkpoint(small, file)):
+        if not own and load is build_from_checkpoint:
+            continue
+        with pytest.raises(ValueError, match=rf"dense tensors with values.*{name}"):
+            load(path)
