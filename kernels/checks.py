@@ -1,11 +1,13 @@
 """Checks of what a caller hands in: every error names the argument, the rule and the value."""
 
+from numbers import Real
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fusedface.kernels.margins import Margin
+from fusedface.kernels.margins import Margin, State
+from fusedface.kernels.margins.base import require, require_type
 from fusedface.kernels.primitive import PRECISIONS
 
 Backend = Literal["auto", "reference", "chunked", "triton"]
@@ -14,6 +16,7 @@ Reduction = Literal["mean", "sum", "none"]
 TargetGradient = Literal["exact", "straight_through"]
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MAX_GAMMA = 100.0  # a sample of probability 1/2 then counts 1e-30 of one of probability 0
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
@@ -46,12 +49,21 @@ def check_options(
     check_one_of("precision", precision, ("auto", *PRECISIONS))
     check_one_of("reduction", reduction, ("mean", "sum", "none"))
     check_one_of("target_gradient", target_gradient, ("exact", "straight_through"))
-    if not 0.0 <= focal_gamma < float("inf"):
-        raise ValueError(f"focal_gamma must be finite and at least 0, got {focal_gamma!r}")
+    require_type("focal_gamma", focal_gamma, Real)
+    rule = f"between 0 and {MAX_GAMMA:g}"
+    require("focal_gamma", focal_gamma, 0.0 <= focal_gamma <= MAX_GAMMA, rule)
 
 
 def check_tensors(embeddings: Tensor, weight: Tensor, labels: Tensor) -> None:
     """Raise TypeError or ValueError unless (B, D), (C, D) and (B,) agree in shape, dtype and device."""
+    for name, tensor in (("embeddings", embeddings), ("weight", weight), ("labels", labels)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{name} must be a torch.Tensor, got {type(tensor).__module__}."
+                f"{type(tensor).__qualname__}: torch.as_tensor makes one"
+            )
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
     for name, rows, meaning in (("embeddings", embeddings, "B, D"), ("weight", weight, "C, D")):
         if rows.dtype not in FLOATS:
             raise TypeError(f"{name} must be a floating-point tensor, got {rows.dtype}")
@@ -80,12 +92,27 @@ def check_tensors(embeddings: Tensor, weight: Tensor, labels: Tensor) -> None:
         )
 
 
-def check_values(embeddings: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raise ValueError for a label out of range and NonFiniteInputError for NaN or infinite embeddings.
+def check_state(margin: Margin, state: State) -> None:
+    """Raise TypeError or ValueError unless `state` is what the margin carries, in numbers that keep it."""
+    if missing := margin.initial_state().keys() - state.keys():
+        raise ValueError(f"state lacks {', '.join(sorted(missing))}, which {margin.name} carries")
+    for name in margin.initial_state():
+        value = state[name]
+        if not isinstance(value, Tensor) or value.dtype not in (torch.float32, torch.float64):
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(
+                f"state {name} must be a tensor of float32, whose steps are kept, got {kind}"
+            )
+
+
+def check_values(
+    embeddings: Tensor, labels: Tensor, state: State, num_classes: int, ignore_index: int
+) -> None:
+    """Raise ValueError for a label out of range, NonFiniteInputError for what is NaN or infinite.
 
     On a GPU reading the answer would stall the queue: there a wrong label trips a device-side assertion
     (raised at the next synchronisation, like that of torch's own cross-entropy), and an embedding
-    that is not finite shows as a NaN in its row of `per_sample_loss`.
+    that is not finite shows as a NaN in its row of `per_sample_loss`, a state in all rows that use it.
     """
     fits = ((labels >= 0) & (labels < num_classes)) | (labels == ignore_index)
     if embeddings.device.type != "cpu":
@@ -99,17 +126,29 @@ def check_values(embeddings: Tensor, labels: Tensor, num_classes: int, ignore_in
             f"got labels[{row}] = {int(labels[row])}"
         )
     _check_finite("embeddings", embeddings)
+    for name, value in state.items():
+        if not value.isfinite().all():
+            message = (
+                f"state {name} must be finite, got {value.tolist()}: a head made on the meta device "
+                "needs reset_parameters() after to_empty()"
+            )
+            raise NonFiniteInputError(f"state {name}", message)
 
 
-def check_lse(lse: Tensor, weight: Tensor) -> None:
-    """Raise NonFiniteInputError for a class centre that made the log-sum-exp not finite (CPU only)."""
-    if lse.device.type == "cpu" and not lse.isfinite().all():
+def check_centres(cos_y: Tensor, lse: Tensor, weight: Tensor) -> None:
+    """Raise NonFiniteInputError for a class centre that made a number per row not finite (CPU only)."""
+    if lse.device.type == "cpu" and not (cos_y.isfinite() & lse.isfinite()).all():
         _check_finite("weight", weight)
 
 
 def _check_finite(name: str, rows: Tensor) -> None:
-    bad = ~rows.detach().isfinite().all(dim=1)
+    """Raise NonFiniteInputError for a row without a finite length."""
+    rows = rows.detach()
+    bad = ~rows.to(torch.promote_types(rows.dtype, torch.float32)).norm(dim=1).isfinite()
     if bad.any():
         row = int(bad.nonzero()[0])
-        message = f"{name} must be finite, but row {row} of {len(rows)} holds NaN or infinity"
+        what = (
+            "is too long to be squared" if rows[row].isfinite().all() else "holds NaN or infinity"
+        )
+        message = f"{name} must be finite, but row {row} of {len(rows)} {what}"
         raise NonFiniteInputError(name, f"{message} ({int(bad.sum())} such rows in all)")

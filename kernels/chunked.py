@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from fusedface.kernels.primitive import CosineLse, NegativeStats, Spec, compute_dtype
 from fusedface.kernels.products import Products
-from fusedface.kernels.unit import inverse_norms, project
+from fusedface.kernels.unit import inverse_norms, min_norm, project
 
 LOG2_E = math.log2(math.e)
 CHUNK_ELEMENTS = 2**19  # of y: four such tensors in float32 are 8 MB, which the last cache holds
@@ -163,7 +163,7 @@ class _Sweep:
         self.base2 = spec.scale * LOG2_E  # y = base2 c
 
         x = embeddings.to(self.dtype)
-        _, self.inverse_norm_x = inverse_norms(x)
+        _, self.inverse_norm_x = inverse_norms(x, min_norm(embeddings.dtype))
         self.x = x * self.inverse_norm_x[:, None]
         self.x_base2 = self.x * self.base2
         self.threshold = threshold * self.base2
@@ -177,7 +177,7 @@ class _Sweep:
     def target_centres(self) -> tuple[Tensor, Tensor]:
         """Unit class centres of the targets, (B, D), any row where the label is -1; inverse lengths."""
         w = self.weight[self.labels.clamp_min(0)].to(self.dtype)
-        inverse = inverse_norms(w)[1]
+        inverse = inverse_norms(w, min_norm(self.weight.dtype))[1]
         return w.mul_(inverse[:, None]), inverse
 
     def chunks(self) -> Iterator[_Chunk]:
@@ -193,7 +193,7 @@ class _Sweep:
     def unit_centres(self, chunk: _Chunk) -> tuple[Tensor, Tensor]:
         """w (K, D), which the next chunk overwrites, and the inverse lengths (K,)."""
         centres = self.weight[chunk.start : chunk.stop].to(self.dtype)
-        _, inverse = inverse_norms(centres)
+        _, inverse = inverse_norms(centres, min_norm(self.weight.dtype))
         w = torch.mul(centres, inverse[:, None], out=self._w_buffer[: len(centres)])
         return w, inverse
 

@@ -65,7 +65,8 @@ def margin_loss(
         margin: one of `MARGINS`, such as `CurricularFace(m=0.5, s=64.0)`.
         state: the margin's running numbers by name (`margin.initial_state()`) as 0-d tensors;
             without it they have their first value.
-        training: fold this batch into `state`, in place, before it is used.
+        training: fold this batch into `state`, in place, before it is used; not in the second forward
+            that gradient checkpointing runs inside the backward, which uses `state` as it is.
         backend: "reference" materialises (B, C); "chunked" and "triton" (CUDA) do not; "auto" picks the
             best for the device.
         precision: of the operands of the matrix products; "auto" is that of autocast, else float32.
@@ -78,15 +79,16 @@ def margin_loss(
             insightface's trainer does since 2022-12.
 
     Raises:
-        TypeError: a tensor has the wrong dtype, or `margin` is no margin.
+        TypeError: an input is no tensor or of the wrong dtype, or `margin` is no margin.
         ValueError: shapes or devices disagree, a label is out of range, an option is unknown, or (as
             NonFiniteInputError) an input is not finite. See `checks.check_values` for GPUs.
     """
     checks.check_options(margin, backend, precision, focal_gamma, reduction, target_gradient)
     checks.check_tensors(embeddings, weight, labels)
-    checks.check_values(embeddings, labels, len(weight), ignore_index)
-    resolved = pick_precision(precision, embeddings.device)  # before autocast is switched off
     state = _state_for(margin, state, embeddings)
+    checks.check_values(embeddings, labels, state, len(weight), ignore_index)
+    resolved = pick_precision(precision, embeddings.device)  # before autocast is switched off
+    training = training and not _is_recomputed()
     with torch.autocast(embeddings.device.type, enabled=False):
         return _margin_loss(
             embeddings, weight, labels, margin, state, training, backend, resolved,
@@ -124,7 +126,7 @@ def _margin_loss(
 
     spec = Spec(margin.s, margin.hard_map(state), precision)
     cos_y, lse, stats = run.cosine_lse(embeddings, weight, labels, threshold, spec)
-    checks.check_lse(lse, weight)
+    checks.check_centres(cos_y, lse, weight)
 
     target = margin.target(cos_y, norms, state)
     if target_gradient == "straight_through":
@@ -170,12 +172,16 @@ def _modulation(stats: NegativeStats) -> Modulation:
     )
 
 
+def _is_recomputed() -> bool:
+    """Whether this forward runs inside a backward: the same batch a second time."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
 def _state_for(margin: Margin, state: State | None, embeddings: Tensor) -> State:
     initial = margin.initial_state()
     if state is None:
         return {
             name: torch.full((), value, device=embeddings.device) for name, value in initial.items()
         }
-    if missing := initial.keys() - state.keys():
-        raise ValueError(f"state lacks {', '.join(sorted(missing))}, which {margin.name} carries")
+    checks.check_state(margin, state)
     return state

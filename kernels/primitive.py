@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fusedface.kernels.margins import HardMap
-from fusedface.kernels.unit import inverse_norms
+from fusedface.kernels.unit import inverse_norms, min_norm
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 
@@ -77,8 +77,8 @@ def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[T
     """Target cosines (B,) and lengths of the embeddings (B,); any cosine where the label is -1."""
     dtype = compute_dtype(embeddings, weight)
     x, w = embeddings.to(dtype), weight.index_select(0, labels.clamp_min(0)).to(dtype)
-    norms, inverse_x = inverse_norms(x)
-    _, inverse_w = inverse_norms(w)
+    norms, inverse_x = inverse_norms(x, min_norm(embeddings.dtype))
+    _, inverse_w = inverse_norms(w, min_norm(weight.dtype))
     return (x * w).sum(dim=1) * inverse_x * inverse_w, norms
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fusedface.kernels.margins import HardMap
 from fusedface.kernels.primitive import CosineLse, NegativeStats, Spec, compute_dtype
-from fusedface.kernels.unit import unit_rows
+from fusedface.kernels.unit import min_norm, unit_rows
 
 
 def cosine_lse(
@@ -13,7 +13,7 @@ def cosine_lse(
 ) -> CosineLse:
     """See `Primitive`. O(B C) memory; the backends are held against this."""
     dtype = compute_dtype(embeddings, weight)
-    x, w = unit_rows(embeddings.to(dtype)), unit_rows(weight.to(dtype))
+    x, w = (unit_rows(rows.to(dtype), min_norm(rows.dtype)) for rows in (embeddings, weight))
     known = labels >= 0
     rows = torch.arange(len(x), device=x.device)
     columns = labels.clamp_min(0)

@@ -1,22 +1,37 @@
-"""Unit rows and the gradient through them."""
+"""Unit rows and the gradient through them.
 
+A row whose length has no square in float32 (above 1.8e19) becomes NaN, as one that holds NaN does: with
+0 for its inverse it would pass for a row without direction.
+"""
+
+import torch
 from torch import Tensor
 
 # A shorter vector has no direction that float32 could tell: it becomes zero, with gradient zero.
 MIN_NORM = 1e-12
+# The same for float16, whose numbers below this are multiples of 6e-8: a direction of one digit, and a
+# gradient, which goes with one over the length, past float16's largest number.
+MIN_NORM_FLOAT16 = 2.0**-14
 
 
-def inverse_norms(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Lengths (N,) of `rows` (N, D) and their inverses (N,), 0 for rows without direction."""
+def min_norm(dtype: torch.dtype) -> float:
+    """The length up to which a row that came in `dtype` has no direction."""
+    return MIN_NORM_FLOAT16 if dtype == torch.float16 else MIN_NORM
+
+
+def inverse_norms(rows: Tensor, shortest: float) -> tuple[Tensor, Tensor]:
+    """Lengths (N,) of `rows` (N, D) and their inverses (N,): 0 up to `shortest`, NaN past the squares."""
     norms = rows.norm(dim=1)
-    return norms, norms.clamp_min(MIN_NORM).reciprocal() * (norms > MIN_NORM)
+    inverse = norms.clamp_min(shortest).reciprocal() * (norms > shortest)
+    return norms, inverse.masked_fill_(norms == torch.inf, torch.nan)
 
 
-def unit_rows(rows: Tensor) -> Tensor:
-    """`rows` (N, D) over their lengths, differentiable; zero, with gradient zero, below MIN_NORM."""
-    usable = rows.detach().norm(dim=1, keepdim=True) > MIN_NORM
-    safe = rows.where(usable, rows.new_ones(()))  # norm() has no gradient at 0
-    return (safe / safe.norm(dim=1, keepdim=True)) * usable
+def unit_rows(rows: Tensor, shortest: float) -> Tensor:
+    """`rows` (N, D) over their lengths, differentiable; zero, with gradient zero, up to `shortest`."""
+    too_short = rows.detach().norm(dim=1, keepdim=True) <= shortest  # NaN is not
+    safe = rows.masked_fill(too_short, 1.0)  # norm() has no gradient at 0
+    norms = safe.norm(dim=1, keepdim=True)
+    return (safe / norms.masked_fill(norms == torch.inf, torch.nan)) * ~too_short
 
 
 def project(d_unit: Tensor, unit: Tensor) -> Tensor:

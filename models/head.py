@@ -1,5 +1,8 @@
 """MarginHead: the class centres, the margin's state, and one call into the kernels."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +18,8 @@ class MarginHead(nn.Module):
     """Class centres and a margin loss: embeddings (B, D) and labels (B,) to a MarginOutput.
 
     The class centres are `weight` (C, D), float32. What the margin carries from batch to batch (t of
-    CurricularFace) is a buffer of its own name, updated in training mode only, saved in `state_dict`.
+    CurricularFace) is a buffer of its own name, updated in training mode only, saved in `state_dict`, and
+    float32 whatever the head is cast to: a step of 0.01 is lost in half precision.
 
     Args:
         embedding_dim: D >= 1.
@@ -60,12 +64,26 @@ class MarginHead(nn.Module):
         self.target_gradient: TargetGradient = target_gradient
         self.weight = nn.Parameter(torch.empty(num_classes, embedding_dim, device=device))
         for name, value in margin.initial_state().items():
-            self.register_buffer(name, torch.tensor(value, device=device))
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32, device=device))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the class centres anew; their length matters to the pace of learning alone."""
+        """Draw new class centres (their length only sets the pace of learning), and reset the state."""
         nn.init.normal_(self.weight, std=INITIAL_STD)
+        for name, value in self.margin.initial_state().items():
+            self.get_buffer(name).fill_(value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `.to`, `.half` and the like go through: the state moves, but stays float32."""
+        state = {id(self.get_buffer(name)) for name in self.margin.initial_state()}
+
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            if id(tensor) in state and result.dtype != tensor.dtype:
+                return tensor.to(result.device)
+            return result
+
+        return super()._apply(moved, recurse)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> MarginOutput:
         """Loss and statistics of a batch; see `margin_loss` for shapes, dtypes and errors."""

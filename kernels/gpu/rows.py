@@ -1,6 +1,7 @@
 """Work per row: unit rows in the operand dtype, target cosines, factors and projection of the backward.
 
-A row shorter than MIN_NORM has no direction: it becomes zero and takes no gradient (`kernels/unit.py`).
+A row without direction becomes zero and takes no gradient, one too long to square becomes NaN
+(`kernels/unit.py`).
 Unit rows are padded with zeros to DIM columns, so that no kernel after this one masks columns.
 """
 
@@ -9,17 +10,21 @@ import triton.language as tl
 
 from fusedface.kernels.gpu.tile import as_operand
 from fusedface.kernels.unit import MIN_NORM as _MIN_NORM
+from fusedface.kernels.unit import MIN_NORM_FLOAT16 as _MIN_NORM_FLOAT16
 
 MIN_NORM = tl.constexpr(_MIN_NORM)
+MIN_NORM_FLOAT16 = tl.constexpr(_MIN_NORM_FLOAT16)
 LOG2_E = tl.constexpr(1.4426950408889634)
 SMALLEST = tl.constexpr(1e-37)  # a divisor when every gradient is zero
 
 
 @triton.jit
-def inverse_norm(squares):
-    """1 / sqrt(squares), 0 for rows without direction."""
+def inverse_norm(squares, dtype: tl.constexpr):
+    """1 / sqrt(squares) of rows that came in `dtype`: 0 without direction, NaN past the squares."""
+    shortest: tl.constexpr = MIN_NORM_FLOAT16 if dtype == tl.float16 else MIN_NORM
     norm = tl.sqrt(squares)
-    return tl.where(norm > MIN_NORM, 1.0 / tl.maximum(norm, MIN_NORM), 0.0)
+    inverse = tl.where(norm > shortest, 1.0 / tl.maximum(norm, shortest), 0.0)
+    return tl.where(norm == float("inf"), float("nan"), inverse)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -38,7 +43,7 @@ def unit_rows_kernel(
         mask=mask[:, None] & (offs_d < dim)[None, :],
         other=0.0,
     ).to(tl.float32)
-    inverse = inverse_norm(tl.sum(values * values, axis=1))
+    inverse = inverse_norm(tl.sum(values * values, axis=1), rows_ptr.dtype.element_ty)
     unit = as_operand(values * inverse[:, None], unit_ptr.dtype.element_ty, PRECISION)
     tl.store(inverse_ptr + rows, inverse, mask=mask)
     tl.store(
@@ -64,7 +69,8 @@ def target_cosine_kernel(
     w = tl.load(w_ptr + label * w_row_stride + offs_d * w_column_stride, mask=mask, other=0.0)
     x, w = x.to(tl.float32), w.to(tl.float32)
     squares = tl.sum(x * x, axis=0)
-    inverse = inverse_norm(squares) * inverse_norm(tl.sum(w * w, axis=0))
+    inverse = inverse_norm(squares, x_ptr.dtype.element_ty)
+    inverse *= inverse_norm(tl.sum(w * w, axis=0), w_ptr.dtype.element_ty)
     tl.store(cos_y_ptr + row, tl.sum(x * w, axis=0) * inverse)
     tl.store(norms_ptr + row, tl.sqrt(squares))
 

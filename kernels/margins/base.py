@@ -11,13 +11,17 @@ hands three numbers to the kernels and no code: a new margin touches no kernel.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Real
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
+
+# Past it the rounding of a float32 cosine is a tenth of a logit; below its inverse all logits are 0.
+MAX_SCALE = 1e6
 
 
 class HardMap(NamedTuple):
@@ -45,9 +49,10 @@ class Margin:
     """Base of all margins: the identity (no margin, no re-weighting).
 
     Args:
-        s: the scale of the logits, s > 0.
+        s: the scale of the logits, 1e-6 <= s <= 1e6.
 
     Raises:
+        TypeError: a parameter is no number, or no bool where one is asked for.
         ValueError: a parameter is out of its range.
     """
 
@@ -57,7 +62,11 @@ class Margin:
     reweights: ClassVar[bool] = False  # whether `hard_map` differs from the identity
 
     def __post_init__(self) -> None:
-        require("s", self.s, 0.0 < self.s < math.inf, "positive and finite")
+        for field in fields(self):
+            require_type(
+                field.name, getattr(self, field.name), bool if field.type is bool else Real
+            )
+        require("s", self.s, 1.0 / MAX_SCALE <= self.s <= MAX_SCALE, "a scale, 1e-6 <= s <= 1e6")
 
     def initial_state(self) -> dict[str, float]:
         """Numbers that training carries from batch to batch, by name, with their first value."""
@@ -106,6 +115,13 @@ class Margin:
         negative = torch.where(hard, self.hard_map(tensors).value(cos), cos)
         gap = self.s * (negative - self.target(cos, norms, tensors)) + math.log(num_classes - 1)
         return torch.logaddexp(gap, torch.zeros_like(gap)).item()
+
+
+def require_type(name: str, value: object, kind: type) -> None:
+    """Raise TypeError naming the parameter and the value unless it is of `kind`; a bool is no number."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        wanted = {bool: "True or False", int: "an integer"}.get(kind, "a number")
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
 
 
 def require(name: str, value: float, holds: bool, rule: str) -> None:

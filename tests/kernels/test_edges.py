@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from margin_oracle import all_margins, fresh_state, inputs, loss_and_gradients, relative
@@ -142,6 +143,81 @@ def test_length_does_not_matter(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("dtype", "length", "counts"),
+    [
+        (torch.float32, 1e-10, True),
+        (torch.float32, 1e-13, False),
+        (torch.bfloat16, 1e-10, True),
+        (torch.float16, 2e-4, True),
+        (torch.float16, 1e-6, False),  # a direction of a digit, and a gradient past 65504
+    ],
+    ids=str,
+)
+def test_how_short_a_row_may_be(dtype, length, counts, backend):
+    """A row has a direction down to what its dtype can tell; without one it takes no gradient."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 4, generator=generator)
+    embeddings = (torch.nn.functional.normalize(weight[:2], dim=1) * length).to(dtype)
+    margin, labels = NormFace(s=1.0), torch.tensor([0, 1])
+    out, dx, _ = run(margin, embeddings, weight, labels, backend)
+    loss, dx_true, _ = loss_and_gradients(margin, embeddings, weight, labels, {})
+    if counts:
+        torch.testing.assert_close(out.per_sample_loss.double(), loss, rtol=1e-5, atol=1e-6)
+        assert (dx != 0).any()
+        assert (dx.double() - dx_true).abs().max() < 0.05 / length
+    else:
+        assert (out.target_cosine == 0).all()
+        assert (dx == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["embeddings", "weight"])
+def test_a_row_too_long_to_square_is_refused(name, backend):
+    """1e20 squared is no float32: it would count as a row of any direction, or of none."""
+    embeddings, weight, labels = inputs(4, 10, 16)
+    rows = {"embeddings": embeddings, "weight": weight}[name]
+    rows[3] *= 1e20
+    with pytest.raises(NonFiniteInputError, match=rf"{name} .* row 3 of .* too long to be squared"):
+        margin_loss(embeddings, weight, labels, ArcFace(), backend=backend)
+    margin_loss(embeddings.double(), weight.double(), labels, ArcFace(), backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("only_as_target", [True, False])
+def test_a_class_centre_that_is_not_finite_is_named(only_as_target, value, backend):
+    embeddings, weight, _ = inputs(4, 10, 16)
+    weight[7, 3] = value
+    labels = torch.full((4,), 7) if only_as_target else torch.tensor([0, 1, 2, 3])
+    with pytest.raises(NonFiniteInputError, match=r"weight .* row 7 of 10"):
+        margin_loss(embeddings, weight, labels, CurricularFace(), backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_tie_is_not_correct(backend):
+    """A negative at exactly the target's cosine, which `correct` must be above."""
+    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    out = margin_loss(weight[:2], weight, torch.tensor([0, 1]), NormFace(), backend=backend)
+    assert out.correct.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_the_largest_and_smallest_scale(scale, backend):
+    """In float64: a float32 logit of a million keeps no digit behind the point."""
+    embeddings, weight, labels = inputs(8, 30, 16, dtype=torch.float64)
+    margin = CurricularFace(s=scale)
+    state = fresh_state(margin, torch.float64)
+    x = embeddings.clone().requires_grad_()
+    out = margin_loss(x, weight, labels, margin, state=state, backend=backend, focal_gamma=100.0)
+    out.loss.backward()
+    loss, dx, _ = loss_and_gradients(margin, embeddings, weight, labels, state, gamma=100.0)
+    torch.testing.assert_close(out.per_sample_loss.double(), loss, rtol=1e-8, atol=1e-30)
+    torch.testing.assert_close(x.grad, dx, rtol=1e-6, atol=1e-20)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_non_contiguous_inputs(backend):
     embeddings, weight, labels = inputs(8, 30, 16)
     wide = torch.stack([embeddings, embeddings], dim=2)[..., 0]
@@ -198,6 +274,11 @@ def mistakes():
         ((x, w[:1], torch.zeros(4).long()), ValueError, ["at least 2 classes", "got 1"]),
         ((nan, w, y), NonFiniteInputError, ["embeddings", "row 2 of 4"]),
         ((x, infinite, y), NonFiniteInputError, ["weight", "row 7 of 10"]),
+        ((x.numpy(), w, y), TypeError, ["embeddings", "numpy.ndarray", "torch.as_tensor"]),
+        ((x, w.tolist(), y), TypeError, ["weight", "list"]),
+        ((x, w, y.tolist()), TypeError, ["labels", "list"]),
+        ((x, w, np.int64(3)), TypeError, ["labels", "numpy.int64"]),
+        ((x, w.to_sparse(), y), TypeError, ["weight", "dense", "sparse"]),
     ]
 
 
@@ -217,8 +298,21 @@ def test_mistakes_are_named(case):
         ({"precision": "fp8"}, ValueError, ["precision", "'fp8'"]),
         ({"target_gradient": "ste"}, ValueError, ["target_gradient", "straight_through"]),
         ({"focal_gamma": -1.0}, ValueError, ["focal_gamma", "-1.0"]),
+        ({"focal_gamma": 1e300}, ValueError, ["focal_gamma", "1e+300", "100"]),
+        ({"focal_gamma": "2"}, TypeError, ["focal_gamma", "'2'"]),
         ({"margin": "arcface"}, TypeError, ["margin", "'arcface'"]),
         ({"margin": CurricularFace(), "state": {}}, ValueError, ["state lacks t"]),
+        (
+            {"margin": CurricularFace(), "state": {"t": torch.tensor(math.nan)}},
+            ValueError,
+            ["state t", "nan", "reset_parameters()"],
+        ),
+        (
+            {"margin": CurricularFace(), "state": {"t": torch.tensor(0.5).bfloat16()}},
+            TypeError,
+            ["state t", "float32", "bfloat16"],
+        ),
+        ({"margin": CurricularFace(), "state": {"t": 0.5}}, TypeError, ["state t", "float"]),
     ],
 )
 def test_wrong_options_are_named(options, kind, words):

@@ -129,6 +129,14 @@ def test_adaface_statistics():
     assert state["norm_std"].item() == before  # one sample has no deviation
 
 
+@pytest.mark.parametrize("name", [n for n in all_margins() if "arc" in n or "curricular" in n])
+def test_the_threshold_of_arc_margins_has_no_branch(name):
+    """The raw cos(theta + m) at every angle, also where the target no longer follows it."""
+    margin = all_margins()[name]
+    threshold = margin.threshold(ANGLES.cos(), ONES, fresh_state(margin, torch.float64))
+    torch.testing.assert_close(threshold, torch.cos(ANGLES + margin.m))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -141,10 +149,28 @@ def test_adaface_statistics():
         (lambda: SphereFace(m=0.9), ["m must", "0.9"]),
         (lambda: ArcFace(s=0.0), ["s must", "0.0"]),
         (lambda: ArcFace(s=math.nan), ["s must", "nan"]),
+        (lambda: ArcFace(s=1e300), ["s must", "1e+300", "1e6"]),
+        (lambda: ArcFace(s=1e-300), ["s must", "1e-300", "1e-6"]),
         (lambda: AdaFace(h=0.0), ["h must"]),
     ],
 )
 def test_bad_parameters_are_refused(make, words):
     with pytest.raises(ValueError, match="must be") as error:
+        make()
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ArcFace(m="0.5"), ["m must be a number", "'0.5'"]),
+        (lambda: ArcFace(s=None), ["s must be a number", "None"]),
+        (lambda: ArcFace(m=True), ["m must be a number", "True"]),
+        (lambda: ArcFace(easy_margin="no"), ["easy_margin must be True or False", "'no'"]),
+        (lambda: MVArc(t="1.2"), ["t must be a number", "'1.2'"]),
+    ],
+)
+def test_parameters_of_the_wrong_kind_are_refused(make, words):
+    with pytest.raises(TypeError) as error:
         make()
     assert all(word in str(error.value) for word in words)

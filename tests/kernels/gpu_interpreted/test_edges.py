@@ -6,7 +6,7 @@ import pytest
 import torch
 from margin_oracle import all_margins, fresh_state, inputs, loss_and_gradients, relative
 
-from fusedface.kernels import ArcFace, CurricularFace, NormFace, margin_loss
+from fusedface.kernels import ArcFace, CurricularFace, NormFace, checks, margin_loss
 from fusedface.kernels.gpu import launch, layout
 
 MARGINS = all_margins()
@@ -209,3 +209,30 @@ def test_refuses_what_it_does_not_compute():
         margin_loss(embeddings, weight, labels, ArcFace(), backend="triton")
     with pytest.raises(ValueError, match="empty"):
         margin_loss(embeddings[:0], weight, labels[:0], ArcFace(), backend="triton")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "length", "counts"),
+    [(torch.float32, 1e-10, True), (torch.float32, 1e-13, False),
+     (torch.float16, 2e-4, True), (torch.float16, 1e-6, False)],
+    ids=str,
+)  # fmt: skip
+def test_how_short_a_row_may_be(dtype, length, counts):
+    """As on the CPU: down to what the dtype can tell."""
+    weight = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    embeddings = (torch.nn.functional.normalize(weight[:2], dim=1) * length).to(dtype)
+    out, dx, _ = run(NormFace(s=1.0), embeddings, weight, torch.tensor([0, 1]))
+    assert (out.target_cosine > 0.9).all() if counts else (out.target_cosine == 0).all()
+    assert (dx != 0).any() == counts
+
+
+@pytest.mark.parametrize("name", ["embeddings", "weight"])
+def test_a_row_too_long_to_square_is_a_nan(name, monkeypatch):
+    """Nothing is read on a GPU, so it is no error there: it shows in the loss, as a NaN does."""
+    monkeypatch.setattr(checks, "check_values", lambda *args: None)
+    monkeypatch.setattr(checks, "check_centres", lambda *args: None)
+    embeddings, weight, labels = inputs(4, 10, 16)
+    {"embeddings": embeddings, "weight": weight}[name][3] *= 1e20
+    labels[0] = 3
+    out = margin_loss(embeddings, weight, labels, ArcFace(), backend="triton")
+    assert out.per_sample_loss[3 if name == "embeddings" else 0].isnan()
