@@ -24,8 +24,8 @@ app = typer.Typer(help="Recipes: list, show, run, compare.", no_args_is_help=Tru
 @app.command("list")
 def recipe_list() -> None:
     """Every recipe, a line each."""
+    from fusedface.recipes.backbones import WIDER
     from fusedface.recipes.registry import MOBILEFACENET
-    from fusedface.recipes.wider import WIDER
 
     table = Table("", ["recipe", "what it trains"])
     for name, make in MOBILEFACENET.items():

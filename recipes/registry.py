@@ -1,59 +1,73 @@
-"""The recipes by name. To add one: a file with a function like its neighbours, and a row here."""
+"""The recipes by name; and those of other people, in a file or in a module of theirs."""
 
+import importlib
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from fusedface.recipes import (
-    mobilefacenet_adaface,
-    mobilefacenet_arcface,
-    mobilefacenet_cosface,
-    mobilefacenet_curricular,
-    mobilefacenet_focal,
-    mobilefacenet_mvarc,
-    mobilefacenet_normface,
-    wider,
-)
+from fusedface.recipes import backbones, mobilefacenet
 from fusedface.recipes.base import Recipe
 from fusedface.recipes.fields import nearest
 from fusedface.recipes.settings import read_recipe
 
 
-def _wider(make: Callable[[], Recipe], backbone: str) -> Recipe:
-    return wider.on_backbone(make(), backbone)
+def _wider(backbone: str, loss: str) -> Recipe:
+    return backbones.on_backbone(mobilefacenet.recipe(loss), backbone)
 
 
 MOBILEFACENET: dict[str, Callable[[], Recipe]] = {
-    "mobilefacenet-curricular": mobilefacenet_curricular.recipe,
-    "mobilefacenet-arcface": mobilefacenet_arcface.recipe,
-    "mobilefacenet-arcface-m045": mobilefacenet_arcface.small_margin,
-    "mobilefacenet-mvarc-t1.2": partial(mobilefacenet_mvarc.recipe, t=1.2),
-    "mobilefacenet-mvarc-t1.4": partial(mobilefacenet_mvarc.recipe, t=1.4),
-    "mobilefacenet-normface": mobilefacenet_normface.recipe,
-    "mobilefacenet-cosface": mobilefacenet_cosface.recipe,
-    "mobilefacenet-focal": mobilefacenet_focal.recipe,
-    "mobilefacenet-adaface": mobilefacenet_adaface.recipe,
+    f"mobilefacenet-{loss}": partial(mobilefacenet.recipe, loss) for loss in mobilefacenet.LOSSES
 }
 
 RECIPES: dict[str, Callable[[], Recipe]] = MOBILEFACENET | {
-    name.replace("mobilefacenet", backbone): partial(_wider, make, backbone)
-    for backbone in wider.WIDER
-    for name, make in MOBILEFACENET.items()
+    f"{backbone}-{loss}": partial(_wider, backbone, loss)
+    for backbone in backbones.WIDER
+    for loss in mobilefacenet.LOSSES
 }
 
 
 def get_recipe(name_or_file: str | Path) -> Recipe:
-    """A recipe by its name, or from a recipe file (anything that ends in .toml).
+    """A recipe by its name, from a recipe file (anything that ends in .toml), or from a module.
+
+    Args:
+        name_or_file: such as "mobilefacenet-curricular", "mine.toml", or "my_package.my_recipes:small"
+            for a function without arguments that returns a `Recipe`. The module may lie in the
+            current folder.
 
     Raises:
-        ValueError: there is no such recipe (the nearest name is given), or the file is bad.
+        ValueError: there is no such recipe (the nearest name is given), or the file or module is bad.
     """
     name = str(name_or_file)
     if name.endswith(".toml"):
         return read_recipe(name)
+    if ":" in name:
+        return _from_module(name)
     if name not in RECIPES:
         hint = nearest(name, RECIPES)
         raise ValueError(
             f"there is no recipe {name!r}{hint}\nThe recipes are: {', '.join(RECIPES)}"
         )
     return RECIPES[name]()
+
+
+def _from_module(name: str) -> Recipe:
+    """The recipe that `module:function` returns."""
+    module_name, _, function = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # last: nothing that is installed may be hidden by it
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        kind = type(error).__name__
+        raise ValueError(
+            f"cannot import {module_name!r} of recipe {name!r}: {kind}: {error}"
+        ) from error
+    make = getattr(module, function, None)
+    if not callable(make):
+        raise ValueError(f"{module_name} has no function {function!r}, named by {name!r}")  # noqa: TRY004
+    recipe = make()
+    if not isinstance(recipe, Recipe):
+        kind = type(recipe).__name__
+        raise ValueError(f"{name} must return a Recipe, got {kind}")  # noqa: TRY004
+    return recipe
