@@ -239,10 +239,16 @@ def bench_compare(
 def bench_readme() -> None:
     """Write the tables of README.md and docs/benchmarks.md anew from bench/results/*.json."""
     from fusedface.bench import markdown
+    from fusedface.recipes.program import ROOT, is_checkout
 
-    root, found = markdown.RESULTS.parents[1], markdown.documents()
-    markdown.rewrite(root / "README.md", markdown.readme(found))
-    markdown.rewrite(root / "docs" / "benchmarks.md", markdown.full(found))
+    if not is_checkout():
+        raise ValueError(
+            f"bench readme writes README.md and docs/benchmarks.md of a checkout, and {ROOT} is an "
+            "installed package that has neither; run it in a clone of the repository"
+        )
+    found = markdown.documents()
+    markdown.rewrite(ROOT / "README.md", markdown.readme(found))
+    markdown.rewrite(ROOT / "docs" / "benchmarks.md", markdown.full(found))
 
 
 @app.command("gpu-suite")

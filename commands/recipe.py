@@ -1,5 +1,7 @@
 """`recipe ...`: list, show, run, compare."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +62,14 @@ def recipe_run(
         typer.Option("--out", help="The run directory; without it runs/NAME, numbered."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-change",
+            help="With --resume: a setting that may differ from the run's own, such as optim.lr; the run "
+            "records the change. May be repeated.",
+        ),
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Train, verify, and leave a run directory with everything in it."""
@@ -67,11 +77,15 @@ def recipe_run(
 
     if resume and out is None:
         raise ValueError("--resume needs --out, the run directory to go on with")
+    if allow_change and not resume:
+        raise ValueError("--allow-change needs --resume: a new run is as its recipe says")
     if skip_bad:
         settings = ["data.skip_bad=true", *(settings or [])]
     resolved = _resolve(recipe, data, [*(pairs or []), *_val_sets(val, data)], root, settings)
-    folder = out or _free_folder(Path("runs"), resolved.name)
-    summary = run_recipe(resolved, folder, resume=resume, device=device)
+    with _run_folder(out, resolved.name) as folder:
+        summary = run_recipe(
+            resolved, folder, resume=resume, allow_change=allow_change or (), device=device
+        )
     raise typer.Exit({"interrupted": 130, "non_finite": 1}.get(summary.verdict, 0))
 
 
@@ -143,10 +157,30 @@ def _val_sets(names: str | None, data: str | None) -> list[Path]:
     return [] if names is None else find_sets(names, None if data is None else Path(data))
 
 
-def _free_folder(parent: Path, name: str) -> Path:
-    """parent/name, or the first of parent/name-2, -3, ... that is not there."""
+@contextmanager
+def _run_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """--out, or a new folder in runs/, which does not stay if nothing is written to it."""
+    if out is not None:
+        yield out
+        return
+    folder = _new_folder(Path("runs"), name)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # there is something in it
+            folder.rmdir()
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """Make parent/name, or the first of parent/name-2, -3, ... that is not there.
+
+    Made at once and not only chosen, so that runs which are started together have a folder each.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
     candidate, number = parent / name, 1
-    while candidate.exists():
+    while True:
+        with suppress(FileExistsError):
+            candidate.mkdir()
+            return candidate
         number += 1
         candidate = parent / f"{name}-{number}"
-    return candidate

@@ -13,7 +13,7 @@ from fusedface.kernels import Margin
 from fusedface.recipes.base import SYNTHETIC, Recipe
 from fusedface.recipes.fields import build, hints_of, margin_type, nearest, parse
 
-HEADER = "# A resolved recipe; `python cli.py recipe run` takes this file in place of a name.\n\n"
+HEADER = "# A resolved recipe; `recipe run` takes this file in place of a name.\n\n"
 
 
 def to_dict(record: Any) -> dict[str, Any]:
@@ -104,14 +104,19 @@ def with_data(
     return replace(recipe, data=replace(recipe.data, source=source), evaluation=evaluation)
 
 
-def differences(one: Recipe, other: Recipe) -> list[str]:
-    """A line for each setting in which two recipes differ: "optim.lr: 0.1 instead of 0.05"."""
+def changed_settings(one: Recipe, other: Recipe) -> dict[str, str]:
+    """A line for each setting in which two recipes differ, by key: "optim.lr: 0.1 instead of 0.05"."""
     ours, theirs = _flat(to_dict(one)), _flat(to_dict(other))
-    return [
-        f"{key}: {ours.get(key, 'none')!r} instead of {theirs.get(key, 'none')!r}"
+    return {
+        key: f"{key}: {ours.get(key, 'none')!r} instead of {theirs.get(key, 'none')!r}"
         for key in sorted(ours | theirs)
         if ours.get(key) != theirs.get(key)
-    ]
+    }
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """The lines of `changed_settings`."""
+    return list(changed_settings(one, other).values())
 
 
 def _assign(values: dict[str, Any], key: str, text: str) -> None:

@@ -8,7 +8,7 @@ first six entries of it, the trainer the rest:
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
@@ -20,11 +20,18 @@ BEST = "best.pt"
 PATTERN = "step-*.pt"
 
 
+class Checkpoint(NamedTuple):
+    """A checkpoint that was read, on the CPU."""
+
+    path: Path
+    content: dict[str, Any]
+
+
 class CheckpointFolder:
     """The checkpoints of one run: the newest few, and the best.
 
     Args:
-        folder: made by the first `save`.
+        folder: made by the first `save`; the folder that it lies in must be there.
         keep: how many of the newest stay.
     """
 
@@ -39,25 +46,22 @@ class CheckpointFolder:
             content: all entries but format, version and step.
             best: whether it becomes the best.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)  # not its parents: a run that was deleted stays so
         path = self.folder / f"step-{step:08d}.pt"
         with atomic_file(path) as file:
-            torch.save({"format": FORMAT, "version": VERSION, "step": step, **content}, file)
+            _save({"format": FORMAT, "version": VERSION, "step": step, **content}, file)
         if best:
             link_or_copy(path, self.folder / BEST)
         for old in self._all()[self.keep :]:
             old.unlink(missing_ok=True)
         return path
 
-    def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
+    def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that is whole, and what is wrong with each newer one.
 
-        What a killed run has left half-written is removed.
-
-        Returns:
-            The content (None if there is none) on the CPU, and the messages.
+        Raises:
+            ValueError: it is whole but none of this version, or its name says another step.
         """
-        remove_partial(self.folder)
         problems: list[str] = []
         for path in self._all():
             try:
@@ -65,10 +69,20 @@ class CheckpointFolder:
             except ValueError as error:
                 problems.append(str(error))
                 continue
-            if content.get("format") == FORMAT and content.get("version") == VERSION:
-                return content, problems
-            problems.append(f"{path} is not a checkpoint of this version")
+            if content.get("format") != FORMAT or content.get("version") != VERSION:
+                raise unusable(path, "it is not a checkpoint of this version")
+            if content.get("step") != _step(path):
+                raise unusable(path, f"it is of step {str(content.get('step'))[:20]}")
+            return Checkpoint(path, content), problems
         return None, problems
+
+    def last_step(self) -> int | None:
+        """The step of the newest file there is now; None if there is none."""
+        return next((_step(path) for path in self._all()), None)
+
+    def remove_partial(self) -> None:
+        """Remove what a killed run has left half-written."""
+        remove_partial(self.folder)
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps: damaged ones, or of a run that is being repeated."""
@@ -79,6 +93,42 @@ class CheckpointFolder:
     def _all(self) -> list[Path]:
         """Newest first."""
         return sorted(self.folder.glob(PATTERN), key=_step, reverse=True)
+
+
+def unusable(path: Path, reason: str) -> ValueError:
+    """The error for a checkpoint that is whole, but that a run cannot go on from."""
+    return ValueError(
+        f"cannot go on from {path}: {reason}. Move it out of the folder to go on from the checkpoint "
+        "before it, or from the start if there is none"
+    )
+
+
+class _Watched:
+    """A file that remembers why it could not be written, which torch.save does not always tell."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _save(content: dict[str, Any], file: BinaryIO) -> None:
+    """torch.save, with an OSError and nothing else where the file cannot be written."""
+    watched = _Watched(file)
+    try:
+        torch.save(content, watched)  # pyright: ignore[reportArgumentType]  it asks for no more
+    except RuntimeError as error:
+        if watched.error is None:
+            raise
+        raise watched.error from error
 
 
 def _step(path: Path) -> int:

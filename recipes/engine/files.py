@@ -1,11 +1,12 @@
 """Files that are whole or not there: written beside their place, flushed to the disk, then renamed."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 TEMPORARY = ".partial"
 
@@ -29,6 +30,18 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     with atomic_file(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: it is no JSON; the message names the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too deep
+        raise ValueError(f"{path} is damaged, it is no JSON: {str(error)[:200]}") from None
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -1,16 +1,28 @@
 """What a run is trained on, in a few numbers, so that a resumed run notices that it has changed."""
 
 import hashlib
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from fusedface.data import FaceSource
+from fusedface.data.recordio.pack import PackSource
+from fusedface.data.sources import FileSource
+from fusedface.recipes.engine.faces import SomeIdentities
+
+MAX_READ = 256 * 2**20  # bytes of all files: what a machine reads in a second or two
+MISSING = (-1, 0)
 
 
 def fingerprint(source: FaceSource) -> dict[str, Any]:
-    """Sizes, and a digest of the label of every image and the name of every class; pixels are not read."""
+    """Sizes, a digest of the label of every image and the name of every class, and one of the files.
+
+    Small sets are told by the bytes of their files, larger ones by the size and the time of each; which
+    of the two is the entry "by". Generated faces have no files: the recipe describes them.
+    """
     digest = hashlib.sha256(np.ascontiguousarray(source.labels, dtype=np.int64).tobytes())
     for name in source.class_names:
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
@@ -18,26 +30,85 @@ def fingerprint(source: FaceSource) -> dict[str, Any]:
         "num_images": len(source),
         "num_identities": source.num_classes,
         "digest": digest.hexdigest(),
+        **_of_files(source),
     }
 
 
-def check_same(before: dict[str, Any] | None, source: FaceSource, folder: Path) -> None:
-    """Raise ValueError unless a source is what a run was begun with.
+def changes(before: object, now: dict[str, Any]) -> str | None:
+    """How the training images differ from those of another fingerprint; None if they do not.
 
     Args:
-        before: its fingerprint then; None of a checkpoint that has none.
-        source: the training images as they are now.
-        folder: the run directory, for the message.
+        before: the earlier one, as a checkpoint holds it; None of a checkpoint that has none.
+        now: the one of today.
     """
-    now = fingerprint(source)
-    if before is None or before == now:
-        return
+    if before is None:
+        return None
+    if not _is_fingerprint(before):
+        return "the checkpoint does not say which they were"
     then, today = (
         f"{data['num_images']:,} images of {data['num_identities']:,} people"
         for data in (before, now)
     )
-    changed = f"{then} then, {today} now" if then != today else f"{then}, but other ones"
-    raise ValueError(
-        f"the training images have changed since the run in {folder} was begun: {changed}. Order and "
-        "labels would not be those it has learned from; restore them, or begin anew in another --out"
+    if then != today:
+        return f"{then} then, {today} now"
+    if before["digest"] != now["digest"]:
+        return f"{then}, but other ones"
+    if before.get("by") != now.get(
+        "by"
+    ):  # one has grown beyond MAX_READ, or tells nothing of files
+        return f"{then}, but their files have other sizes" if before.get("by") else None
+    if before.get("files") == now.get("files"):
+        return None
+    what = "other content" if now["by"] == "content" else "other sizes or times of change"
+    return f"{then}, but their files have {what}"
+
+
+def _is_fingerprint(value: object) -> TypeGuard[dict[str, Any]]:
+    return (
+        isinstance(value, dict)
+        and all(type(value.get(key)) is int for key in ("num_images", "num_identities"))
+        and all(type(value.get(key, "")) is str for key in ("digest", "by", "files"))
+        and "digest" in value
     )
+
+
+def _of_files(source: FaceSource) -> dict[str, str]:
+    paths = list(_paths(source))
+    if not paths:
+        return {}
+    stats = [_size_and_time(path) for path in paths]
+    by_content = sum(size for size, _ in stats) <= MAX_READ
+    digest = hashlib.sha256()
+    for path, (size, time) in zip(paths, stats, strict=True):
+        digest.update(f"{size} {'' if by_content else time}\0".encode())
+        if by_content and size > 0:
+            digest.update(_content(path))
+    return {"by": "content" if by_content else "size and time", "files": digest.hexdigest()}
+
+
+def _paths(source: FaceSource) -> Iterator[Path]:
+    """The files of a source, in the order of its images."""
+    if isinstance(source, SomeIdentities) and isinstance(source.source, FileSource):
+        yield from (source.source.path(int(index)) for index in source.indices)
+    elif isinstance(source, SomeIdentities):
+        yield from _paths(source.source)
+    elif isinstance(source, FileSource):
+        yield from (source.path(index) for index in range(len(source)))
+    elif isinstance(source, PackSource):
+        yield from (source.records.path, source.records.path.with_suffix(".idx"))
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes and nanoseconds; of a file that is not there, or none that can be read, MISSING."""
+    try:
+        status = path.stat()
+    except OSError:
+        return MISSING
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else MISSING
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

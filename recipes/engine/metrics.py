@@ -1,10 +1,12 @@
 """metrics.jsonl and TensorBoard: the same figures, one line an event, never one twice."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fusedface.recipes.engine.files import write_text
+from fusedface.recipes.engine.state import is_number, is_verification
 
 FILE = "metrics.jsonl"
 
@@ -15,9 +17,14 @@ class MetricsLog:
     A line is {"kind": "train" | "evaluation", "step": steps trained so far, ...}. A run that is resumed
     at a step repeats what came after it, so those lines are removed first.
 
+    A context manager: it is closed at the end.
+
     Args:
         folder: the run directory.
         step: how many steps are already trained, lines beyond are removed; -1 removes all.
+
+    Raises:
+        ValueError: the lines that are there are damaged, see `read_metrics`; they are left as they are.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -27,6 +34,19 @@ class MetricsLog:
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("a", encoding="utf-8")
         self._board, self.notice = _open_board(folder / "tensorboard", step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            self.close()
+            return
+        # What cannot be written now is no more than what the error in flight is about.
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._close_board()
 
     def write(self, kind: str, step: int, figures: dict[str, Any]) -> None:
         """Append one line and flush it; nested figures become "verification/lfw/accuracy" on the board."""
@@ -39,19 +59,46 @@ class MetricsLog:
     def close(self) -> None:
         """Flush and close both."""
         self._file.close()
+        self._close_board()
+
+    def _close_board(self) -> None:
         if self._board is not None:
             self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line that a killed process left half-written is skipped."""
-    lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+    """The lines of a metrics file; a last line that a killed process left half-written is skipped.
+
+    Raises:
+        ValueError: another line is damaged; file and line are named.
+    """
+    *whole, last = path.read_bytes().split(b"\n")
+    lines = [_line(text, f"{path}:{number}") for number, text in enumerate(whole, start=1)]
+    with suppress(ValueError):  # without its end: half a line, or a whole one but for the end
+        lines.append(_line(last, str(path)))
     return lines
+
+
+def _line(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, too deep
+        line = {}
+    if not _is_line(line):
+        raise ValueError(
+            f"{where}: {text[:60].decode('utf-8', 'replace')!r} is no line of metrics; restore the file, "
+            "or remove the line"
+        )
+    return line
+
+
+def _is_line(line: Any) -> bool:
+    """Whether everything that readers rely on is there."""
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        return False
+    if line.get("kind") == "evaluation":
+        return is_verification(line.get("verification"))
+    return line.get("kind") == "train" and is_number(line.get("loss"))
 
 
 def _open_board(folder: Path, step: int) -> tuple[Any, str | None]:

@@ -1,8 +1,8 @@
 """How far a run is, and what it has measured: carried from one process of a run to the next."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 Verification = dict[str, dict[str, Any]]  # figures by set name
 
@@ -23,6 +23,65 @@ class Progress:
     verification: Verification | None = None
     unreadable: list[str] = field(default_factory=list)
     """Images that could not be read, with the reason."""
+    recipe_changes: list[dict[str, Any]] = field(default_factory=list)
+    """Where a resumed run went on with other settings: {"step": ..., "changes": [a line each]}."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """From what a checkpoint holds.
+
+        Raises:
+            ValueError: an entry is missing, unknown, or not what it must be.
+        """
+        unknown = set(values) - {f.name for f in fields(cls)}
+        missing = {f.name for f in fields(cls)} - {"recipe_changes"} - set(values)
+        if unknown or missing:
+            raise ValueError(f"its progress has unknown {sorted(unknown)}, lacks {sorted(missing)}")
+        for name, holds, rule in (
+            ("step", lambda v: type(v) is int and v >= 0, "a whole number, at least 0"),
+            ("seconds", _is_duration, "a time in seconds"),
+            ("train_seconds", _is_duration, "a time in seconds"),
+            ("final_loss", lambda v: v is None or is_number(v), "a number or none"),
+            ("best_accuracy", lambda v: is_number(v) and not math.isnan(v), "a number"),
+            ("untrained", is_verification, "figures by set name"),
+            ("verification", lambda v: v is None or is_verification(v), "figures by set name"),
+            (
+                "unreadable",
+                lambda v: isinstance(v, list) and all(type(p) is str for p in v),
+                "texts",
+            ),
+            ("recipe_changes", _are_changes, "steps with their changes"),
+        ):
+            if name in values and not holds(values[name]):
+                raise ValueError(f"progress.{name} must be {rule}, got {str(values[name])[:80]!r}")
+        return cls(**values)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value read from a file is a number, NaN and infinity too."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_verification(value: object) -> bool:
+    """Whether a value read from a file is verification figures, each set with its accuracy."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(figures, dict) and is_number(figures.get("accuracy"))
+        for name, figures in value.items()
+    )
+
+
+def _is_duration(value: Any) -> bool:
+    return is_number(value) and 0.0 <= value < math.inf
+
+
+def _are_changes(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(change, dict)
+        and type(change.get("step")) is int
+        and isinstance(change.get("changes"), list)
+        and all(type(line) is str for line in change["changes"])
+        for change in value
+    )
 
 
 def mean_accuracy(verification: Verification) -> float:

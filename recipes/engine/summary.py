@@ -1,10 +1,13 @@
 """The result of a run: summary.json, and the final table."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 
+from fusedface.recipes.engine.files import read_json
+from fusedface.recipes.engine.state import is_verification
 from fusedface.recipes.terminal import Table, say
 
 VERDICT_COLOURS = {
@@ -60,6 +63,8 @@ class Summary:
     """The same, before training."""
     overlap: dict[str, str] = field(default_factory=dict)
     """By set name: what its people and images have in common with those trained on."""
+    recipe_changes: list[dict[str, Any]] = field(default_factory=list)
+    """Where it was resumed with other settings: {"step": ..., "changes": [a line each]}."""
 
     @property
     def finished(self) -> bool:
@@ -76,6 +81,37 @@ def print_verification(summary: Summary, console: Console) -> None:
     console.print(verification_table(summary))
     for name, text in summary.overlap.items():
         say(console, f"{name}: {text}")
+
+
+def read_summary(path: Path) -> Summary:
+    """The summary that a file holds.
+
+    Raises:
+        ValueError: the file is damaged; the message names it.
+    """
+    values = read_json(path)
+    try:
+        summary = Summary(**values)
+    except TypeError as error:  # no object, an entry too many or too few
+        reason = str(error).removeprefix("Summary.__init__() ")
+        raise ValueError(f"{path} is no summary of a run: {reason[:200]}") from None
+    for name, hint in get_type_hints(Summary).items():
+        if not isinstance(values.get(name), _kinds(hint)) and name in values:
+            raise ValueError(f"{path} is damaged: {name} is {str(values[name])[:80]!r}")
+    if summary.verdict not in VERDICT_COLOURS:
+        raise ValueError(f"{path} is damaged: no verdict is {summary.verdict[:80]!r}")
+    for name in ("verification", "untrained"):
+        if not is_verification(values.get(name, {})):
+            raise ValueError(f"{path} is damaged: {name} holds no verification figures")
+    return summary
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """What a field of this annotation may be in a JSON file."""
+    options = [get_origin(option) or option for option in get_args(hint) or (hint,)]
+    if get_origin(hint) in (dict, list):
+        options = [get_origin(hint)]
+    return (*options, int) if float in options else tuple(options)
 
 
 def verification_table(summary: Summary) -> Table:

@@ -3,18 +3,18 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fusedface.data import FaceDataset
+from fusedface.data import FaceBatch, FaceDataset
 from fusedface.kernels import NonFiniteInputError, predicted_initial_loss
 from fusedface.models import Backbone, MarginHead
 from fusedface.recipes.base import SYNTHETIC, Recipe
 from fusedface.recipes.engine.batches import Batches
-from fusedface.recipes.engine.checkpoint import CheckpointFolder
+from fusedface.recipes.engine.checkpoint import Checkpoint, CheckpointFolder
 from fusedface.recipes.engine.diagnose import first_non_finite
 from fusedface.recipes.engine.fingerprint import fingerprint
 from fusedface.recipes.engine.meter import Meter
@@ -22,8 +22,15 @@ from fusedface.recipes.engine.metrics import MetricsLog
 from fusedface.recipes.engine.optim import build_optimizer
 from fusedface.recipes.engine.precision import Precision
 from fusedface.recipes.engine.progress import Display, Status
+from fusedface.recipes.engine.resume import (
+    momentum_of,
+    progress_of,
+    restore_generators,
+    restore_scaler,
+    tensors_of,
+)
 from fusedface.recipes.engine.schedule import LearningRate, num_steps
-from fusedface.recipes.engine.seeding import rng_state, set_rng_state
+from fusedface.recipes.engine.seeding import rng_state
 from fusedface.recipes.engine.signals import StopRequest
 from fusedface.recipes.engine.state import Progress, Verification, mean_accuracy
 from fusedface.recipes.engine.watcher import Ended
@@ -39,6 +46,10 @@ class NonFiniteTrainingError(RuntimeError):
     def __init__(self, step: int, message: str) -> None:
         super().__init__(message)
         self.step = step
+
+
+class LostImagesError(RuntimeError):
+    """The next batch cannot be read; the states are those of the step before it."""
 
 
 class End(NamedTuple):
@@ -89,6 +100,7 @@ class Trainer:
         self.evaluate_every = math.ceil(every)  # in steps
         self.optimizer = build_optimizer(model, head, recipe.optim)
         self.scaler = precision.grad_scaler()
+        self.data = fingerprint(dataset.source)
         self.meter = Meter(head.num_classes)
         self.progress = Progress()
         self.saved_step = 0
@@ -105,7 +117,11 @@ class Trainer:
         )
 
     def train(self, log: MetricsLog) -> End:
-        """Train from where the states are to the end, or to a signal, or to a loss that is not finite."""
+        """Train from where the states are to the end, or to a signal, or to a loss that is not finite.
+
+        Raises:
+            OSError: images can no longer be read, or nothing can be written.
+        """
         with StopRequest() as stop:
             if self.progress.untrained is None:
                 self.progress.untrained = self._evaluate(log)
@@ -116,11 +132,9 @@ class Trainer:
                     self.save(best=False)
             except NonFiniteTrainingError as error:
                 return End("non_finite", error.step, str(error))
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader worker"):
-                    raise
+            except LostImagesError as error:
                 self.save(best=False)  # the step it happened in has not begun
-                raise OSError(f"a process that reads images has died: {error}") from error
+                raise OSError(str(error)) from error
         step = self.progress.step
         if step == self.num_steps:
             return End("finished", step, f"trained all {step} steps")
@@ -134,9 +148,7 @@ class Trainer:
         is_read = self.recipe.data.source != SYNTHETIC  # generated faces are kept by this process
         workers = self.recipe.data.num_workers if is_read else 0
         began = time.perf_counter()
-        for images, labels, unreadable in self.batches.load(
-            self.dataset, self.progress.step, num_workers=workers, pin_memory=on_gpu
-        ):
+        for images, labels, unreadable in self._read(workers, on_gpu):
             self._report_unreadable(unreadable)
             self._train_step(images, labels)
             self._durations.append(time.perf_counter() - began)
@@ -145,6 +157,20 @@ class Trainer:
             if stop.signal_name is not None or self.progress.step == self.num_steps:
                 return
             began = time.perf_counter()
+
+    def _read(self, num_workers: int, pin_memory: bool) -> Iterator[FaceBatch]:
+        """The batches that are left of the current epoch."""
+        step = self.progress.step
+        try:
+            yield from self.batches.load(
+                self.dataset, step, num_workers=num_workers, pin_memory=pin_memory
+            )
+        except ValueError as error:
+            raise LostImagesError(_first_cause(error)) from error
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise LostImagesError(f"a process that reads images has died: {error}") from error
 
     def _report_unreadable(self, problems: tuple[str, ...]) -> None:
         """Say which images cannot be read, each once, and no more than a few."""
@@ -239,7 +265,13 @@ class Trainer:
     def _evaluate(self, log: MetricsLog) -> Verification:
         """Verify, log, and go back to training."""
         self.model.eval()
-        results = self.evaluate()
+        try:
+            results = self.evaluate()
+        except ValueError as error:
+            if self.progress.step == 0:
+                raise
+            # Not saved: a run that goes on from here would never be verified at this step.
+            raise OSError(f"the faces to verify can no longer be read: {error}") from error
         self.model.train()
         figures = {"verification": results, "seconds": self._train_seconds}
         log.write("evaluation", self.progress.step, figures)
@@ -277,22 +309,36 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "rng": rng_state(),
             "progress": progress,
-            "data": fingerprint(self.dataset.source),
+            "data": self.data,
         }
         self.checkpoints.save(self.progress.step, content, best)
         self.saved_step = self.progress.step
 
-    def load(self, content: dict[str, Any]) -> None:
-        """Go on from the content of a checkpoint."""
-        self.model.load_state_dict(content["model"])
-        self.head.load_state_dict(content["head"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.scaler.load_state_dict(content["scaler"])
-        set_rng_state(content["rng"])
-        progress = dict(content["progress"])
-        self.meter.restore(progress.pop("meter"), self.precision.device)
-        self.progress = Progress(**progress)
-        self.saved_step = self.progress.step
-        self.status.step = self.progress.step
-        latest = self.progress.verification or self.progress.untrained or {}
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: it is of something else than the recipe, or an entry is damaged; the file and
+                the entry are named.
+        """
+        progress, meter = progress_of(checkpoint, self.num_steps)
+        model = tensors_of(checkpoint, "model", self.model.state_dict())
+        head = tensors_of(checkpoint, "head", self.head.state_dict())
+        may_be_empty = progress.step == 0 or self.scaler.is_enabled()
+        momentum = momentum_of(checkpoint, self.optimizer, may_be_empty)
+        self.model.load_state_dict(model)
+        self.head.load_state_dict(head)
+        self.optimizer.load_state_dict(momentum)
+        restore_scaler(checkpoint, self.scaler)
+        restore_generators(checkpoint)
+        self.meter.restore(meter, self.precision.device)
+        self.progress = progress
+        self.saved_step = progress.step
+        self.status.step = progress.step
+        latest = progress.verification or progress.untrained or {}
         self.status.verification = {name: figures["accuracy"] for name, figures in latest.items()}
+
+
+def _first_cause(error: ValueError) -> str:
+    """Its message; what a worker process raised comes with the worker's traceback before it."""
+    return str(error).rpartition("\nValueError: ")[2]

@@ -71,6 +71,8 @@ def judge(
     if ended != "finished":
         return Judgement(ended, end_step if ended == "non_finite" else None, end_message)
     train = [line for line in lines if line["kind"] == "train"]
+    if not train:
+        return Judgement("unfinished", None, "no line of training metrics is left to judge it by")
     accuracies = _accuracies(lines)
     if (since := collapsed_since(train, margin, num_classes)) is not None:
         text = (

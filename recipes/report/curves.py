@@ -1,11 +1,11 @@
 """The training curve of a run, drawn from its metrics.jsonl."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 
+from fusedface.recipes.engine.files import read_json
 from fusedface.recipes.engine.metrics import FILE, read_metrics
 from fusedface.recipes.engine.rundir import SUMMARY
 from fusedface.recipes.report.style import new_figure, save, use_style
@@ -34,7 +34,7 @@ def plot_curves(folder: str | Path) -> list[Path]:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no {name}; give the directory of a run")
     lines = read_metrics(folder / FILE)
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    summary = read_json(folder / SUMMARY)
     train = [line for line in lines if line["kind"] == "train"]
     if not train:
         return []

@@ -1,6 +1,5 @@
 """Runs as figures need them: grouped by loss, their curves put on common steps."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fusedface.recipes.engine.files import read_json
 from fusedface.recipes.engine.metrics import FILE, read_metrics
 from fusedface.recipes.engine.rundir import SUMMARY
 
@@ -63,7 +63,7 @@ def read_run(folder: Path) -> Run:
         folder,
         [line for line in lines if line["kind"] == "train"],
         [line for line in lines if line["kind"] == "evaluation"],
-        json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {},
+        read_json(summary) if summary.exists() else {},
     )
 
 

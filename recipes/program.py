@@ -1,0 +1,32 @@
+"""What to type to call this program again: it may run from a checkout or be installed."""
+
+import shlex
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder of cli.py: of a checkout, or of the installed package."""
+
+
+def is_checkout() -> bool:
+    """Whether this code lies in a checkout, with README.md and docs/, and not in an installed package."""
+    return (ROOT / "pyproject.toml").is_file()
+
+
+def command(*arguments: str | Path) -> str:
+    """A command line of this program for a shell, each argument quoted where it needs it."""
+    return shlex.join([*_program(), *map(str, arguments)])
+
+
+def install_command(extra: str) -> str:
+    """What installs the optional packages that `extra` of pyproject.toml names."""
+    package = "." if is_checkout() else "fusedface"
+    editable = ["-e"] if is_checkout() else []
+    return shlex.join(["pip", "install", *editable, f"{package}[{extra}]"])
+
+
+def _program() -> list[str]:
+    called = Path(sys.argv[0])
+    if not is_checkout() or called.stem == "fusedface":
+        return ["fusedface"]
+    return ["python", sys.argv[0] if called.name == "cli.py" else "cli.py"]
