@@ -111,9 +111,12 @@ def recipe_compare(
     pairs: PairsOption = None,
     root: RootOption = None,
     settings: SetOption = None,
-    out: Annotated[Path, typer.Option("--out", help="Goes on with what is there.")] = Path(
-        "runs/compare"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Goes on with what is there; without it runs/compare, numbered."
+        ),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(help="Runs at once; without it what the machine carries.")
     ] = None,
@@ -122,6 +125,7 @@ def recipe_compare(
     """Train several losses alike, judge every run, and report with statistics and plots."""
     from fusedface.recipes.compare.compare import compare
     from fusedface.recipes.compare.protocols import PAPER_SET, get_protocol, with_settings
+    from fusedface.recipes.compare.results import FAILED
     from fusedface.recipes.engine.run import pick_device
 
     changes = [*get_protocol(protocol or ("recipe" if data else "small")), *(settings or [])]
@@ -136,7 +140,9 @@ def recipe_compare(
         device=pick_device(device),
         console=Console(),
     )
-    raise typer.Exit(130 if losses is None else 0)
+    if losses is None:
+        raise typer.Exit(130)
+    raise typer.Exit(1 if any(FAILED in loss.verdicts for loss in losses) else 0)
 
 
 def _resolve(recipe, data, pairs, root, settings):

@@ -5,12 +5,15 @@ A comparison's folder:
 comparison.json            every figure of the tables, the protocol, and the runs
 report.html                the same to read, with the figures, in one file
 figures/                   PNG and SVG
-runs/LABEL/seedN/          the runs; beside each its recipe (seedN.toml) and what it printed (seedN.txt)
+runs/LABEL/seedN/          the runs; beside each its recipe (seedN.toml), what else
+                           it rests on (seedN.json) and what it printed (seedN.txt)
 """
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,10 @@ import torch
 from rich.console import Console
 
 from fusedface.recipes.base import Recipe
-from fusedface.recipes.compare.plan import plan
+from fusedface.recipes.compare.plan import PlannedRun, plan
 from fusedface.recipes.compare.pool import default_jobs, last_words, run_all
 from fusedface.recipes.compare.results import FAILED, RunResult, read_result
+from fusedface.recipes.compare.reuse import Inputs, conflicts, inputs_of, record, shortened
 from fusedface.recipes.compare.screen import Screen
 from fusedface.recipes.compare.statistics import LossResult, reference_label, summarise
 from fusedface.recipes.compare.tables import as_dict, rich_tables, settings_line
@@ -29,11 +33,12 @@ from fusedface.recipes.engine.files import write_text
 from fusedface.recipes.terminal import say
 
 COMPARISON = "comparison.json"
+DEFAULT = Path("runs/compare")
 
 
 def compare(
     recipes: Sequence[Recipe],
-    out: Path,
+    out: Path | None,
     *,
     num_seeds: int,
     margins: str | None = None,
@@ -46,6 +51,7 @@ def compare(
     Args:
         recipes: alike but for their losses.
         out: the folder of the comparison; runs in it that are finished are not repeated, others go on.
+            None: runs/compare, or the first of runs/compare-2, -3, ... that holds no other comparison.
         num_seeds: runs of each loss.
         margins: see `plan`.
         jobs: runs at once; None for what the machine carries.
@@ -56,12 +62,17 @@ def compare(
         The figures of each loss, best first; None after a signal, when the same call goes on.
 
     Raises:
-        ValueError: see `plan`; or every run failed.
+        ValueError: see `plan`; the faces cannot be read; `out` holds runs of other settings, data or
+            code; or every run failed.
     """
-    runs = plan(recipes, num_seeds, margins, out)
-    todo = [run for run in runs if not read_result(run).done]
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {jobs}")
+    planned = partial(plan, recipes, num_seeds, margins)
+    inputs = inputs_of(planned(out or DEFAULT)[0].recipe, device)
+    out = _folder(out, planned, inputs, console)
+    runs = planned(out)
+    todo = [run for run in runs if not read_result(run).done]
+    record(todo, inputs)
     jobs = min(jobs or default_jobs(device), max(1, len(todo)))
     say(console, f"{len(runs)} runs, {len(runs) - len(todo)} of them done before, {jobs} at a time")
     say(console, settings_line(runs[0].recipe))
@@ -76,6 +87,25 @@ def compare(
     results = [read_result(run) for run in runs]
     _report_failures(results, console)
     return report(results, out, device, console)
+
+
+def _folder(
+    out: Path | None,
+    planned: Callable[[Path], list[PlannedRun]],
+    inputs: Inputs,
+    console: Console,
+) -> Path:
+    """The folder in which this comparison begins or goes on; raise ValueError if it holds another one."""
+    for number in count(1):
+        folder = out or (DEFAULT if number == 1 else DEFAULT.with_name(f"{DEFAULT.name}-{number}"))
+        differing = conflicts(planned(folder), inputs, folder)
+        if not differing:
+            return folder
+        told = f"{folder} holds runs that do not belong to this comparison; it has"
+        if out is not None:
+            raise ValueError(f"{told}{shortened(differing)}\nChoose a new folder with --out")
+        say(console, f"{told} {differing[0]}. Trying the next folder")
+    raise AssertionError  # count() has no end
 
 
 def report(

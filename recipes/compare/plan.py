@@ -39,6 +39,11 @@ def plan(
     """
     if num_seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {num_seeds}")
+    names = [recipe.name for recipe in recipes]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"{twice[0]!r} is the name of two recipes; a comparison needs one for each"
+        )
     losses = _sweep(recipes, margins) if margins else {r.name: r for r in recipes}
     _check_alike(list(losses.values()))
     return [
@@ -69,7 +74,7 @@ def _sweep(recipes: Iterable[Recipe], margins: str) -> dict[str, Recipe]:
             changed = override(recipe, [f"head.margin.{key}={value}"])
             # Two presets that differ in this parameter alone become one.
             if changed.head not in [other.head for other in losses.values()]:
-                losses[f"{recipe.name} {key}={value}"] = changed
+                losses[f"{recipe.name} {key}={getattr(changed.head.margin, key)}"] = changed
     return losses
 
 

@@ -4,21 +4,28 @@ import hashlib
 import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
+from typer.testing import CliRunner
 
+from fusedface import cli
 from fusedface.kernels import ArcFace, CosFace, CurricularFace, MVArc, NormFace
+from fusedface.recipes.compare import compare as compare_module
 from fusedface.recipes.compare import pool
 from fusedface.recipes.compare.compare import compare
 from fusedface.recipes.compare.plan import PlannedRun, plan
 from fusedface.recipes.compare.protocols import PAPER_SET, PROTOCOLS, get_protocol, with_settings
 from fusedface.recipes.compare.results import RunResult, read_result
+from fusedface.recipes.compare.reuse import inputs_of
 from fusedface.recipes.compare.screen import sparkline
 from fusedface.recipes.compare.statistics import SHARES, holm, steps_to, summarise
 from fusedface.recipes.engine import train
@@ -287,8 +294,112 @@ def test_a_stopped_comparison_goes_on(compared, tmp_path):
     assert 0 < stopped.summary.steps < 400
 
 
+def test_what_cannot_be_read_is_told_before_anything_runs(tmp_path):
+    recipes = recipes_of(write_faces(tmp_path), "data.source=nowhere")
+    with pytest.raises(ValueError, match="nowhere"):
+        compare(
+            recipes, tmp_path / "out", num_seeds=1, device=torch.device("cpu"), console=Console()
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def copied(compared, tmp_path):
+    recipes, out, _, _ = compared
+    return recipes, Path(shutil.copytree(out, tmp_path / "runs" / "compare"))
+
+
+def tried(monkeypatch, recipes, out, console=None):
+    """The runs that a comparison would begin; none is."""
+    begun = []
+    monkeypatch.setattr(
+        compare_module, "run_all", lambda runs, *_: begun.extend(runs) or "the test"
+    )
+    cpu = torch.device("cpu")
+    compare(recipes, out, num_seeds=2, device=cpu, console=console or Console(quiet=True))
+    return begun
+
+
+def test_runs_of_other_settings_are_not_taken(compared, tmp_path, monkeypatch):
+    recipes, out = copied(compared, tmp_path)
+    assert tried(monkeypatch, recipes, out) == []
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    faster = [override(recipe, ["optim.lr=0.3"]) for recipe in recipes]
+    wanted = r"optim\.lr: 0\.3 instead of 0\.05(.|\n)*new folder with --out"
+    with pytest.raises(ValueError, match=wanted):
+        tried(monkeypatch, faster, out)
+    # Other losses in the same folder, which nothing in it has yet: all else must be alike too.
+    others = recipes_of(tmp_path, "schedule.steps=6", "train.log_every=2", margins=MARGINS[2:])
+    others = [
+        replace(other, data=recipes[0].data, evaluation=recipes[0].evaluation) for other in others
+    ]
+    assert len(tried(monkeypatch, others, tmp_path / "new")) == 6
+    with pytest.raises(ValueError, match=r"optim\.lr: 0\.3"):
+        tried(monkeypatch, [override(other, ["optim.lr=0.3"]) for other in others], out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_runs_of_other_code_data_or_device_are_not_taken(compared, tmp_path, monkeypatch):
+    recipes, out = copied(compared, tmp_path)
+    beside = out / "runs/tiny-arcface/seed5.json"
+    for key in ("code", "torch", "device", "training images", "pairs of pairs"):
+        inputs = json.loads(beside.read_text("utf-8"))
+        beside.write_text(json.dumps(inputs | {key: "another"}), "utf-8")
+        with pytest.raises(ValueError, match=f"{key}: .* instead of another"):
+            tried(monkeypatch, recipes, out)
+        beside.write_text(json.dumps(inputs), "utf-8")
+    for content in ("[]", "{", 100_000 * "["):
+        beside.write_text(content, "utf-8")
+        with pytest.raises(ValueError, match="cannot be read"):
+            tried(monkeypatch, recipes, out)
+    beside.unlink()
+    with pytest.raises(ValueError, match=r"seed5\.json is missing"):
+        tried(monkeypatch, recipes, out)
+
+
+def test_another_image_is_other_data(tmp_path):
+    folder = write_faces(tmp_path)
+    recipe = recipes_of(folder)[0]
+    before = inputs_of(recipe, torch.device("cpu"))
+    assert inputs_of(recipe, torch.device("cpu")) == before
+    one = folder / "train" / "person00" / "0.png"
+    shutil.copy(one, one.with_name("more.png"))
+    after = inputs_of(recipe, torch.device("cpu"))
+    assert {key for key in before if before[key] != after[key]} == {"training images"}
+
+
+def test_the_default_folder_is_that_of_the_same_comparison(compared, tmp_path, monkeypatch):
+    recipes, _ = copied(compared, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert tried(monkeypatch, recipes, None) == []
+    faster = [override(recipe, ["optim.lr=0.3"]) for recipe in recipes]
+    console = Console(file=io.StringIO(), width=250)
+    begun = tried(monkeypatch, faster, None, console)
+    assert {run.folder.parents[2] for run in begun} == {Path("runs/compare-2")}
+    assert "optim.lr: 0.3 instead of 0.05" in console.file.getvalue()
+
+
+def test_two_recipes_of_one_name_are_refused(tmp_path):
+    one, other = recipes_of(tmp_path)
+    with pytest.raises(ValueError, match="'tiny-arcface' is the name of two"):
+        plan([one, other, replace(other, head=one.head)], 1, None, tmp_path)
+
+
+def test_the_labels_of_a_sweep_are_its_values(tmp_path):
+    recipes = [get_recipe(f"mobilefacenet-{name}") for name in ("arcface", "cosface")]
+    runs = plan(recipes, 1, "m=0.30, 2.5e-1", tmp_path)
+    assert {run.label.partition(" ")[2] for run in runs} == {"m=0.3", "m=0.25"}
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("failed", 1), ("non_finite", 0)])
+def test_a_comparison_with_a_failed_run_ends_with_status_1(monkeypatch, tmp_path, verdict, status):
+    losses = [SimpleNamespace(verdicts={"converged": 2, verdict: 1})]
+    monkeypatch.setattr(compare_module, "compare", lambda *_, **__: losses)
+    done = CliRunner().invoke(cli.app, ["recipe", "compare", "--device", "cpu"])
+    assert done.exit_code == status
+
+
 def test_runs_that_fail_say_why(tmp_path):
-    recipes = recipes_of(tmp_path, "data.source=nowhere")
+    recipes = recipes_of(write_faces(tmp_path), "data.augmentation=nowhere")
     with pytest.raises(ValueError, match=r"every run failed; the first said: error: .*nowhere"):
         compare(
             recipes, tmp_path / "out", num_seeds=1, jobs=1, device=torch.device("cpu"),

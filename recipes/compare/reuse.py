@@ -1,0 +1,124 @@
+"""What runs rest on beside their recipes: a comparison holds none of other settings, data or code."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from fusedface.data import PairList
+from fusedface.recipes.base import Recipe
+from fusedface.recipes.compare.plan import OF_THE_LOSS, PlannedRun
+from fusedface.recipes.engine.faces import open_faces
+from fusedface.recipes.engine.files import write_text
+from fusedface.recipes.engine.fingerprint import fingerprint
+from fusedface.recipes.engine.rundir import RECIPE
+from fusedface.recipes.settings import differences, read_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+DECIDING = ("kernels", "models", "data", "recipes/engine")
+"""The folders of the code that decide what a run computes."""
+SHOWN = 6  # differences named in a message
+
+Inputs = dict[str, str]
+
+
+def inputs_of(recipe: Recipe, device: torch.device) -> Inputs:
+    """What decides a run's result but its recipe, a line each; the same for all seeds and losses.
+
+    Raises:
+        ValueError: the recipe's faces cannot be read.
+    """
+    faces = open_faces(recipe, device, lambda text: None)  # noqa: ARG005
+    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    train = fingerprint(faces.train)
+    inputs = {
+        "code": code_version(),
+        "torch": torch.__version__,
+        "device": device.type + gpu,
+        "training images": ", ".join(f"{key} {value}" for key, value in train.items()),
+    }
+    return inputs | {f"pairs of {name}": _digest(pairs) for name, pairs in faces.tests.items()}
+
+
+def code_version() -> str:
+    """The package's version and a digest of the sources that decide a result."""
+    digest = hashlib.sha256()
+    files = [path for folder in DECIDING for path in (ROOT / folder).rglob("*.py")]
+    for path in sorted([*files, *(ROOT / "recipes").glob("*.py")]):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"fusedface {metadata.version('fusedface')}, sources {digest.hexdigest()[:16]}"
+
+
+def record(runs: Iterable[PlannedRun], inputs: Inputs) -> None:
+    """Write what runs that are about to begin rest on, beside their directories."""
+    for run in runs:
+        path = run.folder.with_suffix(".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(inputs, indent=2) + "\n")
+
+
+def conflicts(runs: Sequence[PlannedRun], inputs: Inputs, out: Path) -> list[str]:
+    """What the runs that a folder holds do not share with those that are planned; empty where all fit.
+
+    Args:
+        runs: those of the comparison.
+        inputs: what they rest on.
+        out: the folder; runs in it that are not planned must fit the others too.
+    """
+    planned = {run.folder: run.recipe for run in runs}
+    found: dict[str, None] = {}  # in order, each once
+    for folder in sorted((out / "runs").glob("*/seed*")):
+        if folder.is_dir() and any(folder.iterdir()):
+            lines = _recipe_differences(folder, planned.get(folder), runs[0].recipe)
+            found |= dict.fromkeys([*lines, *_input_differences(folder, inputs)])
+    return list(found)
+
+
+def shortened(lines: Sequence[str]) -> str:
+    """The first few of the differences, a line each."""
+    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n  ".join(["", *lines[:SHOWN], *more])
+
+
+def _recipe_differences(folder: Path, planned: Recipe | None, any_planned: Recipe) -> list[str]:
+    if not (folder / RECIPE).is_file():  # killed before it had begun
+        return []
+    try:
+        found = read_recipe(folder / RECIPE)
+    except ValueError as error:
+        return [str(error)]
+    if planned is not None:
+        return differences(planned, found)
+    apart = (*OF_THE_LOSS, "train.seed:")
+    return [line for line in differences(any_planned, found) if not line.startswith(apart)]
+
+
+def _input_differences(folder: Path, inputs: Inputs) -> list[str]:
+    path = folder.with_suffix(".json")
+    if not path.exists():
+        return [f"{folder.parent.name}/{path.name} is missing, which says what the run rests on"]
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        return [f"{path} cannot be read: {error}"]
+    if not isinstance(before, dict):
+        return [f"{path} cannot be read: it holds no table"]
+    return [
+        f"{key}: {inputs.get(key, 'none')} instead of {before.get(key, 'none')}"
+        for key in dict.fromkeys([*inputs, *before])
+        if inputs.get(key) != before.get(key)
+    ]
+
+
+def _digest(pairs: PairList) -> str:
+    """The number of pairs, and a digest of which images they are of."""
+    digest = hashlib.sha256()
+    for values in (pairs.first, pairs.second, pairs.same, pairs.fold):
+        digest.update(values.astype("int64").tobytes())
+    for index in range(len(pairs.images)):
+        name = pairs.images.describe(index)
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    return f"{len(pairs)} pairs, digest {digest.hexdigest()}"
