@@ -64,15 +64,23 @@ def target_logit(margin: Margin, cos, norms, state):
     return torch.where(theta < math.pi - margin.m, lowered, cos - margin.m * math.sin(margin.m))
 
 
+def threshold(margin: Margin, cos_y):
+    """The cosine above which a negative is hard, given the target's; None where none ever is."""
+    if margin.name == "mvam":
+        return cos_y - margin.m
+    if margin.name in ("mvarc", "curricularface"):
+        return torch.cos(torch.acos(cos_y.clamp(-1, 1)) + margin.m)
+    return None
+
+
 def negative_logits(margin: Margin, cos, cos_y, state):
     """N of all cosines (B, C), given the target cosine (B, 1)."""
-    if margin.name == "mvam":
-        return torch.where(cos > cos_y - margin.m, margin.t * cos + margin.t - 1, cos)
-    if margin.name in ("mvarc", "curricularface"):
-        bar = torch.cos(torch.acos(cos_y.clamp(-1, 1)) + margin.m)
-        hard = margin.t * cos + margin.t - 1 if margin.name == "mvarc" else cos * (state["t"] + cos)
-        return torch.where(cos > bar, hard, cos)
-    return cos
+    bar = threshold(margin, cos_y)
+    if bar is None:
+        return cos
+    is_curricular = margin.name == "curricularface"
+    hard = cos * (state["t"] + cos) if is_curricular else margin.t * cos + margin.t - 1
+    return torch.where(cos > bar, hard, cos)
 
 
 def logits(margin: Margin, embeddings, weight, labels, state, straight_through=False):

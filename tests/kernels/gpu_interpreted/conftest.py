@@ -2,7 +2,7 @@
 
 The interpreter is chosen when a kernel is defined, so these run in a process of their own
 (tests/kernels/test_gpu_interpreter.py) and are not collected without TRITON_INTERPRET=1. bfloat16 is wrong
-in the interpreter: it is compiled only (tests/kernels/gpu/test_aot.py).
+in the interpreter: it runs on the emulated GPU (tests/kernels/gpu_emulated).
 """
 
 import os

@@ -1,0 +1,137 @@
+"""The head on an emulated GPU (`ptx_emulator`): its kernels as compiled, on tensors of the CPU.
+
+Where the project's own ways of choosing kernels are changed for this, they are changed here.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+
+import margin_oracle
+import pytest
+import torch
+import torch.nn.functional as F
+from ptx_emulator import Options, Run, emulated_gpu
+from ptx_emulator.driver import SHARED_MEMORY
+
+from fusedface.kernels.gpu import choice, layout, ops
+from fusedface.kernels.gpu.configs import Limits
+
+CAPABILITIES = (80, 90)
+MULTIPROCESSORS = 3  # enough for several splits of the classes
+NEAR_THRESHOLD = 1e-4  # a cosine; about the error of one with bfloat16 operands
+
+
+@contextlib.contextmanager
+def emulated(
+    capability: int, options: Options | None = None, edit: Callable[[str], str] | None = None
+) -> Iterator[list[Run]]:
+    """CPU tensors run the kernels as on that GPU; gives the list of what was started.
+
+    New memory is filled with NaN, so that what a kernel forgets to write shows.
+    """
+    limits = Limits(f"sm_{capability}", SHARED_MEMORY[capability])
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        emulated_gpu(capability).active(options, edit) as runs,
+    ):
+        patch.setattr(ops, "INTERPRETED", True)  # which welcomes CPU tensors
+        patch.setattr(choice, "limits", lambda device: limits)
+        patch.setattr(choice, "stored", lambda name: {})
+        patch.setattr(layout, "processors", lambda device: MULTIPROCESSORS)
+        choice.taken.clear()
+        choice.ranked.cache_clear()
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield runs
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+            choice.taken.clear()
+            choice.ranked.cache_clear()
+
+
+def each_tile() -> Iterator[int]:
+    """Within `emulated`: the n-th shipped tile shape of each kernel, for every n that there is."""
+    shipped, longest = choice.ranked, 1
+
+    def ranked(case, device):
+        nonlocal longest
+        tiles = shipped(case, device)
+        longest = max(longest, len(tiles))
+        return (tiles[min(n, len(tiles) - 1)],)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choice, "ranked", ranked)
+        for n in itertools.count():
+            choice.taken.clear()
+            yield n
+            if n + 1 >= longest:
+                return
+
+
+def inputs(margin, num_rows, num_classes, dim, *, seed=0):
+    """Those of the oracle, but for rows with a negative so near the threshold that rounding decides."""
+    pool, kept = num_rows, []
+    while len(kept) < num_rows:
+        pool *= 2
+        embeddings, weight, labels = margin_oracle.inputs(pool, num_classes, dim, seed=seed)
+        kept = clear_rows(margin, embeddings, weight, labels)
+    # The pull of a row goes by its number: rows are taken so that all four occur alike.
+    by_pull = [kept[kept % 4 == pull] for pull in range(4)]
+    ranks = torch.cat([torch.arange(len(rows)) * 4 + pull for pull, rows in enumerate(by_pull)])
+    rows = torch.cat(by_pull)[ranks.argsort()[:num_rows]]
+    return embeddings[rows], weight, labels[rows]
+
+
+def clear_rows(margin, embeddings, weight, labels):
+    """Numbers of the rows of which no negative lies within `NEAR_THRESHOLD` of the threshold."""
+    cos = margin_oracle.cosines(embeddings.double(), weight.double())
+    threshold = margin_oracle.threshold(margin, cos.gather(1, labels[:, None]))
+    if threshold is None:
+        return torch.arange(len(labels))
+    near = (cos - threshold).abs() < NEAR_THRESHOLD
+    near.scatter_(1, labels[:, None], False)
+    return (~near.any(dim=1)).nonzero()[:, 0]
+
+
+def step(problem, precision, **options):
+    """Loss of each sample and both gradients of the kernels that run now; `problem` as in the oracle."""
+    out, *gradients = margin_oracle.run(*problem, "triton", precision=precision, **options)
+    return out.per_sample_loss.detach(), *gradients
+
+
+class _Tf32Product(torch.autograd.Function):
+    """x wᵀ as tensor cores take it: operands rounded to tf32, forward and backward, sums in float32."""
+
+    @staticmethod
+    def rounded(values):
+        bits = values.float().contiguous().view(torch.int32)
+        return ((bits + 0x1000) & -0x2000).view(torch.float32)
+
+    @staticmethod
+    def forward(ctx, x, w):
+        x, w = _Tf32Product.rounded(x), _Tf32Product.rounded(w)
+        ctx.save_for_backward(x, w)
+        return (x @ w.T).double()
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, w = ctx.saved_tensors
+        grad = _Tf32Product.rounded(grad)
+        return (grad @ w).double(), (grad.T @ x).double()
+
+
+def torchs_own(problem, precision, **options):
+    """Loss and gradients from PyTorch's product of unit rows in `precision`, all else in float64."""
+
+    def cosines(x, w):
+        x, w = F.normalize(x, dim=1), F.normalize(w, dim=1)
+        if precision == "tf32":  # which no CPU has
+            return _Tf32Product.apply(x, w)
+        dtype = getattr(torch, precision)
+        return (x.to(dtype) @ w.to(dtype).T).double()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(margin_oracle, "cosines", cosines)
+        return margin_oracle.loss_and_gradients(*problem, **options)

@@ -1,0 +1,85 @@
+"""Loss and gradients of the kernels as compiled, executed on an emulated GPU, against float64.
+
+Every run checks bounds and races and starts from memory full of NaN. `pytest -m emulator` runs all.
+"""
+
+import emulated_head
+import pytest
+import torch
+from emulated_head import CAPABILITIES, emulated, inputs, step, torchs_own
+from margin_oracle import (
+    all_margins,
+    loss_and_gradients,
+    matched_state,
+    reaches_branches,
+    relative,
+)
+from ptx_emulator import Options
+
+from fusedface.kernels import MVArc
+
+MARGINS = all_margins() | {"mvarc t=1.2": MVArc(t=1.2)}
+PRECISIONS = ("bfloat16", "tf32", "float16", "float32")
+# Below 16, a power of two, padded to one, the longest narrow, padded to a multiple of 128, and long.
+DIMS = (7, 64, 100, 128, 256, 300, 512)
+ROWS, CLASSES = 67, 333  # ragged; several blocks of rows, splits and chunks
+BUDGET = 2.0  # times the error that PyTorch makes in the same precision
+NAMES = ("loss", "embeddings", "weight")
+
+# Each kernel, each kind of N and each kind of operand at least once: (margin, precision, D).
+FEW = [
+    ("curricularface", "bfloat16", 128),
+    ("curricularface", "bfloat16", 512),
+    ("curricularface", "tf32", 128),
+    ("mvarc", "tf32", 300),
+    ("arcface", "bfloat16", 256),
+    ("mvarc t=1.2", "float16", 100),
+    ("cosface", "float32", 64),
+]
+
+
+def make_problem(name, dim, num_rows=ROWS, num_classes=CLASSES):
+    margin = MARGINS[name]
+    embeddings, weight, labels = inputs(margin, num_rows, num_classes, dim)
+    assert reaches_branches(embeddings, weight, labels, 0.5)
+    return margin, embeddings, weight, labels, matched_state(margin, embeddings)
+
+
+def hold(results, problem, precision):
+    """Errors of `results` within the budget; prints them."""
+    truth = loss_and_gradients(*problem, reduction="sum")
+    torchs = torchs_own(problem, precision, reduction="sum")
+    wrong = []
+    for name, actual, expected, other in zip(NAMES, results, truth, torchs, strict=True):
+        error, allowed = relative(actual, expected), relative(other, expected)
+        print(f"{name} {error:.1e} ({error / allowed:.2f} x PyTorch's)", end="  ")
+        if not error <= BUDGET * allowed:
+            wrong.append(f"{name}: {error:.2e}, PyTorch {allowed:.2e}")
+    print()
+    assert not wrong, wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{}".format)
+@pytest.mark.parametrize(("name", "precision", "dim"), FEW)
+def test_a_step(name, precision, dim, capability):
+    """Within the budget, and the same bits in another order of warps, with copies early or late."""
+    problem = make_problem(name, dim)
+    results = []
+    for options in (Options(1, check_races=True), Options(2, early_copies=True)):
+        with emulated(capability, options):
+            results.append(step(problem, precision, reduction="sum"))
+    hold(results[0], problem, precision)
+    assert all(map(torch.equal, *results))
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{}".format)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("name", MARGINS)
+def test_every_tile(name, dim, precision, capability):
+    problem = make_problem(name, dim)
+    with emulated(capability, Options(check_races=True)):
+        for _ in emulated_head.each_tile():
+            hold(step(problem, precision, reduction="sum"), problem, precision)

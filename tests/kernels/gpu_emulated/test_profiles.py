@@ -1,0 +1,67 @@
+"""Counts of executed instructions against what is known of a small kernel, and those of the head."""
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from emulated_head import CAPABILITIES, emulated, step
+from margin_oracle import all_margins, inputs, matched_state
+from ptx_emulator import emulated_gpu
+from ptx_emulator.profiles import CLASSES, growth, per_item, profile
+
+
+@triton.jit
+def product_kernel(a_ptr, b_ptr, c_ptr, BLOCK_K: tl.constexpr, STEPS: tl.constexpr):
+    i, k = tl.arange(0, 64), tl.arange(0, BLOCK_K)
+    acc = tl.zeros((64, 64), tl.float32)
+    for start in range(0, STEPS * BLOCK_K, BLOCK_K):
+        a = tl.load(a_ptr + i[:, None] * (STEPS * BLOCK_K) + (start + k)[None, :])
+        b = tl.load(b_ptr + (start + k)[:, None] * 64 + i[None, :])
+        acc = tl.dot(a, b, acc)
+    tl.store(c_ptr + i[:, None] * 64 + i[None, :], tl.exp2(acc))
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{}".format)
+def test_a_product(capability):
+    """64 x 64 x 128 in four warps: 256 products of 16 x 8 x 16, or 8 of 64 x 64 x 16; 4096 of exp2."""
+    a, b, c = torch.randn(64, 128).bfloat16(), torch.randn(128, 64).bfloat16(), torch.empty(64, 64)
+    with emulated_gpu(capability).active() as runs:
+        product_kernel[(1,)](a, b, c, BLOCK_K=32, STEPS=4, num_warps=4)
+    ((kernel, counter),) = profile(runs).items()
+    assert kernel == ("product_kernel", "K32", 4, 3)
+    products = (256, 0) if capability == 80 else (0, 8 * 4)  # a wgmma is issued by four warps
+    assert (counter["mma_sync"], counter["wgmma"]) == products
+    assert counter["mufu"] * 32 == 64 * 64
+    assert counter["barrier"] > 0
+    assert set(counter) <= set(CLASSES)
+    shares = per_item(counter, 64 * 64)
+    assert shares["mufu"] == 1.0
+    assert shares["total"] == pytest.approx(sum(counter.values()) * 32 / 64**2)
+
+
+def profile_of(capability, num_rows, num_classes, dim):
+    margin = all_margins()["curricularface"]
+    problem = inputs(num_rows, num_classes, dim)
+    with emulated(capability) as runs:
+        step((margin, *problem, matched_state(margin, problem[0])), "bfloat16")
+    return profile(runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{}".format)
+def test_what_a_logit_costs(capability):
+    """Classes doubled, and what that adds for each further logit; the table is in the output.
+
+    Four products of D = 128 and one exponential in each pass; some are computed by several threads.
+    """
+    rows, classes = 128, 512
+    less, more = (profile_of(capability, rows, n * classes, 128) for n in (1, 2))
+    products = 0.0
+    for kernel, counter in growth(less, more).items():
+        shares = per_item(counter, rows * classes)
+        print(kernel, {name: round(share, 2) for name, share in shares.items() if share >= 0.005})
+        if counter["mma_sync"] + counter["wgmma"]:
+            products += shares["mma_sync"]
+            assert 1.0 <= shares["mufu"] < 1.5, kernel
+            assert shares["ld_global"] < 1.0, kernel
+    assert products == (4 * 128 * 32 / (16 * 8 * 16) if capability == 80 else 0.0)

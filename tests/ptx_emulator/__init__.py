@@ -1,0 +1,20 @@
+"""An NVIDIA GPU emulated on a CPU, for Triton: it runs the PTX that Triton compiles (docs/emulator.md).
+
+driver.py         a Triton driver: compiles as for a device, launches here
+arguments.py      what a launch passes
+ptx.py            PTX text to instructions
+machine.py        programs, warps and their schedules
+instructions.py, memory_instructions.py, tensor_cores.py    what instructions do
+memory.py         global and shared memory, bounds, races
+arithmetic.py     number formats and roundings
+profiles.py       executed instructions by class
+"""
+
+from ptx_emulator.driver import EmulatedGPU, Run, emulated_gpu
+from ptx_emulator.machine import Options
+from ptx_emulator.memory import OutOfBoundsError, RaceError
+from ptx_emulator.ptx import PtxError
+
+__all__ = [
+    "EmulatedGPU", "Options", "OutOfBoundsError", "PtxError", "RaceError", "Run", "emulated_gpu",
+]  # fmt: skip
