@@ -86,9 +86,10 @@ def test_run_and_evaluate_on_folders(tmp_path):
 
     checkpoint = next((out / "checkpoints").glob("step-*.pt"))
     shown = invoke(
-        "evaluate", checkpoint, "--data", people, "--pairs", pairs, "--out", tmp_path / "results"
+        "evaluate", checkpoint, "--root", people, "--pairs", pairs, "--out", tmp_path / "results"
     )
-    assert "accuracy" in shown
+    assert "accuracy, 2 folds" in shown
+    assert invoke("evaluate", checkpoint, "--data", people, "--pairs", pairs) in shown
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     assert (
         results["verification"]["pairs"]["accuracy"] == summary["verification"]["pairs"]["accuracy"]
@@ -140,7 +141,9 @@ MISTAKES = [
         ["recipe", "run", "mobilefacenet-mvarc-t1.2", "--set", "head.margin.t=0.2"],
         ["did you mean 1 + t"],
     ),
-    (["evaluate", "nowhere.pt", "--data", ".", "--pairs", "nowhere.txt"], ["nowhere.pt"]),
+    (["evaluate", "nowhere.pt", "--root", ".", "--pairs", "nowhere.txt"], ["nowhere.pt"]),
+    (["evaluate", "nowhere.pt"], ["nowhere.pt does not exist"]),
+    (["evaluate", ".", "--pairs", "a.txt", "--root", ".", "--data", "."], ["one of them"]),
     (["data", "preview", "nowhere"], ["nowhere does not exist"]),
     (["data", "preview", "--difficulty", "2"], ["difficulty"]),
     (["bench", "kernels", "--shape", "12"], ["BxCxD", "'12'"]),

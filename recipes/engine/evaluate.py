@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fusedface.data.dataset import read_images
 from fusedface.data.ijb import Templates
-from fusedface.data.pairs import PairList
+from fusedface.data.pair_list import PairList, SourceImages
 from fusedface.data.transforms import fit, frame_size
 from fusedface.models import Backbone
 from fusedface.recipes.engine.verification import VerificationResult, verify
@@ -25,29 +25,79 @@ class Scores:
     impostor: np.ndarray
 
 
-def evaluate_pairs(model: Backbone, pairs: PairList) -> VerificationResult:
-    """Verification figures of a network on a pair list; see `verify`."""
-    return evaluate_with_scores(model, pairs)[0]
+class NonFiniteEmbeddingsError(ValueError):
+    """A network embeds images as NaN or infinity: no figure can be taken from it."""
 
 
-def evaluate_with_scores(model: Backbone, pairs: PairList) -> tuple[VerificationResult, Scores]:
+def evaluate_pairs(
+    model: Backbone, pairs: PairList, *, all_pairs: bool | None = None
+) -> VerificationResult:
+    """Verification figures of a network on a pair list; see `evaluate_with_scores`."""
+    return evaluate_with_scores(model, pairs, all_pairs=all_pairs)[0]
+
+
+def evaluate_with_scores(
+    model: Backbone, pairs: PairList, *, all_pairs: bool | None = None
+) -> tuple[VerificationResult, Scores]:
     """The figures, and the scores they rest on.
 
+    Args:
+        model: on any device.
+        pairs: P pairs of N images.
+        all_pairs: whether TAR, AUC and rank-1 rest on all pairs of the N images instead of the P
+            listed ones; None as `people_to_score` says.
+
     Raises:
-        ValueError: an image of the list cannot be read: a figure over fewer pairs is another figure.
+        NonFiniteEmbeddingsError: the network is broken.
+        ValueError: an image of the list cannot be read: a figure over fewer pairs is another figure;
+            or all pairs are asked for where they cannot be had.
     """
+    identities = people_to_score(pairs, all_pairs)
     embeddings = embed(model, pairs).cpu().numpy().astype(np.float64)
     result, (genuine, impostor) = verify(
-        embeddings, pairs.first, pairs.second, pairs.same, pairs.fold, pairs.images.identities,
-        MAX_ALL_PAIRS,
-    )  # fmt: skip
+        embeddings, pairs.first, pairs.second, pairs.same, pairs.fold, identities
+    )
     return result, Scores(genuine, impostor)
+
+
+def people_to_score(pairs: PairList, all_pairs: bool | None = None) -> np.ndarray | None:
+    """Who the images of a set show (N,), if TAR, AUC and rank-1 are to rest on all pairs of them.
+
+    Args:
+        pairs: the set.
+        all_pairs: None takes the listed pairs of a list or a .bin alike, for a .bin does not tell who
+            is shown, and all pairs of a set that was drawn here, where that is no more than 20 M.
+
+    Raises:
+        ValueError: all pairs are asked for, but the people are unknown, or the pairs are too many.
+    """
+    people, count = pairs.images.identities, len(pairs.images) * (len(pairs.images) - 1) // 2
+    if all_pairs is None:
+        all_pairs = isinstance(pairs.images, SourceImages) and count <= MAX_ALL_PAIRS
+    if not all_pairs:
+        return None
+    if people is None:
+        raise ValueError(
+            f"the people of {pairs.images.describe(0)} and the other images are unknown (of a .bin "
+            "always, of a list where its folders are not its people), so their pairs cannot all be "
+            "scored; leave --all-pairs out to score the listed ones"
+        )
+    if count > MAX_ALL_PAIRS:
+        raise ValueError(
+            f"all pairs of {len(pairs.images):,} images are {count:,}, at most {MAX_ALL_PAIRS:,} are "
+            "scored; leave --all-pairs out to score the listed ones"
+        )
+    return people
 
 
 def embed(model: Backbone, pairs: PairList | Templates) -> Tensor:
     """Embeddings (N, D or 2 D) of the images of a set, mirror features joined, on the model's device.
 
     In float32 and evaluation mode whatever the training used; the mode is put back.
+
+    Raises:
+        NonFiniteEmbeddingsError: some are NaN or infinite; says how many, and of which image first.
+        ValueError: an image cannot be read.
     """
     device = next(model.parameters()).device
     size = frame_size(model.preprocessing)
@@ -63,7 +113,14 @@ def embed(model: Backbone, pairs: PairList | Templates) -> Tensor:
                 parts.append(_embed_batch(model, images.to(device)))
     finally:
         model.train(was_training)
-    return torch.cat(parts)
+    embeddings = torch.cat(parts)
+    broken = (~embeddings.isfinite().all(dim=1)).nonzero().flatten()
+    if len(broken):
+        raise NonFiniteEmbeddingsError(
+            f"the embeddings of {len(broken):,} of {len(embeddings):,} images are not finite, first that "
+            f"of {pairs.images.describe(int(broken[0]))}; the network cannot be verified"
+        )
+    return embeddings
 
 
 def _embed_batch(model: Backbone, images: Tensor) -> Tensor:

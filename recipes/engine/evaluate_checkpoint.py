@@ -25,24 +25,37 @@ from fusedface.recipes.terminal import Table, say, working
 
 def evaluate_checkpoint(
     checkpoint: Path,
-    data: Path | None,
+    root: Path | None,
     pair_lists: Sequence[Path],
     ijb_folders: Sequence[Path],
     out: Path | None,
     device: str | None,
     console: Console,
+    *,
+    all_pairs: bool = False,
 ) -> dict[str, VerificationResult]:
     """Print the figures of each list and IJB set; with `out`, write results.json and the ROC there.
 
+    Args:
+        checkpoint: ours or a public one.
+        root: the folder the paths of the lists start from; without it that of each list.
+        pair_lists: lists and .bin files.
+        ijb_folders: see `read_templates`.
+        out: a folder.
+        device: such as "cpu"; without it a GPU if there is one.
+        console: where the figures are printed.
+        all_pairs: take TAR, AUC and rank-1 from all pairs of a list's images instead of the listed ones.
+
     Raises:
-        ValueError: the checkpoint, a list or an image cannot be read.
+        ValueError: the checkpoint, a list or an image cannot be read, its embeddings are not finite, or
+            all pairs cannot be had.
     """
     model = build_from_checkpoint(checkpoint).to(pick_device(device))
     results, curves = {}, {}
     for path in pair_lists:
-        pairs = read_pairs(path, data)
+        pairs = read_pairs(path, root)
         with working(console, f"{path.name}: {len(pairs)} pairs of {len(pairs.images)} images"):
-            results[path.stem], scores = evaluate_with_scores(model, pairs)
+            results[path.stem], scores = evaluate_with_scores(model, pairs, all_pairs=all_pairs)
         curves[path.stem] = roc(scores.genuine, scores.impostor)
     templates = {}
     for folder in ijb_folders:
@@ -76,7 +89,7 @@ def evaluate_checkpoint(
 def results_table(results: dict[str, VerificationResult]) -> Table:
     """A row a figure, a column a set; percent."""
     table = Table("", ["figure"], list(results))
-    columns = [figure_rows(result.as_dict()) | _counts(result) for result in results.values()]
+    columns = [figure_rows(result.as_dict()) for result in results.values()]
     for label in {label: None for column in columns for label in column}:
         table.add_row(label, *(column.get(label, "-") for column in columns))
     return table
@@ -91,10 +104,3 @@ def templates_table(results: dict[str, TemplateResult]) -> Table:
         pairs = f"{result.num_genuine:,} + {result.num_impostor:,}"
         table.add_row(name, f"{result.num_templates:,}", pairs, *rates)
     return table
-
-
-def _counts(result: VerificationResult) -> dict[str, str]:
-    return {
-        "genuine pairs": f"{result.num_genuine:,}",
-        "impostor pairs": f"{result.num_impostor:,}",
-    }

@@ -135,10 +135,14 @@ def figure_rows(figures: dict[str, Any] | None) -> dict[str, str]:
     if not figures:
         return {}
     mean, std = 100 * figures["accuracy"], 100 * figures["accuracy_std"]
-    rows = {"accuracy, 10 folds": f"{mean:.2f} ± {std:.2f}"}
+    folds = f", {figures['num_folds']} folds" if "num_folds" in figures else ""
+    rows = {f"accuracy{folds}": f"{mean:.2f} ± {std:.2f}"}
     for rate, value in figures.get("tar_at_far", {}).items():
         rows[f"TAR at FAR {rate}"] = "-" if value is None else f"{100 * value:.2f}"
     for key, label in (("auc", "area under ROC"), ("rank1", "rank-1")):
         if figures.get(key) is not None:
             rows[label] = f"{100 * figures[key]:.2f}"
+    if "scored" in figures:  # not in the summaries of earlier versions
+        counts = f"{figures['num_genuine']:,} + {figures['num_impostor']:,}"
+        rows["pairs of TAR and ROC"] = f"{figures['scored']}: {counts}"
     return rows

@@ -16,6 +16,7 @@ from fusedface.recipes.base import SYNTHETIC, Recipe
 from fusedface.recipes.engine.batches import Batches
 from fusedface.recipes.engine.checkpoint import Checkpoint, CheckpointFolder
 from fusedface.recipes.engine.diagnose import first_non_finite
+from fusedface.recipes.engine.evaluate import NonFiniteEmbeddingsError
 from fusedface.recipes.engine.fingerprint import fingerprint
 from fusedface.recipes.engine.meter import Meter
 from fusedface.recipes.engine.metrics import MetricsLog
@@ -267,6 +268,10 @@ class Trainer:
         self.model.eval()
         try:
             results = self.evaluate()
+        except NonFiniteEmbeddingsError as error:
+            if self.progress.step == 0:
+                raise
+            raise NonFiniteTrainingError(self.progress.step, str(error)) from None
         except ValueError as error:
             if self.progress.step == 0:
                 raise

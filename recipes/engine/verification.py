@@ -5,10 +5,11 @@ accepted when its score lies strictly above a threshold.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+Scored = Literal["listed", "all"]
 FALSE_ACCEPT_RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
@@ -25,9 +26,13 @@ class VerificationResult:
     auc: float
     """Area under the ROC: how often a genuine pair scores above an impostor pair."""
     rank1: float | None
-    """How often the nearest other image is of the same person; None where people are unknown."""
+    """How often the nearest other image is of the same person; None where only listed pairs count."""
     num_pairs: int
     """Pairs behind accuracy."""
+    num_folds: int
+    """Folds behind accuracy."""
+    scored: Scored
+    """What is behind tar_at_far and auc: the listed pairs, or all pairs of their images."""
     num_genuine: int
     """Pairs behind tar_at_far and auc."""
     num_impostor: int
@@ -156,13 +161,12 @@ def verify(
     second: np.ndarray,
     same: np.ndarray,
     fold: np.ndarray,
-    identities: np.ndarray | None,
-    max_all_pairs: int,
+    identities: np.ndarray | None = None,
 ) -> tuple[VerificationResult, tuple[np.ndarray, np.ndarray]]:
     """All figures of one set.
 
-    Accuracy is that of the listed pairs. TAR@FAR, AUC and the ROC rest on all pairs of the images
-    where the people are known and there are no more than `max_all_pairs`, else on the listed ones.
+    Accuracy is that of the listed pairs. TAR@FAR, AUC and the ROC rest on the listed pairs too, or on
+    all pairs of the images where `identities` tells who they show; only then is there a rank-1.
 
     Args:
         embeddings: (N, D); normalised here.
@@ -170,8 +174,7 @@ def verify(
         second: (P,) indices of the other.
         same: (P,) bool.
         fold: (P,) integers.
-        identities: (N,) integers, or None.
-        max_all_pairs: the most pairs to form.
+        identities: (N,) integers, or None to score the listed pairs only.
 
     Returns:
         The figures, and genuine and impostor scores.
@@ -180,7 +183,7 @@ def verify(
     embeddings = embeddings / np.maximum(lengths, 1e-12)
     scores = np.einsum("pd,pd->p", embeddings[first], embeddings[second])
     genuine, impostor = scores[same], scores[~same]
-    if identities is not None and len(embeddings) * (len(embeddings) - 1) // 2 <= max_all_pairs:
+    if identities is not None:
         genuine, impostor = all_pairs(embeddings, identities)
     accuracies = fold_accuracies(scores, same, fold)
     rates = {f"{far:g}": tar_at_far(genuine, impostor, far) for far in FALSE_ACCEPT_RATES}
@@ -191,6 +194,8 @@ def verify(
         auc=area_under_roc(genuine, impostor),
         rank1=None if identities is None else rank1(embeddings, identities),
         num_pairs=len(same),
+        num_folds=len(accuracies),
+        scored="listed" if identities is None else "all",
         num_genuine=len(genuine),
         num_impostor=len(impostor),
     )

@@ -1,13 +1,22 @@
 """Evaluation of networks: reference figures of public checkpoints, mirroring, broken input."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from face_files import write_people
+from PIL import Image
 
 from fusedface.data import SyntheticFaces, from_index_pairs, read_pairs, synthetic_pairs
 from fusedface.models import build_from_checkpoint, create
-from fusedface.recipes.engine.evaluate import embed, evaluate_pairs, evaluate_with_scores
+from fusedface.recipes.engine.evaluate import (
+    NonFiniteEmbeddingsError,
+    embed,
+    evaluate_pairs,
+    evaluate_with_scores,
+)
+from fusedface.recipes.engine.summary import figure_rows
 from fusedface.recipes.report.roc import plot_roc
 
 PUBLIC = {
@@ -22,7 +31,7 @@ def test_public_checkpoints_reach_their_reference_figures(real_data, name):
     accuracy, std, tar2, tar3, auc = PUBLIC[name]
     model = build_from_checkpoint(real_data / "checkpoints" / name)
     pairs = read_pairs(real_data / "orl_aligned_pairs.csv", real_data / "orl_aligned")
-    result = evaluate_pairs(model, pairs)
+    result = evaluate_pairs(model, pairs, all_pairs=True)
     assert result.accuracy == pytest.approx(accuracy, abs=1e-3)
     assert result.accuracy_std == pytest.approx(std, abs=5e-4)
     assert result.tar_at_far["0.01"] == pytest.approx(tar2, abs=1e-3)
@@ -68,6 +77,87 @@ def test_an_unreadable_image_stops_the_evaluation(tmp_path):
     (tmp_path / "cyd" / "cyd_0001.png").write_bytes(b"broken")
     with pytest.raises(ValueError, match="cyd_0001"):
         evaluate_pairs(small(), pairs)
+
+
+def test_a_list_and_its_bin_have_the_same_figures(tmp_path):
+    write_people(tmp_path)
+    lines = []
+    for fold, (one, other) in enumerate((("ann", "bob"), ("bob", "cyd"), ("cyd", "ann"))):
+        lines.append(f"{one}/{one}_0001.png {one}/{one}_0002.png 1 {fold}")
+        lines.append(f"{one}/{one}_0001.png {other}/{other}_0001.png 0 {fold}")
+    (tmp_path / "pairs.txt").write_text("\n".join(lines) + "\n")
+    listed, model = read_pairs(tmp_path / "pairs.txt"), small()
+    images = [
+        listed.images.encoded(i)
+        for pair in zip(listed.first, listed.second, strict=True)
+        for i in pair
+    ]
+    (tmp_path / "pairs.bin").write_bytes(pickle.dumps((images, listed.same.tolist())))
+    packed = read_pairs(tmp_path / "pairs.bin")
+    one, other = evaluate_pairs(model, listed), evaluate_pairs(model, packed)
+    assert one.scored == other.scored == "listed"
+    figures = ("tar_at_far", "auc", "rank1", "num_genuine", "num_impostor")
+    assert [getattr(one, f) for f in figures] == [getattr(other, f) for f in figures]
+    assert one.num_genuine + one.num_impostor == len(listed)
+
+    everything = evaluate_pairs(model, listed, all_pairs=True)
+    assert (everything.scored, everything.rank1 is None) == ("all", False)
+    count = len(listed.images) * (len(listed.images) - 1) // 2
+    assert everything.num_genuine + everything.num_impostor == count > len(listed)
+    with pytest.raises(ValueError, match=r"people of .*pairs\.bin, image 0 .* are unknown"):
+        evaluate_pairs(model, packed, all_pairs=True)
+
+
+def test_too_many_pairs_are_refused_or_said_to_be_the_listed_ones(monkeypatch, tmp_path):
+    source = SyntheticFaces(20, 2, image_size=(32, 32))
+    pairs = from_index_pairs(source, *synthetic_pairs(source, 40))
+    assert evaluate_pairs(small(), pairs).scored == "all"
+    monkeypatch.setattr("fusedface.recipes.engine.evaluate.MAX_ALL_PAIRS", 100)
+    assert evaluate_pairs(small(), pairs).scored == "listed"
+    with pytest.raises(ValueError, match="at most 100 are scored"):
+        evaluate_pairs(small(), pairs, all_pairs=True)
+
+
+def broken_below(model, grey_level):
+    """Make the network embed images as NaN whose mean is below a grey level."""
+
+    def spoil(_module, inputs, output):
+        dark = model.preprocessing.mean[0] + inputs[0].mean(dim=(1, 2, 3)) * 127.5 < grey_level
+        output[dark, 3] = torch.nan
+
+    model.register_forward_hook(spoil)
+    return model
+
+
+def test_embeddings_that_are_not_finite_are_counted_and_the_first_is_named(tmp_path):
+    for name, level in (("ann", 200), ("bob", 20), ("cyd", 30)):
+        for i in (1, 2):
+            folder = tmp_path / name
+            folder.mkdir(exist_ok=True)
+            Image.new("RGB", (32, 32), (level, level, level)).save(folder / f"{i}.png")
+    lines = "ann/1.png ann/2.png 1 0\nbob/1.png cyd/1.png 0 1\ncyd/1.png cyd/2.png 1 2\n"
+    (tmp_path / "pairs.txt").write_text(lines)
+    pairs = read_pairs(tmp_path / "pairs.txt")
+    words = r"embeddings of 3 of 5 images are not finite, first that of .*bob/1\.png"
+    with pytest.raises(NonFiniteEmbeddingsError, match=words):
+        evaluate_pairs(broken_below(small(), 100), pairs)
+    evaluate_pairs(broken_below(small(), 10), pairs)  # none is so dark
+
+
+def test_the_table_says_how_many_folds_and_which_pairs(tmp_path):
+    write_people(tmp_path)
+    (tmp_path / "pairs.txt").write_text(
+        "ann/ann_0001.png ann/ann_0002.png 1 0\nann/ann_0001.png cyd/cyd_0001.png 0 0\n"
+        "bob/bob_0001.png bob/bob_0002.png 1 1\nbob/bob_0001.png cyd/cyd_0001.png 0 1\n"
+    )
+    pairs = read_pairs(tmp_path / "pairs.txt")
+    listed = figure_rows(evaluate_pairs(small(), pairs).as_dict())
+    assert "accuracy, 2 folds" in listed
+    assert listed["pairs of TAR and ROC"] == "listed: 2 + 2"
+    everything = figure_rows(evaluate_pairs(small(), pairs, all_pairs=True).as_dict())
+    assert everything["pairs of TAR and ROC"] == "all: 2 + 8"
+    before = {"accuracy": 0.5, "accuracy_std": 0.0}  # a summary.json without either
+    assert figure_rows(before) == {"accuracy": "50.00 ± 0.00"}
 
 
 def test_roc_plot(tmp_path):

@@ -13,6 +13,7 @@ def make_summary(**changes):
     figures = {
         "accuracy": 0.8125,
         "accuracy_std": 0.0231,
+        "num_folds": 10,
         "tar_at_far": {"0.1": 0.71, "0.01": None},
         "auc": 0.9001,
         "rank1": 0.65,

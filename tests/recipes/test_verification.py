@@ -79,6 +79,21 @@ def test_best_threshold():
     assert low <= threshold < high
 
 
+def test_the_middle_one_of_equally_good_thresholds():
+    """Impostors and genuine pairs take turns: cutting after the 1st, 3rd or 5th errs twice each."""
+    scores, same = np.arange(6) / 10, np.arange(6) % 2 == 1
+    assert best_threshold(scores, same) == pytest.approx(0.25)
+
+
+def test_a_score_at_the_threshold_is_rejected():
+    """The threshold of fold 0 is .5, where an impostor pair lies and a genuine one."""
+    scores = np.array([0.25, 0.75, 0.5, 0.5])
+    same, fold = np.array([0, 1, 0, 1], bool), np.array([0, 0, 1, 1])
+    assert best_threshold(scores[:2], same[:2]) == 0.5
+    assert fold_accuracies(scores[:3], same[:3], fold[:3])[1] == 1.0
+    assert fold_accuracies(scores[[0, 1, 3]], same[[0, 1, 3]], fold[:3])[1] == 0.0
+
+
 def test_folds_use_the_threshold_of_the_others():
     """Fold 1 alone would be perfect at another threshold; with that of fold 0 it is half right."""
     scores = np.array([0.9, 0.8, 0.2, 0.1, 0.45, 0.44, 0.3, 0.2])
@@ -107,9 +122,11 @@ def test_verify_normalises_and_counts():
     embeddings = np.array([[2.0, 0.0], [5.0, 0.1], [0.0, 3.0], [0.1, 1.0]] * 2)
     first, second = np.array([0, 0, 4, 4]), np.array([1, 2, 5, 6])
     same, fold = np.array([1, 0, 1, 0], bool), np.array([0, 0, 1, 1])
-    result, _ = verify(embeddings, first, second, same, fold, np.array([0, 0, 1, 1] * 2), 1000)
+    result, _ = verify(embeddings, first, second, same, fold, np.array([0, 0, 1, 1] * 2))
     assert (result.accuracy, result.accuracy_std, result.auc, result.rank1) == (1.0, 0.0, 1.0, 1.0)
     assert (result.num_genuine, result.num_impostor) == (12, 16)
+    assert (result.num_folds, result.scored) == (2, "all")
     assert result.tar_at_far == {"0.1": 1.0}
-    listed, _ = verify(embeddings, first, second, same, fold, None, 1000)
+    listed, _ = verify(embeddings, first, second, same, fold)
     assert (listed.num_genuine, listed.num_impostor, listed.rank1) == (2, 2, None)
+    assert (listed.num_folds, listed.scored) == (2, "listed")
