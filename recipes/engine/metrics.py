@@ -1,6 +1,7 @@
 """metrics.jsonl and TensorBoard: the same figures, one line an event, never one twice."""
 
 import json
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -36,9 +37,18 @@ class MetricsLog:
         self._board, self.notice = _open_board(folder / "tensorboard", step)
 
     def __enter__(self) -> Self:
+        self._hook = threading.excepthook
+        threading.excepthook = self._on_thread_error
         return self
 
+    def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
+        """Without a traceback where TensorBoard's thread cannot write: the next `write` raises that."""
+        of_board = type(args.thread).__module__.startswith("tensorboard.")
+        if not (of_board and issubclass(args.exc_type, OSError)):
+            self._hook(args)
+
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        threading.excepthook = self._hook
         if kind is None:
             self.close()
             return

@@ -346,4 +346,4 @@ class Trainer:
 
 def _first_cause(error: ValueError) -> str:
     """Its message; what a worker process raised comes with the worker's traceback before it."""
-    return str(error).rpartition("\nValueError: ")[2]
+    return str(error).rpartition("\nValueError: ")[2].strip()

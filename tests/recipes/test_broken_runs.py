@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +15,10 @@ from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
 
 from fusedface.data import dataset
-from fusedface.recipes.engine import files
+from fusedface.recipes import program
+from fusedface.recipes.engine import files, train
 from fusedface.recipes.engine.run import run_recipe
+from fusedface.recipes.report import curves
 from fusedface.recipes.settings import override, to_toml
 
 QUIET = Console(quiet=True)
@@ -127,3 +131,130 @@ def test_images_that_vanish_under_a_run_are_left_out_by_name(faces, tmp_path, mo
     summary = run_recipe(recipe, tmp_path / "run", device="cpu", console=QUIET)
     assert summary.finished
     assert summary.unreadable_images == 1
+
+
+SIZES = (0, 400, 1_500, 3_000, 20_000, 150_000, 300_000, 600_000)
+
+
+@needs_posix
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_no_room_at_any_size_is_one_message(faces, tmp_path, monkeypatch, size):
+    """Files of the run may grow to so many bytes: recipe, metrics, events or a checkpoint fail, each in
+    its own way, torch.save in several."""
+    import resource
+
+    monkeypatch.setattr(curves, "plot_curves", lambda _folder: [])
+    recipe, out = override(tiny_recipe(faces), ["evaluation.every=0"]), tmp_path / "a run"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            run_recipe(recipe, out, device="cpu", console=QUIET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = str(error.value)
+    if (out / "recipe.toml").exists():
+        words = shlex.split(message.partition("go on with: ")[2])
+        arguments = words[words.index("recipe") :]
+        assert arguments == ["recipe", "run", str(out / "recipe.toml"), "--out", str(out),
+                             "--resume", "--device", "cpu"]  # fmt: skip
+    else:
+        assert "run the same command again" in message
+    assert len(message.splitlines()) == 1
+    assert not list(out.rglob("*.partial"))
+    assert run_recipe(recipe, out, resume=True, device="cpu", console=QUIET).finished
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_are_all_lost(faces, tmp_path, monkeypatch, workers):
+    """What was trained is saved, the message is a sentence, and with the images back it goes on."""
+    settings = [f"data.num_workers={workers}", "evaluation.every=0"]
+    recipe, out, original = (
+        override(tiny_recipe(faces), settings),
+        tmp_path / "run",
+        (dataset.FaceDataset.set_epoch),
+    )
+
+    def lose(self, epoch):
+        if epoch == 1:
+            (faces / "train").rename(faces / "lost")
+        original(self, epoch)
+
+    monkeypatch.setattr(curves, "plot_curves", lambda _folder: [])
+    monkeypatch.setattr(dataset.FaceDataset, "set_epoch", lose)
+    with pytest.raises(
+        OSError, match=r"^none of the 36 images can be read; .*up to step 4;.*--resume"
+    ) as e:
+        run_recipe(recipe, out, device="cpu", console=QUIET)
+    assert len(str(e.value).splitlines()) == 1
+    monkeypatch.setattr(dataset.FaceDataset, "set_epoch", original)
+    (faces / "lost").rename(faces / "train")
+    assert run_recipe(recipe, out, resume=True, device="cpu", console=QUIET).finished
+
+
+def test_faces_to_verify_that_are_lost(faces, tmp_path, monkeypatch):
+    """The run goes on before the evaluation that failed, not after it."""
+    original = train.Trainer._train_step
+
+    def lose(self, images, labels):
+        if self.progress.step == 4 and (faces / "test").exists():
+            (faces / "test").rename(faces / "lost")
+        original(self, images, labels)
+
+    monkeypatch.setattr(curves, "plot_curves", lambda _folder: [])
+    monkeypatch.setattr(train.Trainer, "_train_step", lose)
+    with pytest.raises(
+        OSError, match=r"to verify can no longer be read: .*up to step 3;.*--resume"
+    ):
+        run_recipe(tiny_recipe(faces), tmp_path / "run", device="cpu", console=QUIET)
+
+
+@pytest.mark.parametrize("what", ["all", "checkpoints"])
+def test_a_directory_that_is_deleted_under_a_run(faces, tmp_path, monkeypatch, what):
+    out, original, deleted = tmp_path / "run", train.Trainer._train_step, []
+
+    def delete(self, images, labels):
+        if self.progress.step == 5 and not deleted:
+            deleted.append(what)
+            shutil.rmtree(out if what == "all" else out / "checkpoints")
+            if what == "checkpoints":
+                raise OSError("stopped")
+        original(self, images, labels)
+
+    monkeypatch.setattr(train.Trainer, "_train_step", delete)
+    with pytest.raises(
+        OSError, match=r"deleted under the run|No checkpoint is left; .*--resume"
+    ) as error:
+        run_recipe(tiny_recipe(faces), out, device="cpu", console=QUIET)
+    if what == "all":
+        assert "go on with: " not in str(error.value)
+        assert not out.exists()
+    else:
+        assert run_recipe(
+            tiny_recipe(faces), out, resume=True, device="cpu", console=QUIET
+        ).finished
+
+
+def test_the_command_of_an_installed_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest"])
+    assert program.command("recipe", "run", "a b.toml") == "python cli.py recipe run 'a b.toml'"
+    assert program.install_command("export") == "pip install -e '.[export]'"
+    monkeypatch.setattr(sys, "argv", ["../my code/cli.py"])
+    assert program.command("doctor") == "python '../my code/cli.py' doctor"
+    monkeypatch.setattr(sys, "argv", ["/home/me/.venv/bin/fusedface"])
+    assert program.command("doctor") == "fusedface doctor"
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest"])
+    monkeypatch.setattr(
+        program, "ROOT", tmp_path
+    )  # a folder without pyproject.toml, as in site-packages
+    assert program.command("recipe", "run", "$(x)") == "fusedface recipe run '$(x)'"
+    assert program.install_command("export") == "pip install 'fusedface[export]'"
+
+
+def test_bench_readme_needs_a_checkout(monkeypatch, tmp_path):
+    from fusedface.commands.bench import bench_readme
+
+    monkeypatch.setattr(program, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match=r"installed package.*run it in a clone"):
+        bench_readme()
