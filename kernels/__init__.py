@@ -23,6 +23,7 @@ from fusedface.kernels.margins import (
     NormFace,
     SphereFace,
 )
+from fusedface.kernels.reference import cosines
 
 __all__ = [
     "MARGINS",
@@ -38,6 +39,7 @@ __all__ = [
     "NonFiniteInputError",
     "NormFace",
     "SphereFace",
+    "cosines",
     "margin_loss",
     "predicted_initial_loss",
 ]

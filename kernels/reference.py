@@ -29,6 +29,13 @@ def cosine_lse(
     return CosineLse(cos_y, lse, _stats(cos.detach(), is_target, hard, spec.hard))
 
 
+def cosines(embeddings: Tensor, weight: Tensor) -> Tensor:
+    """All cosines (B, C) of embeddings (B, D) and class centres (C, D), in float32 or float64."""
+    dtype = compute_dtype(embeddings, weight)
+    x, w = (unit_rows(rows.to(dtype), min_norm(rows.dtype)) for rows in (embeddings, weight))
+    return x @ w.T
+
+
 def _stats(cos: Tensor, is_target: Tensor, hard: Tensor, hard_map: HardMap) -> NegativeStats:
     slope = hard_map.slope(cos) * torch.ones_like(cos)
     return NegativeStats(

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from fusedface.kernels import CurricularFace, Margin, MarginOutput, margin_loss
+from fusedface.kernels import CurricularFace, Margin, MarginOutput, cosines, margin_loss
 from fusedface.kernels.checks import Backend, Precision, Reduction, TargetGradient, check_options
 
 INITIAL_STD = (
@@ -101,6 +101,15 @@ class MarginHead(nn.Module):
             ignore_index=self.ignore_index,
             target_gradient=self.target_gradient,
         )
+
+    @torch.no_grad()
+    def cosines(self, embeddings: Tensor) -> Tensor:
+        """Cosines (B, C) of embeddings (B, D) with all class centres, without margin: such as for a top-5.
+
+        In float32, or float64 where an operand has it. It holds what `forward` is there to avoid, 4 B C
+        bytes; the top-1 of a training batch is `MarginOutput.correct`.
+        """
+        return cosines(embeddings, self.weight)
 
     def extra_repr(self) -> str:
         """Sizes and options, for print(head)."""

@@ -1,0 +1,195 @@
+"""What docs/head.md says of the head in loops of others: its code runs, and its sentences hold."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from margin_oracle import inputs
+
+from fusedface.kernels import AdaFace, ArcFace, CurricularFace
+from fusedface.models.head import MarginHead
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "head.md"
+CLASSES, DIM = 30, 16
+
+
+def make_head(margin=None, **options):
+    torch.manual_seed(0)
+    return MarginHead(DIM, CLASSES, margin or CurricularFace(), **options)
+
+
+def official_loss(kernel, t, embeddings, labels, m=0.5, s=64.0):
+    """The published head's: class centres as columns, the hard mask over all classes."""
+    cos = F.normalize(embeddings) @ F.normalize(kernel, dim=0)
+    cos_y = cos.gather(1, labels[:, None])
+    theta = torch.acos(cos_y)
+    target = torch.where(
+        theta < torch.pi - m, torch.cos(theta + m), cos_y - m * torch.tensor(m).sin()
+    )
+    z = torch.where(cos > torch.cos(theta + m), cos * (t + cos), cos).scatter(
+        1, labels[:, None], target
+    )
+    return F.cross_entropy(s * z, labels)
+
+
+def test_the_code_of_the_page(tmp_path, monkeypatch):
+    """A published head taken over computes what it did; one of more classes keeps its people."""
+    monkeypatch.chdir(tmp_path)
+    embeddings, weight, labels = inputs(8, CLASSES, DIM)
+    t = torch.tensor([0.3])
+    torch.save({"kernel": weight.T.contiguous(), "t": t}, "head.pth")
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(code, names)
+
+    head, larger = names["head"].eval(), names["larger"]
+    expected = official_loss(weight.T, t, embeddings, labels)
+    torch.testing.assert_close(head(embeddings, labels).loss, expected)
+
+    assert larger.num_classes == 12
+    assert torch.equal(larger.weight[:3], weight[[0, 1, 4]])
+    assert larger.weight[3:].abs().max() < 0.1
+    assert larger.t == head.t == t
+
+    cos = F.normalize(names["embeddings"]) @ F.normalize(larger.weight.detach()).T
+    rank = (cos > cos.gather(1, names["labels"][:, None])).sum(dim=1)
+    assert names["hits"] == (rank < 5).float().mean()
+
+
+def test_cosines_are_those_of_the_loss():
+    head = make_head(ArcFace()).eval()
+    embeddings, _, labels = inputs(8, CLASSES, DIM, dtype=torch.bfloat16)
+    out, cos = head(embeddings, labels), head.cosines(embeddings.requires_grad_())
+    assert cos.dtype == torch.float32
+    assert not cos.requires_grad
+    torch.testing.assert_close(cos.gather(1, labels[:, None])[:, 0], out.target_cosine)
+    assert torch.equal(cos.argmax(dim=1) == labels, out.correct)
+
+
+def test_accumulation():
+    """The gradient of the large batch, and one step of the state for each micro-batch."""
+    embeddings, _, labels = inputs(12, CLASSES, DIM)
+    whole = make_head(ArcFace())
+    whole(embeddings, labels).loss.backward()
+    parts = make_head(ArcFace())
+    for x, y in zip(embeddings.split(4), labels.split(4), strict=True):
+        (parts(x, y).loss / 3).backward()
+    torch.testing.assert_close(parts.weight.grad, whole.weight.grad)
+
+    head, expected = make_head(CurricularFace(t_momentum=0.1)), 0.0
+    for x, y in zip(embeddings.split(4), labels.split(4), strict=True):
+        expected = 0.9 * expected + 0.1 * head(x, y).target_cosine.mean().item()
+    assert head.t.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_double_backward_of_the_reference_only():
+    embeddings, _, labels = inputs(5, CLASSES, DIM, dtype=torch.float64)
+    head = make_head(backend="reference").double().eval()
+    head.t.fill_(0.3)
+    assert torch.autograd.gradgradcheck(lambda x: head(x, labels).loss, embeddings.requires_grad_())
+    head.backend = "chunked"
+    (grad,) = torch.autograd.grad(head(embeddings, labels).loss, embeddings, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_functional_transforms_of_the_reference_in_evaluation():
+    embeddings, _, labels = inputs(5, CLASSES, DIM)
+    head = make_head(backend="reference")
+    head.t.fill_(0.3)
+
+    def loss(x):
+        return head(x, labels).loss
+
+    with pytest.raises(RuntimeError, match="in-place"):
+        torch.func.grad(loss)(embeddings)
+    head.eval()
+    x = embeddings.clone().requires_grad_()
+    loss(x).backward()
+    torch.testing.assert_close(torch.func.grad(loss)(embeddings), x.grad)
+    _, slope = torch.func.jvp(loss, (embeddings,), (torch.ones_like(embeddings),))
+    torch.testing.assert_close(slope, x.grad.sum())
+    head.backend = "chunked"
+    with pytest.raises(RuntimeError, match="setup_context"):
+        torch.func.grad(loss)(embeddings)
+
+
+def _on_two_ranks(rank, folder):
+    """Under DDP and under FSDP: two steps each on this rank's half of a batch."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    embeddings, _, labels = inputs(8, CLASSES, DIM)
+    x, y = embeddings.chunk(2)[rank], labels.chunk(2)[rank]
+    result = {}
+    ddp = DistributedDataParallel(make_head(AdaFace()))
+    for _ in range(2):
+        ddp.zero_grad()
+        loss = ddp(x, y).loss
+        loss.backward()
+    result["ddp"] = [ddp.module.norm_mean.clone(), ddp.module.weight.grad.clone()]
+    with torch.device("meta"):
+        sharded = MarginHead(DIM, CLASSES)
+    fully_shard(sharded, mesh=dist.init_device_mesh("cpu", (2,)))
+    sharded.to_empty(device="cpu")
+    sharded.reset_parameters()
+    sharded.load_state_dict(_as_sharded(make_head().state_dict(), sharded))
+    for _ in range(2):
+        sharded.zero_grad()
+        sharded(x, y).loss.backward()
+    result["local rows"] = len(sharded.weight.to_local())
+    result["fsdp"] = [sharded.t.clone(), sharded.weight.grad.full_tensor()]
+    torch.save(result, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _as_sharded(state, like):
+    from torch.distributed.tensor import distribute_tensor
+
+    weight = like.weight
+    return state | {
+        "weight": distribute_tensor(state["weight"], weight.device_mesh, weight.placements)
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
+def test_two_ranks(tmp_path):
+    """Gradients are those of the whole batch; states are of a rank's own samples, under DDP of rank 0's."""
+    mp.spawn(_on_two_ranks, (str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    embeddings, _, labels = inputs(8, CLASSES, DIM)
+    halves = [(x, y) for x, y in zip(embeddings.chunk(2), labels.chunk(2), strict=True)]
+
+    def alone(margin, states):
+        """Two steps of a head on both halves, the states of each half as given by its owner."""
+        heads = [make_head(margin) for _ in halves]
+        for _ in range(2):
+            for i, (head, (x, y)) in enumerate(zip(heads, halves, strict=True)):
+                head.zero_grad()
+                if states == "rank 0" and i:
+                    for name in margin.initial_state():
+                        head.get_buffer(name).copy_(before[name])
+                before = {name: head.get_buffer(name).clone() for name in margin.initial_state()}
+                head(x, y).loss.backward()
+        return heads
+
+    first, second = alone(CurricularFace(), "own")
+    mean = (first.weight.grad + second.weight.grad) / 2
+    for rank, head in zip(ranks, (first, second), strict=True):
+        assert rank["local rows"] == CLASSES // 2
+        torch.testing.assert_close(rank["fsdp"][0], head.t)
+        torch.testing.assert_close(rank["fsdp"][1], mean)
+    assert ranks[0]["fsdp"][0] != ranks[1]["fsdp"][0]
+
+    first, second = alone(AdaFace(), "rank 0")
+    mean = (first.weight.grad + second.weight.grad) / 2
+    for rank in ranks:
+        torch.testing.assert_close(rank["ddp"][1], mean)
+    torch.testing.assert_close(ranks[0]["ddp"][0], first.norm_mean)
