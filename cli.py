@@ -5,6 +5,7 @@ python cli.py --help
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ."
@@ -12,17 +13,52 @@ INSTALL = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e 
 try:
     import torch
     import typer
+    from typer.core import TyperGroup
 
     import fusedface
     from fusedface.commands import bench, data, doctor, evaluate, export, plot, recipe
-    from fusedface.recipes.terminal import print_error
+    from fusedface.recipes.terminal import bounded, print_error, visible
 except ModuleNotFoundError as error:
     sys.exit(
         f"{error}. FusedFace is not installed in this Python. In the folder of cli.py, run\n"
         f"  {INSTALL}\nand then .venv/bin/python cli.py"
     )
 
+
+class Commands(TyperGroup):
+    """The commands; an empty argument is refused, and what click says of a mistake is printed as it is."""
+
+    def main(self, args: Sequence[str] | None = None, *more, **options):
+        """Run the command that `args` name."""
+        given = list(sys.argv[1:] if args is None else args)
+        refuse_empty(given)
+        return super().main(given, *more, **options)
+
+    def invoke(self, ctx):
+        """Run a command; names in a message about its arguments act on no terminal."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if hasattr(error, "format_message"):  # click's, of whichever package has it
+                for name in ("message", "option_name", "filename", "ui_filename"):
+                    if isinstance(text := getattr(error, name, None), str):
+                        setattr(error, name, bounded(visible(text)))
+            raise
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Raise ValueError for an empty argument, which as a path would mean the current folder."""
+    for number, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        is_empty = bool(equals) and option.startswith("--") and not value.strip()
+        if is_empty or not argument.strip():
+            before = arguments[number - 1] if number else ""
+            name = option if is_empty else before if before.startswith("--") else "an argument"
+            raise ValueError(f"{name} is empty; give a value, or . for the current folder")
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Train and compare margin-softmax losses for face recognition.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -1,5 +1,6 @@
 """The parts of a recipe: frozen records that say everything that decides a run's result."""
 
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -13,6 +14,12 @@ from fusedface.kernels.checks import TargetGradient, check_options
 from fusedface.models import create
 
 SYNTHETIC = "synthetic"
+NAME = re.compile(r"[^\W_](?:[\w .+=@()-]*[\w+=@()-])?")
+LONGEST_NAME = 100
+LARGEST_COUNT = 10**9
+"""Of any setting that counts something; more is a slip, and would overflow what it is multiplied with."""
+LARGEST_NUMBER = 1e9
+"""Of any other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,7 +268,12 @@ class Recipe:
     """Verification."""
 
     def __post_init__(self) -> None:
-        _require("name", self.name, bool(self.name.strip()), "not empty")
+        rule = (
+            f"at most {LONGEST_NAME} bytes of letters, digits, spaces and . _ - + = @ ( ), beginning with "
+            "a letter or digit: it names folders"
+        )
+        fits = NAME.fullmatch(self.name) and len(self.name.encode()) <= LONGEST_NAME
+        _require("name", self.name, bool(fits), rule)
 
 
 @lru_cache
@@ -275,6 +287,9 @@ def _check_backbone(
 
 
 def _require(key: str, value: object, holds: bool, rule: str = "at least 1") -> None:
-    """Raise ValueError naming key, rule and value unless `holds`."""
+    """Raise ValueError naming key, rule and value unless `holds` and a number is not beyond all measure."""
     if not holds:
         raise ValueError(f"{key} must be {rule}, got {value!r}")
+    largest = LARGEST_COUNT if isinstance(value, int) else LARGEST_NUMBER
+    if key != "train.seed" and isinstance(value, int | float) and value > largest:
+        raise ValueError(f"{key} must be at most {largest:,.0f}, got {value!r}")

@@ -9,12 +9,21 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fusedface.kernels import MARGINS, Margin
 
+SYNONYMS = {
+    "learning_rate": "lr", "wd": "weight_decay", "batch": "batch_size", "bs": "batch_size",
+    "num_epochs": "epochs", "num_steps": "steps", "max_steps": "steps", "warmup": "warmup_steps",
+    "scale": "s", "margin": "m", "scheduler": "kind", "workers": "num_workers",
+    "embedding_size": "embedding_dim", "image_size": "input_size",
+}  # fmt: skip
+"""What others call a setting, by the last part of its key."""
+
 
 def nearest(wrong: str, valid: Iterable[str]) -> str:
     """What to append to the message about an unknown name: "; did you mean ...?", or nothing."""
     valid = list(valid)
     # head.m looks more like head.margin.s than like head.margin.m, so a last part that fits goes first.
     last = wrong.rpartition(".")[2]
+    last = SYNONYMS.get(last, last)
     found = [key for key in valid if key.rpartition(".")[2] == last and key != last]
     found = found or difflib.get_close_matches(wrong, valid, n=1, cutoff=0.5)
     return f"; did you mean {found[0]!r}?" if found else ""
@@ -87,7 +96,12 @@ def convert(hint: Any, value: Any, key: str) -> Any:
     if origin is tuple:
         return _convert_tuple(arguments, value, key)
     if hint is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{key} must be a number below 1e308, got a longer one") from None
+    if hint is str and isinstance(value, str) and "\0" in value:
+        raise ValueError(f"{key} must hold no zero byte, got {value!r}")
     if type(value) is not hint:
         raise ValueError(f"{key} must be {_described(hint)}, got {value!r}")
     return value
@@ -114,7 +128,10 @@ def parse(hint: Any, text: str, key: str) -> Any:
     if get_origin(kind) is tuple and get_args(kind)[0] is str and not text.startswith("["):
         return list(filter(None, (part.strip() for part in text.split(","))))
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        # In a list, so that a comment or a second line is a mistake.
+        table = tomllib.loads(f"value = [{text}]")
+        (value,) = table.pop("value")
+        value = text if table else value
     except (ValueError, RecursionError):  # no TOML, a number too long, too deep
         value = text
     converted = convert(hint, value, key)

@@ -12,6 +12,7 @@ import tomli_w
 from fusedface.kernels import Margin
 from fusedface.recipes.base import SYNTHETIC, Recipe
 from fusedface.recipes.fields import build, hints_of, margin_type, nearest, parse
+from fusedface.recipes.terminal import visible
 
 HEADER = "# A resolved recipe; `recipe run` takes this file in place of a name.\n\n"
 
@@ -39,7 +40,11 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 
 def to_toml(recipe: Recipe) -> str:
     """The text of a recipe file that gives exactly `recipe` again."""
-    return HEADER + tomli_w.dumps(to_dict(recipe))
+    # TOML lets letters pass that a terminal takes for commands; written out, they are the same string.
+    return HEADER + "".join(
+        letter if letter == "\n" or visible(letter) == letter else f"\\U{ord(letter):08x}"
+        for letter in tomli_w.dumps(to_dict(recipe))
+    )
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -92,6 +97,8 @@ def with_data(
         pairs: pair lists to verify on.
         root: the folder that their paths start from; None: that of each list.
     """
+    if any(path is not None and not str(path).strip() for path in (data, root, *pairs)):
+        raise ValueError("an empty path is none; leave it out, or write . for the current folder")
     # Absolute, so that recipe.toml runs again from any folder.
     if data is not None and str(data) != SYNTHETIC:
         data = Path(data).absolute()

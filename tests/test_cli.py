@@ -1,5 +1,6 @@
 """The command line: what it prints, and that a user's mistake is a message and not a traceback."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from fusedface import cli
 from fusedface.recipes.registry import MOBILEFACENET
+from fusedface.recipes.terminal import visible
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -148,6 +150,13 @@ MISTAKES = [
     (["data", "preview", "--difficulty", "2"], ["difficulty"]),
     (["bench", "kernels", "--shape", "12"], ["BxCxD", "'12'"]),
     (["bench", "tune", "--device", "cuda:77"], ["cuda:77"]),
+    *[
+        (["recipe", "run", "mobilefacenet-curricular", "--device", name], ["cannot be used", name])
+        for name in ("meta", "mkldnn", "privateuseone", "vulkan", "xla", "lazy", "hpu", "nonsense")
+    ],
+    (["recipe", "run", "mobilefacenet-curricular", "--data", ""], ["--data is empty"]),
+    (["data", "check", ""], ["empty"]),
+    (["evaluate", "x.pt", "--pairs=", "--device", "cpu"], ["--pairs is empty"]),
     (["bench", "kernels", "--phases", "middle"], ["start or late", "'middle'"]),
 ]
 
@@ -169,3 +178,75 @@ def test_without_the_package_it_says_what_to_run():
     assert done.returncode == 1
     assert "pip install -c constraints.txt -e ." in done.stderr
     assert "Traceback" not in done.stderr
+
+
+HOSTILE = ["a\x1b[2J\x1b]0;owned\x07.toml", "a [/x] [red]b", "\x9b2J", "\u202etxt", "x" * 70_000]
+COMMANDS = [
+    ["recipe", "show", "{}"],
+    ["recipe", "run", "{}"],
+    ["recipe", "run", "mobilefacenet-curricular", "--data", "{}"],
+    ["recipe", "run", "mobilefacenet-curricular", "--set", "{}=1"],
+    ["recipe", "run", "mobilefacenet-curricular", "--set", "optim.lr={}"],
+    ["recipe", "run", "mobilefacenet-curricular", "--device", "{}"],
+    ["recipe", "run", "mobilefacenet-curricular", "--val", "{}"],
+    ["recipe", "compare", "{}"],
+    ["recipe", "compare", "--protocol", "{}"],
+    ["recipe", "compare", "--margins", "{}"],
+    ["recipe", "compare", "--seeds", "{}"],
+    ["evaluate", "{}", "--pairs", "{}"],
+    ["export", "{}"],
+    ["data", "preview", "{}"],
+    ["data", "check", "{}"],
+    ["data", "pack", "{}", "out"],
+    ["data", "make-bin", "{}", "{}", "out.bin"],
+    ["data", "align", "{}", "{}", "out"],
+    ["plot", "convergence", "{}"],
+    ["bench", "kernels", "--shape", "{}"],
+    ["bench", "compare", "{}", "{}"],
+    ["{}"],
+    ["recipe", "{}"],
+    ["doctor", "--{}"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_hostile_names_act_on_no_terminal(command, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in HOSTILE:
+        error = mistake(capsys, monkeypatch, *(part.format(name) for part in command))
+        assert all(letter == "\n" or visible(letter) == letter for letter in error), ascii(error)
+        assert len(error) < 20_000
+
+
+def test_folders_with_hostile_names_are_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "a\x1b[2J [red]x"
+    write_people(folder, names=("ann [red]x", "bob\x1b[2J"), images=2)
+    shown = invoke("data", "check", folder)
+    shown += invoke("data", "pack", folder, tmp_path / "out \x1b[2J [red]y")
+    assert r"a\x1b[2J [red]x" in shown
+    assert r"out \x1b[2J [red]y" in shown
+    assert "\x1b" not in shown
+
+
+def test_only_one_module_prints():
+    """Everything else goes through it, so that no name is printed in another way."""
+    own = [
+        p
+        for p in ROOT.rglob("*.py")
+        if not {".venv", "tests", "build"} & set(p.relative_to(ROOT).parts)
+    ]
+    assert len(own) > 100
+    for path in own:
+        name = path.relative_to(ROOT).as_posix()
+        if name == "recipes/terminal.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            where = f"{name}:{node.lineno}"
+            if node.func.attr == "print" and node.args:
+                assert not isinstance(node.args[0], ast.Constant | ast.JoinedStr | ast.BinOp), where
+            assert node.func.attr != "status", where
+            if node.func.attr == "echo":
+                assert name in ("cli.py", "commands/recipe.py"), where  # versions, a recipe file

@@ -23,7 +23,7 @@ def load(device: str) -> Entries:
     """Entries of one device; none, with a warning, where the file cannot be read."""
     try:
         return [(entry["case"], entry["tile"]) for entry in _read().get(device, [])]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         warnings.warn(f"{path()} is not used, delete it: {error!r}", RuntimeWarning, stacklevel=2)
         return []
 
@@ -32,7 +32,7 @@ def save(device: str, entries: Entries) -> None:
     """Replace the entries of one device; other processes see the old file or the new one."""
     try:
         devices = _read()
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         devices = {}
     devices[device] = [{"case": case, "tile": tile} for case, tile in entries]
     target = path()

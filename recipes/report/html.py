@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
+
+from fusedface.recipes.terminal import visible
 
 
 @dataclass(frozen=True)
@@ -125,5 +128,5 @@ def _html(section: Section) -> str:
 
 def _cell(cell: str | Link) -> str:
     if isinstance(cell, Link):
-        return f'<a href="{escape(cell.target)}">{escape(cell.text)}</a>'
+        return f'<a href="{quote(cell.target)}">{escape(visible(cell.text))}</a>'
     return escape(cell).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")

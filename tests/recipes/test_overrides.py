@@ -1,10 +1,21 @@
 """`--set key=value`: typed by the field, refused with the key, the value and the nearest name."""
 
+from dataclasses import replace
+
 import pytest
 
 from fusedface.kernels import ArcFace, CurricularFace, MVArc
 from fusedface.recipes.registry import get_recipe
-from fusedface.recipes.settings import differences, override
+from fusedface.recipes.settings import (
+    differences,
+    from_dict,
+    override,
+    read_recipe,
+    to_dict,
+    to_toml,
+    with_data,
+)
+from fusedface.recipes.terminal import visible
 
 
 @pytest.fixture
@@ -64,6 +75,11 @@ def test_settings_apply_together_and_in_order(recipe):
         ("optim.lrr=3", "unknown setting 'optim.lrr'; did you mean 'optim.lr'"),
         ("head.m=0.4", "unknown setting 'head.m'; did you mean 'head.margin.m'"),
         ("lr=0.4", "unknown setting 'lr'; did you mean 'optim.lr'"),
+        ("optim.learning_rate=0.4", "'optim.learning_rate'; did you mean 'optim.lr'"),
+        ("optim.wd=0.4", "did you mean 'optim.weight_decay'"),
+        ("head.margin.m=0.3 # ../../x", "m must be a number, got '0.3 # ../../x'"),
+        ("optim.lr=0.3\nother=1", "lr must be a number, got '0.3"),
+        ("data.source=a\0b", "data.source must hold no zero byte"),
         ("optim=3", "optim is a group of settings"),
         ("optim.lr=fast", "optim.lr must be a number, got 'fast'"),
         ("optim.lr=-1", "optim.lr must be positive and finite, got -1.0"),
@@ -85,3 +101,66 @@ def test_settings_apply_together_and_in_order(recipe):
 def test_mistakes_are_refused(recipe, assignment, message):
     with pytest.raises(ValueError, match=message):
         override(recipe, [assignment])
+
+
+def numeric_settings(values, prefix=""):
+    """The keys of all settings that are numbers, but those of the margin, which the margin checks."""
+    for key, value in values.items():
+        if isinstance(value, dict) and key != "margin":
+            yield from numeric_settings(value, f"{prefix}{key}.")
+        elif type(value) in (int, float):
+            yield prefix + key
+
+
+@pytest.mark.parametrize("value", ["1e300", "-1e300", "1" + 23 * "0", "1" + 400 * "0", "nan"])
+def test_no_setting_takes_a_number_beyond_all_measure(recipe, value):
+    keys = [*numeric_settings(to_dict(recipe)), "schedule.steps", "backbone.input_size"]
+    assert len(keys) > 25
+    for key in keys:
+        if key == "head.focal_gamma" and value != "nan":
+            continue  # the head's to check
+        with pytest.raises(ValueError, match=key.rpartition(".")[2]):
+            override(recipe, [f"{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../x",
+        "/x",
+        "a/b",
+        "a\\b",
+        "..",
+        ".",
+        "",
+        " ",
+        "-x",
+        "a\x1b[2J",
+        "a [/x]",
+        "a\nb",
+        "x.",
+        "é" * 51,
+    ],
+)
+def test_names_that_are_no_folder_are_refused(recipe, name):
+    with pytest.raises(ValueError, match="name must be at most 100 bytes of letters"):
+        replace(recipe, name=name)
+
+
+@pytest.mark.parametrize("name", ["mobilefacenet-mvarc-t1.2", "My run (2)", "李雷 m=0.3", "x"])
+def test_names_that_are_folders(recipe, name):
+    assert from_dict(to_dict(replace(recipe, name=name))).name == name
+
+
+def test_a_recipe_file_acts_on_no_terminal(recipe, tmp_path):
+    changed = replace(recipe, summary="one \x1b[2J \x9b2J \u202e \udfff two".replace("\udfff", ""))
+    text = to_toml(changed)
+    assert all(letter == "\n" or visible(letter) == letter for letter in text)
+    (tmp_path / "r.toml").write_text(text, "utf-8")
+    assert read_recipe(tmp_path / "r.toml") == changed
+
+
+def test_an_empty_path_is_refused(recipe):
+    for arguments in (("", [], None), (None, [""], None), (None, ["a"], " ")):
+        with pytest.raises(ValueError, match="an empty path"):
+            with_data(recipe, *arguments)

@@ -151,7 +151,10 @@ def test_the_report_is_one_file_and_escapes(tmp_path):
         Prose("a < b"),
         Figure(picture, 'of "c"'),
         Table(
-            ["<b>loss</b>", "x"], [["<script>", Link("run", "runs/a b/")], ["", "2"]], "T", "note"
+            ["<b>loss</b>", "x"],
+            [["<script>", Link("run", 'runs/a b/50%#1?"x')], ["", "2"]],
+            "T",
+            "note",
         ),
     ]
     write_html(tmp_path / "r.html", "A & B", sections)
@@ -159,7 +162,10 @@ def test_the_report_is_one_file_and_escapes(tmp_path):
     reader = Reader()
     reader.feed(text)
     assert reader.open == []
-    assert [link.split(",")[0] for link in reader.links] == ["data:image/png;base64", "runs/a b/"]
+    assert [link.split(",")[0] for link in reader.links] == [
+        "data:image/png;base64",
+        "runs/a%20b/50%25%231%3F%22x",
+    ]
     assert "http" not in text.replace("<!doctype html>", "").replace("</html>", "")
     assert {"<script>", "<b>loss</b>", "a < b", "A & B"} <= set(reader.text)
     assert reader.tags.count("script") == 1

@@ -114,7 +114,9 @@ def test_a_tile_shape_that_no_longer_ships_is_not_used():
     assert run() == tiles()[0]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"version": 1}', '{"version": 1, "devices": 3}'])
+@pytest.mark.parametrize(
+    "content", [100_000 * "[", "{", "[]", '{"version": 1}', '{"version": 1, "devices": 3}']
+)
 def test_a_broken_file_is_not_used(content):
     cache.path().write_text(content)
     with pytest.warns(RuntimeWarning, match=r"tuning\.json is not used, delete it"):
