@@ -4,16 +4,19 @@ driver.py         a Triton driver: compiles as for a device, launches here
 arguments.py      what a launch passes
 ptx.py            PTX text to instructions
 machine.py        programs, warps and their schedules
-instructions.py, memory_instructions.py, tensor_cores.py    what instructions do
-memory.py         global and shared memory, bounds, races
+instructions.py, bit_instructions.py, memory_instructions.py, tensor_cores.py    what instructions do
+barriers.py, barrier_instructions.py, tensor_maps.py    barriers that count bytes, copies of boxes
+memory.py         global and shared memory with their bounds
+races.py          who touched what, and since when
 arithmetic.py     number formats and roundings
 profiles.py       executed instructions by class
 """
 
 from ptx_emulator.driver import EmulatedGPU, Run, emulated_gpu
 from ptx_emulator.machine import Options
-from ptx_emulator.memory import OutOfBoundsError, RaceError
+from ptx_emulator.memory import OutOfBoundsError
 from ptx_emulator.ptx import PtxError
+from ptx_emulator.races import RaceError
 
 __all__ = [
     "EmulatedGPU", "Options", "OutOfBoundsError", "PtxError", "RaceError", "Run", "emulated_gpu",

@@ -1,6 +1,6 @@
 """What a launch passes to a kernel: tensors become regions of global memory, the rest numbers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 
 from ptx_emulator.memory import POISON, GlobalMemory, Region
 from ptx_emulator.ptx import Kernel, PtxError
+from ptx_emulator.tensor_maps import encoded
 
 SCALARS = {
     "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64, "f32": np.float32,
@@ -21,7 +22,7 @@ class Arguments:
     def __init__(self) -> None:
         self._values: list[Any] = []
         self._regions: list[Region] = []
-        self._owned: list[torch.Tensor] = []  # scratch memory lives as long as the launch
+        self._owned: list[torch.Tensor] = []  # memory lives as long as the launch
 
     def add(self, name: str, value: Any) -> None:
         """A tensor on the CPU, or a number.
@@ -30,7 +31,8 @@ class Arguments:
             PtxError: it is something else.
         """
         if isinstance(value, torch.Tensor):
-            value = self._add_region(name, value)
+            self._owned.append(value)
+            value = self.point_to(name, value)
         elif value is None:
             value = 0
         elif not isinstance(value, bool | int | float):
@@ -47,7 +49,6 @@ class Arguments:
             alignment = getattr(metadata, f"{kind}_align")
             whole = torch.full((size + alignment,), POISON, dtype=torch.uint8)
             start = -whole.data_ptr() % alignment
-            self._owned.append(whole)
             self.add(kind, whole[start : start + size])
 
     def by_parameter(self, kernel: Kernel) -> dict[str, np.generic]:
@@ -64,7 +65,8 @@ class Arguments:
                 region.check_races()
         return GlobalMemory(self._regions)
 
-    def _add_region(self, name: str, tensor: torch.Tensor) -> int:
+    def point_to(self, name: str, tensor: torch.Tensor) -> int:
+        """The address by which a kernel knows `tensor`."""
         if tensor.device.type != "cpu":
             raise PtxError(
                 f"argument {name!r} is on {tensor.device}, the emulator takes CPU tensors"
@@ -78,20 +80,53 @@ class Arguments:
         return region.address
 
 
-def collect(signature: dict[str, Any], values: Iterable[Any]) -> Arguments:
-    """Those of a launch; constants are compiled in, and tuples are passed item by item."""
+def collect(signature: dict[str, Any], values: Iterable[Any], metadata: Any) -> Arguments:
+    """Those of a launch; constants are compiled in, tuples are passed item by item.
+
+    A tensor descriptor is a tensor map where the compiler asks for one, else what it is made of; sizes
+    and strides follow in either case.
+    """
     arguments = Arguments()
+    maps = iter(getattr(metadata, "tensordesc_meta", None) or ())
     for (name, kind), value in zip(signature.items(), values, strict=True):
-        _collect(arguments, name, kind, value)
+        _collect(arguments, name, kind, value, maps)
     return arguments
 
 
-def _collect(arguments: Arguments, name: str, kind: Any, value: Any) -> None:
+def _collect(arguments: Arguments, name: str, kind: Any, value: Any, maps: Iterator[Any]) -> None:
     if isinstance(kind, tuple):
         for i, (one_kind, one) in enumerate(zip(kind, value, strict=True)):
-            _collect(arguments, f"{name}[{i}]", one_kind, one)
+            _collect(arguments, f"{name}[{i}]", one_kind, one, maps)
+    elif kind.startswith("tensordesc"):
+        _collect_descriptor(arguments, name, value, next(maps, None))
     elif kind != "constexpr":
         arguments.add(name, value)
+
+
+def _collect_descriptor(arguments: Arguments, name: str, value: Any, layout: Any) -> None:
+    sizes = (*value.shape, *value.strides)
+    if layout is None:
+        given = (value.base, *sizes, value.padding == "nan", value.round_f32_to_tf32, *sizes)
+    elif value.round_f32_to_tf32 or layout["fp4_padded"]:
+        raise PtxError(f"descriptor {name!r}: rounding and packed elements are not supported")
+    else:
+        address = arguments.point_to(name, value.base)
+        given = (torch.from_numpy(_tensor_map(address, value, layout)), *sizes)
+    for one in given:
+        arguments.add(name, one)
+
+
+def _tensor_map(address: int, value: Any, layout: Any) -> np.ndarray:
+    """As the host makes it: dimensions from the innermost, strides in bytes."""
+    sizes, strides = value.shape[::-1], value.strides[::-1]
+    fields = {
+        "global_address": address, "rank": len(sizes) - 1, "elemtype": layout["elem_type"],
+        "swizzle_mode": layout["swizzle"], "fill_mode": value.padding == "nan",
+        "box_dim": layout["block_size"][::-1], "global_dim": sizes,
+        "global_stride": [stride * layout["elem_size"] for stride in strides[1:]],
+        "element_stride": [1] * len(sizes),
+    }  # fmt: skip
+    return encoded(fields)
 
 
 def _number(value: float, kind: str) -> np.generic:

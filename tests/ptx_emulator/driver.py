@@ -197,7 +197,7 @@ class _Launcher:
     ) -> None:  # fmt: skip
         gpu, launched = self._gpu, self._metadata
         program, grid = gpu.program(binary), (grid_x, grid_y, grid_z)
-        passed = arguments.collect(self._signature, args)
+        passed = arguments.collect(self._signature, args, launched)
         passed.add_scratch(launched, grid_x * grid_y * grid_z)
         counts = program.run(
             grid, launched.num_warps, passed.by_parameter(program.kernel),

@@ -15,7 +15,7 @@ FAMILIES = {}
 INTEGER = re.compile(r"-?(0[xX][0-9a-fA-F]+|\d+)U?")
 FLOAT = re.compile(r"0[fFdD]([0-9a-fA-F]+)")
 WIDTHS = {"b8": 8, "b16": 16, "b32": 32, "b64": 64, "pred": 1}
-IGNORED = ("membar", "fence", "griddepcontrol", "nanosleep", "prefetch", "discard", "applypriority")
+IGNORED = ("membar", "griddepcontrol", "nanosleep", "prefetch", "discard", "applypriority")
 
 
 def family(*names: str):
@@ -83,6 +83,10 @@ class Builder:
             return lambda frame: getattr(frame, kind)[row]
         if operand.startswith("%"):
             return self._special(operand[1:])
+        if (
+            operand in self.kernel.arrays
+        ):  # passed by value; what a kernel uses of it is its address
+            return lambda frame: frame.launch.arguments[operand]
         value = self.constant(operand, kind)
         return lambda frame: value
 
@@ -210,10 +214,13 @@ def same(count):
 
 
 def ftz(instruction, function):
-    """With .ftz, subnormal operands and results count as 0."""
-    if "ftz" not in instruction.modifiers:
-        return function
-    return lambda *values: ar.flush(function(*(ar.flush(value) for value in values)))
+    """With .ftz, subnormal operands and results count as 0; with .sat results are within [0, 1]."""
+    rounded = function
+    if "ftz" in instruction.modifiers:
+        rounded = lambda *values: ar.flush(function(*(ar.flush(v) for v in values)))  # noqa: E731
+    if "sat" not in instruction.modifiers:
+        return rounded
+    return lambda *values: np.clip(np.nan_to_num(rounded(*values), nan=0.0), 0, 1)
 
 
 # Half-precision types are kept as bits; their arithmetic is that of float32, rounded (exact for one
@@ -225,6 +232,8 @@ def by_type(f_float, f_int=None):
         kind = instruction.modifiers[-1]
         if kind in ("f32", "f64"):
             return ftz(instruction, f_float)
+        if "sat" in instruction.modifiers:
+            return None
         if kind == "bf16":
             return lambda *v: ar.bf16_bits(f_float(*(ar.bf16_values(x) for x in v)))
         if kind == "f16":
@@ -290,10 +299,10 @@ def multiply(instruction):
         wide = ar.dtype_of(f"{kind[0]}{2 * int(kind[1:])}")
         return lambda a, b: np.multiply(a, b, dtype=wide)
     if "hi" in instruction.modifiers:
-        if kind[1:] != "32":
-            return None
-        wide = ar.dtype_of(f"{kind[0]}64")
-        return lambda a, b: np.multiply(a, b, dtype=wide) >> wide.type(32)
+        if kind[1:] == "64":
+            return ar.high_product
+        wide = ar.dtype_of(f"{kind[0]}{2 * int(kind[1:])}")
+        return lambda a, b: np.multiply(a, b, dtype=wide) >> wide.type(int(kind[1:]))
     return by_type(np.multiply)(instruction)
 
 
@@ -365,6 +374,9 @@ FAMILIES |= {
     "sqrt": elementwise(approximate(np.sqrt), same(1)),
     "rsqrt": elementwise(approximate(lambda x: 1 / np.sqrt(x)), same(1)),
     "rcp": elementwise(approximate(lambda x: 1 / x), same(1)),
+    "sin": elementwise(approximate(np.sin), same(1)),
+    "cos": elementwise(approximate(np.cos), same(1)),
+    "tanh": elementwise(approximate(np.tanh), same(1)),
     "shl": elementwise(shift(np.left_shift), shift_kinds),
     "shr": elementwise(shift(np.right_shift), shift_kinds),
     "bfe": elementwise(extract, lambda i: [i.modifiers[-1]] * 2 + ["u32", "u32"]),
@@ -522,7 +534,13 @@ def _exit(builder, instruction):
     guard = builder.guard(instruction)
     if guard is not None:
         raise UnsupportedError(instruction)
-    return lambda frame: machine.EXIT
+
+    def leave(frame):
+        if any(frame.pending["boxes"]):
+            raise PtxError(f"a store to a tensor is not waited for: {instruction}")
+        return machine.EXIT
+
+    return leave
 
 
 @family("trap", "brkpt")
@@ -575,4 +593,9 @@ def _shfl(builder, instruction):
     return run
 
 
-from ptx_emulator import memory_instructions, tensor_cores  # noqa: E402, F401  (they add families)
+from ptx_emulator import (  # noqa: E402, F401  (they add families)
+    barrier_instructions,
+    bit_instructions,
+    memory_instructions,
+    tensor_cores,
+)

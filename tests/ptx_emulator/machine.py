@@ -128,6 +128,14 @@ class Barrier:
     threads: int
 
 
+@dataclass
+class Retry:
+    """A frame has to wait for `barrier` and tries again once the number of events is another."""
+
+    num_events: int
+    barrier: object
+
+
 EXIT = object()
 
 
@@ -178,7 +186,7 @@ class Batch:
     def run(self) -> "list[Batch]":
         """To the end, or to where its programs part: the batches that are left to run."""
         while live := [frame for frame in self.frames if not frame.done]:
-            ready = [frame for frame in live if frame.waiting is None]
+            ready = [frame for frame in live if frame.is_ready()]
             if not ready:
                 self._release(live)
                 continue
@@ -195,7 +203,15 @@ class Batch:
                     return [self._part(by_warp[0]), self._part(~by_warp[0])]
                 self.frames.remove(frame)
                 self.frames.extend(frame.divided())
+        self._check_nothing_left()
         return []
+
+    def _check_nothing_left(self) -> None:
+        own = set(np.unique(self.places["shared_base"]).tolist())
+        for byte, barrier in self.shared.barriers.items():
+            if barrier.transfers and byte - byte % self.shared.stride in own:
+                name = self.launch.program.kernel.name
+                raise PtxError(f"{barrier}, and {name} is at its end")
 
     def _pick(self, ready: "list[Frame]") -> "Frame":
         if self.launch.order:
@@ -203,8 +219,9 @@ class Batch:
         return ready[-1 if self.launch.options.schedule == "reversed" else 0]
 
     def _release(self, live: "list[Frame]") -> None:
-        for index in {frame.waiting.index for frame in live}:
-            waiting = [frame for frame in live if frame.waiting.index == index]
+        stopped = [frame for frame in live if isinstance(frame.waiting, Barrier)]
+        for index in {frame.waiting.index for frame in stopped}:
+            waiting = [frame for frame in stopped if frame.waiting.index == index]
             arrived = sum(frame.num_warps for frame in waiting) * WARP
             expected = waiting[0].waiting.threads or sum(f.num_warps for f in live) * WARP
             if arrived >= expected:
@@ -212,7 +229,9 @@ class Batch:
                 for frame in waiting:
                     frame.waiting = None
                 return
-        raise PtxError(f"warps of {self.launch.program.kernel.name} wait for each other for ever")
+        lacking = [str(f.waiting.barrier) for f in live if isinstance(f.waiting, Retry)]
+        reasons = "".join(f"; {reason}" for reason in dict.fromkeys(lacking))
+        raise PtxError(f"warps of {self.launch.program.kernel.name} wait for ever{reasons}")
 
     def _part(self, chosen: np.ndarray) -> "Batch":
         """The programs `chosen`, from where they are."""
@@ -250,11 +269,18 @@ class Frame:
         self.num_warps = last - first
         self.pc, self.done, self.waiting = 0, False, None
         # Asynchronous work: `pending` kinds of lists of groups, the last of which is still open.
-        self.pending: dict[str, list[list]] = {"copies": [[]], "products": [[]]}
+        self.pending: dict[str, list[list]] = {"copies": [[]], "products": [[]], "boxes": [[]]}
+
+    def is_ready(self) -> bool:
+        """Whether it can go on, or try to."""
+        if isinstance(self.waiting, Retry):
+            return self.waiting.num_events != self.shared.num_events
+        return self.waiting is None
 
     def run(self) -> None:
         """Up to a barrier or the end."""
         code, counts, pc = self.launch.program.code, self.launch.counts, self.pc
+        self.waiting = None
         num = self.num_lanes // WARP
         instructions = self.launch.program.kernel.instructions
         try:
@@ -267,6 +293,10 @@ class Frame:
                     pc = result
                 elif result is EXIT:
                     self.done = True
+                    return
+                elif type(result) is Retry:
+                    counts[pc] -= num
+                    self.pc, self.waiting = pc, result
                     return
                 else:
                     self.pc, self.waiting = pc + 1, result

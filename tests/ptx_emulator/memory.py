@@ -1,4 +1,4 @@
-"""Global and shared memory with their bounds, and a checker of races in shared memory.
+"""Global and shared memory with their bounds.
 
 A kernel never sees host addresses: argument i has a window of 2^44 bytes of its own in which the tensor
 lies in the middle, so an access past either end of a tensor cannot reach another one.
@@ -8,7 +8,9 @@ import ctypes
 
 import numpy as np
 
+from ptx_emulator.barriers import Mbarrier
 from ptx_emulator.ptx import PtxError
+from ptx_emulator.races import RaceChecker, SharedRaceChecker
 
 WINDOW_BITS = 44
 GRANULE = 16  # bytes of the widest access
@@ -18,10 +20,6 @@ POISON = 0xFF  # of memory and registers that nothing has written: NaN in every 
 
 class OutOfBoundsError(PtxError):
     """An access outside every argument, or outside the shared memory of the program."""
-
-
-class RaceError(PtxError):
-    """Two warps (programs) touch a half-word of shared (global) memory in any order; one changes it."""
 
 
 class _Views:
@@ -64,8 +62,17 @@ class GlobalMemory:
     def __init__(self, regions: list[Region]) -> None:
         self._by_window = {region.address >> WINDOW_BITS: region for region in regions}
 
-    def load(self, frame, addresses, mask, size, count, instruction):
-        """(lanes,) or (lanes, count) unsigned items; anything where masked out."""
+    def load(self, programs, addresses, mask, size, count, instruction):
+        """(lanes,) or (lanes, count) unsigned items; anything where masked out.
+
+        Args:
+            programs: which program each lane is of, (lanes,).
+            addresses: as the kernel has them, (lanes,).
+            mask: (lanes,), or None for all.
+            size: bytes of an item.
+            count: items of a vector.
+            instruction: what is to blame.
+        """
         found = self._locate(addresses, mask, size, count, instruction)
         if found is None:
             shape = (len(addresses), count) if count > 1 else len(addresses)
@@ -73,24 +80,16 @@ class GlobalMemory:
         region, offsets = found
         width = size * count
         if region.races is not None:
-            region.races.read(frame.program, 0, offsets, mask, width, instruction)
+            region.races.read(programs, 0, offsets, mask, width, instruction)
         return region.views.get(size, count).take(offsets // width, axis=0)
 
-    def store(self, frame, addresses, mask, size, count, values, instruction):
+    def store(self, programs, addresses, mask, size, count, values, instruction):
         """`values` as `load` returns them."""
         found = self._locate(addresses, mask, size, count, instruction)
         if found is not None:
             region, offsets = found
-            _store(
-                region.views,
-                region.races,
-                (frame.program, 0),
-                offsets,
-                mask,
-                size,
-                values,
-                instruction,
-            )
+            who = programs, 0
+            _store(region.views, region.races, who, offsets, mask, size, values, instruction)
 
     def _locate(self, addresses, mask, size, count, instruction):
         """The argument, and byte offsets into its views."""
@@ -143,7 +142,9 @@ class SharedMemory:
         self.stride = -(-max(size, 1) // 1024) * 1024
         self._views = _Views(np.full(num_programs * self.stride, POISON, np.uint8))
         halves = num_programs * self.stride // 2
-        self.races = RaceChecker(halves, "shared memory (of warps)") if check_races else None
+        self.races = SharedRaceChecker(halves) if check_races else None
+        self.barriers: dict[int, Mbarrier] = {}  # by their byte, from the beginning of the batch
+        self.num_events = 0  # of barriers: what has changed since somebody looked
 
     def raw(self, size: int, count: int) -> np.ndarray:
         """All of it as rows of `count` items, past the checks."""
@@ -175,75 +176,3 @@ class SharedMemory:
         checker = self.races if races else None
         who = frame.warp, frame.batch.epoch
         _store(self._views, checker, who, offsets, mask, size, values, instruction)
-
-
-class RaceChecker:
-    """Which owner last read and wrote each half-word, and in which epoch.
-
-    Owners are warps and epochs lie between barriers, or owners are programs and there is one epoch. Two
-    owners that touch a half-word in one epoch, one of them changing it, are a race, in whatever order they
-    ran. Asynchronous copies write when they are issued and when they are waited for, and nobody may
-    read in between.
-    """
-
-    MANY = -2
-
-    def __init__(self, num_halves: int, what: str) -> None:
-        self.what = what
-        self.reader, self.writer = (np.full(num_halves, -1, np.int32) for _ in range(2))
-        self.read_epoch, self.write_epoch = (np.full(num_halves, -1, np.int32) for _ in range(2))
-        self.in_flight = np.zeros(num_halves, bool)
-
-    def read(self, owners, epoch, offsets, mask, width, instruction):
-        at, owners = self._touched(owners, offsets, mask, width)
-        other = (self.write_epoch[at] == epoch) & (self.writer[at] != owners)
-        self._report(other, at, owners, self.writer, "written", instruction)
-        self._report(self.in_flight[at], at, owners, self.writer, "being copied to", instruction)
-        known = (self.read_epoch[at] == epoch) & (self.reader[at] != owners)
-        self.reader[at], self.read_epoch[at] = owners, epoch
-        self.reader[at[known | (self.reader[at] != owners)]] = self.MANY
-
-    def write(
-        self,
-        owners,
-        epoch,
-        offsets,
-        mask,
-        width,
-        instruction,
-        memory=None,
-        values=None,
-        copying=None,
-    ):
-        """With `memory` and `values`, as half-words, what changes nothing is no race."""
-        at, owners = self._touched(owners, offsets, mask, width)
-        changed = np.ones(len(at), bool)
-        if memory is not None:
-            values = (values if mask is None else values[mask]).ravel()
-            changed = memory[at] != values
-        other = (self.read_epoch[at] == epoch) & (self.reader[at] != owners)
-        self._report(other & changed, at, owners, self.reader, "read", instruction)
-        other = (self.write_epoch[at] == epoch) & (self.writer[at] != owners)
-        self._report(other & changed, at, owners, self.writer, "written", instruction)
-        self.writer[at], self.write_epoch[at] = owners, epoch
-        if memory is not None:
-            memory[at] = values
-            changed = memory[at] != values
-        other = self.writer[at] != owners
-        self._report(other & changed, at, owners, self.writer, "written", instruction)
-        if copying is not None:
-            self.in_flight[at] = copying
-
-    def _touched(self, owners, offsets, mask, width):
-        if mask is not None:
-            offsets, owners = offsets[mask], owners[mask]
-        halves = (offsets // 2)[:, None] + np.arange(max(width // 2, 1))
-        return halves.ravel(), np.repeat(owners, halves.shape[1])
-
-    def _report(self, wrong, at, owners, others, what, instruction):
-        if wrong.any():
-            i = int(np.argmax(wrong))
-            raise RaceError(
-                f"half-word {at[i]} of {self.what} is {what} by {others[at[i]]} and, without a barrier in "
-                f"between, touched by {owners[i]}: {instruction}"
-            )

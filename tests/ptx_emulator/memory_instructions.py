@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptx_emulator import machine
+from ptx_emulator import machine, tensor_maps
 from ptx_emulator.arithmetic import dtype_of
 from ptx_emulator.instructions import UnsupportedError, family, kind_of
 from ptx_emulator.ptx import Instruction, PtxError
@@ -65,7 +65,7 @@ def _ld(builder, instruction):
         mask = _mask(frame, guard)
         where = addresses(frame)
         if space == "global":
-            values = frame.memory.load(frame, where, mask, size, count, instruction)
+            values = frame.memory.load(frame.program, where, mask, size, count, instruction)
         else:
             offsets = frame.shared.locate(frame, where, mask, size * count, instruction)
             values = frame.shared.load(frame, offsets, mask, size, count, instruction)
@@ -94,7 +94,7 @@ def _st(builder, instruction):
         columns = [np.broadcast_to(read(frame), frame.num_lanes) for read in reads]
         values = columns[0] if count == 1 else np.stack(columns, axis=1)
         if space == "global":
-            frame.memory.store(frame, where, mask, size, count, values, instruction)
+            frame.memory.store(frame.program, where, mask, size, count, values, instruction)
         else:
             offsets = frame.shared.locate(frame, where, mask, size * count, instruction)
             frame.shared.store(frame, offsets, mask, size, values, instruction)
@@ -126,10 +126,10 @@ def _atomic(builder, instruction):
         values = np.broadcast_to(read(frame), frame.num_lanes)
         old = np.zeros(frame.num_lanes, dtype)
         for lane in range(frame.num_lanes) if mask is None else np.flatnonzero(mask):
-            one = where[lane : lane + 1]
-            before = frame.memory.load(frame, one, None, size, 1, instruction).view(dtype)
+            at = frame.program[lane : lane + 1], where[lane : lane + 1], None, size, 1
+            before = frame.memory.load(*at, instruction).view(dtype)
             after = np.asarray(function(before, values[lane]), dtype).view(f"u{size}")
-            frame.memory.store(frame, one, None, size, 1, after, instruction)
+            frame.memory.store(*at, after, instruction)
             old[lane] = before[0]
         write(frame, old)
 
@@ -155,32 +155,33 @@ class Copy:
     def finish(self, frame) -> None:
         """Read and write."""
         item, count = min(self.size, 4), max(self.size // 4, 1)
-        values = frame.memory.load(frame, self.source, self.reads, item, count, self.instruction)
+        values = frame.memory.load(
+            frame.program, self.source, self.reads, item, count, self.instruction
+        )
         reads = self.reads[:, None] if count > 1 else self.reads
         values = np.where(reads, values, 0).astype(f"u{item}")
         shared = frame.shared
         shared.store(frame, self.target, self.mask, item, values, self.instruction, races=False)
         if shared.races is not None:
-            shared.races.write(
-                frame.warp,
-                frame.batch.epoch,
-                self.target,
-                self.mask,
-                self.size,
-                self.instruction,
-                copying=False,
-            )
+            who = frame.warp, frame.batch.epoch
+            shared.races.arrive(*who, self.target, self.mask, self.size, self.instruction)
 
 
 @family("cp")
 def _cp(builder, instruction):
-    if instruction.modifiers[:1] != ("async",) or "bulk" in instruction.modifiers:
+    if instruction.modifiers[:1] != ("async",):
         raise UnsupportedError(instruction)
+    is_bulk = "bulk" in instruction.modifiers
+    pending = "boxes" if is_bulk else "copies"
     if "commit_group" in instruction.modifiers:
-        return lambda frame: frame.commit("copies")
+        return lambda frame: frame.commit(pending)
     if "wait_group" in instruction.modifiers:
         number = int(instruction.operands[0], 0)
-        return lambda frame: frame.wait("copies", number)
+        return lambda frame: frame.wait(pending, number)
+    if is_bulk:
+        if "tensor" not in instruction.modifiers:
+            raise UnsupportedError(instruction)
+        return tensor_maps.box_copy(builder, instruction)
     if "wait_all" in instruction.modifiers:
         return lambda frame: (frame.commit("copies"), frame.wait("copies", 0))[1]
     size = int(instruction.operands[2], 0)
@@ -198,13 +199,14 @@ def _cp(builder, instruction):
             raise PtxError(f"a copy of part of its bytes is not supported: {instruction}")
         target = frame.shared.locate(frame, targets(frame), mask, size, instruction)
         source, reads = sources(frame).copy(), mask & (read_bytes != 0)
-        frame.memory.load(
-            frame, source, reads, min(size, 4), max(size // 4, 1), instruction
-        )  # checks bounds
+        width = min(size, 4), max(size // 4, 1)
+        frame.memory.load(frame.program, source, reads, *width, instruction)  # checks bounds
         if frame.shared.races is not None:
-            early = frame.launch.options.early_copies
+            late = not frame.launch.options.early_copies
             who = frame.warp, frame.batch.epoch
-            frame.shared.races.write(*who, target, mask, size, instruction, copying=not early)
+            frame.shared.races.copy(
+                *who, target, mask, size, instruction, by_proxy=False, late=late
+            )
         frame.add_pending("copies", Copy(instruction, size, source, target, mask, reads))
 
     return copy

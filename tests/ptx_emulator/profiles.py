@@ -14,8 +14,8 @@ from ptx_emulator.ptx import Instruction
 
 CLASSES = (
     "mma_sync", "wgmma", "mufu", "fma", "add_mul", "minmax", "setp_f", "setp_i", "selp", "cvt", "int",
-    "mov", "shfl", "ld_shared", "ldmatrix", "st_shared", "ld_global", "cp_async", "st_global", "barrier",
-    "wait", "branch", "other",
+    "mov", "shfl", "ld_shared", "ldmatrix", "st_shared", "ld_global", "cp_async", "cp_tensor",
+    "st_global", "barrier", "wait", "branch", "other",
 )  # fmt: skip
 MUFU = {"ex2", "lg2", "rcp", "rsqrt", "sqrt", "div", "tanh", "sin", "cos"}
 FLOATING = ("f32", "f16", "bf16", "f64", "f16x2", "bf16x2")
@@ -35,10 +35,12 @@ def class_of(instruction: Instruction) -> str:
         return "wgmma"
     if name in ("bar", "barrier"):
         return "barrier"
-    if name in ("wgmma", "fence") or (name == "cp" and modifiers[1] not in ("ca", "cg")):
-        return "wait"
-    if name == "cp":
+    if name == "cp" and "tensor" in modifiers:
+        return "cp_tensor"
+    if name == "cp" and modifiers[1] in ("ca", "cg"):
         return "cp_async"
+    if name in ("cp", "wgmma", "fence", "mbarrier", "elect"):
+        return "wait"
     if name in MUFU and (floating or name not in INTEGER):
         return "mufu"
     if floating and name in ("fma", "mad"):

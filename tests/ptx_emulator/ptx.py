@@ -24,10 +24,14 @@ class PtxError(RuntimeError):
 
 
 class Address(NamedTuple):
-    """[base + offset]; base is a register, a symbol, a parameter, or empty."""
+    """[base + offset]; base is a register, a symbol, a parameter, or empty.
+
+    Of a box in a tensor, [base, {coordinates}], innermost first.
+    """
 
     base: str
     offset: int
+    coordinates: tuple[str, ...] = ()
 
 
 Operand = str | Address | tuple
@@ -56,10 +60,14 @@ class Instruction:
 
 @dataclass
 class Kernel:
-    """An entry point: parameters (type, name), registers by name, instructions, labels by index."""
+    """An entry point: parameters (type, name), registers by name, instructions, labels by index.
+
+    `arrays` are the parameters that are passed by value as bytes.
+    """
 
     name: str
     parameters: list[tuple[str, str]]
+    arrays: set[str]
     registers: dict[str, str]
     shared: dict[str, int]
     static_shared: int
@@ -83,6 +91,7 @@ def parse(text: str) -> Kernel:
         raise PtxError("no .entry in this PTX")
     files = dict(FILE.findall(text))
     parameters = [_parameter(p) for p in entry.group(2).split(",") if p.strip()]
+    arrays = {name for _, name, length in parameters if length}
     shared, size = {}, 0
     for align, name, count in SHARED.findall(text):
         size = -(-size // int(align)) * int(align)
@@ -93,16 +102,17 @@ def parse(text: str) -> Kernel:
     first = text.index("{", entry.end())
     body.read(text[first + 1 :], text.count("\n", 0, first) + 1)
     return Kernel(
-        entry.group(1), parameters, body.registers, shared, size, dynamic,
-        body.instructions, body.labels,
+        entry.group(1), [(kind, name) for kind, name, _ in parameters], arrays, body.registers,
+        shared, size, dynamic, body.instructions, body.labels,
     )  # fmt: skip
 
 
-def _parameter(text: str) -> tuple[str, str]:
+def _parameter(text: str) -> tuple[str, str, str | None]:
     match = PARAMETER.search(text.strip())
     if match is None:
         raise PtxError(f"parameter {text.strip()!r} cannot be read")
-    return match.group(1), match.group(2)
+    kind, name, length = match.groups()
+    return "b64" if length else kind, name, length  # an array is known by its address
 
 
 class _Body:
@@ -114,7 +124,9 @@ class _Body:
         self.labels: dict[str, int] = {}
         self._files = files
         self._scopes: list[dict[str, str]] = [{}]
+        self._path = [0]  # numbers of the scopes that are open
         self._num_scopes = 0
+        self._branches: list[tuple[Instruction, list[int]]] = []
         self._source = "?"
 
     def read(self, text: str, line: int) -> None:
@@ -127,15 +139,18 @@ class _Body:
                 self._source = f"{self._files.get(file, file)}:{row}"
                 continue
             if not pending.strip() and (label := LABEL.match(content)):
-                self.labels[self._scoped(label.group(1))] = len(self.instructions)
+                self.labels[f"{label.group(1)}@{self._path[-1]}"] = len(self.instructions)
                 content = content[label.end() :]
             for char in content + " ":
                 if not pending.strip() and char == "{":
                     self._scopes.append({})
                     self._num_scopes += 1
+                    self._path.append(self._num_scopes)
                 elif not pending.strip() and char == "}":
                     self._scopes.pop()
+                    self._path.pop()
                     if not self._scopes:
+                        self._find_labels()
                         return
                 elif char == ";" and not depth:
                     self._statement(pending.strip(), number)
@@ -144,6 +159,15 @@ class _Body:
                     depth += (char == "{") - (char == "}")
                     pending += char
         raise PtxError("a function does not end")
+
+    def _find_labels(self) -> None:
+        """Branches may come before their labels, and scopes may have labels of the same name."""
+        for branch, path in self._branches:
+            names = [f"{branch.operands[0]}@{scope}" for scope in reversed(path)]
+            found = next((name for name in names if name in self.labels), None)
+            if found is None:
+                raise PtxError(f"there is no such label: {branch}")
+            branch.operands[0] = found
 
     def _statement(self, text: str, line: int) -> None:
         if not text or text.startswith(".pragma"):
@@ -158,9 +182,10 @@ class _Body:
             guard, rest = (self._scoped(match.group(2)), bool(match.group(1))), text[match.end() :]
         opcode, *operands = rest.split(None, 1)
         parsed = [self._operand(part) for part in _split(operands[0])] if operands else []
-        self.instructions.append(
-            Instruction(opcode, parsed, guard, line, self._source, " ".join(text.split()))
-        )
+        written = " ".join(text.split())
+        self.instructions.append(Instruction(opcode, parsed, guard, line, self._source, written))
+        if self.instructions[-1].name == "bra":
+            self._branches.append((self.instructions[-1], self._path.copy()))
 
     def _declare(self, kind: str, names: str) -> None:
         for name in (part.strip() for part in names.split(",")):
@@ -181,12 +206,13 @@ class _Body:
         if text.startswith("{"):
             return tuple(self._operand(part) for part in _split(text[1:-1]))
         if text.startswith("["):
-            base, offset = text[1:-1].strip(), 0
+            base, *box = _split(text[1:-1])
+            offset, coordinates = 0, self._operand(box[0]) if box else ()
             if match := re.fullmatch(r"([\w%$.@]+)\s*\+\s*(-?\w+)", base):
                 base, offset = match.group(1), int(match.group(2), 0)
             if re.fullmatch(r"-?\d\w*", base):
                 base, offset = "", int(base, 0)
-            return Address(self._scoped(base), offset)
+            return Address(self._scoped(base), offset, coordinates)
         return self._scoped(text)
 
 

@@ -158,7 +158,7 @@ class Tile:
             flat = addresses.ravel()
             everyone = np.full(len(flat), frame.shared.races.MANY)
             frame.shared.races.read(
-                everyone, frame.batch.epoch, flat, None, ITEM[self.kind], instruction
+                everyone, frame.batch.epoch, flat, None, ITEM[self.kind], instruction, by_proxy=True
             )
         return _numbers(
             frame.shared.raw(ITEM[self.kind], 1)[addresses // ITEM[self.kind]], self.kind

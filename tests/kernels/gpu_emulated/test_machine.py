@@ -171,6 +171,31 @@ def test_programs_that_race_are_seen(gpu):
 
 
 @triton.jit
+def histogram_kernel(values_ptr, counts_ptr, largest_ptr, sum_ptr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(values_ptr + i)
+    ones = tl.full((BLOCK,), 1, tl.int32)
+    seen = tl.atomic_add(counts_ptr + values, ones)
+    tl.atomic_max(largest_ptr + values, seen)
+    tl.atomic_add(sum_ptr, tl.sum(values.to(tl.float32)))
+
+
+def test_atomics(gpu):
+    values = torch.randint(
+        10, (512,), generator=torch.Generator().manual_seed(0), dtype=torch.int32
+    )
+    counts, largest = torch.zeros(10, dtype=torch.int32), torch.full((10,), -1, dtype=torch.int32)
+    total = torch.zeros(1)
+    for schedule in ("lockstep", 1):
+        counts.zero_()
+        with gpu.active(Options(schedule)):
+            histogram_kernel[(4,)](values, counts, largest, total.zero_(), BLOCK=128)
+        assert torch.equal(counts, torch.bincount(values, minlength=10).int())
+        assert torch.equal(largest, counts - 1)
+        assert total.item() == values.sum().item()
+
+
+@triton.jit
 def first_half_kernel(out_ptr, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     tl.store(out_ptr + i, tl.load(out_ptr + i) + 1.0, mask=i < BLOCK // 2)
