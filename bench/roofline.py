@@ -14,7 +14,7 @@ import torch
 from fusedface.bench.case import Case
 from fusedface.bench.heads.table import Head
 from fusedface.bench.timing import stopwatch
-from fusedface.kernels.dispatch import WITHOUT_TRITON
+from fusedface.kernels.dispatch import without_triton
 from fusedface.kernels.products import Products
 
 REPEATS = 7  # of which the fastest counts: a ceiling
@@ -72,7 +72,7 @@ def work(case: Case, head: Head, device: torch.device) -> Work:
     if not head.is_fused:
         return least
     flops = 8.0 * case.num_rows * case.num_classes * case.dim
-    if device.type != "cuda" or WITHOUT_TRITON:
+    if device.type != "cuda" or without_triton():
         return Work(flops, 3.0 * FLOAT32 * case.num_classes * case.dim, 2.0 * least.exps)
     from fusedface.kernels.gpu import traffic
 
@@ -87,7 +87,7 @@ def measure(device: torch.device, precisions: tuple[str, ...]) -> Ceilings:
     return Ceilings(
         {p: _product_rate(p, GPU_PRODUCT if on_gpu else CPU_PRODUCT, device) for p in precisions},
         _copy_rate(GPU_COPY if on_gpu else CPU_COPY, device),
-        _exp_rate_on_gpu(device) if on_gpu and not WITHOUT_TRITON else _exp_rate(device),
+        _exp_rate_on_gpu(device) if on_gpu and not without_triton() else _exp_rate(device),
     )
 
 

@@ -34,11 +34,21 @@ MIN_CHUNK, MAX_CHUNK = 256, 4096  # classes: fewer make slow products, more over
 ABSENT = -1e30  # y of the target among the negatives: never hard, never largest, exp2 of it is 0
 
 
-@torch.compiler.disable  # its loop over chunks is no graph; what surrounds it still compiles
 def cosine_lse(
     embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, spec: Spec
 ) -> CosineLse:
     """See `Primitive`. Not differentiable twice."""
+    run = _cosine_lse
+    if torch.compiler.is_compiling():
+        # The loop over chunks is no graph; what surrounds it still compiles. Not a decorator: that
+        # would load the whole compiler, two seconds, for everyone who imports this package.
+        run = torch.compiler.disable(_cosine_lse)
+    return run(embeddings, weight, labels, threshold, spec)
+
+
+def _cosine_lse(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, spec: Spec
+) -> CosineLse:
     # Reading a tensor `linear` is the one place where a GPU would wait.
     hard = _Hard(spec.hard.square, float(spec.hard.linear), spec.hard.constant)
     cos_y, lse, *stats = _ChunkedLse.apply(embeddings, weight, labels, threshold, spec, hard)

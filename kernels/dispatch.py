@@ -1,27 +1,39 @@
 """Which implementation runs, and in which precision."""
 
-from typing import NamedTuple, cast
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fusedface.kernels import chunked, reference
-from fusedface.kernels.primitive import Backend, Primitive, compute_dtype, target_cosine
+from fusedface.kernels.primitive import Backend, compute_dtype, target_cosine
 
-BACKENDS = {
+WITHOUT_COMPILER = {
     "reference": Backend(reference.cosine_lse, target_cosine),
-    # torch.compiler.disable has wrapped it
-    "chunked": Backend(cast(Primitive, chunked.cosine_lse), target_cosine),
+    "chunked": Backend(chunked.cosine_lse, target_cosine),
 }
+"""The backends that are always there."""
 
-# Triton is there on Linux alone; a machine without it has the other backends.
-try:
+
+_AVAILABLE = f"use one of auto, {', '.join(WITHOUT_COMPILER)}"
+
+
+@cache
+def without_triton() -> str:
+    """Why the Triton kernels cannot be had here; empty if they can. Triton exists only for Linux."""
+    try:
+        import triton  # noqa: F401  (a third of a second: only for those who ask)
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
+@cache
+def _triton() -> Backend:
     from fusedface.kernels.gpu import ops
-except ImportError as error:
-    WITHOUT_TRITON = str(error)
-else:
-    WITHOUT_TRITON = ""
-    BACKENDS["triton"] = Backend(ops.cosine_lse, ops.target_cosine)
+
+    return Backend(ops.cosine_lse, ops.target_cosine)
 
 
 class Choice(NamedTuple):
@@ -35,8 +47,8 @@ def choose(device: torch.device, dtype: torch.dtype) -> Choice:
     """What "auto" takes for operands on `device` that are computed in `dtype`."""
     if device.type != "cuda":
         return Choice("chunked", "there are no fused kernels for this device")
-    if WITHOUT_TRITON:
-        return Choice("chunked", f"Triton cannot be imported: {WITHOUT_TRITON}")
+    if reason := without_triton():
+        return Choice("chunked", f"Triton cannot be imported: {reason}")
     if dtype == torch.float64:
         return Choice("chunked", "the Triton kernels compute in float32")
     return Choice("triton", "fused kernels for CUDA devices")
@@ -50,14 +62,13 @@ def pick_backend(name: str, embeddings: Tensor, weight: Tensor) -> Backend:
     """
     if name == "auto":
         name = choose(embeddings.device, compute_dtype(embeddings, weight)).backend
-    if name not in BACKENDS:
-        available = f"use one of auto, {', '.join(BACKENDS)}"
-        if name == "triton":
-            raise ValueError(
-                f"backend='triton' needs Triton ({WITHOUT_TRITON}): install it, or {available}"
-            )
-        raise ValueError(f"backend={name!r} is not available in this version, {available}")
-    return BACKENDS[name]
+    if name in WITHOUT_COMPILER:
+        return WITHOUT_COMPILER[name]
+    if name != "triton":
+        raise ValueError(f"backend={name!r} is not available in this version, {_AVAILABLE}, triton")
+    if reason := without_triton():
+        raise ValueError(f"backend='triton' needs Triton ({reason}): install it, or {_AVAILABLE}")
+    return _triton()
 
 
 def pick_precision(name: str, device: torch.device) -> str:

@@ -11,8 +11,8 @@ from fusedface.kernels.primitive import PRECISIONS
 def report() -> list[tuple[str, str]]:
     """(name, value) pairs: versions, devices, the backend that "auto" takes, tuned choices on disk."""
     lines = [("Python", platform.python_version()), ("torch", torch.__version__)]
-    if dispatch.WITHOUT_TRITON:
-        lines.append(("Triton", f"cannot be imported: {dispatch.WITHOUT_TRITON}"))
+    if reason := dispatch.without_triton():
+        lines.append(("Triton", f"cannot be imported: {reason}"))
     else:
         import triton
 
@@ -25,7 +25,7 @@ def report() -> list[tuple[str, str]]:
         choice = dispatch.choose(device, torch.float32)
         lines.append((f"backend on {device.type}", f"{choice.backend}: {choice.reason}"))
     lines.append(("precisions", f"{', '.join(PRECISIONS)}; auto is autocast's, else float32"))
-    if not dispatch.WITHOUT_TRITON:
+    if not dispatch.without_triton():
         lines.extend(_tuning(devices))
     return lines
 
