@@ -1,0 +1,293 @@
+"""Mutation testing: change the code in one place, and see whether a test notices.
+
+    python tests/mutation/run.py --sample 200 --seed 0                    kernels, trainer, evaluation
+    python tests/mutation/run.py kernels/unit.py recipes/engine/optim.py  these, every mutant
+    python tests/mutation/run.py --replace data/align.py OLD NEW          one mutant of your own
+
+Works on a copy below build/mutation, in one process. First it runs the tests once and records which
+functions each calls, which takes some minutes; later only modules of tests that are new or changed, or all
+with --record. A mutant then meets only the tests that call its function, quick modules first, until one
+fails; code that runs at import meets those of its file. What is done is kept: the same command goes on
+where it was stopped, and --again repeats survivors after tests were written. The score of a file is the
+share of its mutants that some test noticed.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from mutants import Mutant, mutants
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "mutation"
+TREE, SITE, REACH, DONE = (BUILD / name for name in ("tree", "site", "reach.json", "results.jsonl"))
+TARGETS = (
+    *(f"kernels/{n}.py" for n in ("reference", "chunked", "functional", "checks", "unit", "products",
+                                  "primitive", "dispatch", "landmarks")),
+    "kernels/margins",
+    *(f"recipes/engine/{n}.py" for n in ("train", "metrics", "batches", "optim", "schedule", "watcher",
+                                         "checkpoint", "meter", "verification", "evaluate", "templates")),
+    "data/pairs.py",
+)  # fmt: skip
+TESTS = (
+    "tests/kernels",
+    "tests/models",
+    "tests/data",
+    "tests/recipes",
+    "tests/test_cli.py",
+    "tests/test_cli_data.py",
+)
+# Tests of the Triton kernels, and slow ones of what is no target.
+LEFT_OUT = (
+    "tests/kernels/gpu", "tests/kernels/test_gpu_interpreter", "tests/models/test_public_checkpoints",
+    "tests/models/test_insightface_checkpoints", "tests/recipes/test_compare", "tests/recipes/test_curves",
+    "tests/recipes/test_export", "tests/recipes/test_plots",
+)  # fmt: skip
+QUICK = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "no:randomly"]
+MEMORY = 24 << 30  # bytes of address space; a mutant may ask for any
+SLOWER = 5  # times its recorded time a test may take
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="*", default=TARGETS, help="files or folders")
+    parser.add_argument("--sample", type=int, help="so many mutants, drawn at random")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", action="store_true", help="again which test calls what")
+    parser.add_argument("--again", action="store_true", help="repeat survivors")
+    parser.add_argument("--replace", nargs=3, action="append", metavar=("FILE", "OLD", "NEW"))
+    arguments = parser.parse_args()
+
+    copy_tree()
+    prepare()
+    tests = record(arguments.record)
+    todo = (
+        [replaced(*texts) for texts in arguments.replace]
+        if arguments.replace
+        else chosen(arguments.files, arguments.sample, arguments.seed)
+    )
+    done = {} if arguments.replace else known_results(arguments.again)
+    results = []
+    for i, (file, mutant) in enumerate(todo, start=1):
+        key = sha256(f"{file}\n{mutant.source}".encode()).hexdigest()[:16]
+        if key not in done:
+            outcome, by = judge(file, mutant, tests)
+            done[key] = {
+                "key": key,
+                "file": file,
+                "mutant": str(mutant),
+                "outcome": outcome,
+                "by": by,
+            }
+            with DONE.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(done[key]) + "\n")
+            print(f"{i}/{len(todo)} {outcome:9} {file}:{mutant}   {by}", flush=True)
+        results.append(done[key])
+    print(report(results))
+    return 0
+
+
+def chosen(files: Iterable[str], sample: int | None, seed: int) -> list[tuple[str, Mutant]]:
+    """The mutants to try, in the order of the files."""
+    paths = [p for f in files for p in (sorted((ROOT / f).glob("*.py")) or [ROOT / f])]
+    every = [(str(p.relative_to(ROOT)), m) for p in paths for m in mutants(p.read_text("utf-8"))]
+    if sample is None or sample >= len(every):
+        return every
+    return [every[i] for i in sorted(random.Random(seed).sample(range(len(every)), sample))]
+
+
+def replaced(file: str, old: str, new: str) -> tuple[str, Mutant]:
+    """A mutant of one's own, for all tests of its file."""
+    source = (ROOT / file).read_text("utf-8")
+    if source.count(old) != 1:
+        raise SystemExit(f"{file} must hold {old!r} once, not {source.count(old)} times")
+    line = source[: source.index(old)].count("\n") + 1
+    return file, Mutant(line, None, old, new, source.replace(old, new))
+
+
+def known_results(again: bool) -> dict[str, dict[str, str]]:
+    """What earlier runs found, without survivors if those are to be tried again."""
+    lines = DONE.read_text("utf-8").splitlines() if DONE.exists() else []
+    known = {result["key"]: result for result in map(json.loads, lines)}
+    return {
+        k: r for k, r in known.items() if not (again and r["outcome"] in ("survived", "unseen"))
+    }
+
+
+def copy_tree() -> None:
+    """The checkout as it is, at TREE, importable as `fusedface` from SITE."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.split(b"\0")
+    wanted = {name.decode() for name in names if name and (ROOT / name.decode()).is_file()}
+    for name in wanted:
+        source, copy = ROOT / name, TREE / name
+        if not copy.exists() or copy.stat().st_mtime != source.stat().st_mtime:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy)
+    for path in [p for p in TREE.rglob("*.py") if str(p.relative_to(TREE)) not in wanted]:
+        path.unlink()
+    SITE.mkdir(exist_ok=True)
+    if not (SITE / "fusedface").is_symlink():
+        (SITE / "fusedface").symlink_to(TREE, target_is_directory=True)
+
+
+def prepare() -> None:
+    """Import once what every fork needs; ours is imported by the forks, from the copy."""
+    sys.path.insert(0, str(SITE))
+    sys.path.insert(1, str(TREE / "tests"))
+    os.environ |= {
+        "PYTHONPATH": str(SITE), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
+        "FUSEDFACE_ROOT": f"{SITE}/fusedface/",
+    }  # fmt: skip
+    for name in ("torch", "numpy", "scipy.stats", "PIL.Image", "matplotlib.pyplot", "hypothesis",
+                 "pytest", "rich.console", "typer", "albumentations", "tomli_w"):  # fmt: skip
+        __import__(name)
+
+
+def run_tests(
+    arguments: list[str], seconds: float | None, order: dict[str, int] | None
+) -> tuple[int | None, str]:
+    """pytest in a fork; its exit code, None where it was stopped, and the first test that failed."""
+    said = BUILD / "output.txt"
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        with said.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os.chdir(TREE)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        import pytest
+
+        sys.dont_write_bytecode = order is not None
+        plugins = [] if order is None else [_Selected(order)]
+        os._exit(int(pytest.main([*arguments, f"--basetemp={BUILD}/tmp"], plugins=plugins)))
+    end = time.monotonic() + (seconds or 1e9)
+    while time.monotonic() < end:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            text = said.read_text("utf-8", errors="replace")
+            failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
+            name = failed[0].split(" - ")[0].split(" ", 1)[1] if failed else ""
+            return os.waitstatus_to_exitcode(status), name
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None, ""
+
+
+class _Selected:
+    """Keeps the tests of `order` and runs them in it."""
+
+    def __init__(self, order: dict[str, int]) -> None:
+        self.order = order
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = sorted(
+            (item for item in items if item.nodeid in self.order),
+            key=lambda item: self.order[item.nodeid],
+        )
+
+
+def record(everything: bool) -> dict[str, dict[str, Any]]:
+    """Which test calls what and in what time, of every module of tests as it is now."""
+    known = json.loads(REACH.read_text("utf-8")) if REACH.exists() and not everything else {}
+    digests = {m: sha256((TREE / m).read_bytes()).hexdigest()[:16] for m in test_modules()}
+    known = {m: entry for m, entry in known.items() if entry["digest"] == digests.get(m)}
+    if new := [module for module in digests if module not in known]:
+        print(f"recording what the tests of {len(new)} modules call ...", flush=True)
+        found = BUILD / "found.json"
+        os.environ["FUSEDFACE_REACH"] = str(found)
+        code, name = run_tests([*QUICK[1:], "-p", "mutation.reach", *new], None, None)
+        del os.environ["FUSEDFACE_REACH"]
+        if code != 0:
+            print(f"without a mutant pytest ends with {code} {name}: see {BUILD / 'output.txt'}")
+        known |= {module: {"digest": digests[module], "tests": {}} for module in new}
+        for test, entry in json.loads(found.read_text("utf-8")).items():
+            known[test.split("::")[0]]["tests"][test] = entry
+        REACH.write_text(json.dumps(known), encoding="utf-8")
+    tests = {name: entry for module in known.values() for name, entry in module["tests"].items()}
+    for entry in tests.values():
+        entry["calls"] = {tuple(call) for call in entry["calls"]}
+    return tests
+
+
+def test_modules() -> list[str]:
+    """The modules of tests that may see a target."""
+    paths = (p for name in TESTS for p in sorted((TREE / name).rglob("test_*.py")))
+    names = (str(path.relative_to(TREE)) for path in paths)
+    return [name for name in names if not name.startswith(LEFT_OUT)]
+
+
+def judge(file: str, mutant: Mutant, tests: dict[str, dict[str, Any]]) -> tuple[str, str]:
+    """killed, time-out, survived or unseen (no test calls it); and by which test."""
+    seen = {
+        name: test["seconds"]
+        for name, test in tests.items()
+        if ((file, mutant.function) in test["calls"])
+        or (mutant.function is None and any(path == file for path, _ in test["calls"]))
+    }
+    if not seen:
+        return "unseen", ""
+    of_module: dict[str, list[str]] = defaultdict(list)
+    for name in seen:
+        of_module[name.split("::")[0]].append(name)
+    modules = sorted(of_module, key=lambda m: sum(seen[n] for n in of_module[m]))
+    order = {n: i for i, n in enumerate(n for m in modules for n in of_module[m])}
+    path = TREE / file
+    original, times = path.read_bytes(), path.stat()
+    try:
+        path.write_text(mutant.source, encoding="utf-8")
+        os.utime(path, (0, 0))  # no compiled file is of that time
+        limit = 30 + SLOWER * sum(seen.values())
+        code, failed = run_tests([*QUICK, *modules], limit, order)
+    finally:
+        path.write_bytes(original)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    if code is None:
+        return "time-out", f"after {limit:.0f} s"
+    return (
+        ("survived", f"{len(seen)} tests")
+        if code == 0
+        else ("killed", failed or f"exit code {code}")
+    )
+
+
+def report(results: list[dict[str, str]]) -> str:
+    """The score of each file, and the survivors."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for result in results:
+        counts[result["file"]][result["outcome"]] += 1
+    counts["all"] = sum(counts.values(), Counter())
+    lines = [f"\n{'file':36}{'mutants':>8}{'killed':>8}{'survived':>9}{'unseen':>8}{'score':>8}"]
+    for file, n in counts.items():
+        killed = n["killed"] + n["time-out"]
+        score = killed / max(1, n.total())
+        lines.append(
+            f"{file:36}{n.total():8}{killed:8}{n['survived']:9}{n['unseen']:8}{score:8.1%}"
+        )
+    left = [r for r in results if r["outcome"] in ("survived", "unseen")]
+    lines += ["", "survivors:" if left else "no survivors"]
+    lines += [
+        f"{r['file']}:{r['mutant']}   ({r['outcome']}, {r['by'] or 'no test calls it'})"
+        for r in left
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
