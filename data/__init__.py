@@ -1,13 +1,19 @@
 """Faces: sources of labelled images, augmentation, batches, and verification pairs."""
 
 from fusedface.data.contact_sheet import contact_sheet
-from fusedface.data.dataset import FaceBatch, FaceDataset, first
-from fusedface.data.images import UnreadableImage
-from fusedface.data.opening import open_source
+from fusedface.data.dataset import FaceBatch, FaceDataset, collate_whole, read_batches
 from fusedface.data.pair_list import PairList, from_index_pairs
 from fusedface.data.pairs import read_pairs
 from fusedface.data.recordio import BadRecord, PackSource, open_pack, write_pack
-from fusedface.data.sources import FaceSource, FileSource
+from fusedface.data.source_kinds import open_source
+from fusedface.data.sources import (
+    FaceSource,
+    FileSource,
+    Images,
+    SomeIdentities,
+    SomeImages,
+    UnreadableImage,
+)
 from fusedface.data.synthetic import IndexPairs, SyntheticFaces, synthetic_pairs
 from fusedface.data.transforms import PRESETS, augmentation
 from fusedface.data.verification_bins import find_sets, write_bin
@@ -19,18 +25,22 @@ __all__ = [
     "FaceDataset",
     "FaceSource",
     "FileSource",
+    "Images",
     "IndexPairs",
     "PackSource",
     "PairList",
+    "SomeIdentities",
+    "SomeImages",
     "SyntheticFaces",
     "UnreadableImage",
     "augmentation",
+    "collate_whole",
     "contact_sheet",
     "find_sets",
-    "first",
     "from_index_pairs",
     "open_pack",
     "open_source",
+    "read_batches",
     "read_pairs",
     "synthetic_pairs",
     "write_bin",

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fusedface.data.images import IMAGE_SUFFIXES, UnreadableImage, read_image
-from fusedface.data.text_files import inside_path, read_lines
+from fusedface.data.sources.images import IMAGE_SUFFIXES, UnreadableImage, read_image
+from fusedface.data.sources.text_files import inside_path, read_lines
 
 # x, y of the left eye, right eye, nose, left and right corner of the mouth as one sees them; 112x112.
 TEMPLATE = np.array(

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedface.data.images import UnreadableImage, decode_image
-from fusedface.data.opening import open_source
-from fusedface.data.pair_list import EncodedImages, ImageFiles, PairList, SourceImages
+from fusedface.data.pair_list import PairList
 from fusedface.data.pairs import read_pairs
 from fusedface.data.recordio import BadRecord, PackSource
 from fusedface.data.recordio.index import read_index
-from fusedface.data.sources import FileSource
+from fusedface.data.source_kinds import open_source
+from fusedface.data.sources import FaceSource, Images
+from fusedface.data.sources.images import UnreadableImage, decode_image
 from fusedface.data.verification_bins import SUFFIX
 
 SHOWN_PROBLEMS = 10  # of each kind
@@ -68,7 +68,7 @@ def check(
     return report
 
 
-def _open(path: Path, report: Report) -> FileSource | PackSource:
+def _open(path: Path, report: Report) -> FaceSource:
     """As training reads it; where training refuses it, without its broken records."""
     try:
         return open_source(path)
@@ -117,7 +117,7 @@ class _Seen(NamedTuple):
 
 
 def _check_images(
-    images: FileSource | PackSource | ImageFiles | EncodedImages | SourceImages,
+    images: Images,
     labels: np.ndarray | None,
     report: Report,
     progress: Callable[[int, int], None] | None,
@@ -145,7 +145,7 @@ def _check_images(
         report.problems += _some("the same image under two people", shown, len(wrong))
 
 
-def _look_at(images, progress: Callable[[int, int], None] | None) -> _Seen:
+def _look_at(images: Images, progress: Callable[[int, int], None] | None) -> _Seen:
     """Read all images, on all cores: decoders let other threads run."""
 
     def look(index: int) -> tuple[int, tuple[int, int] | None, str]:

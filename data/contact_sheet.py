@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fusedface.data.images import UnreadableImage
 from fusedface.data.sources import FaceSource
+from fusedface.data.sources.images import UnreadableImage
 from fusedface.data.transforms import fit
 
 MAX_ROWS = MAX_COLUMNS = 64  # 165 MB of pixels at 112x112

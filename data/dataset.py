@@ -1,6 +1,6 @@
 """Training images: read, augmented and put together in batches, the same for any number of workers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fusedface.data.images import UnreadableImage
-from fusedface.data.sources import FaceSource
+from fusedface.data.sources import FaceSource, Images
+from fusedface.data.sources.images import UnreadableImage
 from fusedface.data.transforms import augmentation, fit, frame_size
 from fusedface.models import Preprocessing
 
@@ -30,7 +30,7 @@ class FaceDataset(Dataset[FaceBatch]):
     """A source as a network sees it in training.
 
     An image depends on (seed, epoch, index) alone. Batches are read whole (`__getitems__`), because
-    generated faces are rendered many at a time; use a DataLoader with `collate_fn=first`.
+    generated faces are rendered many at a time; use a DataLoader with `collate_fn=collate_whole`.
 
     Args:
         source: where the faces come from.
@@ -67,7 +67,7 @@ class FaceDataset(Dataset[FaceBatch]):
 
     def batch(self, indices: Sequence[int]) -> FaceBatch:
         """The images at `indices`, augmented for the current epoch."""
-        read = read_images(self.source, indices)
+        read = read_readable(self.source, indices)
         images = [
             self._varied(image, index) for image, index in zip(read.images, indices, strict=True)
         ]
@@ -96,21 +96,19 @@ class _Read(NamedTuple):
     unreadable: tuple[str, ...]
 
 
-def read_images(source: FaceSource, indices: Sequence[int]) -> _Read:
-    """Read (or render) images; an unreadable one is replaced by the next readable one of the source.
+def read_readable(source: FaceSource, indices: Sequence[int]) -> _Read:
+    """Images at `indices`; an unreadable one is replaced by the next readable one of the source.
 
     Raises:
         ValueError: no image of the source can be read.
     """
-    render = getattr(source, "render", None)
-    if render is not None:
-        return _Read(render(torch.as_tensor(indices)).cpu().numpy(), [int(i) for i in indices], ())
-    images, found, unreadable = [], [], []
-    for index in indices:
-        image, at = _next_readable(source, int(index), unreadable)
-        images.append(image)
-        found.append(at)
-    return _Read(images, found, tuple(unreadable))
+    try:
+        return _Read(source.read(indices), [int(i) for i in indices], ())
+    except UnreadableImage:  # one by one, to tell which
+        unreadable: list[str] = []
+        found = [_next_readable(source, int(index), unreadable) for index in indices]
+        images, used = zip(*found, strict=True)
+        return _Read(images, list(used), tuple(unreadable))
 
 
 def _next_readable(source: FaceSource, index: int, unreadable: list[str]) -> tuple[np.ndarray, int]:
@@ -123,6 +121,22 @@ def _next_readable(source: FaceSource, index: int, unreadable: list[str]) -> tup
     raise ValueError(f"none of the {len(source)} images can be read; the last: {unreadable[-1]}")
 
 
-def first(batches: list[FaceBatch]) -> FaceBatch:
+def collate_whole(batches: list[FaceBatch]) -> FaceBatch:
     """The collate function of a loader over FaceDataset: its batches come whole."""
     return batches[0]
+
+
+def read_batches(images: Images, size: tuple[int, int], batch_size: int) -> Iterator[np.ndarray]:
+    """All images in their order, (B, H, W, 3) uint8, the last batch what is left.
+
+    Args:
+        images: to be embedded, say.
+        size: (H, W) to which they are scaled.
+        batch_size: B.
+
+    Raises:
+        UnreadableImage: one cannot be decoded; none is replaced.
+    """
+    for start in range(0, len(images), batch_size):
+        indices = range(start, min(start + batch_size, len(images)))
+        yield np.stack([fit(image, size) for image in images.read(indices)])

@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from fusedface.data.align import align
-from fusedface.data.images import read_image
-from fusedface.data.text_files import inside_path, read_lines
+from fusedface.data.sources import Images
+from fusedface.data.sources.images import read_image
+from fusedface.data.sources.text_files import inside_path, read_lines
 
 FACES, POINTS, PAIRS = "*_face_tid_mid.txt", "*_name_5pts_score.txt", "*_template_pair_label.txt"
 IMAGES = "loose_crop"
 
 
-class CroppedImages:
+class CroppedImages(Images):
     """Faces cut out by their landmarks when they are read."""
 
     def __init__(self, root: Path, names: list[str], points: np.ndarray) -> None:

@@ -4,15 +4,16 @@ People are compared by the names of their folders, images byte for byte. Neither
 number their people, and an image that was encoded again has other bytes.
 """
 
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from fusedface.data.images import UnreadableImage
-from fusedface.data.pair_list import EncodedImages, ImageFiles, PairList, SourceImages
-from fusedface.data.recordio import PackSource
-from fusedface.data.sources import FileSource
+from fusedface.data.pair_list import PairList
+from fusedface.data.sources import FaceSource, Images
+from fusedface.data.sources.images import UnreadableImage
 
 # Training images whose bytes are compared: as many as a training reads in seconds.
 COMPARED_IMAGES = 20_000
@@ -51,7 +52,7 @@ class Overlap(NamedTuple):
         return f"no image of it is among the training images{which}; names cannot be compared"
 
 
-def overlaps(source: FileSource | PackSource, tests: dict[str, PairList]) -> dict[str, Overlap]:
+def overlaps(source: FaceSource, tests: dict[str, PairList]) -> dict[str, Overlap]:
     """Compare the people and images of verification sets with those to train on.
 
     Args:
@@ -64,26 +65,26 @@ def overlaps(source: FileSource | PackSource, tests: dict[str, PairList]) -> dic
     return {name: _overlap(source, pairs, trained, count) for name, pairs in tests.items()}
 
 
-def _overlap(
-    source: FileSource | PackSource, pairs: PairList, trained: set[bytes], count: int
-) -> Overlap:
+def _overlap(source: FaceSource, pairs: PairList, trained: set[bytes], count: int) -> Overlap:
     images = pairs.images
     shared = sum(digest in trained for digest in _digests(images, range(len(images))))
-    names, people = set(), set()
-    if isinstance(source, FileSource) and isinstance(images, ImageFiles):
-        same_root = source.root.resolve() == images.root.resolve()
-        # "0" in two places is a number, not a person.
-        names, people = (
-            {name for name in some if same_root or not name.isdigit()}
-            for some in (source.known_names(), images.identity_names)
-        )
+    same_folder = _same(source.folder(), images.folder())
+    # "0" in two places is a number, not a person.
+    trained_on, people = (
+        {name for name in names if same_folder or not name.isdigit()}
+        for names in (source.people(), images.people())
+    )
     return Overlap(
-        tuple(sorted(names & people)), len(people) if names else 0, shared, len(images),
+        tuple(sorted(trained_on & people)), len(people) if trained_on else 0, shared, len(images),
         count, count == len(source),
     )  # fmt: skip
 
 
-def _digests(images: FileSource | PackSource | ImageFiles | EncodedImages | SourceImages, indices):
+def _same(one: Path | None, other: Path | None) -> bool:
+    return one is not None and other is not None and one.resolve() == other.resolve()
+
+
+def _digests(images: Images, indices: Iterable[int]) -> Iterator[bytes]:
     """Digests of the images that can be read."""
     for index in indices:
         try:

@@ -6,35 +6,45 @@ from pathlib import Path
 
 import numpy as np
 
-from fusedface.data.images import decode_image, read_encoded, read_image
-from fusedface.data.sources import FaceSource, encoded_image
+from fusedface.data.sources import FaceSource, Images, SomeImages
+from fusedface.data.sources.images import decode_image, read_encoded, read_image
 
 NUM_FOLDS = 10  # of the field's protocol
 
 
-class ImageFiles:
+class ImageFiles(Images):
     """Images to be compared, by path.
 
-    `identities` numbers the people and `identity_names` has the names of their folders where the list
-    tells them; else they are None and empty.
+    Args:
+        root: what the paths start from.
+        paths: of the images.
+        folders: of each, where a folder is a person; None where the people are unknown.
     """
 
-    def __init__(self, root: Path, paths: Sequence[str], identities: Sequence[str] | None) -> None:
+    def __init__(self, root: Path, paths: Sequence[str], folders: Sequence[str] | None) -> None:
         self.root, self.paths = root, list(paths)
-        folders, self.identities = (
-            ([], None) if identities is None else np.unique(identities, return_inverse=True)
+        self._folders, self._identities = (
+            ([], None) if folders is None else np.unique(folders, return_inverse=True)
         )
-        self.identity_names = {Path(folder).name for folder in folders} - {""}
+
+    @property
+    def identities(self) -> np.ndarray | None:
+        """By the folders."""
+        return self._identities
+
+    def folder(self) -> Path:
+        """The root."""
+        return self.root
+
+    def people(self) -> set[str]:
+        """The names of the folders."""
+        return {Path(folder).name for folder in self._folders} - {""}
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def image(self, index: int) -> np.ndarray:
-        """The image, (H, W, 3) uint8 RGB.
-
-        Raises:
-            UnreadableImage: it cannot be decoded.
-        """
+        """See `Images`."""
         return read_image(self.root / self.paths[index])
 
     def encoded(self, index: int) -> bytes:
@@ -46,15 +56,13 @@ class ImageFiles:
         return str(self.root / self.paths[index])
 
 
-class EncodedImages:
+class EncodedImages(Images):
     """Images to be compared, held encoded; who they show is unknown.
 
     Args:
         data: the images.
         names: of each, for messages.
     """
-
-    identities = None
 
     def __init__(self, data: Sequence[bytes], names: Sequence[str]) -> None:
         self.data, self.names = data, names
@@ -63,11 +71,7 @@ class EncodedImages:
         return len(self.data)
 
     def image(self, index: int) -> np.ndarray:
-        """The image, (H, W, 3) uint8 RGB.
-
-        Raises:
-            UnreadableImage: it cannot be decoded.
-        """
+        """See `Images`."""
         return decode_image(self.data[index], self.names[index])
 
     def encoded(self, index: int) -> bytes:
@@ -79,45 +83,24 @@ class EncodedImages:
         return self.names[index]
 
 
-class SourceImages:
-    """Some images of a source, to be compared."""
-
-    def __init__(self, source: FaceSource, indices: np.ndarray) -> None:
-        self.source, self.indices = source, indices
-        self.identities = getattr(source, "true_labels", source.labels)[indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def image(self, index: int) -> np.ndarray:
-        """The image, (H, W, 3) uint8 RGB."""
-        return self.source.image(int(self.indices[index]))
-
-    def encoded(self, index: int) -> bytes:
-        """The image, encoded; see `encoded_image`."""
-        return encoded_image(self.source, int(self.indices[index]))
-
-    def describe(self, index: int) -> str:
-        """As the source names it."""
-        return self.source.describe(int(self.indices[index]))
-
-
 @dataclass(frozen=True)
 class PairList:
     """P pairs of images in folds.
 
     Args:
-        images: each image once; `identities` (N,) of them, or None where unknown.
+        images: each image once; `identities` says who is on them.
         first, second: (P,) int64, indices into `images`.
         same: (P,) bool.
         fold: (P,) int64, 0, 1, ...
+        drawn: here, from images whose people are known, and not listed by anyone.
     """
 
-    images: ImageFiles | EncodedImages | SourceImages
+    images: Images
     first: np.ndarray
     second: np.ndarray
     same: np.ndarray
     fold: np.ndarray
+    drawn: bool = False
 
     def __len__(self) -> int:
         return len(self.same)
@@ -130,7 +113,7 @@ def from_index_pairs(
     used, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
     left, right = inverse[: len(first)], inverse[len(first) :]
     return PairList(
-        SourceImages(source, used), left, right, np.asarray(same, bool), np.asarray(fold)
+        SomeImages(source, used), left, right, np.asarray(same, bool), np.asarray(fold), drawn=True
     )
 
 

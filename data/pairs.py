@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fusedface.data.images import IMAGE_SUFFIXES
 from fusedface.data.pair_list import NUM_FOLDS, ImageFiles, PairList, check_both_kinds
-from fusedface.data.text_files import inside_path, read_lines
+from fusedface.data.sources.images import IMAGE_SUFFIXES
+from fusedface.data.sources.text_files import inside_path, read_lines
 from fusedface.data.verification_bins import SUFFIX, read_bin
 
 SHOWN_PROBLEMS = 5  # of a list with many

@@ -5,10 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedface.data.images import UnreadableImage, image_size
-from fusedface.data.pair_list import EncodedImages, ImageFiles
-from fusedface.data.recordio import PackSource
-from fusedface.data.sources import FileSource
+from fusedface.data.sources import Images
+from fusedface.data.sources.images import UnreadableImage, image_size
 
 LOOKED_AT = 1000  # images of a source, spread over it: headers are read, not pixels
 SHOWN_SIZES = 4
@@ -41,9 +39,7 @@ class OtherSizes(NamedTuple):
         )
 
 
-def other_sizes(
-    images: FileSource | PackSource | ImageFiles | EncodedImages, size: tuple[int, int]
-) -> OtherSizes:
+def other_sizes(images: Images, size: tuple[int, int]) -> OtherSizes:
     """Look at images spread over a source, all of a small one.
 
     Args:
@@ -62,9 +58,7 @@ def other_sizes(
     return OtherSizes(size, len(images), looked_at, found)
 
 
-def check_sizes(
-    images: FileSource | PackSource, size: tuple[int, int], name: str, *, resize: bool
-) -> str | None:
+def check_sizes(images: Images, size: tuple[int, int], name: str, *, resize: bool) -> str | None:
     """What is to be said of images to train on that have another size than the network takes.
 
     Args:

@@ -18,7 +18,7 @@ from PIL import Image
 from fusedface.data import open_source, read_pairs, write_bin, write_pack
 from fusedface.data.align import read_landmarks
 from fusedface.data.check import check
-from fusedface.data.images import UnreadableImage, read_image
+from fusedface.data.sources.images import UnreadableImage, read_image
 from fusedface.models import build_from_checkpoint, create
 from fusedface.models.checkpoints import FORMAT, VERSION
 from fusedface.recipes.registry import get_recipe

@@ -71,6 +71,6 @@ def test_align(tmp_path):
 
 
 def open_image(path):
-    from fusedface.data.images import read_image
+    from fusedface.data.sources.images import read_image
 
     return read_image(path)

@@ -9,22 +9,22 @@
 Labels and ranges are float32, so that ranges beyond 2^24 are rounded; the records decide, not they.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fusedface.data.images import UnreadableImage, decode_image
 from fusedface.data.recordio.header import read_record
 from fusedface.data.recordio.index import read_index
 from fusedface.data.recordio.labels import Images, image_records
 from fusedface.data.recordio.records import BadRecord, RecordFile
-from fusedface.data.sources import probe
+from fusedface.data.sources.base import FaceSource, probe
+from fusedface.data.sources.images import UnreadableImage, decode_image
 
 SHOWN_PROBLEMS = 5  # of a pack with many
 
 
-class PackSource:
+class PackSource(FaceSource):
     """The images of a pack, by key; read at random from any number of processes.
 
     Args:
@@ -47,16 +47,8 @@ class PackSource:
             )
         probe(self, records.path)
 
-    @property
-    def num_classes(self) -> int:
-        """Number of identities."""
-        return len(self.pack_labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def image(self, index: int) -> np.ndarray:
-        """See `FaceSource`."""
+        """See `Images`."""
         return decode_image(self.encoded(index), self.describe(index))
 
     def encoded(self, index: int) -> bytes:
@@ -74,6 +66,13 @@ class PackSource:
             reason = f"its label is {record.labels[0]:g}, but it lies in the range of {expected}"
             raise UnreadableImage(self.describe(index), reason)
         return record.image
+
+    def files(
+        self,
+        indices: Sequence[int] | np.ndarray | None = None,  # noqa: ARG002  all lie in two
+    ) -> Iterator[Path]:
+        """The pack's two, whichever images are asked for."""
+        return iter((self.records.path, self.records.path.with_suffix(".idx")))
 
     def describe(self, index: int) -> str:
         """File, key and byte offset."""

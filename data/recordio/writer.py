@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedface.data.images import UnreadableImage, decode_image
 from fusedface.data.recordio.header import MAX_LABEL, pack_image, pack_range
 from fusedface.data.recordio.records import write_record
-from fusedface.data.sources import FaceSource, encoded_image
+from fusedface.data.sources import FaceSource
+from fusedface.data.sources.images import UnreadableImage, decode_image
 
 FILES = ("train.rec", "train.idx", "property")
 
@@ -63,7 +63,7 @@ def _write(source: FaceSource, folder: Path, skip_bad: bool) -> Written:
             first = len(offsets) + 1
             for index in images.tolist():
                 try:
-                    data = encoded_image(source, index)
+                    data = source.encoded(index)
                     size = decode_image(data, source.describe(index)).shape[:2]
                 except UnreadableImage as error:
                     if not skip_bad:

@@ -1,9 +1,12 @@
 """SyntheticFaces: a source of generated people, without files."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from fusedface.data.sources import FaceSource
 from fusedface.data.synthetic.canvas import Canvas
 from fusedface.data.synthetic.face import draw_face
 from fusedface.data.synthetic.hashing import uniforms
@@ -35,8 +38,8 @@ RENDERED_ON_CPU, RENDERED_ON_GPU = 16, 512
 KEPT_BYTES = 2**29  # of finished images on a CPU, where rendering one costs some milliseconds
 
 
-class SyntheticFaces:
-    """Generated people in families of look-alikes; a `FaceSource` with `render`.
+class SyntheticFaces(FaceSource):
+    """Generated people in families of look-alikes.
 
     A person is a set of traits (shape of face, eyes, brows, nose, mouth; skin, hair, beard, marks), a
     photo a set of conditions (pose, expression, light, background, occlusion, blur, noise). Each image is a
@@ -85,16 +88,17 @@ class SyntheticFaces:
         self.first_identity, self.images_per_identity = first_identity, images_per_identity
         self.family_size, self.family_spread = family_size, family_spread
         self.device = torch.device(device)
-        self.num_classes = num_identities
         self.class_names = [f"identity {first_identity + i}" for i in range(num_identities)]
-        self.true_labels = np.repeat(np.arange(num_identities), images_per_identity)
-        self.labels = _with_noise(self.true_labels, num_identities, label_noise, seed)
+        self._identities = np.repeat(np.arange(num_identities), images_per_identity)
+        self.labels = _with_noise(self._identities, num_identities, label_noise, seed)
         self._tiles = make_tiles(*image_size, self.device)
         self._kept: Tensor | None = None
         self._is_kept = torch.zeros(len(self.labels), dtype=torch.bool)
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def identities(self) -> np.ndarray:
+        """(N,) int64, who is on each image, whatever its label says."""
+        return self._identities
 
     def family(self, index: int) -> int:
         """The family of the person on an image."""
@@ -103,6 +107,10 @@ class SyntheticFaces:
     def image(self, index: int) -> np.ndarray:
         """The image, (H, W, 3) uint8 RGB."""
         return self.render(torch.tensor([index]))[0].cpu().numpy()
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """See `Images`; many are rendered at once."""
+        return list(self.render(torch.as_tensor(indices)).cpu().numpy())
 
     def describe(self, index: int) -> str:
         """Whom it shows and which image it is."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader
 
-from fusedface.data import FaceBatch, FaceDataset, first
+from fusedface.data import FaceBatch, FaceDataset, collate_whole
 from fusedface.recipes.engine.signals import ignore_interrupts
 
 
@@ -46,7 +46,7 @@ class Batches:
             batch_sampler=list(self.rest_of_epoch(step)),
             num_workers=num_workers,
             pin_memory=pin_memory,
-            collate_fn=first,
+            collate_fn=collate_whole,
             # Without one of its own, a loader draws from the global generator at every epoch.
             generator=torch.Generator(),
             worker_init_fn=ignore_interrupts,

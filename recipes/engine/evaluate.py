@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusedface.data.dataset import read_images
+from fusedface.data import read_batches
 from fusedface.data.ijb import Templates
-from fusedface.data.pair_list import PairList, SourceImages
-from fusedface.data.transforms import fit, frame_size
+from fusedface.data.pair_list import PairList
+from fusedface.data.transforms import frame_size
 from fusedface.models import Backbone
 from fusedface.recipes.engine.verification import VerificationResult, verify
 
@@ -73,7 +73,7 @@ def people_to_score(pairs: PairList, all_pairs: bool | None = None) -> np.ndarra
     """
     people, count = pairs.images.identities, len(pairs.images) * (len(pairs.images) - 1) // 2
     if all_pairs is None:
-        all_pairs = isinstance(pairs.images, SourceImages) and count <= MAX_ALL_PAIRS
+        all_pairs = pairs.drawn and count <= MAX_ALL_PAIRS
     if not all_pairs:
         return None
     if people is None:
@@ -103,14 +103,12 @@ def embed(model: Backbone, pairs: PairList | Templates) -> Tensor:
     size = frame_size(model.preprocessing)
     was_training = model.training
     model.eval()
-    parts = []
     try:
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            for start in range(0, len(pairs.images), BATCH_SIZE):
-                images = _read(
-                    pairs, range(start, min(start + BATCH_SIZE, len(pairs.images))), size
-                )
-                parts.append(_embed_batch(model, images.to(device)))
+            parts = [
+                _embed_batch(model, torch.from_numpy(images).to(device))
+                for images in read_batches(pairs.images, size, BATCH_SIZE)
+            ]
     finally:
         model.train(was_training)
     embeddings = torch.cat(parts)
@@ -132,13 +130,3 @@ def _embed_batch(model: Backbone, images: Tensor) -> Tensor:
         if model.preprocessing.flip == "concat"
         else features[0] + features[1]
     )
-
-
-def _read(pairs: PairList | Templates, indices: range, size: tuple[int, int]) -> Tensor:
-    source = getattr(pairs.images, "source", None)
-    if hasattr(source, "render"):
-        wanted = pairs.images.indices[list(indices)]  # pyright: ignore[reportAttributeAccessIssue]
-        images = read_images(source, wanted).images  # pyright: ignore[reportArgumentType]
-    else:
-        images = [pairs.images.image(i) for i in indices]
-    return torch.from_numpy(np.stack([fit(image, size) for image in images]))

@@ -7,7 +7,7 @@ a path         none                pairs of every tenth person of the source (5 
                                    are then not trained on; fewer than 20 people are not verified
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fusedface.data import (
     FaceDataset,
     FaceSource,
     PairList,
+    SomeIdentities,
     SyntheticFaces,
     from_index_pairs,
     open_source,
@@ -206,29 +207,3 @@ def _impostor_pairs(labels: np.ndarray, count: int, rng: np.random.Generator) ->
     drawn = np.sort(rng.integers(len(labels), size=(4 * count, 2)), axis=1)
     drawn = np.unique(drawn[labels[drawn[:, 0]] != labels[drawn[:, 1]]], axis=0)
     return rng.permutation(drawn)[:count]
-
-
-class SomeIdentities:
-    """A FaceSource of some of the identities of another, numbered anew in their order."""
-
-    def __init__(self, source: FaceSource, identities: Sequence[int]) -> None:
-        self.source = source
-        self.num_classes = len(identities)
-        self.class_names = [source.class_names[identity] for identity in identities]
-        renumbered = np.full(source.num_classes, -1, dtype=np.int64)
-        renumbered[list(identities)] = np.arange(len(identities))
-        labels = renumbered[source.labels]
-        self.indices = np.flatnonzero(labels >= 0)
-        self.labels = labels[self.indices]
-
-    def __len__(self) -> int:
-        """How many images these identities have."""
-        return len(self.indices)
-
-    def image(self, index: int) -> np.ndarray:
-        """RGB pixels (H, W, 3), uint8."""
-        return self.source.image(int(self.indices[index]))
-
-    def describe(self, index: int) -> str:
-        """The image's path, or what else names it."""
-        return self.source.describe(int(self.indices[index]))

@@ -2,16 +2,12 @@
 
 import hashlib
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from fusedface.data import FaceSource
-from fusedface.data.recordio.pack import PackSource
-from fusedface.data.sources import FileSource
-from fusedface.recipes.engine.faces import SomeIdentities
 
 MAX_READ = 256 * 2**20  # bytes of all files: what a machine reads in a second or two
 MISSING = (-1, 0)
@@ -73,7 +69,7 @@ def _is_fingerprint(value: object) -> TypeGuard[dict[str, Any]]:
 
 
 def _of_files(source: FaceSource) -> dict[str, str]:
-    paths = list(_paths(source))
+    paths = list(source.files())
     if not paths:
         return {}
     stats = [_size_and_time(path) for path in paths]
@@ -84,18 +80,6 @@ def _of_files(source: FaceSource) -> dict[str, str]:
         if by_content and size > 0:
             digest.update(_content(path))
     return {"by": "content" if by_content else "size and time", "files": digest.hexdigest()}
-
-
-def _paths(source: FaceSource) -> Iterator[Path]:
-    """The files of a source, in the order of its images."""
-    if isinstance(source, SomeIdentities) and isinstance(source.source, FileSource):
-        yield from (source.source.path(int(index)) for index in source.indices)
-    elif isinstance(source, SomeIdentities):
-        yield from _paths(source.source)
-    elif isinstance(source, FileSource):
-        yield from (source.path(index) for index in range(len(source)))
-    elif isinstance(source, PackSource):
-        yield from (source.records.path, source.records.path.with_suffix(".idx"))
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

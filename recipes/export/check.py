@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fusedface.data import PairList
-from fusedface.data.dataset import read_images
-from fusedface.data.transforms import fit
+from fusedface.data import PairList, read_batches
 from fusedface.models import Backbone
 from fusedface.recipes.engine.evaluate import BATCH_SIZE, people_to_score
 from fusedface.recipes.engine.summary import figure_rows
@@ -74,7 +72,7 @@ def compare(
     one_face = None
     for list_name, pairs in pair_lists.items():
         features: dict[str, list[np.ndarray]] = {name: [] for name in embed}
-        for images in _batches(pairs, size):
+        for images in read_batches(pairs.images, size, BATCH_SIZE):
             one_face = images[:1]
             both = np.concatenate([images, images[:, :, ::-1]])  # with their mirror images
             rows = {name: run(both).astype(np.float64) for name, run in embed.items()}
@@ -144,20 +142,6 @@ def check_rows(
             exported = [f"{check.max_error:.1e}", f"{check.min_cosine:.5f}"]
         size = f"{sizes[name] / 1e6:.2f}" if name in sizes else "-"
         yield [name, *verified, *exported, f"{check.latency_ms:.2f}", size]
-
-
-def _batches(pairs: PairList, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """The images of a list, (B, H, W, 3) uint8."""
-    images = pairs.images
-    source = getattr(images, "source", None)
-    for start in range(0, len(images), BATCH_SIZE):
-        indices = range(start, min(start + BATCH_SIZE, len(images)))
-        if hasattr(source, "render"):  # many at a time
-            wanted = images.indices[list(indices)]  # pyright: ignore[reportAttributeAccessIssue]
-            batch = read_images(source, wanted.tolist()).images  # pyright: ignore[reportArgumentType]
-        else:
-            batch = [images.image(i) for i in indices]
-        yield np.stack([fit(image, size) for image in batch])
 
 
 def _join(row: np.ndarray, flip: str) -> np.ndarray:

@@ -16,7 +16,7 @@ from fusedface.data import (
     read_pairs,
     synthetic_pairs,
 )
-from fusedface.data.dataset import read_images
+from fusedface.data.dataset import read_readable
 from fusedface.data.transforms import fit
 from fusedface.models import Backbone, LoadedCheckpoint, build_from_checkpoint, load_checkpoint
 from fusedface.recipes.engine.checkpoint import BEST, PATTERN
@@ -94,7 +94,7 @@ def calibration_faces(data: str | None, size: tuple[int, int]) -> np.ndarray:
         else open_source(data)
     )
     chosen = np.random.default_rng(0).permutation(len(source))[:NUM_CALIBRATION]
-    images = read_images(source, chosen.tolist()).images
+    images = read_readable(source, chosen.tolist()).images
     return np.stack([fit(image, size) for image in images])
 
 

@@ -6,7 +6,7 @@ from face_files import write_image
 from PIL import Image
 
 from fusedface.data.align import TEMPLATE, align, align_folder, read_landmarks, similarity, template
-from fusedface.data.images import UnreadableImage, read_image
+from fusedface.data.sources.images import UnreadableImage, read_image
 
 
 def moved(points, angle, scale, shift):

@@ -4,18 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusedface.data import UnreadableImage, contact_sheet
+from fusedface.data import FaceSource, UnreadableImage, contact_sheet
 
 
-class TwoPeople:
+class TwoPeople(FaceSource):
     """Flat images, one of them unreadable."""
 
-    num_classes = 2
     class_names = ("ann", "a name that is far too long for its place")
     labels = np.array([0, 1, 0, 1, 1])
-
-    def __len__(self):
-        return 5
 
     def image(self, index):
         if index == 2:

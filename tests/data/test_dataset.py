@@ -6,7 +6,14 @@ import torch
 from face_files import write_people
 from torch.utils.data import DataLoader
 
-from fusedface.data import PRESETS, FaceDataset, SyntheticFaces, augmentation, first, open_source
+from fusedface.data import (
+    PRESETS,
+    FaceDataset,
+    SyntheticFaces,
+    augmentation,
+    collate_whole,
+    open_source,
+)
 from fusedface.data.transforms import fit
 from fusedface.models import Preprocessing
 
@@ -45,7 +52,9 @@ def test_loader_gives_whole_batches_for_any_number_of_workers(tmp_path, num_work
     source = open_source(write_people(tmp_path))
     dataset = FaceDataset(source, "flip", PLAIN, seed=0)
     order = [[8, 1, 4], [0, 2, 3]]
-    loader = DataLoader(dataset, batch_sampler=order, num_workers=num_workers, collate_fn=first)
+    loader = DataLoader(
+        dataset, batch_sampler=order, num_workers=num_workers, collate_fn=collate_whole
+    )
     for batch, indices in zip(loader, order, strict=True):
         assert torch.equal(batch.images, dataset.batch(indices).images)
         assert batch.labels.tolist() == source.labels[indices].tolist()

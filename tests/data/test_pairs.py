@@ -126,7 +126,7 @@ def test_synthetic_pairs():
     source = SyntheticFaces(40, 5)
     chosen = synthetic_pairs(source, 400, within_family=0.5)
     pairs = from_index_pairs(source, *chosen)
-    true = source.true_labels
+    true = source.identities
     assert (chosen.same == (true[chosen.first] == true[chosen.second])).all()
     assert (chosen.first != chosen.second).all()
     for f in range(10):

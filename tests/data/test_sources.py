@@ -9,7 +9,7 @@ from face_files import write_image, write_people
 from PIL import Image
 
 from fusedface.data import FaceSource, UnreadableImage, open_source
-from fusedface.data.images import MAX_IMAGE_BYTES, MAX_PIXELS, image_size, read_image
+from fusedface.data.sources.images import MAX_IMAGE_BYTES, MAX_PIXELS, image_size, read_image
 
 
 def test_folder(tmp_path):

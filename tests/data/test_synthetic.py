@@ -80,13 +80,13 @@ def test_people_can_be_told_apart_and_difficulty_makes_it_harder():
 
 def test_label_noise():
     source = SyntheticFaces(50, 40, label_noise=0.2)
-    wrong = source.labels != source.true_labels
+    wrong = source.labels != source.identities
     assert 0.17 < wrong.mean() < 0.23
     assert source.labels.min() >= 0
     assert source.labels.max() < 50
     assert np.array_equal(source.labels, SyntheticFaces(50, 40, label_noise=0.2).labels)
     more = SyntheticFaces(50, 40, label_noise=0.4)
-    assert (more.labels != more.true_labels)[wrong].all()  # more noise keeps what was wrong
+    assert (more.labels != more.identities)[wrong].all()  # more noise keeps what was wrong
 
 
 def test_hash_is_uniform_and_streams_are_independent():

@@ -22,7 +22,7 @@ def test_folds_are_balanced(source):
 def test_pairs_are_what_they_say(source):
     first, second, same, _ = synthetic_pairs(source, 1000)
     assert same.dtype == bool
-    assert np.array_equal(source.true_labels[first] == source.true_labels[second], same)
+    assert np.array_equal(source.identities[first] == source.identities[second], same)
     assert (first != second).all()
 
 

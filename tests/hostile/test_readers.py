@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusedface.data import open_source, read_pairs
-from fusedface.data.images import UnreadableImage, read_image
+from fusedface.data.sources.images import UnreadableImage, read_image
 from fusedface.models import Preprocessing, build_from_checkpoint
 from fusedface.models.checkpoints import FORMAT, VERSION
 from fusedface.recipes.settings import read_recipe

@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 from tiny_run import NUM_IDENTITIES, NUM_IMAGES, tiny_recipe, write_faces
 
-from fusedface.data import open_source
+from fusedface.data import SomeIdentities, open_source
 from fusedface.kernels import ArcFace, margin_loss
 from fusedface.models import build_from_checkpoint
 from fusedface.recipes.engine import train
 from fusedface.recipes.engine.batches import Batches
-from fusedface.recipes.engine.faces import Faces, SomeIdentities, open_faces, sample_pairs
+from fusedface.recipes.engine.faces import Faces, open_faces, sample_pairs
 from fusedface.recipes.engine.meter import Meter
 from fusedface.recipes.engine.precision import pick_precision
 from fusedface.recipes.engine.run import pick_device, run_recipe

@@ -1,66 +1,24 @@
-"""Where faces come from: a folder per identity, or a list file.
-
-RecordIO packs: data/recordio. Generated faces: data/synthetic.
-"""
+"""Image files as a source of faces: a folder per identity, or a list file."""
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from io import BytesIO
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image
 
-from fusedface.data.images import (
+from fusedface.data.sources.base import FaceSource, probe
+from fusedface.data.sources.images import (
     FOREIGN_SUFFIXES,
-    UnreadableImage,
     is_image_name,
     printable,
     read_encoded,
     read_image,
 )
-from fusedface.data.text_files import inside_path, read_lines
-
-PROBED_IMAGES = 16  # decoded when a source is opened, to tell a wrong folder at once
+from fusedface.data.sources.text_files import inside_path, read_lines
 
 
-@runtime_checkable
-class FaceSource(Protocol):
-    """Labelled face images, read one at a time; cheap to hand to worker processes."""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of identities."""
-        ...
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """A name for each identity."""
-        ...
-
-    @property
-    def labels(self) -> np.ndarray:
-        """(N,) int64 in [0, num_classes)."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def image(self, index: int) -> np.ndarray:
-        """The image, (H, W, 3) uint8 RGB.
-
-        Raises:
-            UnreadableImage: it cannot be decoded.
-        """
-        ...
-
-    def describe(self, index: int) -> str:
-        """What a person would call the image: its path, say."""
-        ...
-
-
-class FileSource:
+class FileSource(FaceSource):
     """Image files with labels; what folders and list files come down to.
 
     Args:
@@ -78,7 +36,7 @@ class FileSource:
     ) -> None:
         self.root, self.notes = root, tuple(notes)
         classes = sorted(set(names))
-        self.class_names: list[str] = [printable(name) for name in classes]
+        self.class_names = [printable(name) for name in classes]
         if len(classes) < 2:
             only = f" (only {self.class_names[0]!r})" if classes else ""
             raise ValueError(f"{root} must hold at least 2 identities, found {len(classes)}{only}")
@@ -88,16 +46,16 @@ class FileSource:
         self._paths = np.array([os.fsencode(path) for path in paths])
         probe(self, root)
 
-    @property
-    def num_classes(self) -> int:
-        """Number of identities."""
-        return len(self.class_names)
+    def folder(self) -> Path:
+        """The root."""
+        return self.root
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def files(self, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[Path]:
+        """A file an image."""
+        return (self.path(int(i)) for i in (range(len(self)) if indices is None else indices))
 
-    def known_names(self) -> set[str]:
-        """What the people may be called: the names of the classes, and of the folders of the images."""
+    def people(self) -> set[str]:
+        """The names of the classes, and of the folders of the images."""
         folders = {os.path.basename(os.path.dirname(os.fsdecode(path))) for path in self._paths}
         return {*self.class_names, *map(printable, folders)} - {""}
 
@@ -106,7 +64,7 @@ class FileSource:
         return self.root / os.fsdecode(bytes(self._paths[index]))
 
     def image(self, index: int) -> np.ndarray:
-        """See `FaceSource`."""
+        """See `Images`."""
         return read_image(self.path(index))
 
     def describe(self, index: int) -> str:
@@ -116,35 +74,6 @@ class FileSource:
     def encoded(self, index: int) -> bytes:
         """The image as it lies in its file."""
         return read_encoded(self.path(index))
-
-
-def probe(source: FaceSource, path: Path) -> None:
-    """Raise ValueError if none of a few images spread over the source at `path` can be decoded."""
-    reasons = []
-    for index in np.linspace(0, len(source) - 1, min(PROBED_IMAGES, len(source))).astype(int):
-        try:
-            source.image(int(index))
-        except UnreadableImage as error:
-            reasons.append(str(error))
-        else:
-            return
-    raise ValueError(
-        f"{path}: none of {len(reasons)} images tried can be read; the first:\n  {reasons[0]}"
-    )
-
-
-def encoded_image(source: FaceSource, index: int) -> bytes:
-    """An image of a source as it is stored, or as PNG where it is not stored encoded.
-
-    Raises:
-        UnreadableImage: it cannot be read.
-    """
-    encoded = getattr(source, "encoded", None)
-    if encoded is not None:
-        return encoded(index)
-    file = BytesIO()
-    Image.fromarray(source.image(index)).save(file, "PNG")
-    return file.getvalue()
 
 
 def open_folder(root: Path) -> FileSource:

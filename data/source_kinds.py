@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fusedface.data.recordio import PackSource, open_pack, pack_file
-from fusedface.data.sources import FileSource, open_folder, open_list
+from fusedface.data.sources.files import FileSource, open_folder, open_list
 
 
 def open_source(spec: str | Path, *, skip_bad: bool = False) -> FileSource | PackSource:

@@ -1,0 +1,7 @@
+"""What a source of faces is; image files as one. Packs: data/recordio. Generated faces: data/synthetic."""
+
+from fusedface.data.sources.base import FaceSource, Images, SomeIdentities, SomeImages
+from fusedface.data.sources.files import FileSource
+from fusedface.data.sources.images import UnreadableImage
+
+__all__ = ["FaceSource", "FileSource", "Images", "SomeIdentities", "SomeImages", "UnreadableImage"]
