@@ -17,3 +17,14 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real faces beside this checkout (../shared/data)")
     return folder
+
+
+@pytest.hookimpl(trylast=True)  # after -m
+def pytest_collection_modifyitems(config, items):
+    """What is marked `emulator` takes hours: it runs only where the mark is asked for."""
+    if "emulator" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("emulator")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]

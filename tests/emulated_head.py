@@ -4,7 +4,9 @@ Where the project's own ways of choosing kernels are changed for this, they are 
 """
 
 import contextlib
+import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
 
 import margin_oracle
@@ -13,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from ptx_emulator import Options, Run, emulated_gpu
 from ptx_emulator.driver import SHARED_MEMORY
+from ptx_emulator.profiles import growth, per_item, profile
 
-from fusedface.kernels.gpu import choice, layout, ops
+from fusedface.kernels.gpu import choice, ops
 from fusedface.kernels.gpu.configs import Limits
 
 CAPABILITIES = (80, 90)
-MULTIPROCESSORS = 3  # enough for several splits of the classes
 NEAR_THRESHOLD = 1e-4  # a cosine; about the error of one with bfloat16 operands
 
 
@@ -38,17 +40,14 @@ def emulated(
     ):
         patch.setattr(ops, "INTERPRETED", True)  # which welcomes CPU tensors
         patch.setattr(choice, "limits", lambda device: limits)
-        patch.setattr(choice, "stored", lambda name: {})
-        patch.setattr(layout, "processors", lambda device: MULTIPROCESSORS)
-        choice.taken.clear()
-        choice.ranked.cache_clear()
+        patch.setattr(choice, "stored", functools.cache(lambda name: {}))  # nothing was measured
+        choice.forget()
         torch.use_deterministic_algorithms(True)
         try:
             yield runs
         finally:
             torch.use_deterministic_algorithms(deterministic)
-            choice.taken.clear()
-            choice.ranked.cache_clear()
+            choice.forget()
 
 
 def each_tile() -> Iterator[int]:
@@ -70,18 +69,32 @@ def each_tile() -> Iterator[int]:
                 return
 
 
-def inputs(margin, num_rows, num_classes, dim, *, seed=0):
-    """Those of the oracle, but for rows with a negative so near the threshold that rounding decides."""
+def inputs(margin, num_rows, num_classes, dim, *, state="mixed"):
+    """Those of the oracle, but for rows with a negative so near the threshold that rounding decides.
+
+    With `state` "hard" every negative is hard (at m = 0.5), as early in training, with "few" next to none.
+    """
     pool, kept = num_rows, []
     while len(kept) < num_rows:
         pool *= 2
-        embeddings, weight, labels = margin_oracle.inputs(pool, num_classes, dim, seed=seed)
+        embeddings, weight, labels = margin_oracle.inputs(pool, num_classes, dim)
+        if state != "mixed":
+            embeddings = pulled(weight[labels], state)
         kept = clear_rows(margin, embeddings, weight, labels)
     # The pull of a row goes by its number: rows are taken so that all four occur alike.
     by_pull = [kept[kept % 4 == pull] for pull in range(4)]
     ranks = torch.cat([torch.arange(len(rows)) * 4 + pull for pull, rows in enumerate(by_pull)])
     rows = torch.cat(by_pull)[ranks.argsort()[:num_rows]]
     return embeddings[rows], weight, labels[rows]
+
+
+def pulled(centres, state):
+    """Embeddings opposite to their class centres ("hard"), or near them ("few")."""
+    pull = -3.0
+    if state == "few":  # the threshold is three deviations of the cosine of two random directions
+        pull = 1 / math.tan(math.acos(3 / math.sqrt(centres.shape[1])) - 0.5)
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(centres.shape, generator=generator) + pull * centres
 
 
 def clear_rows(margin, embeddings, weight, labels):
@@ -135,3 +148,23 @@ def torchs_own(problem, precision, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(margin_oracle, "cosines", cosines)
         return margin_oracle.loss_and_gradients(*problem, **options)
+
+
+@functools.cache
+def cost_of_a_logit(
+    capability, dim, precision="bfloat16", name="curricularface", num_rows=128, num_classes=512
+):
+    """Executed instructions of threads by class and in "total", for each kernel and logit.
+
+    Classes are doubled, and what that adds is shared by the further logits: loops, without what surrounds
+    them. Margins are named as in `margin_oracle.all_margins`.
+    """
+    margin, found = margin_oracle.all_margins()[name], []
+    for classes in (num_classes, 2 * num_classes):
+        problem = margin_oracle.inputs(num_rows, classes, dim)
+        state = margin_oracle.matched_state(margin, problem[0])
+        with emulated(capability) as runs:
+            step((margin, *problem, state), precision)
+        found.append(profile(runs))
+    logits = num_rows * num_classes
+    return {kernel: per_item(counter, logits) for kernel, counter in growth(*found).items()}

@@ -1,4 +1,4 @@
-"""Runs tests/kernels/gpu_interpreted in a process where Triton interprets kernels."""
+"""Runs tests/kernels/gpu_interpreted where Triton interprets kernels, and on an emulated GPU."""
 
 import os
 import subprocess
@@ -19,8 +19,21 @@ def test_in_the_interpreter(file):
         pytest.skip(
             "the interpreter of Triton 3.6 turns arrays into numbers as NumPy 2.4 no longer does"
         )
+    run_apart(file, TRITON_INTERPRET="1")
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("capability", ["80", "90"])
+@pytest.mark.parametrize("file", sorted(TESTS.glob("test_*.py")), ids=lambda file: file.stem)
+def test_on_the_emulated_gpu(file, capability):
+    pytest.importorskip("triton", reason="Triton is there on Linux alone")
+    run_apart(file, EMULATED=capability)
+
+
+def run_apart(file, **variables):
+    """In a process of its own, with these environment variables."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(file)]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-20_000:] + result.stderr[-2000:]
     assert " passed" in result.stdout

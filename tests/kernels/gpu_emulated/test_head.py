@@ -38,10 +38,10 @@ FEW = [
 ]
 
 
-def make_problem(name, dim, num_rows=ROWS, num_classes=CLASSES):
+def make_problem(name, dim, num_classes=CLASSES, state="mixed"):
     margin = MARGINS[name]
-    embeddings, weight, labels = inputs(margin, num_rows, num_classes, dim)
-    assert reaches_branches(embeddings, weight, labels, 0.5)
+    embeddings, weight, labels = inputs(margin, ROWS, num_classes, dim, state=state)
+    assert state != "mixed" or reaches_branches(embeddings, weight, labels, 0.5)
     return margin, embeddings, weight, labels, matched_state(margin, embeddings)
 
 
@@ -83,3 +83,33 @@ def test_every_tile(name, dim, precision, capability):
     with emulated(capability, Options(check_races=True)):
         for _ in emulated_head.each_tile():
             hold(step(problem, precision, reduction="sum"), problem, precision)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{}".format)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("dim", [128, 512])
+@pytest.mark.parametrize("state", ["hard", "few"])
+@pytest.mark.parametrize("name", ["mvam", "mvarc t=1.2", "curricularface"])
+def test_few_negatives_are_hard_or_all(name, state, dim, precision, capability):
+    problem = make_problem(name, dim, state=state)
+    with emulated(capability, Options(check_races=True)):
+        hold(step(problem, precision, reduction="sum"), problem, precision)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{}".format)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("name", ["cosface", "mvarc t=1.2", "curricularface"])  # the kinds of N
+def test_orders_of_warps(name, dim, precision, capability):
+    """Every tile shape gives the same bits in lockstep, in reverse, shuffled, with copies early or late."""
+    problem = make_problem(name, dim)
+    orders = (("lockstep", False), ("reversed", True), (1, False), (2, True))
+    results = []
+    for order, early in orders:
+        with emulated(capability, Options(order, early_copies=early)):
+            results.append([step(problem, precision) for _ in emulated_head.each_tile()])
+    for others in results[1:]:
+        for tile, other in zip(results[0], others, strict=True):
+            assert all(map(torch.equal, tile, other))

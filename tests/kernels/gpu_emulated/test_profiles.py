@@ -4,10 +4,9 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from emulated_head import CAPABILITIES, emulated, step
-from margin_oracle import all_margins, inputs, matched_state
+from emulated_head import CAPABILITIES, cost_of_a_logit
 from ptx_emulator import emulated_gpu
-from ptx_emulator.profiles import CLASSES, growth, per_item, profile
+from ptx_emulator.profiles import CLASSES, per_item, profile
 
 
 @triton.jit
@@ -39,28 +38,17 @@ def test_a_product(capability):
     assert shares["total"] == pytest.approx(sum(counter.values()) * 32 / 64**2)
 
 
-def profile_of(capability, num_rows, num_classes, dim):
-    margin = all_margins()["curricularface"]
-    problem = inputs(num_rows, num_classes, dim)
-    with emulated(capability) as runs:
-        step((margin, *problem, matched_state(margin, problem[0])), "bfloat16")
-    return profile(runs)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{}".format)
 def test_what_a_logit_costs(capability):
-    """Classes doubled, and what that adds for each further logit; the table is in the output.
+    """Four products of D = 128, and one exponential in each pass, some computed by several threads.
 
-    Four products of D = 128 and one exponential in each pass; some are computed by several threads.
+    The table is in the output.
     """
-    rows, classes = 128, 512
-    less, more = (profile_of(capability, rows, n * classes, 128) for n in (1, 2))
     products = 0.0
-    for kernel, counter in growth(less, more).items():
-        shares = per_item(counter, rows * classes)
+    for kernel, shares in cost_of_a_logit(capability, 128).items():
         print(kernel, {name: round(share, 2) for name, share in shares.items() if share >= 0.005})
-        if counter["mma_sync"] + counter["wgmma"]:
+        if shares["mma_sync"] + shares["wgmma"]:
             products += shares["mma_sync"]
             assert 1.0 <= shares["mufu"] < 1.5, kernel
             assert shares["ld_global"] < 1.0, kernel

@@ -1,7 +1,8 @@
 """Tests of the Triton kernels in Triton's interpreter, on the CPU.
 
 The interpreter is chosen when a kernel is defined, so these run in a process of their own
-(tests/kernels/test_gpu_interpreter.py) and are not collected without TRITON_INTERPRET=1. bfloat16 is wrong
+(tests/kernels/test_gpu_interpreter.py) and are not collected without TRITON_INTERPRET=1. With EMULATED=80
+or 90 they run on the emulated GPU instead. bfloat16 is wrong
 in the interpreter: it runs on the emulated GPU (tests/kernels/gpu_emulated).
 """
 
@@ -10,8 +11,22 @@ import os
 import pytest
 import torch
 
-if os.environ.get("TRITON_INTERPRET") != "1":
+EMULATED = os.environ.get("EMULATED")
+
+if os.environ.get("TRITON_INTERPRET") != "1" and not EMULATED:
     collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _emulated_gpu():
+    if not EMULATED:
+        yield
+        return
+    from emulated_head import emulated
+    from ptx_emulator import Options
+
+    with emulated(int(EMULATED), Options(check_races=True)):
+        yield
 
 
 @pytest.fixture(autouse=True)
