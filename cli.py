@@ -17,7 +17,7 @@ try:
 
     import fusedface
     from fusedface.commands import bench, data, doctor, evaluate, export, plot, recipe
-    from fusedface.recipes.terminal import bounded, print_error, visible
+    from fusedface.recipes.host.terminal import bounded, print_error, visible
 except ModuleNotFoundError as error:
     sys.exit(
         f"{error}. FusedFace is not installed in this Python. In the folder of cli.py, run\n"

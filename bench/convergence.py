@@ -12,8 +12,8 @@ import torch
 
 from fusedface.bench.step import HEADS, Setup, TrainingSteps
 from fusedface.data import SyntheticFaces, from_index_pairs, synthetic_pairs
-from fusedface.recipes.base import Optim
-from fusedface.recipes.engine.evaluate import evaluate_pairs
+from fusedface.recipes.configuration.recipe import Optim
+from fusedface.recipes.evaluation.evaluate import evaluate_pairs
 
 RECENT = 20  # steps, over which a loss is averaged
 NUM_TESTED, IMAGES_OF_EACH, NUM_PAIRS = 30, 6, 600  # people who are not trained on

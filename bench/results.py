@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fusedface.recipes.engine.environment import describe_environment
+from fusedface.recipes.run_directory.environment import describe_environment
 
 PACKAGES = ("torch", "triton", "pytorch-metric-learning", "liger-kernel", "cut-cross-entropy")
 

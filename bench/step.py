@@ -16,10 +16,10 @@ from fusedface.bench.timing import alternate, quartiles, stopwatch
 from fusedface.data import FaceBatch, FaceDataset, SyntheticFaces
 from fusedface.kernels import CurricularFace
 from fusedface.models import Backbone, MarginHead, create
-from fusedface.recipes.base import Optim
-from fusedface.recipes.engine.batches import Batches
-from fusedface.recipes.engine.optim import build_optimizer
-from fusedface.recipes.engine.precision import Precision, pick_precision
+from fusedface.recipes.configuration.recipe import Optim
+from fusedface.recipes.training.batches import Batches
+from fusedface.recipes.training.optim import build_optimizer
+from fusedface.recipes.training.precision import Precision, pick_precision
 
 MODELS = ("mobilefacenet", "iresnet18")
 HEADS = ("fused", "eager")

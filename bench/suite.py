@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 
 from fusedface.bench import results, tables
-from fusedface.recipes.terminal import Table, say
+from fusedface.recipes.host.terminal import Table, say
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACE = 8.0  # seconds before a part's limit in which it should end by itself

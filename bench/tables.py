@@ -9,7 +9,7 @@ from rich.text import Text
 from fusedface.bench.compare import Change
 from fusedface.bench.results import describe
 from fusedface.bench.rows import Row, Triple
-from fusedface.recipes.terminal import Table, plain, say
+from fusedface.recipes.host.terminal import Table, plain, say
 
 LEGEND = (
     "ms: medians, of forward + backward with the quartiles; step: with the update of the class centres. "

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from fusedface.commands.options import DeviceOption
-from fusedface.recipes.terminal import working
+from fusedface.recipes.host.terminal import working
 
 app = typer.Typer(help="Benchmarks: measured side by side, on this machine.", no_args_is_help=True)
 
@@ -59,7 +59,7 @@ def bench_kernels(
     import time
 
     from fusedface.bench import case, kernels, tables
-    from fusedface.recipes.engine.device import pick_device
+    from fusedface.recipes.host.device import pick_device
 
     target = pick_device(device)
     cases = case.parse_cases(shapes or case.default_shapes(target), phases.split(","), target)
@@ -94,7 +94,7 @@ def bench_tune(
     from fusedface.bench import tables
     from fusedface.bench.case import parse_cases
     from fusedface.kernels.gpu.tuning import tune
-    from fusedface.recipes.engine.device import pick_device
+    from fusedface.recipes.host.device import pick_device
 
     target, rows = pick_device(device), []
     for case in parse_cases(shapes or ["512x85742x128"], ["start"]):
@@ -129,7 +129,7 @@ def bench_scaling(
     import time
 
     from fusedface.bench import kernels, plots, scaling, tables
-    from fusedface.recipes.engine.device import pick_device
+    from fusedface.recipes.host.device import pick_device
 
     target = pick_device(device)
     if along not in ("classes", "batch"):
@@ -165,7 +165,7 @@ def bench_step(
 ) -> None:
     """Images a second of a training step and the head's share, with the fused and the eager head."""
     from fusedface.bench import step, tables
-    from fusedface.recipes.engine.device import pick_device
+    from fusedface.recipes.host.device import pick_device
 
     target, rows, console = pick_device(device), [], _console()
     with working(console, "measuring") as note:
@@ -189,7 +189,7 @@ def bench_data(
     """Images a second of each source with each augmentation, in one process."""
     from fusedface.bench import data as bench
     from fusedface.bench import tables
-    from fusedface.recipes.engine.device import pick_device
+    from fusedface.recipes.host.device import pick_device
 
     target, console = pick_device(device), _console()
     with working(console, "measuring") as note:
@@ -213,7 +213,7 @@ def bench_convergence(
     """A short training with the fused head and the same with the eager one: losses and accuracy."""
     from fusedface.bench import convergence, tables
     from fusedface.bench.step import Setup
-    from fusedface.recipes.engine.device import pick_device
+    from fusedface.recipes.host.device import pick_device
 
     target, console = pick_device(device), _console()
     training = convergence.Training(Setup(model, batch, classes, size), steps, lr, 60.0 * minutes)
@@ -239,7 +239,7 @@ def bench_compare(
 def bench_readme() -> None:
     """Write the tables of README.md and docs/benchmarks.md anew from bench/results/*.json."""
     from fusedface.bench import markdown
-    from fusedface.recipes.program import ROOT, is_checkout
+    from fusedface.recipes.host.program import ROOT, is_checkout
 
     if not is_checkout():
         raise ValueError(
@@ -267,7 +267,7 @@ def bench_gpu_suite(
 ) -> None:
     """Tests, errors, tile shapes, kernels and convergence on a GPU; resumable in parts."""
     from fusedface.bench import suite
-    from fusedface.recipes.engine.device import pick_device
+    from fusedface.recipes.host.device import pick_device
 
     target = pick_device(device)
     finished = suite.run(

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from fusedface.commands.options import RootOption, SkipBadOption
-from fusedface.recipes.terminal import Table, say
+from fusedface.recipes.host.terminal import Table, say
 
 app = typer.Typer(help="Faces: look at them, check, align and pack them.", no_args_is_help=True)
 SHOWN_SKIPPED = 10

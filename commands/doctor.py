@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from fusedface.recipes.terminal import Table
+from fusedface.recipes.host.terminal import Table
 
 
 def doctor() -> None:

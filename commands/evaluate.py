@@ -36,7 +36,7 @@ def evaluate(
     device: DeviceOption = None,
 ) -> None:
     """Verify faces with a checkpoint: accuracy, TAR@FAR, AUC; with --all-pairs rank-1 too."""
-    from fusedface.recipes.engine.evaluate_checkpoint import evaluate_checkpoint
+    from fusedface.recipes.evaluation.evaluate_checkpoint import evaluate_checkpoint
 
     if not checkpoint.exists():
         raise ValueError(f"{checkpoint} does not exist")

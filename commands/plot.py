@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fusedface.recipes.terminal import say
+from fusedface.recipes.host.terminal import say
 
 app = typer.Typer(help="Figures, as PNG and SVG.", no_args_is_help=True)
 

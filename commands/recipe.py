@@ -18,7 +18,7 @@ from fusedface.commands.options import (
     SkipBadOption,
     ValOption,
 )
-from fusedface.recipes.terminal import Table
+from fusedface.recipes.host.terminal import Table
 
 app = typer.Typer(help="Recipes: list, show, run, compare.", no_args_is_help=True)
 
@@ -43,7 +43,7 @@ def recipe_show(
     settings: SetOption = None,
 ) -> None:  # fmt: skip
     """A recipe as TOML, with all its settings; the output is a recipe file."""
-    from fusedface.recipes.settings import to_toml
+    from fusedface.recipes.configuration.settings import to_toml
 
     typer.echo(to_toml(_resolve(recipe, data, pairs, root, settings)), nl=False)
 
@@ -73,7 +73,7 @@ def recipe_run(
     device: DeviceOption = None,
 ) -> None:
     """Train, verify, and leave a run directory with everything in it."""
-    from fusedface.recipes.engine.run import run_recipe
+    from fusedface.recipes.run import run_recipe
 
     if resume and out is None:
         raise ValueError("--resume needs --out, the run directory to go on with")
@@ -126,7 +126,7 @@ def recipe_compare(
     from fusedface.recipes.compare.compare import compare
     from fusedface.recipes.compare.protocols import PAPER_SET, get_protocol, with_settings
     from fusedface.recipes.compare.results import FAILED
-    from fusedface.recipes.engine.run import pick_device
+    from fusedface.recipes.run import pick_device
 
     changes = [*get_protocol(protocol or ("recipe" if data else "small")), *(settings or [])]
     lists = [*(pairs or []), *_val_sets(val, data)]
@@ -147,8 +147,8 @@ def recipe_compare(
 
 def _resolve(recipe, data, pairs, root, settings):
     """The recipe that the arguments describe."""
+    from fusedface.recipes.configuration.settings import override, with_data
     from fusedface.recipes.registry import get_recipe
-    from fusedface.recipes.settings import override, with_data
 
     resolved = get_recipe(recipe)
     if data is not None or pairs:

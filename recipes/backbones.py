@@ -9,7 +9,7 @@ mbf is insightface's wider MobileFaceNet, iresnet18 its smallest residual networ
 
 from dataclasses import replace
 
-from fusedface.recipes.base import Backbone, Recipe
+from fusedface.recipes.configuration.recipe import Backbone, Recipe
 
 WIDER = {"mbf": "mbf (a wider MobileFaceNet)", "iresnet18": "IResNet-18"}
 EMBEDDING_DIM = 512

@@ -21,7 +21,15 @@ which has not been run with this code.
 from typing import NamedTuple
 
 from fusedface.kernels import AdaFace, ArcFace, CosFace, CurricularFace, MVArc, NormFace
-from fusedface.recipes.base import Data, Evaluation, Head, Optim, Recipe, Schedule, Synthetic
+from fusedface.recipes.configuration.recipe import (
+    Data,
+    Evaluation,
+    Head,
+    Optim,
+    Recipe,
+    Schedule,
+    Synthetic,
+)
 
 
 class Loss(NamedTuple):

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from fusedface.recipes import backbones, mobilefacenet
-from fusedface.recipes.base import Recipe
-from fusedface.recipes.fields import nearest
-from fusedface.recipes.settings import read_recipe
+from fusedface.recipes.configuration.fields import nearest
+from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.configuration.settings import read_recipe
 
 
 def _wider(backbone: str, loss: str) -> Recipe:

@@ -21,8 +21,8 @@ from fusedface.data.check import check
 from fusedface.data.sources.images import UnreadableImage, read_image
 from fusedface.models import build_from_checkpoint, create
 from fusedface.models.checkpoints import FORMAT, VERSION
+from fusedface.recipes.configuration.settings import read_recipe, to_toml
 from fusedface.recipes.registry import get_recipe
-from fusedface.recipes.settings import read_recipe, to_toml
 
 INTERESTING = (b"\0", b"\xff", b"\x80", b"\r\n", b"\n", b",", b"\t", b"../", b"/etc/passwd", b"-1",
                b"9" * 400, b"nan", b"1e999", b"[" * 3000, b"{" * 3000, "é".encode(), b"\xed\xa0\x80",

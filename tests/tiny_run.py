@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from fusedface.kernels import CurricularFace
-from fusedface.recipes.base import (
+from fusedface.recipes.configuration.recipe import (
     Backbone,
     Data,
     Evaluation,

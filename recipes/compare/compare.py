@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fusedface.recipes.base import Recipe
 from fusedface.recipes.compare.plan import PlannedRun, plan
 from fusedface.recipes.compare.pool import default_jobs, last_words, run_all
 from fusedface.recipes.compare.results import FAILED, RunResult, read_result
@@ -28,9 +27,10 @@ from fusedface.recipes.compare.reuse import Inputs, conflicts, inputs_of, record
 from fusedface.recipes.compare.screen import Screen
 from fusedface.recipes.compare.statistics import LossResult, reference_label, summarise
 from fusedface.recipes.compare.tables import as_dict, rich_tables, settings_line
-from fusedface.recipes.engine.environment import describe_environment
-from fusedface.recipes.engine.files import write_text
-from fusedface.recipes.terminal import say
+from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.host.terminal import say
+from fusedface.recipes.run_directory.environment import describe_environment
+from fusedface.recipes.run_directory.files import write_text
 
 COMPARISON = "comparison.json"
 DEFAULT = Path("runs/compare")

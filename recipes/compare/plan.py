@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from fusedface.recipes.base import Recipe
-from fusedface.recipes.settings import differences, override
+from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.configuration.settings import differences, override
 
 OF_THE_LOSS = ("name:", "summary:", "head.margin.", "head.focal_gamma:")
 

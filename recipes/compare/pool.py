@@ -10,9 +10,9 @@ from time import sleep
 import torch
 
 from fusedface.recipes.compare.plan import PlannedRun
-from fusedface.recipes.engine.files import write_text
-from fusedface.recipes.engine.signals import StopRequest
-from fusedface.recipes.settings import to_toml
+from fusedface.recipes.configuration.settings import to_toml
+from fusedface.recipes.run_directory.files import write_text
+from fusedface.recipes.training.signals import StopRequest
 
 POLL_SECONDS = 0.25
 MEMORY_PER_RUN = 2 * 2**30  # bytes of a run with the small protocol: 0.9 GiB seen, and room

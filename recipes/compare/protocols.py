@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import fields
 
-from fusedface.recipes.base import Recipe
-from fusedface.recipes.fields import nearest
-from fusedface.recipes.settings import override
+from fusedface.recipes.configuration.fields import nearest
+from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.configuration.settings import override
 
 PAPER_SET = (
     "mobilefacenet-curricular",

@@ -9,16 +9,23 @@ from pathlib import Path
 import torch
 
 from fusedface.data import PairList
-from fusedface.recipes.base import Recipe
 from fusedface.recipes.compare.plan import OF_THE_LOSS, PlannedRun
-from fusedface.recipes.engine.faces import open_faces
-from fusedface.recipes.engine.files import write_text
-from fusedface.recipes.engine.fingerprint import fingerprint
-from fusedface.recipes.engine.rundir import RECIPE
-from fusedface.recipes.settings import differences, read_recipe
+from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.configuration.settings import differences, read_recipe
+from fusedface.recipes.run_directory.directory import RECIPE
+from fusedface.recipes.run_directory.files import write_text
+from fusedface.recipes.run_directory.fingerprint import fingerprint
+from fusedface.recipes.training.faces import open_faces
 
 ROOT = Path(__file__).resolve().parents[2]
-DECIDING = ("kernels", "models", "data", "recipes/engine")
+DECIDING = (
+    "kernels",
+    "models",
+    "data",
+    "recipes/configuration",
+    "recipes/training",
+    "recipes/evaluation",
+)
 """The folders of the code that decide what a run computes."""
 SHOWN = 6  # differences named in a message
 

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from fusedface.recipes.compare.plan import PlannedRun
 from fusedface.recipes.compare.results import FAILED, RunResult, read_result
-from fusedface.recipes.engine.summary import VERDICT_COLOURS
-from fusedface.recipes.terminal import plain, say
+from fusedface.recipes.host.terminal import plain, say
+from fusedface.recipes.run_directory.summary import VERDICT_COLOURS
 
 BARS = " ▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 16

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 
-from fusedface.recipes.base import Head
 from fusedface.recipes.compare.results import RunResult
+from fusedface.recipes.configuration.recipe import Head
 
 SHARES = (0.90, 0.95, 0.99)
 """Of the best accuracy of the whole comparison; the steps a loss takes to reach each are reported."""

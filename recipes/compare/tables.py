@@ -7,11 +7,11 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from fusedface.recipes.base import Recipe
 from fusedface.recipes.compare.results import FAILED, RunResult
 from fusedface.recipes.compare.statistics import SHARES, LossResult, Spread
-from fusedface.recipes.engine.summary import VERDICT_COLOURS
-from fusedface.recipes.terminal import Table, plain
+from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.host.terminal import Table, plain
+from fusedface.recipes.run_directory.summary import VERDICT_COLOURS
 
 
 def _backbone(recipe: Recipe) -> str:

@@ -11,9 +11,9 @@ import time
 
 from rich.console import Console
 
-from fusedface.recipes.engine.run import run_recipe
-from fusedface.recipes.settings import read_recipe
-from fusedface.recipes.terminal import error_text
+from fusedface.recipes.configuration.settings import read_recipe
+from fusedface.recipes.host.terminal import error_text
+from fusedface.recipes.run import run_recipe
 
 
 def main(recipe: str, out: str, device: str | None = None) -> None:

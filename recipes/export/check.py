@@ -9,11 +9,11 @@ import torch
 
 from fusedface.data import PairList, read_batches
 from fusedface.models import Backbone
-from fusedface.recipes.engine.evaluate import BATCH_SIZE, people_to_score
-from fusedface.recipes.engine.summary import figure_rows
-from fusedface.recipes.engine.verification import VerificationResult, verify
+from fusedface.recipes.evaluation.evaluate import BATCH_SIZE, people_to_score
+from fusedface.recipes.evaluation.verification import VerificationResult, verify
 from fusedface.recipes.export.deployed import InputContract
-from fusedface.recipes.terminal import Table
+from fusedface.recipes.host.terminal import Table
+from fusedface.recipes.run_directory.summary import figure_rows
 
 TOLERANCE = 1e-4  # of float32 formats, in a component of an embedding of length 1
 WARM_UP, ROUNDS = 3, 30

@@ -8,14 +8,14 @@ from pathlib import Path
 from rich.console import Console
 
 from fusedface.data import open_source
-from fusedface.recipes.engine.files import write_text
 from fusedface.recipes.export.card import model_card
 from fusedface.recipes.export.check import check_table, compare, embedders, refuse_inexact
 from fusedface.recipes.export.deployed import Deployed
 from fusedface.recipes.export.formats import get_format
 from fusedface.recipes.export.job import Job
 from fusedface.recipes.export.source import calibration_faces, checking_pairs, open_trained
-from fusedface.recipes.terminal import say, working
+from fusedface.recipes.host.terminal import say, working
+from fusedface.recipes.run_directory.files import write_text
 
 
 def export(

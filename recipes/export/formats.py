@@ -9,7 +9,7 @@ import numpy as np
 
 from fusedface.recipes.export import mobile, onnx_float, onnx_int8, torch_files
 from fusedface.recipes.export.job import Job
-from fusedface.recipes.program import install_command
+from fusedface.recipes.host.program import install_command
 
 Run = Callable[[np.ndarray], np.ndarray]
 """(B, 3, H, W) float32 as `InputContract.prepare` makes it, to embeddings (B, D)."""

@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fusedface.recipes.report.runs import Band, Run, band, curve, read_groups
+from fusedface.recipes.report.runs import Band, band, curve, read_groups
 from fusedface.recipes.report.style import COLORS, new_figure, save, use_style
+from fusedface.recipes.run_directory.reader import RunRecord
 
 DASHES = ("-", "--", "-.", ":")
-Panel = tuple[str, Callable[[Axes, Mapping[str, list[Run]]], None]]
+Panel = tuple[str, Callable[[Axes, Mapping[str, list[RunRecord]]], None]]
 
 
 def plot_convergence(groups: Mapping[str, Sequence[Path]], out: Path) -> list[Path]:
@@ -61,7 +62,7 @@ def plot_convergence(groups: Mapping[str, Sequence[Path]], out: Path) -> list[Pa
     return written
 
 
-def _draw(runs: Mapping[str, list[Run]], panels: list[Panel]) -> Figure:
+def _draw(runs: Mapping[str, list[RunRecord]], panels: list[Panel]) -> Figure:
     """Two by two panels under one legend."""
     figure = new_figure(11.0, 8.0)
     axes = figure.subplots(2, 2).flat
@@ -87,8 +88,10 @@ def _look(index: int) -> dict[str, Any]:
     }
 
 
-def _figure_of(key: str, log: bool = False) -> Callable[[Axes, Mapping[str, list[Run]]], None]:
-    def draw(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
+def _figure_of(
+    key: str, log: bool = False
+) -> Callable[[Axes, Mapping[str, list[RunRecord]]], None]:
+    def draw(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
         for i, runs in enumerate(groups.values()):
             _plot(axis, band([curve(run, key) for run in runs]), i)
             _mark(axis, runs, lambda run: curve(run, key), i)
@@ -98,14 +101,14 @@ def _figure_of(key: str, log: bool = False) -> Callable[[Axes, Mapping[str, list
     return draw
 
 
-def _accuracy_over_steps(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
+def _accuracy_over_steps(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
     for i, runs in enumerate(groups.values()):
         _plot(axis, band([run.accuracies for run in runs]), i)
         _mark(axis, runs, lambda run: run.accuracies, i)
     axis.axhline(0.5, linestyle=":", color="grey", linewidth=1.0)
 
 
-def _accuracy_over_time(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
+def _accuracy_over_time(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
     """Against the mean time at which a loss's runs reach each evaluation."""
     for i, runs in enumerate(groups.values()):
         accuracy = band([run.accuracies for run in runs])
@@ -119,7 +122,7 @@ def _accuracy_over_time(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
     axis.set_xlabel("minutes of training steps")
 
 
-def _target_cosine(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
+def _target_cosine(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
     for i, runs in enumerate(groups.values()):
         mean, low, high = (
             band([curve(run, key) for run in runs])
@@ -130,7 +133,7 @@ def _target_cosine(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
             axis.fill_between(low.steps, low.mean, high.mean, alpha=0.10, color=_look(i)["color"])
 
 
-def _modulation(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
+def _modulation(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
     for i, runs in enumerate(groups.values()):
         least, mean, largest = (
             band([curve(run, f"modulation_{which}") for run in runs])
@@ -143,7 +146,7 @@ def _modulation(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
             )
 
 
-def _easy_and_hard(axis: Axes, groups: Mapping[str, list[Run]]) -> None:
+def _easy_and_hard(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
     for i, runs in enumerate(groups.values()):
         _plot(axis, band([curve(run, "loss_hard") for run in runs]), i)
         easy = band([curve(run, "loss_easy") for run in runs])
@@ -161,7 +164,10 @@ def _plot(axis: Axes, drawn: Band | None, index: int, shade: bool = True) -> Non
 
 
 def _mark(
-    axis: Axes, runs: list[Run], points: Callable[[Run], list[tuple[int, float]]], index: int
+    axis: Axes,
+    runs: list[RunRecord],
+    points: Callable[[RunRecord], list[tuple[int, float]]],
+    index: int,
 ) -> None:
     """A cross on each run's own curve, at the last point before it went wrong."""
     for run in runs:

@@ -1,16 +1,13 @@
 """The training curve of a run, drawn from its metrics.jsonl."""
 
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 
-from fusedface.recipes.engine.files import read_json
-from fusedface.recipes.engine.metrics import FILE, read_metrics
-from fusedface.recipes.engine.rundir import SUMMARY
 from fusedface.recipes.report.style import new_figure, save, use_style
-
-Line = dict[str, Any]
+from fusedface.recipes.run_directory.metrics import FILE
+from fusedface.recipes.run_directory.reader import Line, RunRecord, read_run
+from fusedface.recipes.run_directory.summary import SUMMARY, Summary
 
 
 def plot_curves(folder: str | Path) -> list[Path]:
@@ -30,18 +27,15 @@ def plot_curves(folder: str | Path) -> list[Path]:
         ValueError: the folder holds no metrics or no summary.
     """
     folder = Path(folder)
-    for name in (FILE, SUMMARY):
-        if not (folder / name).is_file():
+    run = read_run(folder)
+    for name, found in ((FILE, (folder / FILE).is_file()), (SUMMARY, run.summary)):
+        if not found:
             raise ValueError(f"{folder} holds no {name}; give the directory of a run")
-    lines = read_metrics(folder / FILE)
-    summary = read_json(folder / SUMMARY)
-    train = [line for line in lines if line["kind"] == "train"]
-    if not train:
-        return []
-    return _draw(train, [line for line in lines if line["kind"] == "evaluation"], summary, folder)
+    return _draw(run, run.summary, folder) if run.train and run.summary else []
 
 
-def _draw(train: list[Line], evaluations: list[Line], summary: Line, folder: Path) -> list[Path]:
+def _draw(run: RunRecord, summary: Summary, folder: Path) -> list[Path]:
+    train = run.train
     with use_style():
         figure = new_figure(9.0, 6.0)
         axes = figure.subplots(2, 2, sharex=True)
@@ -52,21 +46,21 @@ def _draw(train: list[Line], evaluations: list[Line], summary: Line, folder: Pat
         _draw_series(axes[1, 0], train, "share", {
             "hard_share": "negatives that are hard", "accuracy": "images told right",
         })  # fmt: skip
-        _draw_verification(axes[1, 1], evaluations)
+        _draw_verification(axes[1, 1], run.evaluations)
         for axis in axes[1]:
             axis.set_xlabel("step")
-        figure.suptitle(f"{summary['recipe']}, seed {summary['seed']}")
+        figure.suptitle(f"{summary.recipe}, seed {summary.seed}")
         save(figure, folder / "curves")
     return [folder / "curves.png", folder / "curves.svg"]
 
 
-def _draw_loss(axis: Axes, train: list[Line], summary: Line) -> None:
+def _draw_loss(axis: Axes, train: list[Line], summary: Summary) -> None:
     _draw_series(axis, train, "loss", {"loss": "training loss"})
-    for key, label, dashes in (
-        ("initial_loss", "random embeddings", ":"),
-        ("collapse_loss", "collapsed", "--"),
+    for loss, label, dashes in (
+        (summary.initial_loss, "random embeddings", ":"),
+        (summary.collapse_loss, "collapsed", "--"),
     ):
-        axis.axhline(summary[key], linestyle=dashes, color="grey", linewidth=1.0, label=label)
+        axis.axhline(loss, linestyle=dashes, color="grey", linewidth=1.0, label=label)
     axis.legend()
 
 

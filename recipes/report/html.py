@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from fusedface.recipes.terminal import visible
+from fusedface.recipes.host.terminal import visible
 
 
 @dataclass(frozen=True)

@@ -3,41 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fusedface.recipes.engine.files import read_json
-from fusedface.recipes.engine.metrics import FILE, read_metrics
-from fusedface.recipes.engine.rundir import SUMMARY
-
-WENT_WRONG = frozenset({"non_finite", "collapsed", "chance"})
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one run directory holds."""
-
-    folder: Path
-    train: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
-    summary: dict[str, Any]
-
-    @property
-    def accuracies(self) -> list[tuple[int, float]]:
-        """(step, mean accuracy over the sets) of each evaluation."""
-        return [
-            (line["step"], float(np.mean([f["accuracy"] for f in sets.values()])))
-            for line in self.evaluations
-            if (sets := line["verification"])
-        ]
-
-    @property
-    def went_wrong_at(self) -> int | None:
-        """The step of a bad verdict."""
-        return (
-            self.summary.get("verdict_step") if self.summary.get("verdict") in WENT_WRONG else None
-        )
+from fusedface.recipes.run_directory.metrics import FILE
+from fusedface.recipes.run_directory.reader import RunRecord, read_run
 
 
 @dataclass(frozen=True)
@@ -47,24 +17,6 @@ class Band:
     steps: np.ndarray
     mean: np.ndarray
     std: np.ndarray
-
-
-def read_run(folder: Path) -> Run:
-    """Read a run directory.
-
-    Raises:
-        ValueError: it holds no metrics.
-    """
-    if not (folder / FILE).is_file():
-        raise ValueError(f"{folder} holds no {FILE}; give the directory of a run")
-    lines = read_metrics(folder / FILE)
-    summary = folder / SUMMARY
-    return Run(
-        folder,
-        [line for line in lines if line["kind"] == "train"],
-        [line for line in lines if line["kind"] == "evaluation"],
-        read_json(summary) if summary.exists() else {},
-    )
 
 
 def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:
@@ -105,12 +57,12 @@ def band(curves: Sequence[Sequence[tuple[int, float]]]) -> Band | None:
     return Band(steps, np.array([np.mean(v) for v in values]), np.array(std))
 
 
-def curve(run: Run, key: str) -> list[tuple[int, float]]:
+def curve(run: RunRecord, key: str) -> list[tuple[int, float]]:
     """(step, value) of one training figure, where it is known."""
     return [(line["step"], line[key]) for line in run.train if key in line]
 
 
-def read_groups(groups: Mapping[str, Sequence[Path]]) -> dict[str, list[Run]]:
+def read_groups(groups: Mapping[str, Sequence[Path]]) -> dict[str, list[RunRecord]]:
     """Read every run of every group."""
     return {label: [read_run(folder) for folder in folders] for label, folders in groups.items()}
 
@@ -119,4 +71,4 @@ def _label(run: Path) -> str:
     if run.name.startswith("seed") and run.parent.parent.name == "runs":
         return run.parent.name.replace("_", " ")
     summary = read_run(run).summary
-    return str(summary.get("recipe", run.name))
+    return summary.recipe if summary else run.name

@@ -19,7 +19,7 @@ from fusedface.data import open_source, read_pairs
 from fusedface.data.sources.images import UnreadableImage, read_image
 from fusedface.models import Preprocessing, build_from_checkpoint
 from fusedface.models.checkpoints import FORMAT, VERSION
-from fusedface.recipes.settings import read_recipe
+from fusedface.recipes.configuration.settings import read_recipe
 
 MEMORY_BOUND = 256 << 20
 """Bytes that a hostile file of a few kilobytes may cost; those below would take gigabytes."""

@@ -1,7 +1,7 @@
 """Mutation testing: change the code in one place, and see whether a test notices.
 
     python tests/mutation/run.py --sample 200 --seed 0                    kernels, trainer, evaluation
-    python tests/mutation/run.py kernels/unit.py recipes/engine/optim.py  these, every mutant
+    python tests/mutation/run.py kernels/unit.py recipes/training/optim.py  these, every mutant
     python tests/mutation/run.py --replace data/align.py OLD NEW          one mutant of your own
 
 Works on a copy below build/mutation, in one process. First it runs the tests once and records which
@@ -37,8 +37,10 @@ TARGETS = (
     *(f"kernels/{n}.py" for n in ("reference", "chunked", "functional", "checks", "unit", "products",
                                   "primitive", "dispatch", "landmarks")),
     "kernels/margins",
-    *(f"recipes/engine/{n}.py" for n in ("train", "metrics", "batches", "optim", "schedule", "watcher",
-                                         "checkpoint", "meter", "verification", "evaluate", "templates")),
+    *(f"recipes/training/{n}.py" for n in ("trainer", "batches", "optim", "schedule", "checkpoint",
+                                           "meter", "resume")),
+    *(f"recipes/run_directory/{n}.py" for n in ("metrics", "verdict")),
+    *(f"recipes/evaluation/{n}.py" for n in ("verification", "evaluate", "templates")),
     "data/pairs.py",
 )  # fmt: skip
 TESTS = (

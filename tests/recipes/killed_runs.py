@@ -16,10 +16,11 @@ from rich.console import Console
 from tiny_run import tiny_recipe
 from torch.utils import tensorboard  # noqa: F401  imported once here, not in every child
 
-from fusedface.recipes.engine import checkpoint, files, train
-from fusedface.recipes.engine.metrics import MetricsLog
-from fusedface.recipes.engine.run import run_recipe
 from fusedface.recipes.report import curves
+from fusedface.recipes.run import run_recipe
+from fusedface.recipes.run_directory import files
+from fusedface.recipes.run_directory.metrics import MetricsLog
+from fusedface.recipes.training import checkpoint, trainer
 
 NUM_STEPS = 12
 
@@ -75,16 +76,16 @@ def while_logging(count):
 
 
 MOMENTS = {
-    "before any checkpoint": lambda: on_call(train.Trainer, "_train_step", 2, before=True),
+    "before any checkpoint": lambda: on_call(trainer.Trainer, "_train_step", 2, before=True),
     "between checkpoint and log line": lambda: on_call(
-        train.Trainer, "_train_step", 6, before=True
+        trainer.Trainer, "_train_step", 6, before=True
     ),
-    "in the middle of an epoch": lambda: on_call(train.Trainer, "_train_step", 8, before=False),
+    "in the middle of an epoch": lambda: on_call(trainer.Trainer, "_train_step", 8, before=False),
     "while a checkpoint is written": lambda: while_saving(2),
     "after a checkpoint is renamed": lambda: on_call(files.os, "replace", 4, before=False),
     "before a checkpoint is renamed": lambda: on_call(files.os, "replace", 4, before=True),
     "while a line is written": lambda: while_logging(5),
-    "after the last checkpoint": lambda: on_call(train.Trainer, "_train_step", 12, before=False),
+    "after the last checkpoint": lambda: on_call(trainer.Trainer, "_train_step", 12, before=False),
 }
 
 

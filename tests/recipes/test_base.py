@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fusedface.kernels import CurricularFace, MVArc
-from fusedface.recipes.base import (
+from fusedface.recipes.configuration.recipe import (
     Backbone,
     Data,
     Evaluation,

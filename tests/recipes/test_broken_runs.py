@@ -15,11 +15,12 @@ from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
 
 from fusedface.data import dataset
-from fusedface.recipes import program
-from fusedface.recipes.engine import files, train
-from fusedface.recipes.engine.run import run_recipe
+from fusedface.recipes.configuration.settings import override, to_toml
+from fusedface.recipes.host import program
 from fusedface.recipes.report import curves
-from fusedface.recipes.settings import override, to_toml
+from fusedface.recipes.run import run_recipe
+from fusedface.recipes.run_directory import files
+from fusedface.recipes.training import trainer
 
 QUIET = Console(quiet=True)
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="resource limits and SIGKILL are POSIX")
@@ -195,7 +196,7 @@ def test_images_that_are_all_lost(faces, tmp_path, monkeypatch, workers):
 
 def test_faces_to_verify_that_are_lost(faces, tmp_path, monkeypatch):
     """The run goes on before the evaluation that failed, not after it."""
-    original = train.Trainer._train_step
+    original = trainer.Trainer._train_step
 
     def lose(self, images, labels):
         if self.progress.step == 4 and (faces / "test").exists():
@@ -203,7 +204,7 @@ def test_faces_to_verify_that_are_lost(faces, tmp_path, monkeypatch):
         original(self, images, labels)
 
     monkeypatch.setattr(curves, "plot_curves", lambda _folder: [])
-    monkeypatch.setattr(train.Trainer, "_train_step", lose)
+    monkeypatch.setattr(trainer.Trainer, "_train_step", lose)
     with pytest.raises(
         OSError, match=r"to verify can no longer be read: .*up to step 3;.*--resume"
     ):
@@ -212,7 +213,7 @@ def test_faces_to_verify_that_are_lost(faces, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("what", ["all", "checkpoints"])
 def test_a_directory_that_is_deleted_under_a_run(faces, tmp_path, monkeypatch, what):
-    out, original, deleted = tmp_path / "run", train.Trainer._train_step, []
+    out, original, deleted = tmp_path / "run", trainer.Trainer._train_step, []
 
     def delete(self, images, labels):
         if self.progress.step == 5 and not deleted:
@@ -222,7 +223,7 @@ def test_a_directory_that_is_deleted_under_a_run(faces, tmp_path, monkeypatch, w
                 raise OSError("stopped")
         original(self, images, labels)
 
-    monkeypatch.setattr(train.Trainer, "_train_step", delete)
+    monkeypatch.setattr(trainer.Trainer, "_train_step", delete)
     with pytest.raises(
         OSError, match=r"deleted under the run|No checkpoint is left; .*--resume"
     ) as error:

@@ -8,11 +8,12 @@ import torch
 from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
 
-from fusedface.recipes.engine import fingerprint, train
-from fusedface.recipes.engine.fingerprint import changes
-from fusedface.recipes.engine.run import run_recipe
+from fusedface.recipes.configuration.settings import from_dict, override, read_recipe, to_toml
 from fusedface.recipes.report import curves
-from fusedface.recipes.settings import from_dict, override, read_recipe, to_toml
+from fusedface.recipes.run import run_recipe
+from fusedface.recipes.run_directory import fingerprint
+from fusedface.recipes.run_directory.fingerprint import changes
+from fusedface.recipes.training import trainer
 
 QUIET = Console(quiet=True)
 
@@ -25,7 +26,7 @@ class StopError(Exception):
 def stopped(tmp_path_factory):
     """A folder of faces, and a run on it that was killed at step 8; its checkpoints are of 3 and 6."""
     folder = write_faces(tmp_path_factory.mktemp("faces"))
-    original = train.Trainer._train_step
+    original = trainer.Trainer._train_step
 
     def step(self, images, labels):
         if self.progress.step == 8:
@@ -33,7 +34,7 @@ def stopped(tmp_path_factory):
         original(self, images, labels)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Trainer, "_train_step", step)
+        patch.setattr(trainer.Trainer, "_train_step", step)
         with pytest.raises(StopError):
             run_recipe(tiny_recipe(folder), folder / "run", device="cpu", console=QUIET)
     return folder

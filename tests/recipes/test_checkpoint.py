@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fusedface.models import build_from_checkpoint, create
-from fusedface.recipes.engine.checkpoint import BEST, CheckpointFolder
-from fusedface.recipes.engine.files import atomic_file
-from fusedface.recipes.engine.seeding import rng_state, seed_everything, set_rng_state
+from fusedface.recipes.run_directory.files import atomic_file
+from fusedface.recipes.training.checkpoint import BEST, CheckpointFolder
+from fusedface.recipes.training.seeding import rng_state, seed_everything, set_rng_state
 
 
 def content(value=0.0):

@@ -28,11 +28,11 @@ from fusedface.recipes.compare.results import RunResult, read_result
 from fusedface.recipes.compare.reuse import inputs_of
 from fusedface.recipes.compare.screen import sparkline
 from fusedface.recipes.compare.statistics import SHARES, holm, steps_to, summarise
-from fusedface.recipes.engine import train
-from fusedface.recipes.engine.run import run_recipe
-from fusedface.recipes.engine.summary import Summary
+from fusedface.recipes.configuration.settings import override
 from fusedface.recipes.registry import get_recipe
-from fusedface.recipes.settings import override
+from fusedface.recipes.run import run_recipe
+from fusedface.recipes.run_directory.summary import Summary
+from fusedface.recipes.training import trainer
 
 MARGINS = [CurricularFace(), ArcFace(), MVArc(t=1.4), NormFace(), CosFace()]
 
@@ -111,8 +111,8 @@ def test_every_loss_starts_from_the_same_weights_and_sees_the_same_images(tmp_pa
         seen[-1] += digest.hexdigest()
         original(self, images, labels)
 
-    original = train.Trainer._train_step
-    monkeypatch.setattr(train.Trainer, "_train_step", record)
+    original = trainer.Trainer._train_step
+    monkeypatch.setattr(trainer.Trainer, "_train_step", record)
     settings = ["schedule.steps=6", "evaluation.every=1"]
     runs = plan(recipes_of(folder, *settings, margins=MARGINS), 2, None, tmp_path / "out")
     for run in runs:
@@ -150,7 +150,7 @@ def result(label, seed, accuracies, *, verdict="converged", margin=None, folder=
         {"kind": "train", "step": n, "seconds": t, "target_cosine": n / 100}
         for n, t in seconds.items()
     ]
-    return RunResult(PlannedRun(label, seed, recipe, folder), lines, evaluations, summary)
+    return RunResult(lines, evaluations, summary, PlannedRun(label, seed, recipe, folder))
 
 
 def test_the_figures_worked_out_by_hand(tmp_path):
@@ -266,7 +266,7 @@ def test_a_stopped_comparison_goes_on(compared, tmp_path):
     folder = write_faces(tmp_path)
     recipes = recipes_of(folder, "schedule.steps=400", "train.log_every=1", "evaluation.every=100")
     for recipe in recipes:
-        from fusedface.recipes.settings import to_toml
+        from fusedface.recipes.configuration.settings import to_toml
 
         (tmp_path / f"{recipe.name}.toml").write_text(to_toml(recipe))
     files = [tmp_path / f"{recipe.name}.toml" for recipe in recipes]

@@ -4,10 +4,11 @@ import json
 
 import pytest
 from PIL import Image
+from summaries import summary
 
 from fusedface.recipes.report.curves import plot_curves
 
-SUMMARY = {"recipe": "a-recipe", "seed": 4, "initial_loss": 41.0, "collapse_loss": 39.5}
+SUMMARY = summary(seed=4, initial_loss=41.0, collapse_loss=39.5).as_dict()
 
 
 def write_run(folder, lines):

@@ -10,14 +10,14 @@ from PIL import Image
 
 from fusedface.data import SyntheticFaces, from_index_pairs, read_pairs, synthetic_pairs
 from fusedface.models import build_from_checkpoint, create
-from fusedface.recipes.engine.evaluate import (
+from fusedface.recipes.evaluation.evaluate import (
     NonFiniteEmbeddingsError,
     embed,
     evaluate_pairs,
     evaluate_with_scores,
 )
-from fusedface.recipes.engine.summary import figure_rows
 from fusedface.recipes.report.roc import plot_roc
+from fusedface.recipes.run_directory.summary import figure_rows
 
 PUBLIC = {
     "mobilefacenet_112x96_casia.ckpt": (0.9920, 0.0031, 0.9950, 0.9772, 0.99981),
@@ -112,7 +112,7 @@ def test_too_many_pairs_are_refused_or_said_to_be_the_listed_ones(monkeypatch, t
     source = SyntheticFaces(20, 2, image_size=(32, 32))
     pairs = from_index_pairs(source, *synthetic_pairs(source, 40))
     assert evaluate_pairs(small(), pairs).scored == "all"
-    monkeypatch.setattr("fusedface.recipes.engine.evaluate.MAX_ALL_PAIRS", 100)
+    monkeypatch.setattr("fusedface.recipes.evaluation.evaluate.MAX_ALL_PAIRS", 100)
     assert evaluate_pairs(small(), pairs).scored == "listed"
     with pytest.raises(ValueError, match="at most 100 are scored"):
         evaluate_pairs(small(), pairs, all_pairs=True)

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from fusedface import cli
 from fusedface.models import Backbone, build_from_checkpoint, create
 from fusedface.models.checkpoints import FORMAT, VERSION
-from fusedface.recipes.engine.run import run_recipe
 from fusedface.recipes.export import check, formats
 from fusedface.recipes.export.export import export
+from fusedface.recipes.run import run_recipe
 
 EXACT = 1e-5  # of embeddings of length 1; 1e-6 is met
 SIZE = 32

@@ -10,9 +10,9 @@ from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
 
 from fusedface.commands.recipe import _new_folder, _run_folder
-from fusedface.recipes.engine.lock import LOCK, FolderLock
-from fusedface.recipes.engine.run import run_recipe
-from fusedface.recipes.settings import override
+from fusedface.recipes.configuration.settings import override
+from fusedface.recipes.run import run_recipe
+from fusedface.recipes.run_directory.lock import LOCK, FolderLock
 
 QUIET = Console(quiet=True)
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="os.fork and POSIX locks")
@@ -69,7 +69,7 @@ def test_what_was_done_while_waiting_is_seen(tmp_path, monkeypatch):
     """Another run begins and ends in the folder while this one reads its images."""
     faces, out = write_faces(tmp_path), tmp_path / "run"
     recipe = override(tiny_recipe(faces), ["schedule.steps=3"])
-    from fusedface.recipes.engine import run
+    from fusedface.recipes import run
 
     original = run.open_faces
 

@@ -2,7 +2,7 @@
 
 import json
 
-from fusedface.recipes.engine.metrics import MetricsLog, read_metrics
+from fusedface.recipes.run_directory.metrics import MetricsLog, read_metrics
 
 
 def write_steps(folder, steps):

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from fusedface.models import MODELS, MarginHead, create
-from fusedface.recipes.base import Optim
-from fusedface.recipes.engine.optim import build_optimizer, parameter_groups
+from fusedface.recipes.configuration.recipe import Optim
+from fusedface.recipes.training.optim import build_optimizer, parameter_groups
 
 
 def build(name="mobilefacenet"):

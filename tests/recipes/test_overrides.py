@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fusedface.kernels import ArcFace, CurricularFace, MVArc
-from fusedface.recipes.registry import get_recipe
-from fusedface.recipes.settings import (
+from fusedface.recipes.configuration.settings import (
     differences,
     from_dict,
     override,
@@ -15,7 +14,8 @@ from fusedface.recipes.settings import (
     to_toml,
     with_data,
 )
-from fusedface.recipes.terminal import visible
+from fusedface.recipes.host.terminal import visible
+from fusedface.recipes.registry import get_recipe
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from summaries import summary
 from typer.testing import CliRunner
 
 from fusedface import cli
@@ -13,7 +14,8 @@ from fusedface.kernels import ArcFace, CurricularFace, MVArc, NormFace
 from fusedface.recipes.report.convergence import plot_convergence
 from fusedface.recipes.report.html import Figure, Link, Prose, Table, write_html
 from fusedface.recipes.report.margins import boundary_gap, factor, loss_ratio, pair_loss, slope
-from fusedface.recipes.report.runs import band, group_runs, read_run
+from fusedface.recipes.report.runs import band, group_runs
+from fusedface.recipes.run_directory.reader import read_run
 
 COSINES = np.linspace(0.05, 0.95, 7)
 
@@ -84,8 +86,8 @@ def run(folder, recipe, losses, verdict="converged", verdict_step=None, starred=
             {"kind": "evaluation", "step": step, "verification": sets, "seconds": 0.1 * step}
         )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    summary = {"recipe": recipe, "verdict": verdict, "verdict_step": verdict_step}
-    (folder / "summary.json").write_text(json.dumps(summary))
+    content = summary(recipe=recipe, verdict=verdict, verdict_step=verdict_step)
+    (folder / "summary.json").write_text(json.dumps(content.as_dict()))
     return folder
 
 

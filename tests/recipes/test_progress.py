@@ -5,7 +5,7 @@ import re
 
 from rich.console import Console
 
-from fusedface.recipes.engine.progress import LiveDisplay, PlainDisplay, Status, make_display
+from fusedface.recipes.training.display import LiveDisplay, PlainDisplay, Status, make_display
 
 
 def status():

@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
 
-from fusedface.recipes.engine.run import run_recipe
-from fusedface.recipes.settings import to_toml
+from fusedface.recipes.configuration.settings import to_toml
+from fusedface.recipes.run import run_recipe
 
 HERE = Path(__file__).parent
 QUIET = Console(quiet=True)
@@ -59,7 +59,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number, faces, finished, tmp_path)
     slow = replace(recipe, schedule=replace(recipe.schedule, epochs=2000.0))
     (tmp_path / "slow.toml").write_text(to_toml(slow), encoding="utf-8")
     code = (
-        "import sys; from fusedface.recipes.engine.run import run_recipe;"
+        "import sys; from fusedface.recipes.run import run_recipe;"
         "from fusedface.recipes.registry import get_recipe;"
         "print(run_recipe(get_recipe(sys.argv[1]), sys.argv[2], device='cpu').verdict)"
     )

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fusedface.recipes.base import Schedule
-from fusedface.recipes.engine.schedule import LearningRate, num_steps
+from fusedface.recipes.configuration.recipe import Schedule
+from fusedface.recipes.training.schedule import LearningRate, num_steps
 
 
 def rates(base, steps, **settings):

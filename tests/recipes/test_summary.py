@@ -6,7 +6,7 @@ import re
 
 from rich.console import Console
 
-from fusedface.recipes.engine.summary import Summary, verification_table
+from fusedface.recipes.run_directory.summary import Summary, verification_table
 
 
 def make_summary(**changes):

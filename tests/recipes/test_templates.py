@@ -13,8 +13,8 @@ from fusedface.data.align import TEMPLATE
 from fusedface.data.ijb import read_templates
 from fusedface.models import create
 from fusedface.models.checkpoints import FORMAT, VERSION
-from fusedface.recipes.engine.evaluate import embed
-from fusedface.recipes.engine.templates import aggregate, compare, evaluate_templates
+from fusedface.recipes.evaluation.evaluate import embed
+from fusedface.recipes.evaluation.templates import aggregate, compare, evaluate_templates
 
 PEOPLE = 4
 
@@ -84,7 +84,7 @@ def test_chunks_change_nothing(monkeypatch):
     rows = np.random.default_rng(0).normal(size=(20, 5))
     first, second = np.random.default_rng(1).integers(0, 20, (2, 100))
     whole = compare(rows, first, second)
-    monkeypatch.setattr("fusedface.recipes.engine.templates.CHUNK", 7)
+    monkeypatch.setattr("fusedface.recipes.evaluation.templates.CHUNK", 7)
     assert np.array_equal(compare(rows, first, second), whole)
 
 

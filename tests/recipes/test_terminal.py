@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from fusedface.recipes.terminal import (
+from fusedface.recipes.host.terminal import (
     LONGEST_MESSAGE,
     Table,
     bounded,

@@ -7,10 +7,10 @@ from typing import Union, get_args, get_origin, get_type_hints
 import pytest
 
 from fusedface.kernels import AdaFace
-from fusedface.recipes import base
-from fusedface.recipes.base import Backbone, Evaluation, Head, Recipe, Schedule
+from fusedface.recipes.configuration import recipe as records
+from fusedface.recipes.configuration.recipe import Backbone, Evaluation, Head, Recipe, Schedule
+from fusedface.recipes.configuration.settings import differences, read_recipe, to_toml
 from fusedface.recipes.registry import RECIPES, get_recipe
-from fusedface.recipes.settings import differences, read_recipe, to_toml
 
 UNUSUAL = Recipe(
     name="unusual",
@@ -34,9 +34,9 @@ def test_round_trip(recipe, tmp_path):
 
 def test_fields_that_may_be_none_are_none_by_default():
     """TOML has no null: what is None is left out, so leaving it out must mean None."""
-    records = [kind for kind in vars(base).values() if dataclasses.is_dataclass(kind)]
+    kinds = [kind for kind in vars(records).values() if dataclasses.is_dataclass(kind)]
     optional = 0
-    for record in records:
+    for record in kinds:
         hints = get_type_hints(record)
         for field in dataclasses.fields(record):
             hint = hints[field.name]

@@ -16,14 +16,14 @@ from tiny_run import NUM_IDENTITIES, NUM_IMAGES, tiny_recipe, write_faces
 from fusedface.data import SomeIdentities, open_source
 from fusedface.kernels import ArcFace, margin_loss
 from fusedface.models import build_from_checkpoint
-from fusedface.recipes.engine import train
-from fusedface.recipes.engine.batches import Batches
-from fusedface.recipes.engine.faces import Faces, open_faces, sample_pairs
-from fusedface.recipes.engine.meter import Meter
-from fusedface.recipes.engine.precision import pick_precision
-from fusedface.recipes.engine.run import pick_device, run_recipe
-from fusedface.recipes.engine.state import mean_accuracy
-from fusedface.recipes.settings import override, with_data
+from fusedface.recipes.configuration.settings import override, with_data
+from fusedface.recipes.run import pick_device, run_recipe
+from fusedface.recipes.run_directory.figures import mean_accuracy
+from fusedface.recipes.training import trainer
+from fusedface.recipes.training.batches import Batches
+from fusedface.recipes.training.faces import Faces, open_faces, sample_pairs
+from fusedface.recipes.training.meter import Meter
+from fusedface.recipes.training.precision import pick_precision
 
 CPU = torch.device("cpu")
 
@@ -148,7 +148,7 @@ def test_precisions_and_memory_orders(faces, tmp_path, precision):
 
 def poison(monkeypatch, at_step, where):
     """Make the loss, or a weight of the backbone, NaN at a step."""
-    original = train.Trainer._train_step
+    original = trainer.Trainer._train_step
 
     def poisoned(self, images, labels):
         if self.progress.step + 1 == at_step:
@@ -156,7 +156,7 @@ def poison(monkeypatch, at_step, where):
             tensor.data[0] = math.nan
         original(self, images, labels)
 
-    monkeypatch.setattr(train.Trainer, "_train_step", poisoned)
+    monkeypatch.setattr(trainer.Trainer, "_train_step", poisoned)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fusedface.recipes.engine.verification import (
+from fusedface.recipes.evaluation.verification import (
     all_pairs,
     area_under_roc,
     best_threshold,

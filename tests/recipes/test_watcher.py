@@ -7,9 +7,9 @@ import torch
 
 from fusedface.kernels import ArcFace, CurricularFace, MVArc
 from fusedface.models import MarginHead, create
-from fusedface.recipes.engine import watcher
-from fusedface.recipes.engine.diagnose import first_non_finite
-from fusedface.recipes.engine.watcher import COLLAPSE_STEPS, collapsed_since, judge
+from fusedface.recipes.run_directory import verdict as verdicts
+from fusedface.recipes.run_directory.verdict import COLLAPSE_STEPS, collapsed_since, judge
+from fusedface.recipes.training.diagnose import first_non_finite
 
 ARCFACE = ArcFace(m=0.5, s=64.0)
 COLLAPSE = ARCFACE.collapse_loss(1000)
@@ -172,14 +172,14 @@ class Steady:
 
 @pytest.mark.parametrize("edge", [31.0, 33.0])
 def test_the_edge_of_the_band_belongs_to_it(monkeypatch, edge):
-    monkeypatch.setattr(watcher, "COLLAPSE_BAND", 1 / 32)
+    monkeypatch.setattr(verdicts, "COLLAPSE_BAND", 1 / 32)
     assert collapsed_since(train([edge] * 100), Steady(), 1000) == 10
     beyond = edge + math.copysign(2**-20, edge - 32.0)
     assert collapsed_since(train([beyond] * 100), Steady(), 1000) is None
 
 
 def test_three_standard_errors_from_half_is_still_chance():
-    limit = 0.5 + watcher.CHANCE_SIGMAS * math.sqrt(0.25 / NUM_PAIRS)
+    limit = 0.5 + verdicts.CHANCE_SIGMAS * math.sqrt(0.25 / NUM_PAIRS)
     assert verdict(falling() + evaluations(0.5, limit)).verdict == "chance"
     above = math.nextafter(limit, 1.0)
     assert verdict(falling() + evaluations(0.5, above)).verdict != "chance"
@@ -191,7 +191,7 @@ def test_better_than_untrained_by_anything_is_not_chance():
 
 
 def test_a_gain_of_exactly_the_limit_has_converged(monkeypatch):
-    monkeypatch.setattr(watcher, "PLATEAU_GAIN", 0.0625)
+    monkeypatch.setattr(verdicts, "PLATEAU_GAIN", 0.0625)
     accuracies = (0.5, 0.6, 0.7, 0.75)
     assert verdict(falling() + evaluations(*accuracies, 0.8125)).verdict == "converged"
     above = math.nextafter(0.8125, 1.0)
@@ -211,7 +211,7 @@ def test_the_last_part_begins_after_three_quarters():
 
 
 def test_a_late_fall_of_exactly_the_limit_has_converged(monkeypatch):
-    monkeypatch.setattr(watcher, "PLATEAU_LOSS", 1 / 16)
+    monkeypatch.setattr(verdicts, "PLATEAU_LOSS", 1 / 16)
     lines = train([17.0, 9.0, 2.0, 1.0], every=250, cosine=0.5)  # 1 of 16 in the last quarter
     assert verdict(lines).verdict == "converged"
     lines[-1]["loss"] = 0.75
@@ -219,8 +219,8 @@ def test_a_late_fall_of_exactly_the_limit_has_converged(monkeypatch):
 
 
 def test_a_cosine_at_the_limit_has_not_sunk():
-    at_limit = [line | {"target_cosine": watcher.SUNK_COSINE} for line in falling()]
-    below = [line | {"target_cosine": watcher.SUNK_COSINE - 1e-6} for line in falling()]
+    at_limit = [line | {"target_cosine": verdicts.SUNK_COSINE} for line in falling()]
+    below = [line | {"target_cosine": verdicts.SUNK_COSINE - 1e-6} for line in falling()]
     curve = evaluations(0.5, 0.7, 0.71, 0.71, 0.71)
     assert "cosine" not in verdict(at_limit + curve).message
     assert "cosine is -0.10" in verdict(below + curve).message

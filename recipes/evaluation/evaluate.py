@@ -11,7 +11,7 @@ from fusedface.data.ijb import Templates
 from fusedface.data.pair_list import PairList
 from fusedface.data.transforms import frame_size
 from fusedface.models import Backbone
-from fusedface.recipes.engine.verification import VerificationResult, verify
+from fusedface.recipes.evaluation.verification import VerificationResult, verify
 
 BATCH_SIZE = 64
 MAX_ALL_PAIRS = 20_000_000  # scores of all pairs are held in memory: 160 MB in float64

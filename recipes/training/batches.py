@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from fusedface.data import FaceBatch, FaceDataset, collate_whole
-from fusedface.recipes.engine.signals import ignore_interrupts
+from fusedface.recipes.training.signals import ignore_interrupts
 
 
 class Batches:

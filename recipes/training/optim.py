@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fusedface.models import MarginHead
 from fusedface.models.backbone import Backbone
-from fusedface.recipes.base import Optim
+from fusedface.recipes.configuration.recipe import Optim
 
 # Their parameters are offsets and slopes: decaying those changes the function, not its size.
 UNDECAYED = (nn.modules.batchnorm._BatchNorm, nn.PReLU)

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fusedface.recipes.terminal import plain, say
+from fusedface.recipes.host.terminal import plain, say
 
 REFRESH_PER_SECOND = 4
 

@@ -10,9 +10,9 @@ from typing import Any
 import tomli_w
 
 from fusedface.kernels import Margin
-from fusedface.recipes.base import SYNTHETIC, Recipe
-from fusedface.recipes.fields import build, hints_of, margin_type, nearest, parse
-from fusedface.recipes.terminal import visible
+from fusedface.recipes.configuration.fields import build, hints_of, margin_type, nearest, parse
+from fusedface.recipes.configuration.recipe import SYNTHETIC, Recipe
+from fusedface.recipes.host.terminal import visible
 
 HEADER = "# A resolved recipe; `recipe run` takes this file in place of a name.\n\n"
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fusedface.kernels import Margin
+from fusedface.recipes.run_directory.figures import accuracies_of
 
 Ended = Literal["finished", "interrupted", "non_finite"]
 Verdict = Literal["converged", "unfinished", "chance", "collapsed", "non_finite", "interrupted"]
@@ -73,7 +74,7 @@ def judge(
     train = [line for line in lines if line["kind"] == "train"]
     if not train:
         return Judgement("unfinished", None, "no line of training metrics is left to judge it by")
-    accuracies = _accuracies(lines)
+    accuracies = accuracies_of([line for line in lines if line["kind"] == "evaluation"])
     if (since := collapsed_since(train, margin, num_classes)) is not None:
         text = (
             f"from step {since} to the end the loss was that of cosines that are all the same: at last "
@@ -121,15 +122,6 @@ def collapsed_since(train: Lines, margin: Margin, num_classes: int) -> int | Non
         return None
     last = train[-1]["step"]
     return since if last - since >= max(COLLAPSE_STEPS, 0.1 * last) else None
-
-
-def _accuracies(lines: Lines) -> list[tuple[int, float]]:
-    """(step, mean accuracy over the sets) of every evaluation of some set."""
-    return [
-        (line["step"], sum(f["accuracy"] for f in sets.values()) / len(sets))
-        for line in lines
-        if line["kind"] == "evaluation" and (sets := line["verification"])
-    ]
 
 
 def _chance(lines: Lines, accuracies: list[tuple[int, float]]) -> str | None:

@@ -14,7 +14,7 @@ import torch
 
 from fusedface.models.archives import read_archive
 from fusedface.models.checkpoints import FORMAT, VERSION
-from fusedface.recipes.engine.files import atomic_file, link_or_copy, remove_partial
+from fusedface.recipes.run_directory.files import atomic_file, link_or_copy, remove_partial
 
 BEST = "best.pt"
 PATTERN = "step-*.pt"

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from fusedface.recipes.engine.files import write_text
-from fusedface.recipes.engine.state import is_number, is_verification
+from fusedface.recipes.run_directory.figures import is_number, is_verification
+from fusedface.recipes.run_directory.files import write_text
 
 FILE = "metrics.jsonl"
 

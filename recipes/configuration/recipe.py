@@ -222,7 +222,7 @@ class Evaluation:
     """Verification of pairs of faces, before, during and after training."""
 
     pairs: tuple[str, ...] = ()
-    """Pair lists or .bin files (see `fusedface.data.read_pairs`); without any, see `engine.faces`."""
+    """Pair lists or .bin files (see `fusedface.data.read_pairs`); without any, see `training.faces`."""
     root: str | None = None
     """The folder that the paths in `pairs` start from; none: that of each list."""
     every: float = 0.0

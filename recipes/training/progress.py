@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-Verification = dict[str, dict[str, Any]]  # figures by set name
+from fusedface.recipes.run_directory.figures import Verification, is_number, is_verification
 
 
 @dataclass
@@ -57,19 +57,6 @@ class Progress:
         return cls(**values)
 
 
-def is_number(value: object) -> bool:
-    """Whether a value read from a file is a number, NaN and infinity too."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_verification(value: object) -> bool:
-    """Whether a value read from a file is verification figures, each set with its accuracy."""
-    return isinstance(value, dict) and all(
-        isinstance(name, str) and isinstance(figures, dict) and is_number(figures.get("accuracy"))
-        for name, figures in value.items()
-    )
-
-
 def _is_duration(value: Any) -> bool:
     return is_number(value) and 0.0 <= value < math.inf
 
@@ -82,9 +69,3 @@ def _are_changes(value: object) -> bool:
         and all(type(line) is str for line in change["changes"])
         for change in value
     )
-
-
-def mean_accuracy(verification: Verification) -> float:
-    """Mean accuracy over the sets, by which the best checkpoint is told; 0 without any set."""
-    accuracies = [figures["accuracy"] for figures in verification.values()]
-    return sum(accuracies) / len(accuracies) if accuracies else 0.0

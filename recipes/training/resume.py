@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedface.recipes.base import Recipe
-from fusedface.recipes.engine.checkpoint import Checkpoint, unusable
-from fusedface.recipes.engine.meter import NAMES
-from fusedface.recipes.engine.seeding import set_rng_state
-from fusedface.recipes.engine.state import Progress
-from fusedface.recipes.settings import from_dict
+from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.configuration.settings import from_dict
+from fusedface.recipes.training.checkpoint import Checkpoint, unusable
+from fusedface.recipes.training.meter import NAMES
+from fusedface.recipes.training.progress import Progress
+from fusedface.recipes.training.seeding import set_rng_state
 
 MAX_LISTED = 5  # names in a message
 

@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 """The folder of cli.py: of a checkout, or of the installed package."""
 
 

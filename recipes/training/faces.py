@@ -30,8 +30,8 @@ from fusedface.data.overlap import overlaps
 from fusedface.data.sizes import check_sizes, other_sizes
 from fusedface.data.transforms import frame_size
 from fusedface.models import Backbone, Preprocessing, create
-from fusedface.recipes.base import SYNTHETIC, Evaluation, Recipe
-from fusedface.recipes.engine.evaluate import evaluate_pairs
+from fusedface.recipes.configuration.recipe import SYNTHETIC, Evaluation, Recipe
+from fusedface.recipes.evaluation.evaluate import evaluate_pairs
 
 MIN_IDENTITIES = 20  # of a source that can spare some
 HELD_OUT_SHARE = 10  # one in so many

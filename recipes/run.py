@@ -8,26 +8,26 @@ import torch
 from rich.console import Console
 
 from fusedface.models import MarginHead, create
-from fusedface.recipes.base import Recipe
-from fusedface.recipes.engine import fingerprint
-from fusedface.recipes.engine.checkpoint import CheckpointFolder
-from fusedface.recipes.engine.device import pick_device
-from fusedface.recipes.engine.environment import (
+from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.host.device import pick_device
+from fusedface.recipes.host.terminal import plain, say
+from fusedface.recipes.run_directory import fingerprint
+from fusedface.recipes.run_directory.directory import RECIPE, RunDirectory
+from fusedface.recipes.run_directory.environment import (
     describe_environment,
     device_name,
     peak_memory_mib,
 )
-from fusedface.recipes.engine.faces import Faces, open_faces
-from fusedface.recipes.engine.metrics import MetricsLog, read_metrics
-from fusedface.recipes.engine.precision import Precision, pick_precision
-from fusedface.recipes.engine.progress import Display, make_display
-from fusedface.recipes.engine.resume import recipe_of
-from fusedface.recipes.engine.rundir import RECIPE, RunDirectory
-from fusedface.recipes.engine.seeding import seed_everything
-from fusedface.recipes.engine.summary import VERDICT_COLOURS, Summary, print_verification
-from fusedface.recipes.engine.train import Trainer
-from fusedface.recipes.engine.watcher import Judgement, judge
-from fusedface.recipes.terminal import plain, say
+from fusedface.recipes.run_directory.metrics import MetricsLog, read_metrics
+from fusedface.recipes.run_directory.summary import VERDICT_COLOURS, Summary, print_verification
+from fusedface.recipes.run_directory.verdict import Judgement, judge
+from fusedface.recipes.training.checkpoint import CheckpointFolder
+from fusedface.recipes.training.display import Display, make_display
+from fusedface.recipes.training.faces import Faces, open_faces
+from fusedface.recipes.training.precision import Precision, pick_precision
+from fusedface.recipes.training.resume import recipe_of
+from fusedface.recipes.training.seeding import seed_everything
+from fusedface.recipes.training.trainer import Trainer
 
 
 def run_recipe(
@@ -39,7 +39,7 @@ def run_recipe(
     device: str | torch.device | None = None,
     console: Console | None = None,
 ) -> Summary:
-    """Train and verify what a recipe says, in a run directory (`engine.rundir` lists what is in it).
+    """Train and verify what a recipe says, in a run directory (its content: `run_directory/directory.py`).
 
     Args:
         recipe: the experiment.

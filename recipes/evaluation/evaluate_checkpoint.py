@@ -10,17 +10,17 @@ from rich.console import Console
 from fusedface.data import read_pairs
 from fusedface.data.ijb import read_templates
 from fusedface.models import build_from_checkpoint
-from fusedface.recipes.engine.evaluate import evaluate_with_scores
-from fusedface.recipes.engine.run import pick_device
-from fusedface.recipes.engine.summary import figure_rows
-from fusedface.recipes.engine.templates import (
+from fusedface.recipes.evaluation.evaluate import evaluate_with_scores
+from fusedface.recipes.evaluation.templates import (
     TEMPLATE_RATES,
     TemplateResult,
     evaluate_templates,
 )
-from fusedface.recipes.engine.verification import VerificationResult, roc
+from fusedface.recipes.evaluation.verification import VerificationResult, roc
+from fusedface.recipes.host.device import pick_device
+from fusedface.recipes.host.terminal import Table, say, working
 from fusedface.recipes.report.roc import plot_roc
-from fusedface.recipes.terminal import Table, say, working
+from fusedface.recipes.run_directory.summary import figure_rows
 
 
 def evaluate_checkpoint(

@@ -6,10 +6,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 
-from fusedface.recipes.engine.files import read_json
-from fusedface.recipes.engine.state import is_verification
-from fusedface.recipes.terminal import Table, say
+from fusedface.recipes.host.terminal import Table, say
+from fusedface.recipes.run_directory.figures import is_verification
+from fusedface.recipes.run_directory.files import read_json
 
+SUMMARY = "summary.json"
 VERDICT_COLOURS = {
     "converged": "green",
     "unfinished": "yellow",
@@ -30,7 +31,7 @@ class Summary:
     device: str
     """Such as "cpu (x86_64, 2 threads)"."""
     verdict: str
-    """One of `watcher.Verdict`."""
+    """One of `verdict.Verdict`."""
     verdict_step: int | None
     """Where the run went wrong, if it did."""
     message: str

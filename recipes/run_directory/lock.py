@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from fusedface.recipes.engine.files import read_json
+from fusedface.recipes.run_directory.files import read_json
 
 try:
     import fcntl

@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fusedface.recipes.base import Recipe
-from fusedface.recipes.engine.files import TEMPORARY, read_json, remove_partial, write_text
-from fusedface.recipes.engine.lock import LOCK, FolderLock
-from fusedface.recipes.engine.summary import Summary, read_summary
-from fusedface.recipes.program import command
-from fusedface.recipes.settings import changed_settings, read_recipe, to_toml
+from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.configuration.settings import changed_settings, read_recipe, to_toml
+from fusedface.recipes.host.program import command
+from fusedface.recipes.run_directory.files import TEMPORARY, read_json, remove_partial, write_text
+from fusedface.recipes.run_directory.lock import LOCK, FolderLock
+from fusedface.recipes.run_directory.summary import SUMMARY, Summary, read_summary
 
-RECIPE, ENVIRONMENT, SUMMARY = "recipe.toml", "environment.json", "summary.json"
+RECIPE, ENVIRONMENT = "recipe.toml", "environment.json"
 
 
 class RunDirectory:

@@ -12,30 +12,31 @@ from torch import Tensor, nn
 from fusedface.data import FaceBatch, FaceDataset
 from fusedface.kernels import NonFiniteInputError, predicted_initial_loss
 from fusedface.models import Backbone, MarginHead
-from fusedface.recipes.base import SYNTHETIC, Recipe
-from fusedface.recipes.engine.batches import Batches
-from fusedface.recipes.engine.checkpoint import Checkpoint, CheckpointFolder
-from fusedface.recipes.engine.diagnose import first_non_finite
-from fusedface.recipes.engine.evaluate import NonFiniteEmbeddingsError
-from fusedface.recipes.engine.fingerprint import fingerprint
-from fusedface.recipes.engine.meter import Meter
-from fusedface.recipes.engine.metrics import MetricsLog
-from fusedface.recipes.engine.optim import build_optimizer
-from fusedface.recipes.engine.precision import Precision
-from fusedface.recipes.engine.progress import Display, Status
-from fusedface.recipes.engine.resume import (
+from fusedface.recipes.configuration.recipe import SYNTHETIC, Recipe
+from fusedface.recipes.configuration.settings import to_dict
+from fusedface.recipes.evaluation.evaluate import NonFiniteEmbeddingsError
+from fusedface.recipes.run_directory.figures import Verification, mean_accuracy
+from fusedface.recipes.run_directory.fingerprint import fingerprint
+from fusedface.recipes.run_directory.metrics import MetricsLog
+from fusedface.recipes.run_directory.verdict import Ended
+from fusedface.recipes.training.batches import Batches
+from fusedface.recipes.training.checkpoint import Checkpoint, CheckpointFolder
+from fusedface.recipes.training.diagnose import first_non_finite
+from fusedface.recipes.training.display import Display, Status
+from fusedface.recipes.training.meter import Meter
+from fusedface.recipes.training.optim import build_optimizer
+from fusedface.recipes.training.precision import Precision
+from fusedface.recipes.training.progress import Progress
+from fusedface.recipes.training.resume import (
     momentum_of,
     progress_of,
     restore_generators,
     restore_scaler,
     tensors_of,
 )
-from fusedface.recipes.engine.schedule import LearningRate, num_steps
-from fusedface.recipes.engine.seeding import rng_state
-from fusedface.recipes.engine.signals import StopRequest
-from fusedface.recipes.engine.state import Progress, Verification, mean_accuracy
-from fusedface.recipes.engine.watcher import Ended
-from fusedface.recipes.settings import to_dict
+from fusedface.recipes.training.schedule import LearningRate, num_steps
+from fusedface.recipes.training.seeding import rng_state
+from fusedface.recipes.training.signals import StopRequest
 
 SHOWN_UNREADABLE = 10
 RECENT_STEPS = 20  # whose pace is shown: the first ones of a run are slow, and would be for long

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from fusedface.recipes.base import Schedule
+from fusedface.recipes.configuration.recipe import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

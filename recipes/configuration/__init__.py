@@ -1,0 +1,1 @@
+"""What a recipe is: frozen records, their TOML, and single settings."""

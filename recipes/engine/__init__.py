@@ -1,1 +1,0 @@
-"""What runs a recipe: training, evaluation, checkpoints, the run directory."""

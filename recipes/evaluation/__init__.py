@@ -1,0 +1,1 @@
+"""Verification of a network: pairs, figures, thresholds, templates."""
