@@ -105,8 +105,8 @@ def main() -> int:
 
 def chosen(files: Iterable[str], sample: int | None, seed: int) -> list[tuple[str, Mutant]]:
     """The mutants to try, in the order of the files."""
-    paths = [p for f in files for p in (sorted((ROOT / f).glob("*.py")) or [ROOT / f])]
-    every = [(str(p.relative_to(ROOT)), m) for p in paths for m in mutants(p.read_text("utf-8"))]
+    paths = [p for f in files for p in (sorted((TREE / f).glob("*.py")) or [TREE / f])]
+    every = [(str(p.relative_to(TREE)), m) for p in paths for m in mutants(p.read_text("utf-8"))]
     if sample is None or sample >= len(every):
         return every
     return [every[i] for i in sorted(random.Random(seed).sample(range(len(every)), sample))]
@@ -114,7 +114,7 @@ def chosen(files: Iterable[str], sample: int | None, seed: int) -> list[tuple[st
 
 def replaced(file: str, old: str, new: str) -> tuple[str, Mutant]:
     """A mutant of one's own, for all tests of its file."""
-    source = (ROOT / file).read_text("utf-8")
+    source = (TREE / file).read_text("utf-8")
     if source.count(old) != 1:
         raise SystemExit(f"{file} must hold {old!r} once, not {source.count(old)} times")
     line = source[: source.index(old)].count("\n") + 1
