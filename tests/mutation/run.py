@@ -6,10 +6,10 @@
 
 Works on a copy below build/mutation, in one process. First it runs the tests once and records which
 functions each calls, which takes some minutes; later only modules of tests that are new or changed, or all
-with --record. A mutant then meets only the tests that call its function, quick modules first, until one
-fails; code that runs at import meets those of its file. What is done is kept: the same command goes on
-where it was stopped, and --again repeats survivors after tests were written. The score of a file is the
-share of its mutants that some test noticed.
+with --record. A mutant then meets only the tests that call its function, until one fails: first those of
+the module that has found most mutants of its file, then quick modules. Code that runs at import meets the
+tests of its file. What is done is kept: the same command goes on where it was stopped, and --again repeats
+survivors after tests were written. The score of a file is the share of its mutants that some test noticed.
 """
 
 import argparse
@@ -58,6 +58,10 @@ LEFT_OUT = (
     "tests/recipes/test_export", "tests/recipes/test_plots",
 )  # fmt: skip
 QUICK = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "no:randomly"]
+IMPORTED = (
+    "torch", "torch._dynamo", "torch.utils.tensorboard", "triton", "numpy", "scipy.stats", "PIL.Image",
+    "matplotlib.pyplot", "hypothesis", "pytest", "rich.console", "typer", "albumentations", "tomli_w",
+)  # fmt: skip
 MEMORY = 24 << 30  # bytes of address space; a mutant may ask for any
 SLOWER = 5  # times its recorded time a test may take
 
@@ -69,6 +73,7 @@ def main() -> int:
     parser.add_argument("files", nargs="*", default=TARGETS, help="files or folders")
     parser.add_argument("--sample", type=int, help="so many mutants, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=120.0, help="of tests, at most, a mutant")
     parser.add_argument("--record", action="store_true", help="again which test calls what")
     parser.add_argument("--again", action="store_true", help="repeat survivors")
     parser.add_argument("--replace", nargs=3, action="append", metavar=("FILE", "OLD", "NEW"))
@@ -83,11 +88,15 @@ def main() -> int:
         else chosen(arguments.files, arguments.sample, arguments.seed)
     )
     done = {} if arguments.replace else known_results(arguments.again)
+    killers: dict[str, Counter[str]] = defaultdict(Counter)
+    for result in done.values():
+        if result["outcome"] == "killed":
+            killers[result["file"]][result["by"].split("::")[0]] += 1
     results = []
     for i, (file, mutant) in enumerate(todo, start=1):
         key = sha256(f"{file}\n{mutant.source}".encode()).hexdigest()[:16]
         if key not in done:
-            outcome, by = judge(file, mutant, tests)
+            outcome, by = judge(file, mutant, tests, killers[file], arguments.seconds)
             done[key] = {
                 "key": key,
                 "file": file,
@@ -155,8 +164,7 @@ def prepare() -> None:
         "PYTHONPATH": str(SITE), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
         "FUSEDFACE_ROOT": f"{SITE}/fusedface/",
     }  # fmt: skip
-    for name in ("torch", "numpy", "scipy.stats", "PIL.Image", "matplotlib.pyplot", "hypothesis",
-                 "pytest", "rich.console", "typer", "albumentations", "tomli_w"):  # fmt: skip
+    for name in IMPORTED:
         __import__(name)
 
 
@@ -235,38 +243,61 @@ def test_modules() -> list[str]:
     return [name for name in names if not name.startswith(LEFT_OUT)]
 
 
-def judge(file: str, mutant: Mutant, tests: dict[str, dict[str, Any]]) -> tuple[str, str]:
-    """killed, time-out, survived or unseen (no test calls it); and by which test."""
-    seen = {
-        name: test["seconds"]
-        for name, test in tests.items()
-        if ((file, mutant.function) in test["calls"])
-        or (mutant.function is None and any(path == file for path, _ in test["calls"]))
-    }
-    if not seen:
+def judge(
+    file: str, mutant: Mutant, tests: dict[str, dict[str, Any]], killers: Counter[str], most: float
+) -> tuple[str, str]:
+    """killed, time-out, survived or unseen (no test calls it); and by which test.
+
+    Args:
+        file: the mutant's.
+        mutant: the change.
+        tests: of `record`.
+        killers: how many mutants of this file each module of tests has killed; counted on here.
+        most: seconds of tests, as recorded, after which a mutant has survived.
+    """
+    order = selected(file, mutant, tests, killers, most)
+    if not order:
         return "unseen", ""
-    of_module: dict[str, list[str]] = defaultdict(list)
-    for name in seen:
-        of_module[name.split("::")[0]].append(name)
-    modules = sorted(of_module, key=lambda m: sum(seen[n] for n in of_module[m]))
-    order = {n: i for i, n in enumerate(n for m in modules for n in of_module[m])}
     path = TREE / file
     original, times = path.read_bytes(), path.stat()
     try:
         path.write_text(mutant.source, encoding="utf-8")
         os.utime(path, (0, 0))  # no compiled file is of that time
-        limit = 30 + SLOWER * sum(seen.values())
-        code, failed = run_tests([*QUICK, *modules], limit, order)
+        first = [name for name in order if name.split("::")[0] == order[0].split("::")[0]]
+        for part in (first, order[len(first) :]):  # most mutants need no more than one module
+            limit = 30 + SLOWER * sum(tests[name]["seconds"] for name in part)
+            modules = dict.fromkeys(name.split("::")[0] for name in part)
+            positions = {name: i for i, name in enumerate(part)}
+            code, failed = run_tests([*QUICK, *modules], limit, positions) if part else (0, "")
+            if code is None:
+                return "time-out", f"after {limit:.0f} s"
+            if code != 0:
+                killers[failed.split("::")[0]] += 1
+                return "killed", failed or f"exit code {code}"
     finally:
         path.write_bytes(original)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    if code is None:
-        return "time-out", f"after {limit:.0f} s"
-    return (
-        ("survived", f"{len(seen)} tests")
-        if code == 0
-        else ("killed", failed or f"exit code {code}")
-    )
+    return "survived", f"{len(order)} tests"
+
+
+def selected(
+    file: str, mutant: Mutant, tests: dict[str, dict[str, Any]], killers: Counter[str], most: float
+) -> list[str]:
+    """The tests that call the mutant's function, in the order to run them: as `judge`."""
+    of_module: dict[str, list[str]] = defaultdict(list)
+    for name, test in tests.items():
+        calls = test["calls"]
+        if (file, mutant.function) in calls or (
+            mutant.function is None and any(path == file for path, _ in calls)
+        ):
+            of_module[name.split("::")[0]].append(name)
+    seconds = {m: sum(tests[name]["seconds"] for name in of_module[m]) for m in of_module}
+    order: list[str] = []
+    for module in sorted(of_module, key=lambda m: (-killers[m], seconds[m])):
+        if not order or most >= seconds[module]:
+            order += of_module[module]
+            most -= seconds[module]
+    return order
 
 
 def report(results: list[dict[str, str]]) -> str:
