@@ -108,17 +108,17 @@ def main() -> int:
                 out.write(json.dumps(done[key]) + "\n")
             print(f"{i}/{len(todo)} {outcome:9} {file}:{mutant}   {by}", flush=True)
         results.append(done[key])
-    print(report(results))
+    print(report(sorted(results, key=lambda result: result["file"])))
     return 0
 
 
 def chosen(files: Iterable[str], sample: int | None, seed: int) -> list[tuple[str, Mutant]]:
-    """The mutants to try, in the order of the files."""
+    """The mutants to try: all in the order of the files, or the first of them when they are shuffled."""
     paths = [p for f in files for p in (sorted((TREE / f).glob("*.py")) or [TREE / f])]
     every = [(str(p.relative_to(TREE)), m) for p in paths for m in mutants(p.read_text("utf-8"))]
-    if sample is None or sample >= len(every):
-        return every
-    return [every[i] for i in sorted(random.Random(seed).sample(range(len(every)), sample))]
+    if sample is not None:
+        random.Random(seed).shuffle(every)
+    return every[:sample]
 
 
 def replaced(file: str, old: str, new: str) -> tuple[str, Mutant]:
