@@ -31,10 +31,25 @@ def export(
     ] = None,
     pairs: PairsOption = None,
     root: RootOption = None,
+    grey_levels: Annotated[
+        bool,
+        typer.Option(
+            "--grey-levels",
+            help="Write files that take grey levels 0..255 and normalise them, as cv2.FaceRecognizerSF "
+            "needs.",
+        ),
+    ] = False,
 ) -> None:
     """Write a network for other software, checked against PyTorch, with a model card."""
     from fusedface.recipes.export.export import export as run_export
 
     run_export(
-        source, formats, out, data=data, pair_lists=pairs or [], root=root, console=Console()
+        source,
+        formats,
+        out,
+        data=data,
+        pair_lists=pairs or [],
+        root=root,
+        grey_levels=grey_levels,
+        console=Console(),
     )

@@ -2,7 +2,8 @@
 
 Software that follows InsightFace feeds a recogniser (x - 127.5) / 127.5 of the aligned RGB face, or, where
 the graph begins by subtracting and multiplying, the grey levels themselves. So a network that was trained
-with the first is exported as it is; any other brings its own normalisation and takes grey levels. A crop
+with the first is exported as it is, unless grey levels are asked for (OpenCV's cv2.FaceRecognizerSF feeds
+nothing else); any other brings its own normalisation and takes grey levels. A crop
 (112x96 out of the aligned 112x112) is part of the graph. Mirroring is not: whoever compares features joins
 those of both mirror images, or does without.
 """
@@ -43,16 +44,17 @@ class Deployed(nn.Module):
 
     Args:
         backbone: on the CPU; put into evaluation mode.
+        grey_levels: bring the normalisation (x - 127.5) / 127.5 too.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, grey_levels: bool = False) -> None:
         super().__init__()
         self.backbone = backbone.eval()
         taken = backbone.preprocessing
-        self.normalises = not taken.mean == taken.std == (USUAL,) * 3
+        self.normalises = grey_levels or not taken.mean == taken.std == (USUAL,) * 3
         size = frame_size(taken)
         self.contract = (
             InputContract(size, 0.0, 1.0) if self.normalises else InputContract(size, USUAL, USUAL)

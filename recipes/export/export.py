@@ -26,6 +26,7 @@ def export(
     data: str | None = None,
     pair_lists: Sequence[Path] = (),
     root: Path | None = None,
+    grey_levels: bool = False,
     console: Console | None = None,
 ) -> list[Path]:
     """Write a file and a model card for each format into `out`; all of them, or nothing.
@@ -37,6 +38,7 @@ def export(
         data: faces for the calibration of 8-bit formats; without it generated ones.
         pair_lists: what accuracy is compared on; without any, pairs of generated faces.
         root: the folder the paths of `pair_lists` start from.
+        grey_levels: the files take grey levels 0..255, whatever the network was trained with.
         console: where the comparison is printed.
 
     Returns:
@@ -48,10 +50,15 @@ def export(
     """
     console = console or Console()
     chosen = [get_format(name) for name in dict.fromkeys(formats)]
+    if grey_levels and any(not kind.has_graph for kind in chosen):
+        raise ValueError(
+            "a .safetensors file holds weights and no graph that could take grey levels: "
+            "export it without --grey-levels"
+        )
     if data is not None:
         open_source(data)  # a wrong path is told before minutes of work
     trained = open_trained(source)
-    network = Deployed(trained.model)
+    network = Deployed(trained.model, grey_levels)
     contract = network.contract
     pairs = checking_pairs(pair_lists, root, contract.size)
 

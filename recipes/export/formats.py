@@ -24,6 +24,7 @@ class Format:
         suffix: of the file.
         packages: modules that writing and checking it import.
         extra: which extra of this package installs them.
+        has_graph: what goes in is the file's own; without one, this package's.
         is_exact: float32; its embeddings must be PyTorch's.
         write: writes a file.
         open: reads it with the software it is meant for.
@@ -34,6 +35,7 @@ class Format:
     suffix: str
     packages: tuple[str, ...]
     extra: str
+    has_graph: bool
     is_exact: bool
     write: Callable[[Job, Path], None]
     open: Callable[[Path], Run]
@@ -45,27 +47,27 @@ FORMATS = {
     kind.name: kind
     for kind in (
         Format(
-            "onnx", ".onnx", ONNX, "export", True, onnx_float.write, onnx_float.open_run,
+            "onnx", ".onnx", ONNX, "export", True, True, onnx_float.write, onnx_float.open_run,
             onnx_float.USAGE,
         ),
         Format(
-            "onnx-int8", ".int8.onnx", ONNX, "export", False, onnx_int8.write, onnx_float.open_run,
+            "onnx-int8", ".int8.onnx", ONNX, "export", True, False, onnx_int8.write, onnx_float.open_run,
             onnx_float.USAGE,
         ),
         Format(
-            "safetensors", ".safetensors", ("safetensors",), "export", True,
+            "safetensors", ".safetensors", ("safetensors",), "export", False, True,
             torch_files.write_safetensors, torch_files.open_safetensors, torch_files.SAFETENSORS_USAGE,
         ),
         Format(
-            "pt2", ".pt2", (), "export", True, torch_files.write_pt2, torch_files.open_pt2,
+            "pt2", ".pt2", (), "export", True, True, torch_files.write_pt2, torch_files.open_pt2,
             torch_files.PT2_USAGE,
         ),
         Format(
-            "executorch", ".pte", ("executorch",), "executorch", True,
+            "executorch", ".pte", ("executorch",), "executorch", True, True,
             mobile.write_executorch, mobile.open_executorch, mobile.EXECUTORCH_USAGE,
         ),
         Format(
-            "litert", ".tflite", ("litert_torch", "ai_edge_litert"), "litert", True,
+            "litert", ".tflite", ("litert_torch", "ai_edge_litert"), "litert", True, True,
             mobile.write_litert, mobile.open_litert, mobile.LITERT_USAGE,
         ),
     )

@@ -32,7 +32,7 @@ embeddings = network(data)  # data: (B, 3, {height}, {width}) float32
 
 def write_safetensors(job: Job, path: Path) -> None:
     """Write the weights, with backbone and preprocessing as the file's metadata."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     backbone = job.network.backbone
     described = {
@@ -44,7 +44,8 @@ def write_safetensors(job: Job, path: Path) -> None:
     if job.step is not None:
         described["step"] = job.step
     tensors = {name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}
-    save_file(tensors, path, metadata={"format": "pt", METADATA: json.dumps(described)})
+    # Not save_file: its files are for their owner only, whatever the umask says.
+    path.write_bytes(save(tensors, metadata={"format": "pt", METADATA: json.dumps(described)}))
 
 
 def open_safetensors(path: Path):

@@ -7,6 +7,8 @@ import pytest
 import torch
 from face_files import write_people
 from PIL import Image
+from rich.console import Console
+from tiny_run import tiny_recipe, write_faces
 
 from fusedface.data import SyntheticFaces, from_index_pairs, read_pairs, synthetic_pairs
 from fusedface.models import build_from_checkpoint, create
@@ -17,6 +19,7 @@ from fusedface.recipes.evaluation.evaluate import (
     evaluate_with_scores,
 )
 from fusedface.recipes.report.roc import plot_roc
+from fusedface.recipes.run import run_recipe
 from fusedface.recipes.run_directory.summary import figure_rows
 
 PUBLIC = {
@@ -142,6 +145,23 @@ def test_embeddings_that_are_not_finite_are_counted_and_the_first_is_named(tmp_p
     with pytest.raises(NonFiniteEmbeddingsError, match=words):
         evaluate_pairs(broken_below(small(), 100), pairs)
     evaluate_pairs(broken_below(small(), 10), pairs)  # none is so dark
+
+
+def test_a_run_whose_embeddings_stop_being_finite_ends_as_non_finite(tmp_path, monkeypatch):
+    calls = []
+
+    def evaluate(model, pairs):
+        calls.append(pairs)
+        if len(calls) > 1:
+            next(model.parameters()).data.fill_(torch.nan)
+        return evaluate_pairs(model, pairs)
+
+    monkeypatch.setattr("fusedface.recipes.training.faces.evaluate_pairs", evaluate)
+    recipe = tiny_recipe(write_faces(tmp_path))
+    summary = run_recipe(recipe, tmp_path / "run", device="cpu", console=Console(quiet=True))
+    assert summary.verdict == "non_finite"
+    assert "embeddings of 36 of 36 images are not finite" in summary.message
+    assert len(calls) == 2
 
 
 def test_the_table_says_how_many_folds_and_which_pairs(tmp_path):

@@ -78,12 +78,16 @@ def save(model: Backbone, path: Path) -> None:
     torch.save(content, path)
 
 
-def faces(number=5) -> np.ndarray:
+def faces(number=5, size=SIZE) -> np.ndarray:
     """(B, H, W, 3) uint8 RGB, different in each channel and not symmetric."""
     rng = np.random.default_rng(1)
     coarse = rng.integers(30, 226, size=(number, 4, 4, 3))
-    noise = rng.integers(-20, 21, size=(number, SIZE, SIZE, 3))
-    return (coarse.repeat(8, axis=1).repeat(8, axis=2) + noise).clip(0, 255).astype(np.uint8)
+    noise = rng.integers(-20, 21, size=(number, size, size, 3))
+    return (
+        (coarse.repeat(size // 4, axis=1).repeat(size // 4, axis=2) + noise)
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
 
 
 def unit(rows) -> np.ndarray:
@@ -146,6 +150,35 @@ def test_insightface_understands_any_other_normalisation(unusual, batch):
     model, images = build_from_checkpoint(unusual / "odd.pt"), faces(batch)
     rows = by_insightface(unusual / "odd.onnx", images[..., ::-1])
     np.testing.assert_allclose(rows, by_pytorch(model, images), atol=EXACT)
+
+
+def test_opencv_understands_grey_levels(tmp_path):
+    """cv2.FaceRecognizerSF swaps the channels of a BGR image and normalises nothing."""
+    cv2 = pytest.importorskip("cv2")
+    torch.manual_seed(0)
+    model = create("mobilefacenet", embedding_dim=16, width=0.25)
+    save(model, tmp_path / "usual.pt")
+    export(tmp_path / "usual.pt", ["onnx"], tmp_path, grey_levels=True, console=quiet())
+    model, images = build_from_checkpoint(tmp_path / "usual.pt"), faces(3, 112)
+    expected = by_pytorch(model, images)
+    recogniser = cv2.FaceRecognizerSF.create(str(tmp_path / "usual.onnx"), "")
+    rows = [recogniser.feature(np.ascontiguousarray(image[..., ::-1])) for image in images]
+    np.testing.assert_allclose(unit(np.concatenate(rows)), expected, atol=EXACT)
+    rows = by_insightface(tmp_path / "usual.onnx", images[..., ::-1])
+    np.testing.assert_allclose(rows, expected, atol=EXACT)
+    card = (tmp_path / "usual.onnx.md").read_text(encoding="utf-8")
+    assert "the graph subtracts 127.5, 127.5, 127.5 and divides by 127.5, 127.5, 127.5" in card
+    assert "FaceRecognizerSF" not in card
+    with pytest.raises(ValueError, match="holds weights and no graph"):
+        export(tmp_path / "usual.pt", ["safetensors"], tmp_path, grey_levels=True, console=quiet())
+
+
+def test_all_files_have_the_mode_of_a_new_file(exported, tmp_path):
+    (tmp_path / "new").write_bytes(b"")
+    expected = (tmp_path / "new").stat().st_mode
+    assert {path.name: path.stat().st_mode for path in exported.iterdir()} == {
+        path.name: expected for path in exported.iterdir()
+    }
 
 
 def test_8_bit_files_are_near_and_have_8_bit_weights(run, exported, unusual):
@@ -214,7 +247,7 @@ def test_cards(run, exported, unusual):
     figures = summary["verification"]["pairs"]
     spread = f"{100 * figures['accuracy']:.2f} ± {100 * figures['accuracy_std']:.2f}"
     for text in (
-        "(x - 127.5) / 127.5",
+        "(x - 127.5) / 127.5. **OpenCV's `cv2.FaceRecognizerSF` feeds x itself**",
         "plus that of its mirror image. **Mirroring is not part of the file**",
         (run / "recipe.toml").read_text(encoding="utf-8"),
         "36 images of 6 people",
@@ -226,6 +259,8 @@ def test_cards(run, exported, unusual):
         assert text in card
     int8 = (exported / "run.int8.onnx.md").read_text(encoding="utf-8")
     assert "256 faces of train" in int8
+    assert "8 bits: ONNX Runtime only" in int8
+    assert "8 bits: ONNX Runtime only" not in card
     odd = (unusual / "odd.onnx.md").read_text(encoding="utf-8")
     for text in (
         "the graph subtracts 120, 110, 100 and divides by 60, 50, 55 (R, G, B)",
