@@ -18,13 +18,13 @@ logits, z (B, K) the same after N, lift (B, K) the excess dz/dy - 1 on hard nega
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fusedface.kernels.primitive import CosineLse, NegativeStats, Spec, compute_dtype
+from fusedface.kernels.primitive import CosineLse, NegativeStats, Primitive, Spec, compute_dtype
 from fusedface.kernels.products import Products
 from fusedface.kernels.unit import inverse_norms, min_norm, project
 
@@ -38,11 +38,11 @@ def cosine_lse(
     embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, spec: Spec
 ) -> CosineLse:
     """See `Primitive`. Not differentiable twice."""
-    run = _cosine_lse
+    run: Primitive = _cosine_lse
     if torch.compiler.is_compiling():
         # The loop over chunks is no graph; what surrounds it still compiles. Not a decorator: that
         # would load the whole compiler, two seconds, for everyone who imports this package.
-        run = torch.compiler.disable(_cosine_lse)
+        run = cast(Primitive, torch.compiler.disable(_cosine_lse))
     return run(embeddings, weight, labels, threshold, spec)
 
 
