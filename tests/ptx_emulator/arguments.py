@@ -105,9 +105,11 @@ def _collect(arguments: Arguments, name: str, kind: Any, value: Any, maps: Itera
 
 def _collect_descriptor(arguments: Arguments, name: str, value: Any, layout: Any) -> None:
     sizes = (*value.shape, *value.strides)
+    rounds = getattr(value, "round_f32_to_tf32", None)  # Triton 3.6 has none
     if layout is None:
-        given = (value.base, *sizes, value.padding == "nan", value.round_f32_to_tf32, *sizes)
-    elif value.round_f32_to_tf32 or layout["fp4_padded"]:
+        flags = (value.padding == "nan", *([] if rounds is None else [rounds]))
+        given = (value.base, *sizes, *flags, *sizes)
+    elif rounds or layout["fp4_padded"]:
         raise PtxError(f"descriptor {name!r}: rounding and packed elements are not supported")
     else:
         address = arguments.point_to(name, value.base)

@@ -126,16 +126,24 @@ def _by_warp(frame, values):
     return np.broadcast_to(values, frame.num_lanes).reshape(-1, machine.WARP)
 
 
-def _whole(instruction, mask) -> None:
-    if int(mask, 0) & 0xFFFF_FFFF != 0xFFFF_FFFF or instruction.guard:
+def _whole_warps(builder, instruction, mask):
+    """frame -> None, or an error where lanes are left out."""
+    if instruction.guard:
         raise UnsupportedError(instruction)
+    lanes = builder.reader(mask, "u32")
+
+    def check(frame):
+        if (np.asarray(lanes(frame)) != 0xFFFF_FFFF).any():
+            raise UnsupportedError(instruction)
+
+    return check
 
 
 @family("redux")
 def _redux(builder, instruction):
     _, operation, kind = instruction.modifiers
     target, source, mask = instruction.operands
-    _whole(instruction, mask)
+    check = _whole_warps(builder, instruction, mask)
     functions = {
         "add": np.add, "min": np.minimum, "max": np.maximum,
         "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
@@ -145,6 +153,7 @@ def _redux(builder, instruction):
     read, write = builder.reader(source, kind), builder.writer(target, kind, instruction)
 
     def run(frame):
+        check(frame)
         values = _by_warp(frame, read(frame))
         total = functions[operation].reduce(values, axis=1, dtype=values.dtype)
         write(frame, np.repeat(total, machine.WARP))
@@ -156,7 +165,7 @@ def _redux(builder, instruction):
 def _vote(builder, instruction):
     _, mode, kind = instruction.modifiers
     target, source, mask = instruction.operands
-    _whole(instruction, mask)
+    check = _whole_warps(builder, instruction, mask)
     read, write = builder.reader(source, "pred"), builder.writer(target, kind, instruction)
     modes = {
         "all": lambda lanes: lanes.all(axis=1),
@@ -166,6 +175,7 @@ def _vote(builder, instruction):
     }
 
     def run(frame):
+        check(frame)
         result = modes[mode](_by_warp(frame, read(frame)))
         write(frame, np.repeat(result, machine.WARP))
 

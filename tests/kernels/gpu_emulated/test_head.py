@@ -45,10 +45,14 @@ def make_problem(name, dim, num_classes=CLASSES, state="mixed"):
     return margin, embeddings, weight, labels, matched_state(margin, embeddings)
 
 
-def hold(results, problem, precision):
-    """Errors of `results` within the budget; prints them."""
+def references(problem, precision):
+    """The truth, and what PyTorch makes of it in that precision."""
     truth = loss_and_gradients(*problem, reduction="sum")
-    torchs = torchs_own(problem, precision, reduction="sum")
+    return truth, torchs_own(problem, precision, reduction="sum")
+
+
+def hold(results, truth, torchs):
+    """Errors of `results` within the budget; prints them."""
     wrong = []
     for name, actual, expected, other in zip(NAMES, results, truth, torchs, strict=True):
         error, allowed = relative(actual, expected), relative(other, expected)
@@ -69,7 +73,7 @@ def test_a_step(name, precision, dim, capability):
     for options in (Options(1, check_races=True), Options(2, early_copies=True)):
         with emulated(capability, options):
             results.append(step(problem, precision, reduction="sum"))
-    hold(results[0], problem, precision)
+    hold(results[0], *references(problem, precision))
     assert all(map(torch.equal, *results))
 
 
@@ -80,9 +84,10 @@ def test_a_step(name, precision, dim, capability):
 @pytest.mark.parametrize("name", MARGINS)
 def test_every_tile(name, dim, precision, capability):
     problem = make_problem(name, dim)
+    expected = references(problem, precision)
     with emulated(capability, Options(check_races=True)):
         for _ in emulated_head.each_tile():
-            hold(step(problem, precision, reduction="sum"), problem, precision)
+            hold(step(problem, precision, reduction="sum"), *expected)
 
 
 @pytest.mark.emulator
@@ -94,7 +99,7 @@ def test_every_tile(name, dim, precision, capability):
 def test_few_negatives_are_hard_or_all(name, state, dim, precision, capability):
     problem = make_problem(name, dim, state=state)
     with emulated(capability, Options(check_races=True)):
-        hold(step(problem, precision, reduction="sum"), problem, precision)
+        hold(step(problem, precision, reduction="sum"), *references(problem, precision))
 
 
 @pytest.mark.emulator

@@ -132,6 +132,11 @@ def test_reductions_of_a_warp():
     assert run(body, A) == [ballots[0]] * 32 + [ballots[1]] * 32
 
 
+def test_a_reduction_of_some_lanes_is_refused():
+    with pytest.raises(PtxError, match="not supported: `redux"):
+        run(f"\tredux.sync.add.s32 %r6, %r1, 0xff;\n\t{WIDEN}", A)
+
+
 def test_one_lane_is_elected():
     body = f"\tmov.b32 %r6, 0;\n\telect.sync %r5|%p1, -1;\n\t@%p1 mov.b32 %r6, 7;\n\t{WIDEN}"
     assert run(body, A) == [7 if lane % 32 == 0 else 0 for lane in range(LANES)]
@@ -191,7 +196,7 @@ UNSUPPORTED = [
     "mbarrier.arrive.shared::cta.b64 %x6, [%r1];",
     "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%x4], [%r1], 16;",
     "tensormap.replace.tile.rank.global.b1024.b32 [%x4], 1;",
-    "redux.sync.add.s32 %r6, %r1, 0xff;",
+    "redux.sync.add.f32 %r6, %r1, 0xffffffff;",
 ]
 
 

@@ -171,6 +171,38 @@ def test_programs_that_race_are_seen(gpu):
 
 
 @triton.jit
+def collatz_kernel(starts_ptr, flags_ptr, out_ptr, BLOCK: tl.constexpr):
+    """Steps of each program's own number down to 1; with a flag, sums over shared memory on the way."""
+    value = tl.load(starts_ptr + tl.program_id(0))
+    steps, total = 0, 0
+    while value != 1:
+        value = tl.where(value % 2 == 0, value // 2, 3 * value + 1)
+        steps += 1
+        if tl.load(flags_ptr + tl.program_id(0)) != 0:
+            total += tl.sum(value + tl.arange(0, BLOCK))
+    tl.store(out_ptr + 2 * tl.program_id(0), steps)
+    tl.store(out_ptr + 2 * tl.program_id(0) + 1, total)
+
+
+def collatz(value, flag, block):
+    steps = total = 0
+    while value != 1:
+        value = value // 2 if value % 2 == 0 else 3 * value + 1
+        steps, total = steps + 1, total + flag * (block * value + block * (block - 1) // 2)
+    return [steps, total]
+
+
+def test_programs_that_branch_apart(gpu):
+    """Loops of any length, and branches that some programs take; all of them started together."""
+    starts, flags = torch.arange(1, 21), torch.arange(20) % 2
+    out = torch.full((20, 2), -1, dtype=torch.int32)
+    with gpu.active(Options(check_races=True)):
+        collatz_kernel[(20,)](starts.int(), flags.int(), out, BLOCK=128)
+    pairs = zip(starts.tolist(), flags.tolist(), strict=True)
+    assert out.tolist() == [collatz(start, flag, 128) for start, flag in pairs]
+
+
+@triton.jit
 def histogram_kernel(values_ptr, counts_ptr, largest_ptr, sum_ptr, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     values = tl.load(values_ptr + i)
