@@ -16,6 +16,7 @@ from tiny_run import tiny_recipe, write_faces
 from typer.testing import CliRunner
 
 from fusedface import cli
+from fusedface.data import Images
 from fusedface.models import Backbone, build_from_checkpoint, create
 from fusedface.models.checkpoints import FORMAT, VERSION
 from fusedface.recipes.export import check, formats
@@ -331,10 +332,8 @@ def test_phones(unusual, tmp_path, package, kind):
     np.testing.assert_allclose(unit(rows), expected, atol=EXACT)
 
 
-class _Pairs:
+class _Pairs(Images):
     """The images of 20 pairs, each image once."""
-
-    identities = None
 
     def __init__(self, images):
         self.all = images
@@ -344,6 +343,9 @@ class _Pairs:
 
     def image(self, index):
         return self.all[index]
+
+    def describe(self, index):
+        return f"image {index}"
 
 
 def _compare(other, flip="sum"):
