@@ -1,0 +1,44 @@
+"""The picture in docs/architecture.md shows the rooms that there are, in the order that imports follow."""
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+
+
+def contract(container):
+    """The layers of an import contract, from the top down: names side by side in one layer."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (found,) = [c for c in contracts if c.get("containers") == [container]]
+    return [layer.replace("|", ":").replace(" ", "").split(":") for layer in found["layers"]]
+
+
+def test_the_folders_stand_in_the_order_of_imports():
+    tops = [f"{name}/" for name in ("commands", "recipes", "data", "models", "kernels")]
+    places = [PICTURE.index(name) for name in tops]
+    assert places == sorted(places)
+
+
+def test_the_rooms_of_recipes_stand_in_the_order_of_imports():
+    previous = -1
+    for layer in contract("fusedface.recipes"):
+        folders = [name for name in layer if (ROOT / "recipes" / name).is_dir()]
+        places = [PICTURE.index(f" {name}/") for name in folders]
+        assert all(place > previous for place in places), layer
+        previous = max(places, default=previous)
+
+
+def test_the_picture_names_every_folder_and_no_other():
+    folders = {
+        path.name
+        for top in ("recipes", "data", "kernels", "bench")
+        for path in (ROOT / top).iterdir()
+        if (path / "__init__.py").exists()
+    }
+    named = {
+        word[:-1].split("/")[-1] for word in PICTURE.replace("|", " ").split() if word.endswith("/")
+    }
+    tops = {"commands", "recipes", "bench", "data", "models", "kernels"}
+    assert named - tops == folders
