@@ -60,8 +60,7 @@ def truth(head: Head, case: Case, inputs: Inputs) -> Truth:
     """
     embeddings, weight, labels = (tensor.detach() for tensor in inputs)
     x, w = embeddings.double().requires_grad_(), weight.requires_grad_()
-    needs_t = "t" in head.margin.initial_state()
-    state = {"t": x.new_tensor(case.t)} if needs_t else None
+    state = {name: x.new_tensor(case.t) for name in head.margin.initial_state()}
     out = margin_loss(
         x, w, labels, head.margin, state=state, backend="chunked",
         target_gradient=head.target_gradient,

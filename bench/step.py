@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fusedface.bench.heads.published import M, S, eager_curricularface
 from fusedface.bench.timing import alternate, quartiles, stopwatch
 from fusedface.data import FaceBatch, FaceDataset, SyntheticFaces
-from fusedface.kernels import CurricularFace
+from fusedface.kernels import Batch, CurricularFace
 from fusedface.models import Backbone, MarginHead, create
 from fusedface.recipes.configuration.recipe import Optim
 from fusedface.recipes.training.batches import Batches
@@ -84,13 +84,12 @@ class TrainingSteps:
 
     def _eager(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The best eager formulation, with the same running average t."""
-        t, weight = self.head.get_buffer("t"), self.head.weight
+        state, weight = self.head.state, self.head.weight
         with torch.no_grad():
             cos_y = F.cosine_similarity(embeddings, weight[labels])
-            lengths = embeddings.norm(dim=1)
-            self.head.margin.update_state({"t": t}, cos_y, lengths, labels >= 0)
+            self.head.margin.update_state(Batch(cos_y, embeddings.norm(dim=1), labels), state)
         # The next step updates t in place, perhaps before this one's backward.
-        return eager_curricularface(t.clone())(embeddings, weight, labels)
+        return eager_curricularface(state["t"].clone())(embeddings, weight, labels)
 
     def timed(self, head: HeadLoss) -> dict[str, float]:
         """Seconds of each part of one step; "head" is its forward and backward."""

@@ -1,21 +1,24 @@
 """The fused margin-softmax head: margins, one primitive, its backends, one public function.
 
-    margins/       T and N of each loss, and what it carries from batch to batch
-    functional.py  margin_loss: checks, the primitive, then plain autograd on B numbers
-    primitive.py   what a backend computes        reference.py, chunked.py: the backends
-    landmarks.py   the loss to expect at the start
+    margins/         T and N of each loss, and what it carries from batch to batch
+    weightings.py    what each sample counts
+    options.py       HeadOptions: all that decides what a head computes and how
+    functional.py    margin_loss: checks, the primitive, then plain autograd on B numbers
+    primitive.py     what a backend computes        reference.py, chunked.py: the backends
+    initial_loss.py  the loss to expect at the start
 
 Imports torch alone, nothing of the rest of the project.
 """
 
 from fusedface.kernels.checks import NonFiniteInputError
 from fusedface.kernels.functional import MarginOutput, Modulation, margin_loss
-from fusedface.kernels.landmarks import predicted_initial_loss
+from fusedface.kernels.initial_loss import predicted_initial_loss
 from fusedface.kernels.margins import (
     MARGINS,
     MVAM,
     AdaFace,
     ArcFace,
+    Batch,
     CosFace,
     CurricularFace,
     Margin,
@@ -23,22 +26,40 @@ from fusedface.kernels.margins import (
     NormFace,
     SphereFace,
 )
+from fusedface.kernels.options import HeadOptions
 from fusedface.kernels.reference import cosines
+from fusedface.kernels.weightings import WEIGHTINGS, SelfPaced, SelfPacedLinear, Weighting
+
+STATE_NAMES = tuple(
+    dict.fromkeys(
+        name
+        for kind in (*MARGINS.values(), *WEIGHTINGS.values())
+        for name in kind().initial_state()
+    )
+)
+"""Of whatever any margin or weighting carries from batch to batch, each once."""
 
 __all__ = [
     "MARGINS",
     "MVAM",
+    "STATE_NAMES",
+    "WEIGHTINGS",
     "AdaFace",
     "ArcFace",
+    "Batch",
     "CosFace",
     "CurricularFace",
+    "HeadOptions",
     "MVArc",
     "Margin",
     "MarginOutput",
     "Modulation",
     "NonFiniteInputError",
     "NormFace",
+    "SelfPaced",
+    "SelfPacedLinear",
     "SphereFace",
+    "Weighting",
     "cosines",
     "margin_loss",
     "predicted_initial_loss",

@@ -1,22 +1,13 @@
 """Checks of what a caller hands in: every error names the argument, the rule and the value."""
 
-from numbers import Real
-from typing import Literal
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from fusedface.kernels.margins import Margin, State
-from fusedface.kernels.margins.base import require, require_type
-from fusedface.kernels.primitive import PRECISIONS
-
-Backend = Literal["auto", "reference", "chunked", "triton"]
-Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
-Reduction = Literal["mean", "sum", "none"]
-TargetGradient = Literal["exact", "straight_through"]
+from fusedface.kernels.margins import State
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-MAX_GAMMA = 100.0  # a sample of probability 1/2 then counts 1e-30 of one of probability 0
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
@@ -26,32 +17,6 @@ class NonFiniteInputError(ValueError):
     def __init__(self, argument: str, message: str) -> None:
         super().__init__(message)
         self.argument = argument
-
-
-def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-
-
-def check_options(
-    margin: Margin,
-    backend: str,
-    precision: str,
-    focal_gamma: float,
-    reduction: str,
-    target_gradient: str,
-) -> None:
-    """Raise TypeError or ValueError for an option of the head that makes no sense."""
-    if not isinstance(margin, Margin):
-        raise TypeError(f"margin must be a Margin such as CurricularFace(m=0.5), got {margin!r}")
-    check_one_of("backend", backend, ("auto", "reference", "chunked", "triton"))
-    check_one_of("precision", precision, ("auto", *PRECISIONS))
-    check_one_of("reduction", reduction, ("mean", "sum", "none"))
-    check_one_of("target_gradient", target_gradient, ("exact", "straight_through"))
-    require_type("focal_gamma", focal_gamma, Real)
-    rule = f"between 0 and {MAX_GAMMA:g}"
-    require("focal_gamma", focal_gamma, 0.0 <= focal_gamma <= MAX_GAMMA, rule)
 
 
 def check_tensors(embeddings: Tensor, weight: Tensor, labels: Tensor) -> None:
@@ -92,11 +57,13 @@ def check_tensors(embeddings: Tensor, weight: Tensor, labels: Tensor) -> None:
         )
 
 
-def check_state(margin: Margin, state: State) -> None:
-    """Raise TypeError or ValueError unless `state` is what the margin carries, in numbers that keep it."""
-    if missing := margin.initial_state().keys() - state.keys():
-        raise ValueError(f"state lacks {', '.join(sorted(missing))}, which {margin.name} carries")
-    for name in margin.initial_state():
+def check_state(names: Iterable[str], state: State) -> None:
+    """Raise TypeError or ValueError unless `state` has these, in numbers that keep them."""
+    if missing := set(names) - state.keys():
+        raise ValueError(
+            f"state lacks {', '.join(sorted(missing))}, which the margin or the weighting carries"
+        )
+    for name in names:
         value = state[name]
         if not isinstance(value, Tensor) or value.dtype not in (torch.float32, torch.float64):
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fusedface.kernels.normalisation import inverse_norms, min_norm, project
 from fusedface.kernels.primitive import CosineLse, NegativeStats, Primitive, Spec, compute_dtype
 from fusedface.kernels.products import Products
-from fusedface.kernels.unit import inverse_norms, min_norm, project
 
 LOG2_E = math.log2(math.e)
 CHUNK_ELEMENTS = 2**19  # of y: four such tensors in float32 are 8 MB, which the last cache holds
@@ -56,7 +56,7 @@ def _cosine_lse(
 
 
 class _Hard(NamedTuple):
-    """A HardMap whose numbers are all known on the host."""
+    """A Reweighting whose numbers are all known on the host."""
 
     square: float
     linear: float
@@ -277,7 +277,7 @@ class _Totals:
         return None if self._direction is None else self._direction / self._total[:, None]
 
     def stats(self, sweep: _Sweep) -> NegativeStats:
-        """See `NegativeStats`; the largest slope is that of the largest cosine (HardMap: square >= 0)."""
+        """See `NegativeStats`; the largest slope is that of the largest cosine, as square >= 0."""
         max_cosine = self._max_y.amax(dim=0) / sweep.base2
         num_hard = self._num_hard.sum(dim=0)
         any_hard = num_hard > 0

@@ -1,11 +1,11 @@
 """margin_loss: any margin on any backend, from embeddings and class centres to the loss.
 
-    loss_i = log(1 + e^(lse_i - s T(c_y)))      lse over the negatives: primitive.py      docs/losses.md (2)
+    loss_i = log(1 + e^(lse_i - s T_i))         lse over the negatives: primitive.py      docs/losses.md (2)
 
 The form keeps full precision near 0, where a log-sum-exp and its own largest term would cancel.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from fusedface.kernels import checks
 from fusedface.kernels.dispatch import pick_backend, pick_precision
-from fusedface.kernels.margins import Margin, State
-from fusedface.kernels.primitive import NegativeStats, Spec
+from fusedface.kernels.margins import Batch, Margin, NegativeStats, State
+from fusedface.kernels.options import HeadOptions, head_options
+from fusedface.kernels.primitive import Spec, compute_dtype
 
 
 class Modulation(NamedTuple):
@@ -38,23 +39,18 @@ class MarginOutput(NamedTuple):
     correct: Tensor  # (B,) bool: the target cosine is the largest; False where the label is ignored
     hard_negatives: Tensor  # (B,) int64: negatives above the margin's threshold
     modulation: Modulation
-    t: Tensor | None  # 0-d, CurricularFace's t that this batch used
+    state: State  # what this batch used of margin and weighting, 0-d by name, such as CurricularFace's t
 
 
 def margin_loss(
     embeddings: Tensor,
     weight: Tensor,
     labels: Tensor,
-    margin: Margin,
+    margin: Margin | HeadOptions,
     *,
     state: State | None = None,
     training: bool = False,
-    backend: checks.Backend = "auto",
-    precision: checks.Precision = "auto",
-    focal_gamma: float = 0.0,
-    reduction: checks.Reduction = "mean",
-    ignore_index: int = -1,
-    target_gradient: checks.TargetGradient = "exact",
+    **options: Any,
 ) -> MarginOutput:
     """Margin-softmax cross-entropy between normalised embeddings and class centres.
 
@@ -62,88 +58,86 @@ def margin_loss(
         embeddings: (B, D), float16, bfloat16, float32 or float64; need not be normalised.
         weight: class centres (C, D), floating point, C >= 2; need not be normalised.
         labels: (B,) integers in [0, C), or `ignore_index`.
-        margin: one of `MARGINS`, such as `CurricularFace(m=0.5, s=64.0)`.
-        state: the margin's running numbers by name (`margin.initial_state()`) as 0-d tensors;
-            without it they have their first value.
+        margin: one of `MARGINS`, such as `CurricularFace(m=0.5, s=64.0)`, or `HeadOptions` with one.
+        state: running numbers by name (`HeadOptions.initial_state()`) as 0-d tensors of float32 or
+            float64; without it they have their first value.
         training: fold this batch into `state`, in place, before it is used; not in the second forward
             that gradient checkpointing runs inside the backward, which uses `state` as it is.
-        backend: "reference" materialises (B, C); "chunked" and "triton" (CUDA) do not; "auto" picks the
-            best for the device.
-        precision: of the operands of the matrix products; "auto" is that of autocast, else float32.
-            "tf32" is float32 on CPUs and without Triton.
-            Everything else is in float32, or float64 where an input has it.
-        focal_gamma: weigh each sample by (1 - p_y)^gamma (Lin et al., "Focal Loss", 2017), per sample.
-        reduction: "mean" over the samples that are not ignored, "sum" or "none".
-        ignore_index: a label that takes no part in loss, gradients and `state`.
-        target_gradient: "exact" differentiates T; "straight_through" passes dT/dc_y = 1, as
-            insightface's trainer does since 2022-12.
+        options: the fields of `HeadOptions` by name, such as `backend="chunked"`.
 
     Raises:
-        TypeError: an input is no tensor or of the wrong dtype, or `margin` is no margin.
+        TypeError: an input is no tensor or of the wrong dtype, or an option of the wrong kind.
         ValueError: shapes or devices disagree, a label is out of range, an option is unknown, or (as
             NonFiniteInputError) an input is not finite. See `checks.check_values` for GPUs.
     """
-    checks.check_options(margin, backend, precision, focal_gamma, reduction, target_gradient)
+    chosen = head_options(margin, options)
     checks.check_tensors(embeddings, weight, labels)
-    state = _state_for(margin, state, embeddings)
-    checks.check_values(embeddings, labels, state, len(weight), ignore_index)
-    resolved = pick_precision(precision, embeddings.device)  # before autocast is switched off
+    state = _state_for(chosen, state, embeddings)
+    checks.check_values(embeddings, labels, state, len(weight), chosen.ignore_index)
+    # Before autocast is switched off.
+    precision = pick_precision(chosen.precision, embeddings.device)
     training = training and not _is_recomputed()
     with torch.autocast(embeddings.device.type, enabled=False):
-        return _margin_loss(
-            embeddings, weight, labels, margin, state, training, backend, resolved,
-            focal_gamma, reduction, ignore_index, target_gradient,
-        )  # fmt: skip
+        return _margin_loss(embeddings, weight, labels, chosen, state, training, precision)
 
 
 def _margin_loss(
     embeddings: Tensor,
     weight: Tensor,
     labels: Tensor,
-    margin: Margin,
+    options: HeadOptions,
     state: State,
     training: bool,
-    backend: str,
     precision: str,
-    focal_gamma: float,
-    reduction: str,
-    ignore_index: int,
-    target_gradient: str,
 ) -> MarginOutput:
-    valid = labels != ignore_index
+    margin = options.margin
+    valid = labels != options.ignore_index
     ignored = ~valid
     labels = labels.long().masked_fill(ignored, -1)
-    run = pick_backend(backend, embeddings, weight)
+    run = pick_backend(options.backend, embeddings, weight)
 
     with torch.no_grad():
-        cos_y, norms = run.target_cosine(embeddings, weight, labels)
+        before = Batch(*run.target_cosine(embeddings, weight, labels), labels)
         if training:
-            margin.update_state(state, cos_y, norms, valid)
+            margin.update_state(before, state)
         # The next batch updates the state in place, perhaps before this one's backward.
-        state = {name: value.clone() for name, value in state.items()}
+        used = {name: state[name].clone() for name in margin.initial_state()}
         # Above infinity no negative is hard: an ignored row counts in no statistics.
-        threshold = margin.threshold(cos_y, norms, state).masked_fill(ignored, torch.inf)
+        threshold = margin.threshold(before, used).masked_fill(ignored, torch.inf)
 
-    spec = Spec(margin.s, margin.hard_map(state), precision)
+    spec = Spec(margin.s, margin.reweighting(used), precision)
     cos_y, lse, stats = run.cosine_lse(embeddings, weight, labels, threshold, spec)
     checks.check_centres(cos_y, lse, weight)
 
-    target = margin.target(cos_y, norms, state)
-    if target_gradient == "straight_through":
+    norms = before.norms
+    if margin.learns_norms:
+        norms = torch.linalg.vector_norm(embeddings.to(compute_dtype(embeddings, weight)), dim=1)
+    batch = Batch(cos_y, norms, labels, stats)
+    target = margin.target(batch, used)
+    if options.target_gradient == "straight_through":
         target = cos_y + (target - cos_y).detach()
-    per_sample = _focal_cross_entropy(lse - margin.s * target, focal_gamma).masked_fill(
-        ignored, 0.0
-    )
+    per_sample = _focal_cross_entropy(lse - margin.s * target, options.focal_gamma)
+    if (penalty := margin.penalty(batch, used)) is not None:
+        per_sample = per_sample + penalty
+    per_sample = per_sample.masked_fill(ignored, 0.0)
+    if options.weighting is not None:
+        with torch.no_grad():
+            losses = per_sample.detach()
+            if training:
+                options.weighting.update_state(losses, valid, state)
+            used |= {name: state[name].clone() for name in options.weighting.initial_state()}
+            weights = options.weighting.weights(losses, used)
+        per_sample = per_sample * weights
     cos_y = cos_y.detach().masked_fill(ignored, torch.nan)
     return MarginOutput(
-        loss=_reduce(per_sample, valid, reduction),
+        loss=_reduce(per_sample, valid, options.reduction),
         per_sample_loss=per_sample,
         target_cosine=cos_y,
         max_negative_cosine=stats.max_cosine,
         correct=cos_y > stats.max_cosine,
         hard_negatives=stats.num_hard.long(),
         modulation=_modulation(stats),
-        t=state.get("t"),
+        state=used,
     )
 
 
@@ -177,11 +171,11 @@ def _is_recomputed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-def _state_for(margin: Margin, state: State | None, embeddings: Tensor) -> State:
-    initial = margin.initial_state()
+def _state_for(options: HeadOptions, state: State | None, embeddings: Tensor) -> State:
+    initial = options.initial_state()
     if state is None:
         return {
             name: torch.full((), value, device=embeddings.device) for name, value in initial.items()
         }
-    checks.check_state(margin, state)
+    checks.check_state(initial.keys(), state)
     return state

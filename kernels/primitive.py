@@ -12,10 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fusedface.kernels.margins import HardMap
-from fusedface.kernels.unit import inverse_norms, min_norm
-
-PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+from fusedface.kernels.margins import NegativeStats, Reweighting
+from fusedface.kernels.normalisation import inverse_norms, min_norm
 
 
 @dataclass(frozen=True)
@@ -23,21 +21,8 @@ class Spec:
     """All that is not a tensor of B or C numbers: the scale, N of a hard negative, operand precision."""
 
     scale: float
-    hard: HardMap
+    hard: Reweighting
     precision: str = "float32"
-
-
-class NegativeStats(NamedTuple):
-    """Per row, over the negatives, without gradient; all (B,) in the compute dtype.
-
-    The slope is dN/dc over the hard negatives: a row without any has +inf, -inf and 0.
-    """
-
-    max_cosine: Tensor
-    num_hard: Tensor
-    slope_min: Tensor
-    slope_max: Tensor
-    slope_sum: Tensor
 
 
 class CosineLse(NamedTuple):

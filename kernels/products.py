@@ -15,7 +15,7 @@ class Products:
 
     Args:
         device: where the operands are.
-        precision: one of `primitive.PRECISIONS`.
+        precision: one of `options.PRECISIONS`.
     """
 
     def __init__(self, device: torch.device, precision: str) -> None:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from fusedface.kernels.margins import HardMap
+from fusedface.kernels.margins import Reweighting
+from fusedface.kernels.normalisation import min_norm, unit_rows
 from fusedface.kernels.primitive import CosineLse, NegativeStats, Spec, compute_dtype
-from fusedface.kernels.unit import min_norm, unit_rows
 
 
 def cosine_lse(
@@ -36,8 +36,8 @@ def cosines(embeddings: Tensor, weight: Tensor) -> Tensor:
     return x @ w.T
 
 
-def _stats(cos: Tensor, is_target: Tensor, hard: Tensor, hard_map: HardMap) -> NegativeStats:
-    slope = hard_map.slope(cos) * torch.ones_like(cos)
+def _stats(cos: Tensor, is_target: Tensor, hard: Tensor, reweighting: Reweighting) -> NegativeStats:
+    slope = reweighting.slope(cos) * torch.ones_like(cos)
     return NegativeStats(
         max_cosine=cos.masked_fill(is_target, -torch.inf).amax(dim=1),
         num_hard=hard.sum(dim=1).to(cos.dtype),

@@ -20,11 +20,19 @@ which has not been run with this code.
 
 from typing import NamedTuple
 
-from fusedface.kernels import AdaFace, ArcFace, CosFace, CurricularFace, MVArc, NormFace
+from fusedface.kernels import (
+    AdaFace,
+    ArcFace,
+    CosFace,
+    CurricularFace,
+    HeadOptions,
+    MVArc,
+    NormFace,
+    SelfPaced,
+)
 from fusedface.recipes.configuration.recipe import (
     Data,
     Evaluation,
-    Head,
     Optim,
     Recipe,
     Schedule,
@@ -35,40 +43,46 @@ from fusedface.recipes.configuration.recipe import (
 class Loss(NamedTuple):
     """The head of a recipe, and the line that `recipe list` shows."""
 
-    head: Head
+    head: HeadOptions
     summary: str
 
 
 LOSSES = {
     "curricular": Loss(
-        Head(margin=CurricularFace(m=0.5, s=64.0)),
+        HeadOptions(margin=CurricularFace(m=0.5, s=64.0)),
         "MobileFaceNet with CurricularFace, from scratch: the main job",
     ),
     "arcface": Loss(
-        Head(margin=ArcFace(m=0.5, s=64.0)), "ArcFace with m = 0.5 in place of CurricularFace"
+        HeadOptions(margin=ArcFace(m=0.5, s=64.0)),
+        "ArcFace with m = 0.5 in place of CurricularFace",
     ),
     # The margin of the CurricularFace paper's second comparison on MobileFaceNet (its Fig. 5).
-    "arcface-m045": Loss(Head(margin=ArcFace(m=0.45, s=64.0)), "ArcFace with m = 0.45"),
+    "arcface-m045": Loss(HeadOptions(margin=ArcFace(m=0.45, s=64.0)), "ArcFace with m = 0.45"),
     # t as its paper counts it: 1 is ArcFace.
     "mvarc-t1.2": Loss(
-        Head(margin=MVArc(m=0.5, s=64.0, t=1.2)),
+        HeadOptions(margin=MVArc(m=0.5, s=64.0, t=1.2)),
         "MV-Arc-Softmax with t = 1.2: hard negatives count 1.2 times from the start",
     ),
     "mvarc-t1.4": Loss(
-        Head(margin=MVArc(m=0.5, s=64.0, t=1.4)),
+        HeadOptions(margin=MVArc(m=0.5, s=64.0, t=1.4)),
         "MV-Arc-Softmax with t = 1.4: hard negatives count 1.4 times from the start",
     ),
     "normface": Loss(
-        Head(margin=NormFace(s=64.0)), "NormFace: no margin, the baseline of the comparison"
+        HeadOptions(margin=NormFace(s=64.0)), "NormFace: no margin, the baseline of the comparison"
     ),
-    "cosface": Loss(Head(margin=CosFace(m=0.35, s=64.0)), "CosFace with m = 0.35"),
+    "cosface": Loss(HeadOptions(margin=CosFace(m=0.35, s=64.0)), "CosFace with m = 0.35"),
     "focal": Loss(
-        Head(margin=NormFace(s=64.0), focal_gamma=2.0),
+        HeadOptions(margin=NormFace(s=64.0), focal_gamma=2.0),
         "Focal loss with gamma = 2 over the normalised softmax",
     ),
     "adaface": Loss(
-        Head(margin=AdaFace(m=0.4, s=64.0)),
+        HeadOptions(margin=AdaFace(m=0.4, s=64.0)),
         "AdaFace with m = 0.4: the margin follows the quality of the image",
+    ),
+    # The classical curriculum, of samples, in place of CurricularFace's, of negatives.
+    "spl": Loss(
+        HeadOptions(margin=ArcFace(m=0.5, s=64.0), weighting=SelfPaced()),
+        "ArcFace with self-paced learning: samples with a large loss count later",
     ),
 }
 """What follows "mobilefacenet-" in a recipe's name. A comparison changes nothing else."""

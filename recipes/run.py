@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -137,7 +139,7 @@ def _run(recipe: Recipe, directory: RunDirectory, trainer: Trainer, faces: Faces
         ended=end.how,
         end_message=end.message,
         end_step=end.step,
-        margin=recipe.head.margin,
+        margin=trainer.head.margin,
         num_classes=faces.train.num_classes,
     )
     summary = _summarise(recipe, trainer, faces, judgement)
@@ -207,15 +209,11 @@ def _build(
 ) -> Trainer:
     """The network, its head and their trainer, with weights drawn from the recipe's seed."""
     model = create(**recipe.backbone.options())
-    options = recipe.head
+    counts = tuple(np.bincount(faces.train.labels, minlength=faces.train.num_classes).tolist())
     head = MarginHead(
         model.embedding_dim,
         faces.train.num_classes,
-        options.margin,
-        backend=options.backend,
-        precision=options.precision,
-        focal_gamma=options.focal_gamma,
-        target_gradient=options.target_gradient,
+        replace(recipe.head, margin=recipe.head.margin.with_class_counts(counts)),
     )
     # Moved after they are drawn: a seed means the same weights on every device.
     model, head = model.to(precision.device), head.to(precision.device)

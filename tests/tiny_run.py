@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fusedface.kernels import CurricularFace
+from fusedface.kernels import CurricularFace, HeadOptions
 from fusedface.recipes.configuration.recipe import (
     Backbone,
     Data,
     Evaluation,
-    Head,
     Optim,
     Recipe,
     Schedule,
@@ -49,7 +48,7 @@ def tiny_recipe(folder: Path) -> Recipe:
         name="tiny",
         summary="a run of seconds",
         backbone=Backbone(embedding_dim=16, input_size=(SIZE, SIZE), width=0.25),
-        head=Head(margin=CurricularFace(m=0.3, s=16.0)),
+        head=HeadOptions(margin=CurricularFace(m=0.3, s=16.0)),
         data=Data(source=str(folder / "train")),
         optim=Optim(lr=0.05, batch_size=8),
         schedule=Schedule(epochs=3.0, warmup_steps=2),

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fusedface.kernels import Margin, margin_loss
-from fusedface.kernels.checks import Precision
+from fusedface.kernels.options import Precision
 
 M, S = 0.5, 64.0
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -22,7 +22,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def fused(margin: Margin, precision: Precision, t: Tensor) -> Loss:
     """Our head's function, "auto" backend."""
-    state = {"t": t} if "t" in margin.initial_state() else None
+    state = dict.fromkeys(margin.initial_state(), t)
 
     def loss(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         out = margin_loss(embeddings, weight, labels, margin, state=state, precision=precision)

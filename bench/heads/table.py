@@ -9,7 +9,7 @@ from torch import Tensor
 from fusedface.bench.heads import packages, published
 from fusedface.bench.heads.published import Loss, M, S
 from fusedface.kernels import ArcFace, CurricularFace, Margin, NormFace
-from fusedface.kernels.checks import Precision, TargetGradient
+from fusedface.kernels.options import Precision, TargetGradient
 
 CPU_PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 GPU_PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16", "float16")

@@ -5,7 +5,7 @@ import platform
 import torch
 
 from fusedface.kernels import dispatch
-from fusedface.kernels.primitive import PRECISIONS
+from fusedface.kernels.options import PRECISIONS
 
 
 def report() -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Work per row: unit rows in the operand dtype, target cosines, factors and projection of the backward.
 
 A row without direction becomes zero and takes no gradient, one too long to square becomes NaN
-(`kernels/unit.py`).
+(`kernels/normalisation.py`).
 Unit rows are padded with zeros to DIM columns, so that no kernel after this one masks columns.
 """
 
@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from fusedface.kernels.gpu.tile import as_operand
-from fusedface.kernels.unit import MIN_NORM as _MIN_NORM
-from fusedface.kernels.unit import MIN_NORM_FLOAT16 as _MIN_NORM_FLOAT16
+from fusedface.kernels.normalisation import MIN_NORM as _MIN_NORM
+from fusedface.kernels.normalisation import MIN_NORM_FLOAT16 as _MIN_NORM_FLOAT16
 
 MIN_NORM = tl.constexpr(_MIN_NORM)
 MIN_NORM_FLOAT16 = tl.constexpr(_MIN_NORM_FLOAT16)

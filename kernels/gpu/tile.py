@@ -7,7 +7,7 @@ Logits are kept in base 2, log2(e) s N, because exp2 is one hardware instruction
 import triton
 import triton.language as tl
 
-# How a hard negative is re-weighted (HardMap): not at all, linearly, or by the whole quadratic.
+# How a hard negative is re-weighted (Reweighting): not at all, linearly, or by the whole quadratic.
 PLAIN, LINEAR, QUADRATIC = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 # The cosine of a column that is no negative: never hard, never largest, its exponential is

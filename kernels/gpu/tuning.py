@@ -14,7 +14,7 @@ from fusedface.kernels.gpu import choice, launch, ops
 from fusedface.kernels.gpu.choice import Case
 from fusedface.kernels.gpu.configs import Tile
 from fusedface.kernels.gpu.launch import Start
-from fusedface.kernels.margins import HardMap
+from fusedface.kernels.margins import Reweighting
 from fusedface.kernels.primitive import Spec
 
 REPEATS = 20
@@ -120,7 +120,7 @@ def _step(
     labels = torch.randint(num_classes, (num_rows,), device=device)
     threshold = torch.zeros(num_rows, device=device)  # half of the negatives are hard
     linear = torch.full((), 0.3, device=device)
-    spec = Spec(64.0, HardMap(square=1.0, linear=linear), precision)
+    spec = Spec(64.0, Reweighting(square=1.0, linear=linear), precision)
     with torch.no_grad():
         ops.cosine_lse(embeddings, weight, labels, threshold, spec)
     out = ops.cosine_lse(embeddings, weight, labels, threshold, spec)

@@ -2,7 +2,7 @@
 
 from fusedface.kernels.margins.adaface import AdaFace
 from fusedface.kernels.margins.arcface import ArcFace
-from fusedface.kernels.margins.base import HardMap, Margin, State
+from fusedface.kernels.margins.base import Batch, Margin, NegativeStats, Reweighting, State
 from fusedface.kernels.margins.cosface import CosFace
 from fusedface.kernels.margins.curricularface import CurricularFace
 from fusedface.kernels.margins.mv import MVAM, MVArc
@@ -17,12 +17,14 @@ __all__ = [
     "MVAM",
     "AdaFace",
     "ArcFace",
+    "Batch",
     "CosFace",
     "CurricularFace",
-    "HardMap",
     "MVArc",
     "Margin",
+    "NegativeStats",
     "NormFace",
+    "Reweighting",
     "SphereFace",
     "State",
 ]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fusedface.kernels.margins.angular import angle, require_angle
-from fusedface.kernels.margins.base import Margin, State, batch_mean, fold_in, require
+from fusedface.kernels.margins.base import Batch, Margin, State, batch_mean, fold_in
+from fusedface.kernels.records import require
 
 # Bounds of the published implementation: lengths outside are clipped before the statistics.
 MIN_NORM, MAX_NORM = 1e-3, 100.0
@@ -48,18 +49,18 @@ class AdaFace(Margin):
         """Mean and standard deviation of the lengths, from the published implementation."""
         return {"norm_mean": 20.0, "norm_std": 100.0}
 
-    def update_state(self, state: State, cos_y: Tensor, norms: Tensor, valid: Tensor) -> None:
+    def update_state(self, batch: Batch, state: State) -> None:
         """Fold the batch's mean and (unbiased) deviation of the lengths into the averages."""
-        norms = norms.clamp(MIN_NORM, MAX_NORM)
+        norms, valid = batch.norms.clamp(MIN_NORM, MAX_NORM), batch.valid
         mean = batch_mean(norms, valid)
         squares = ((norms - mean).square() * valid).sum()
         std = (squares / (valid.sum() - 1)).sqrt()  # not finite for one sample: left out by fold_in
         fold_in(state["norm_mean"], mean, self.momentum, valid)
         fold_in(state["norm_std"], std, self.momentum, valid)
 
-    def target(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+    def target(self, batch: Batch, state: State) -> Tensor:
         """T(c), (B,) -> (B,)."""
-        centred = norms.detach().clamp(MIN_NORM, MAX_NORM) - state["norm_mean"]
+        centred = batch.norms.detach().clamp(MIN_NORM, MAX_NORM) - state["norm_mean"]
         quality = (self.h * centred / (state["norm_std"] + EPS)).clamp(-1.0, 1.0)
-        shifted = (angle(cos_y) - self.m * quality).clamp(EPS, math.pi - EPS)
+        shifted = (angle(batch.cos_y) - self.m * quality).clamp(EPS, math.pi - EPS)
         return torch.cos(shifted) - (self.m * quality + self.m)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from fusedface.kernels.margins.base import require
+from fusedface.kernels.records import require
 
 # d/dc sqrt(1 - c^2) is infinite at |c| = 1, which is where published heads give NaN. Float32 cosines
 # next to 1 have a sine of 3.5e-4, so this bound acts at |c| = 1 alone and moves cos(angle + m) there

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fusedface.kernels.margins.angular import arc_target, cos_plus, require_angle
-from fusedface.kernels.margins.base import Margin, State
+from fusedface.kernels.margins.base import Batch, Margin, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,10 @@ class ArcFace(Margin):
         super().__post_init__()
         require_angle("m", self.m)
 
-    def target(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+    def target(self, batch: Batch, state: State) -> Tensor:
         """T(c), (B,) -> (B,)."""
-        return arc_target(cos_y, self.m, self.easy_margin)
+        return arc_target(batch.cos_y, self.m, self.easy_margin)
 
-    def threshold(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+    def threshold(self, batch: Batch, state: State) -> Tensor:
         """cos(theta + m), without the branch: only counted here, never re-weighted."""
-        return cos_plus(cos_y, self.m)
+        return cos_plus(batch.cos_y, self.m)

@@ -1,22 +1,25 @@
 """What a margin is: how the target cosine is lowered, and how hard negatives are re-weighted.
 
-    loss_i = log( e^(s T(c_y)) + sum_{j != y} e^(s N(c_j)) ) - s T(c_y)          docs/losses.md (1)
-    N(c) = c                                     where c <= threshold(c_y)      an easy negative
-    N(c) = square c^2 + linear c + constant      where c >  threshold(c_y)      a hard negative
+    loss_i = log( e^(s T_i) + sum_{j != y} e^(s N(c_j)) ) - s T_i + penalty_i    docs/losses.md (1)
+    N(c) = c                                     where c <= threshold_i         an easy negative
+    N(c) = square c^2 + linear c + constant      where c >  threshold_i         a hard negative
 
 c_j is the cosine between an embedding and class centre j, c_y the one of its own class (the target
-cosine), s the scale. Every published re-weighting of hard negatives is such a quadratic, so a margin
-hands three numbers to the kernels and no code: a new margin touches no kernel.
+cosine), s the scale. The two sides differ in what they cost. T, the threshold and the penalty are B
+numbers, so a margin computes them as it likes, in plain PyTorch, from all that is known of the batch.
+The negatives are B C numbers, which exist only inside the kernels: there a margin has three numbers and
+no code, and a new margin touches no kernel. What does not fit is listed in docs/losses.md.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from numbers import Real
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+
+from fusedface.kernels.records import check_types, require
 
 State = dict[str, Tensor]
 
@@ -24,7 +27,7 @@ State = dict[str, Tensor]
 MAX_SCALE = 1e6
 
 
-class HardMap(NamedTuple):
+class Reweighting(NamedTuple):
     """N of a hard negative, `square c^2 + linear c + constant`, with square >= 0.
 
     `linear` may be a 0-d tensor that stays on the device. With square >= 0 a larger cosine is never
@@ -44,9 +47,43 @@ class HardMap(NamedTuple):
         return 2.0 * self.square * cos + self.linear
 
 
+class NegativeStats(NamedTuple):
+    """Per row, over the negatives, without gradient; all (B,) in the compute dtype.
+
+    The slope is dN/dc over the hard negatives: a row without any has +inf, -inf and 0.
+    """
+
+    max_cosine: Tensor
+    num_hard: Tensor
+    slope_min: Tensor
+    slope_max: Tensor
+    slope_sum: Tensor
+
+
+class Batch(NamedTuple):
+    """What a margin is told of a batch; all (B,)."""
+
+    cos_y: Tensor
+    """Target cosines, without margin; any number where the label is ignored."""
+    norms: Tensor
+    """Lengths of the embeddings; with gradient in `target` and `penalty` if the margin `learns_norms`."""
+    labels: Tensor
+    """Classes, int64; -1 where ignored."""
+    negatives: NegativeStats | None = None
+    """In `target` and `penalty`; None before, as the threshold decides what they are."""
+
+    @property
+    def valid(self) -> Tensor:
+        """Bool (B,), False where the label is ignored."""
+        return self.labels >= 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Margin:
-    """Base of all margins: the identity (no margin, no re-weighting).
+    """Base of all margins, and the identity: no margin, no re-weighting, no state.
+
+    For each batch `update_state` (in training only), `threshold` and `reweighting` are called without
+    gradient, then, after the pass over the negatives, `target` and `penalty` with it.
 
     Args:
         s: the scale of the logits, 1e-6 <= s <= 1e6.
@@ -59,40 +96,42 @@ class Margin:
     s: float = 64.0
 
     name: ClassVar[str]
-    reweights: ClassVar[bool] = False  # whether `hard_map` differs from the identity
+    learns_norms: ClassVar[bool] = False  # whether gradient flows through the lengths
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            require_type(
-                field.name, getattr(self, field.name), bool if field.type is bool else Real
-            )
+        check_types(self)
         require("s", self.s, 1.0 / MAX_SCALE <= self.s <= MAX_SCALE, "a scale, 1e-6 <= s <= 1e6")
 
     def initial_state(self) -> dict[str, float]:
         """Numbers that training carries from batch to batch, by name, with their first value."""
         return {}
 
-    def update_state(self, state: State, cos_y: Tensor, norms: Tensor, valid: Tensor) -> None:
-        """Fold one batch into `state`, in place; called before the state is used, in training only.
+    def update_state(self, batch: Batch, state: State) -> None:
+        """Fold one batch into `state`, 0-d tensors by the names of `initial_state`, in place."""
 
-        Args:
-            state: 0-d tensors by the names of `initial_state`.
-            cos_y: target cosines (B,), without margin.
-            norms: lengths of the embeddings (B,).
-            valid: bool (B,), False where the label is ignored.
-        """
+    def target(self, batch: Batch, state: State) -> Tensor:
+        """T (B,): the target cosine after the margin, differentiable in `batch.cos_y`."""
+        return batch.cos_y
 
-    def target(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
-        """T: the target cosine after the margin, (B,) -> (B,), differentiable in `cos_y`."""
-        raise NotImplementedError
-
-    def threshold(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+    def threshold(self, batch: Batch, state: State) -> Tensor:
         """The cosine (B,) above which a negative is hard; T unless the paper says otherwise."""
-        return self.target(cos_y, norms, state)
+        return self.target(batch, state)
 
-    def hard_map(self, state: State) -> HardMap:
+    def reweighting(self, state: State) -> Reweighting:
         """N of a hard negative; the identity for margins that do not re-weight."""
-        return HardMap()
+        return Reweighting()
+
+    def penalty(self, batch: Batch, state: State) -> Tensor | None:
+        """What is added to the loss of each sample (B,), differentiable; None for nothing."""
+        return None
+
+    def with_class_counts(self, counts: tuple[int, ...]) -> "Margin":
+        """The margin for training images of which class j has counts[j]; itself if that does not matter."""
+        return self
+
+    def example_labels(self, num_classes: int) -> Tensor:
+        """Labels that stand for all C classes: a single one unless the margin differs between classes."""
+        return torch.zeros(1, dtype=torch.int64)
 
     def collapse_loss(
         self, num_classes: int, cosine: float = 0.0, state: Mapping[str, float] | None = None
@@ -100,6 +139,7 @@ class Margin:
         """The loss of a network that has collapsed: every cosine is the same, so none tells people apart.
 
         At cosine 0: s sin m + ln C for ArcFace, s (t - 1) more for MV-Arc-Softmax (docs/losses.md (9)).
+        The mean over the classes, without the penalty.
 
         Args:
             num_classes: C.
@@ -107,27 +147,15 @@ class Margin:
             state: of the margin, by the names of `initial_state`; None: as it starts. Embeddings are
                 taken as of length 1.
         """
-        cos = torch.full((1,), cosine, dtype=torch.float64)
+        labels = self.example_labels(num_classes)
+        cos = torch.full(labels.shape, cosine, dtype=torch.float64)
         numbers = self.initial_state() | dict(state or {})
         tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()}
-        norms = torch.ones(1, dtype=torch.float64)
-        hard = cos > self.threshold(cos, norms, tensors)
-        negative = torch.where(hard, self.hard_map(tensors).value(cos), cos)
-        gap = self.s * (negative - self.target(cos, norms, tensors)) + math.log(num_classes - 1)
-        return torch.logaddexp(gap, torch.zeros_like(gap)).item()
-
-
-def require_type(name: str, value: object, kind: type) -> None:
-    """Raise TypeError naming the parameter and the value unless it is of `kind`; a bool is no number."""
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        wanted = {bool: "True or False", int: "an integer"}.get(kind, "a number")
-        raise TypeError(f"{name} must be {wanted}, got {value!r}")
-
-
-def require(name: str, value: float, holds: bool, rule: str) -> None:
-    """Raise ValueError naming the parameter, the rule and the value unless `holds`."""
-    if not holds:
-        raise ValueError(f"{name} must be {rule}, got {value!r}")
+        batch = Batch(cos, torch.ones_like(cos), labels)
+        hard = cos > self.threshold(batch, tensors)
+        negative = torch.where(hard, self.reweighting(tensors).value(cos), cos)
+        gap = self.s * (negative - self.target(batch, tensors)) + math.log(num_classes - 1)
+        return torch.logaddexp(gap, torch.zeros_like(gap)).mean().item()
 
 
 def batch_mean(values: Tensor, valid: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fusedface.kernels.margins.base import Margin, State, require
+from fusedface.kernels.margins.base import Batch, Margin, State
+from fusedface.kernels.records import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,6 @@ class CosFace(Margin):
         super().__post_init__()
         require("m", self.m, 0.0 <= self.m < 2.0, "a difference of cosines, 0 <= m < 2")
 
-    def target(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+    def target(self, batch: Batch, state: State) -> Tensor:
         """T(c) = c - m, (B,) -> (B,)."""
-        return cos_y - self.m
+        return batch.cos_y - self.m

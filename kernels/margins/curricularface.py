@@ -6,7 +6,15 @@ from typing import ClassVar
 from torch import Tensor
 
 from fusedface.kernels.margins.angular import arc_target, cos_plus, require_angle
-from fusedface.kernels.margins.base import HardMap, Margin, State, batch_mean, fold_in, require
+from fusedface.kernels.margins.base import (
+    Batch,
+    Margin,
+    Reweighting,
+    State,
+    batch_mean,
+    fold_in,
+)
+from fusedface.kernels.records import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,6 @@ class CurricularFace(Margin):
     t_momentum: float = 0.01
 
     name: ClassVar[str] = "curricularface"
-    reweights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,18 +45,19 @@ class CurricularFace(Margin):
         """t starts at 0."""
         return {"t": 0.0}
 
-    def update_state(self, state: State, cos_y: Tensor, norms: Tensor, valid: Tensor) -> None:
+    def update_state(self, batch: Batch, state: State) -> None:
         """t <- t_momentum mean(c_y) + (1 - t_momentum) t."""
-        fold_in(state["t"], batch_mean(cos_y, valid), self.t_momentum, valid)
+        mean = batch_mean(batch.cos_y, batch.valid)
+        fold_in(state["t"], mean, self.t_momentum, batch.valid)
 
-    def target(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+    def target(self, batch: Batch, state: State) -> Tensor:
         """T(c) with ArcFace's branch past pi - m, (B,) -> (B,)."""
-        return arc_target(cos_y, self.m, easy_margin=False)
+        return arc_target(batch.cos_y, self.m, easy_margin=False)
 
-    def threshold(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+    def threshold(self, batch: Batch, state: State) -> Tensor:
         """cos(theta_y + m), without the branch, as the official code has it."""
-        return cos_plus(cos_y, self.m)
+        return cos_plus(batch.cos_y, self.m)
 
-    def hard_map(self, state: State) -> HardMap:
+    def reweighting(self, state: State) -> Reweighting:
         """N(c) = c (t + c): the modulation is t + 2 c."""
-        return HardMap(square=1.0, linear=state["t"])
+        return Reweighting(square=1.0, linear=state["t"])

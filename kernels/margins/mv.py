@@ -6,7 +6,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from fusedface.kernels.margins.angular import arc_target, cos_plus, require_angle
-from fusedface.kernels.margins.base import HardMap, Margin, State, require
+from fusedface.kernels.margins.base import Batch, Margin, Reweighting, State
+from fusedface.kernels.records import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +16,6 @@ class _MisclassifiedVector(Margin):
 
     t: float = 1.2
 
-    reweights: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         hint = f"; did you mean 1 + t = {1.0 + self.t:g}? The authors' code calls that t" * (
@@ -24,9 +23,9 @@ class _MisclassifiedVector(Margin):
         )
         require("t", self.t, 1.0 <= self.t < 10.0, f"in the paper's convention, 1 <= t < 10{hint}")
 
-    def hard_map(self, state: State) -> HardMap:
+    def reweighting(self, state: State) -> Reweighting:
         """N(c) = t c + t - 1: the modulation is t for every hard negative."""
-        return HardMap(linear=self.t, constant=self.t - 1.0)
+        return Reweighting(linear=self.t, constant=self.t - 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +46,9 @@ class MVAM(_MisclassifiedVector):
         super().__post_init__()
         require("m", self.m, 0.0 <= self.m < 2.0, "a difference of cosines, 0 <= m < 2")
 
-    def target(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+    def target(self, batch: Batch, state: State) -> Tensor:
         """T(c) = c - m, (B,) -> (B,)."""
-        return cos_y - self.m
+        return batch.cos_y - self.m
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +72,10 @@ class MVArc(_MisclassifiedVector):
         super().__post_init__()
         require_angle("m", self.m)
 
-    def target(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+    def target(self, batch: Batch, state: State) -> Tensor:
         """T(c) with ArcFace's branch past pi - m, (B,) -> (B,)."""
-        return arc_target(cos_y, self.m, self.easy_margin)
+        return arc_target(batch.cos_y, self.m, self.easy_margin)
 
-    def threshold(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+    def threshold(self, batch: Batch, state: State) -> Tensor:
         """cos(theta_y + m), without the branch."""
-        return cos_plus(cos_y, self.m)
+        return cos_plus(batch.cos_y, self.m)

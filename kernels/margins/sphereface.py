@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fusedface.kernels.margins.angular import angle
-from fusedface.kernels.margins.base import Margin, State, require
+from fusedface.kernels.margins.base import Batch, Margin, State
+from fusedface.kernels.records import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,6 @@ class SphereFace(Margin):
         super().__post_init__()
         require("m", self.m, 1.0 <= self.m < math.inf, "a factor on the angle, m >= 1")
 
-    def target(self, cos_y: Tensor, norms: Tensor, state: State) -> Tensor:
+    def target(self, batch: Batch, state: State) -> Tensor:
         """T(c), (B,) -> (B,)."""
-        return torch.cos((self.m * angle(cos_y)).clamp_max(math.pi))
+        return torch.cos((self.m * angle(batch.cos_y)).clamp_max(math.pi))

@@ -7,7 +7,7 @@ from pathlib import Path
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import differences, override
 
-OF_THE_LOSS = ("name:", "summary:", "head.margin.", "head.focal_gamma:")
+OF_THE_LOSS = ("name:", "summary:", "head.margin.", "head.weighting.", "head.focal_gamma:")
 
 
 @dataclass(frozen=True)

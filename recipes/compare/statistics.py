@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 
+from fusedface.kernels import HeadOptions
 from fusedface.recipes.compare.results import RunResult
-from fusedface.recipes.configuration.recipe import Head
 
 SHARES = (0.90, 0.95, 0.99)
 """Of the best accuracy of the whole comparison; the steps a loss takes to reach each are reported."""
@@ -151,9 +151,12 @@ def _loss_result(
     )
 
 
-def _parameters(head: Head) -> str:
+def _parameters(head: HeadOptions) -> str:
     values = asdict(head.margin) | ({"gamma": head.focal_gamma} if head.focal_gamma else {})
-    return " ".join(f"{name}={value:g}" for name, value in values.items())
+    values |= asdict(head.weighting) if head.weighting else {}
+    return " ".join(
+        f"{name}={value:g}" for name, value in values.items() if isinstance(value, float | int)
+    )
 
 
 def _tar(run: RunResult, far: str) -> float | None:

@@ -7,7 +7,10 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from fusedface.kernels import MARGINS, Margin
+from fusedface.kernels import MARGINS, WEIGHTINGS, Margin, Weighting
+
+REGISTRIES: dict[type, Mapping[str, type]] = {Margin: MARGINS, Weighting: WEIGHTINGS}
+"""The records of which a table holds one of several kinds, told by its `name`."""
 
 SYNONYMS = {
     "learning_rate": "lr", "wd": "weight_decay", "batch": "batch_size", "bs": "batch_size",
@@ -68,26 +71,34 @@ def build(kind: Any, values: Any, prefix: str) -> Any:
         raise ValueError(str(error) if named else f"{group}: {error}") from None
 
 
-def margin_type(values: Any, key: str) -> type[Margin]:
-    """The margin class that a table names."""
+def without_none(hint: Any) -> Any:
+    """What a field may hold other than None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(kind for kind in get_args(hint) if kind is not type(None))
+    return hint
+
+
+def named_type(hint: type, values: Any, key: str) -> type:
+    """The class that a table names, of those registered for the annotation."""
+    known = REGISTRIES[hint]
     name = values.get("name") if isinstance(values, Mapping) else values
-    if name not in MARGINS:
-        hint = nearest(str(name), MARGINS)
-        raise ValueError(f"{key} must be one of {', '.join(MARGINS)}, got {name!r}{hint}")
-    return MARGINS[name]
+    if not isinstance(name, str) or name not in known:
+        close = nearest(str(name), known)
+        raise ValueError(f"{key} must be one of {', '.join(known)}, got {name!r}{close}")
+    return known[name]
 
 
 def convert(hint: Any, value: Any, key: str) -> Any:
     """Check a value against a field's type; integers become floats, lists tuples, tables dataclasses."""
-    if hint is Margin:
-        margin = margin_type(value, key)
-        arguments = {k: v for k, v in value.items() if k != "name"} if value != margin.name else {}
-        return build(margin, arguments, f"{key}.")
+    if hint in REGISTRIES:
+        kind = named_type(hint, value, key)
+        arguments = {k: v for k, v in value.items() if k != "name"} if value != kind.name else {}
+        return build(kind, arguments, f"{key}.")
     if dataclasses.is_dataclass(hint):
         return build(hint, value, f"{key}.")
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return convert(next(a for a in arguments if a is not type(None)), value, key)
+        return convert(without_none(hint), value, key)
     if origin is Literal:
         if value not in arguments:
             close = nearest(str(value), arguments)

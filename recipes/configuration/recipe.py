@@ -7,10 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from fusedface.kernels import CurricularFace, Margin
-from fusedface.kernels.checks import Backend as HeadBackend
-from fusedface.kernels.checks import Precision as HeadPrecision
-from fusedface.kernels.checks import TargetGradient, check_options
+from fusedface.kernels import HeadOptions
 from fusedface.models import create
 
 SYNTHETIC = "synthetic"
@@ -46,32 +43,6 @@ class Backbone:
             "input_size": self.input_size,
             "width": self.width,
         }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Head:
-    """The class centres and their loss; see `fusedface.kernels.margin_loss`."""
-
-    margin: Margin = field(default_factory=CurricularFace)
-    """Any of `fusedface.kernels.MARGINS`, with its parameters."""
-    focal_gamma: float = 0.0
-    """Weighs a sample by (1 - its probability)^gamma; 0 is off."""
-    target_gradient: TargetGradient = "exact"
-    """"straight_through" is the gradient of insightface's trainer."""
-    backend: HeadBackend = "auto"
-    """Which implementation computes it; the result is the same."""
-    precision: HeadPrecision = "auto"
-    """Of the operands of the matrix products; "auto" follows `train.precision`."""
-
-    def __post_init__(self) -> None:
-        check_options(
-            self.margin,
-            self.backend,
-            self.precision,
-            self.focal_gamma,
-            "mean",
-            self.target_gradient,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,7 +225,7 @@ class Recipe:
     """One line on what it trains and why."""
     backbone: Backbone = field(default_factory=Backbone)
     """The network."""
-    head: Head = field(default_factory=Head)
+    head: HeadOptions = field(default_factory=HeadOptions)
     """The loss."""
     data: Data = field(default_factory=Data)
     """The training images."""
@@ -274,6 +245,8 @@ class Recipe:
         )
         fits = NAME.fullmatch(self.name) and len(self.name.encode()) <= LONGEST_NAME
         _require("name", self.name, bool(fits), rule)
+        is_number = self.head.reduction != "none"
+        _require("head.reduction", self.head.reduction, is_number, "'mean' or 'sum' to train with")
 
 
 @lru_cache

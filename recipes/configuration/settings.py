@@ -9,8 +9,15 @@ from typing import Any
 
 import tomli_w
 
-from fusedface.kernels import Margin
-from fusedface.recipes.configuration.fields import build, hints_of, margin_type, nearest, parse
+from fusedface.recipes.configuration.fields import (
+    REGISTRIES,
+    build,
+    hints_of,
+    named_type,
+    nearest,
+    parse,
+    without_none,
+)
 from fusedface.recipes.configuration.recipe import SYNTHETIC, Recipe
 from fusedface.recipes.host.terminal import visible
 
@@ -19,7 +26,7 @@ HEADER = "# A resolved recipe; `recipe run` takes this file in place of a name.\
 
 def to_dict(record: Any) -> dict[str, Any]:
     """A recipe or a part of one as nested dicts of numbers, strings and lists; what is None is left out."""
-    values: dict[str, Any] = {"name": record.name} if isinstance(record, Margin) else {}
+    values: dict[str, Any] = {"name": record.name} if isinstance(record, tuple(REGISTRIES)) else {}
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
         if dataclasses.is_dataclass(value):
@@ -128,8 +135,12 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
 
 def _assign(values: dict[str, Any], key: str, text: str) -> None:
     """Set the value at a dotted key, in place."""
-    if key in ("head.margin", "head.margin.name"):
-        values["head"]["margin"] = {"name": text}  # another margin starts from its own defaults
+    record = key.removesuffix(".name")
+    if record in ("head.margin", "head.weighting"):
+        # Another record starts from its own defaults.
+        values["head"][record.removeprefix("head.")] = {"name": text}
+        if record == "head.weighting" and text.lower() == "none":
+            del values["head"]["weighting"]
         return
     hints = _keys(Recipe, values, "")
     if key not in hints:
@@ -151,7 +162,12 @@ def _keys(kind: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The type of each setting below a dataclass, by dotted key."""
     keys: dict[str, Any] = {}
     for name, hint in hints_of(kind).items():
-        inner = margin_type(values[name], prefix + name) if hint is Margin else hint
+        inner = without_none(hint)
+        if inner in REGISTRIES:
+            if name not in values:
+                keys[prefix + name] = hint
+                continue
+            inner = named_type(inner, values[name], prefix + name)
         if dataclasses.is_dataclass(inner):
             keys |= _keys(inner, values.get(name, {}), f"{prefix}{name}.")  # pyright: ignore[reportArgumentType]
         else:

@@ -1,5 +1,6 @@
 """How losses converge: each figure of a training over its steps, a band over the seeds of each loss."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fusedface.kernels import STATE_NAMES
 from fusedface.recipes.report.runs import Band, band, curve, read_groups
 from fusedface.recipes.report.style import COLORS, new_figure, save, use_style
 from fusedface.recipes.run_directory.reader import RunRecord
@@ -41,7 +43,7 @@ def plot_convergence(groups: Mapping[str, Sequence[Path]], out: Path) -> list[Pa
             ("target cosine, with its 5 and 95 % quantiles", _target_cosine),
         ],
         "curriculum": [
-            ("t", _figure_of("t")),
+            *((name, _figure_of(name)) for name in STATE_NAMES if _any_has(runs, name)),
             ("share of negatives that are hard", _figure_of("hard_share")),
             ("modulation of hard negatives: least, mean, largest", _modulation),
             ("loss of samples with a hard negative, and (thin) without", _easy_and_hard),
@@ -63,10 +65,13 @@ def plot_convergence(groups: Mapping[str, Sequence[Path]], out: Path) -> list[Pa
 
 
 def _draw(runs: Mapping[str, list[RunRecord]], panels: list[Panel]) -> Figure:
-    """Two by two panels under one legend."""
-    figure = new_figure(11.0, 8.0)
-    axes = figure.subplots(2, 2).flat
-    for axis, (title, draw) in zip(axes, panels, strict=True):
+    """Two panels a row under one legend."""
+    rows = math.ceil(len(panels) / 2)
+    figure = new_figure(11.0, 4.0 * rows)
+    axes = figure.subplots(rows, 2).flat
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (title, draw) in zip(axes, panels, strict=False):
         draw(axis, runs)
         axis.set_title(title)
         if not axis.get_xlabel():
@@ -78,6 +83,10 @@ def _draw(runs: Mapping[str, list[RunRecord]], panels: list[Panel]) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(runs)))
     return figure
+
+
+def _any_has(groups: Mapping[str, list[RunRecord]], key: str) -> bool:
+    return any(curve(run, key) for runs in groups.values() for run in runs)
 
 
 def _look(index: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from fusedface.kernels import STATE_NAMES
 from fusedface.recipes.report.style import new_figure, save, use_style
 from fusedface.recipes.run_directory.metrics import FILE
 from fusedface.recipes.run_directory.reader import Line, RunRecord, read_run
@@ -13,9 +14,9 @@ from fusedface.recipes.run_directory.summary import SUMMARY, Summary
 def plot_curves(folder: str | Path) -> list[Path]:
     """Draw curves.png and curves.svg into a run directory.
 
-    Four panels over the steps: the loss with the losses predicted for random and for collapsed
-    embeddings, the cosines with t, the share of hard negatives with that of images told right, and
-    the verification accuracy of each set.
+    Panels over the steps: the loss with the losses predicted for random and for collapsed embeddings,
+    the cosines, the share of hard negatives with that of images told right, the verification accuracy
+    of each set, the modulation of hard negatives, and the state of the loss, if it has one.
 
     Args:
         folder: the run directory, with metrics.jsonl and summary.json.
@@ -37,17 +38,22 @@ def plot_curves(folder: str | Path) -> list[Path]:
 def _draw(run: RunRecord, summary: Summary, folder: Path) -> list[Path]:
     train = run.train
     with use_style():
-        figure = new_figure(9.0, 6.0)
-        axes = figure.subplots(2, 2, sharex=True)
+        figure = new_figure(9.0, 9.0)
+        axes = figure.subplots(3, 2, sharex=True)
         _draw_loss(axes[0, 0], train, summary)
         _draw_series(axes[0, 1], train, "cosine", {
-            "target_cosine": "own class", "max_negative_cosine": "nearest other class", "t": "t",
+            "target_cosine": "own class", "max_negative_cosine": "nearest other class",
         })  # fmt: skip
         _draw_series(axes[1, 0], train, "share", {
             "hard_share": "negatives that are hard", "accuracy": "images told right",
         })  # fmt: skip
         _draw_verification(axes[1, 1], run.evaluations)
-        for axis in axes[1]:
+        _draw_series(axes[2, 0], train, "modulation of hard negatives", {
+            "modulation_max": "largest", "modulation_mean": "mean", "modulation_min": "least",
+        })  # fmt: skip
+        states = {name: name for name in STATE_NAMES if name in train[-1]}
+        _draw_series(axes[2, 1], train, "state of the loss" if states else "", states)
+        for axis in axes[2]:
             axis.set_xlabel("step")
         figure.suptitle(f"{summary.recipe}, seed {summary.seed}")
         save(figure, folder / "curves")
@@ -71,7 +77,8 @@ def _draw_series(axis: Axes, lines: list[Line], ylabel: str, labels: dict[str, s
         if points:
             axis.plot(*zip(*points, strict=True), label=label)
     axis.set_ylabel(ylabel)
-    axis.legend()
+    if axis.lines:
+        axis.legend()
 
 
 def _draw_verification(axis: Axes, evaluations: list[Line]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fusedface.kernels import ArcFace, CurricularFace, Margin, MVArc, NormFace
+from fusedface.kernels import ArcFace, Batch, CurricularFace, Margin, MVArc, NormFace
 from fusedface.recipes.report.style import COLORS, new_figure, save, use_style
 
 EARLY, LATE = 0.1, 0.6  # values of t: that of the first steps, and of a network that has learned
@@ -29,13 +29,13 @@ LOSSES: tuple[Loss, ...] = (
 
 def factor(margin: Margin, state: State, cosines: np.ndarray) -> np.ndarray:
     """I of a hard negative: N(c) = I c, and for MV-Arc I c + t - 1; same shape as `cosines`."""
-    hard = margin.hard_map(_tensors(state))
+    hard = margin.reweighting(_tensors(state))
     return hard.square * cosines + float(hard.linear)
 
 
 def slope(margin: Margin, state: State, cosines: np.ndarray) -> np.ndarray:
     """M = dN/dc of a hard negative; same shape as `cosines`."""
-    hard = margin.hard_map(_tensors(state))
+    hard = margin.reweighting(_tensors(state))
     return hard.slope(torch.from_numpy(cosines)).numpy() + np.zeros_like(cosines)
 
 
@@ -43,10 +43,10 @@ def pair_loss(margin: Margin, state: State, cos_y: np.ndarray, cos_j: np.ndarray
     """Loss of samples with one negative class; both cosines of one shape."""
     tensors = _tensors(state)
     target, negative = torch.from_numpy(cos_y), torch.from_numpy(cos_j)
-    norms = torch.ones_like(target)
-    is_hard = negative > margin.threshold(target, norms, tensors)
-    negative = torch.where(is_hard, margin.hard_map(tensors).value(negative), negative)
-    return F.softplus(margin.s * (negative - margin.target(target, norms, tensors))).numpy()
+    batch = _batch(target)
+    is_hard = negative > margin.threshold(batch, tensors)
+    negative = torch.where(is_hard, margin.reweighting(tensors).value(negative), negative)
+    return F.softplus(margin.s * (negative - margin.target(batch, tensors))).numpy()
 
 
 def boundary_gap(
@@ -55,8 +55,13 @@ def boundary_gap(
     """T(cos θ_y) - N(cos θ_j) for a hard class j, 0 on the boundary; angles in radians, one shape."""
     tensors = _tensors(state)
     cos_y = torch.from_numpy(np.cos(angle_y).ravel())
-    target = margin.target(cos_y, torch.ones_like(cos_y), tensors).numpy().reshape(angle_y.shape)
-    return target - margin.hard_map(tensors).value(torch.from_numpy(np.cos(angle_j))).numpy()
+    target = margin.target(_batch(cos_y), tensors).numpy().reshape(angle_y.shape)
+    return target - margin.reweighting(tensors).value(torch.from_numpy(np.cos(angle_j))).numpy()
+
+
+def _batch(cos_y: torch.Tensor) -> Batch:
+    """Samples with these target cosines and embeddings of length 1, all of one class."""
+    return Batch(cos_y, torch.ones_like(cos_y), torch.zeros_like(cos_y, dtype=torch.int64))
 
 
 def plot_modulation(path: Path) -> None:

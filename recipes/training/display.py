@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fusedface.kernels import STATE_NAMES
 from fusedface.recipes.host.terminal import plain, say
 
 REFRESH_PER_SECOND = 4
@@ -135,7 +136,7 @@ def _figures(status: Status) -> list[tuple[str, str]]:
     shown = [("loss", f"{status.figures['loss']:.2f} {landmarks}")] if status.figures else []
     for key, label, form in (
         ("target_cosine", "target cosine", ".3f"),
-        ("t", "t", ".3f"),
+        *((name, name, ".3f") for name in STATE_NAMES),
         ("hard_share", "hard", ".1%"),
     ):
         if key in status.figures:

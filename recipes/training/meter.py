@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fusedface.kernels import MarginOutput
 
-NAMES = (
+FIGURES = (
     "loss",
     "grad_norm",
     "grad_norm_head",
@@ -24,8 +24,8 @@ NAMES = (
     "modulation_min",
     "modulation_mean",
     "modulation_max",
-    "t",
 )
+"""Of every loss; after them comes its state by name, such as CurricularFace's t."""
 
 
 class Meter:
@@ -39,10 +39,12 @@ class Meter:
 
     Args:
         num_classes: C.
+        state_names: of the head's state.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, state_names: tuple[str, ...] = ()) -> None:
         self.num_classes = num_classes
+        self.names = FIGURES + state_names
         self.rows: list[Tensor] = []
 
     def add(self, out: MarginOutput, grad_norm: Tensor, grad_norm_head: Tensor) -> None:
@@ -63,7 +65,7 @@ class Meter:
             out.correct.float().mean(),
             out.hard_negatives.float().mean() / (self.num_classes - 1),
             *out.modulation,
-            nan if out.t is None else out.t,
+            *out.state.values(),
         )
         self.rows.append(torch.stack([value.detach().float() for value in values]))
 
@@ -82,14 +84,19 @@ class Meter:
         """The mean of each figure over the steps that have one, and start anew."""
         means = torch.stack(self.rows).nanmean(dim=0).tolist()
         self.rows.clear()
-        return {name: mean for name, mean in zip(NAMES, means, strict=True) if math.isfinite(mean)}
+        return {
+            name: mean for name, mean in zip(self.names, means, strict=True) if math.isfinite(mean)
+        }
 
     def state(self) -> Tensor:
         """What a checkpoint keeps, so that a resumed run writes the same next line."""
-        return torch.stack(self.rows).cpu() if self.rows else torch.empty(0, len(NAMES))
+        return torch.stack(self.rows).cpu() if self.rows else torch.empty(0, len(self.names))
 
     def restore(self, state: Tensor, device: torch.device) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`; of an older version's, which logged only t, other states are left out."""
+        if state.shape[1] != len(self.names):
+            states = state.new_full((len(state), len(self.names) - len(FIGURES)), math.nan)
+            state = torch.cat([state[:, : len(FIGURES)], states], dim=1)
         self.rows = list(state.to(device))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import from_dict
 from fusedface.recipes.training.checkpoint import Checkpoint, unusable
-from fusedface.recipes.training.meter import NAMES
+from fusedface.recipes.training.meter import FIGURES
 from fusedface.recipes.training.progress import Progress
 from fusedface.recipes.training.seeding import set_rng_state
 
@@ -30,10 +30,10 @@ def recipe_of(checkpoint: Checkpoint) -> Recipe:
 
 
 def progress_of(checkpoint: Checkpoint, num_steps: int) -> tuple[Progress, Tensor]:
-    """How far it is in a run of `num_steps`, and the rows of the meter, (n, len(NAMES))."""
+    """How far it is in a run of `num_steps`, and the rows of the meter, (n, figures)."""
     values = dict(_entry(checkpoint, "progress"))
     meter = values.pop("meter", None)
-    if not (_is_plain(meter) and meter.ndim == 2 and meter.shape[1] == len(NAMES)):
+    if not (_is_plain(meter) and meter.ndim == 2 and meter.shape[1] >= len(FIGURES)):
         raise unusable(checkpoint.path, "its progress.meter is no table of measurements")
     try:
         progress = Progress.from_dict(values)

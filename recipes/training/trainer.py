@@ -103,12 +103,12 @@ class Trainer:
         self.optimizer = build_optimizer(model, head, recipe.optim)
         self.scaler = precision.grad_scaler()
         self.data = fingerprint(dataset.source)
-        self.meter = Meter(head.num_classes)
+        self.meter = Meter(head.num_classes, tuple(head.state))
         self.progress = Progress()
         self.saved_step = 0
         self._inputs = torch.empty(0)
         self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
-        margin = recipe.head.margin
+        margin = head.margin
         self.status = Status(
             name=recipe.name,
             num_steps=self.num_steps,

@@ -172,7 +172,7 @@ def test_statistics(backend):
     torch.testing.assert_close(out.max_negative_cosine, torch.stack(top))
     expected = (slopes.min(), slopes.mean(), slopes.max())
     torch.testing.assert_close(tuple(out.modulation), expected)
-    assert out.t == 0.3
+    assert out.state == {"t": 0.3}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -180,7 +180,7 @@ def test_modulation_without_re_weighting_and_of_mv(backend):
     embeddings, weight, labels = inputs(40, 203, 24)
     plain = margin_loss(embeddings, weight, labels, NormFace(), backend=backend)
     assert tuple(plain.modulation) == (1.0, 1.0, 1.0)
-    assert plain.t is None
+    assert plain.state == {}
     fixed = margin_loss(embeddings, weight, labels, MVArc(t=1.4), backend=backend).modulation
     torch.testing.assert_close(torch.stack(fixed), torch.full((3,), 1.4))
     # Every embedding on its own class centre, and those orthogonal: nothing is hard.

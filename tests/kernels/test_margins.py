@@ -16,11 +16,19 @@ from fusedface.kernels import (
     MVArc,
     SphereFace,
 )
-from fusedface.kernels.margins import HardMap
+from fusedface.kernels.margins import Batch
 from fusedface.kernels.margins.angular import MIN_SINE
 
 ANGLES = torch.linspace(0.01, math.pi - 0.01, 301, dtype=torch.float64)
 ONES = torch.ones_like(ANGLES)
+
+
+def batch(cos_y, norms=None, valid=None):
+    """Samples of class 0 with these target cosines, of length 1 unless given."""
+    labels = torch.zeros(len(cos_y), dtype=torch.int64)
+    if valid is not None:
+        labels[~valid] = -1
+    return Batch(cos_y, torch.ones_like(cos_y) if norms is None else norms, labels)
 
 
 @pytest.mark.parametrize("name", all_margins())
@@ -29,20 +37,20 @@ def test_target_follows_its_angle(name):
     state = fresh_state(margin, torch.float64)
     norms = torch.linspace(0, 60, 301, dtype=torch.float64)
     expected = target_logit(margin, ANGLES.cos(), norms, state)
-    torch.testing.assert_close(margin.target(ANGLES.cos(), norms, state), expected)
+    torch.testing.assert_close(margin.target(batch(ANGLES.cos(), norms), state), expected)
 
 
 @pytest.mark.parametrize("name", [n for n in all_margins() if "easy" not in n])
 def test_target_never_rises_with_the_angle(name):
     """What the branch past pi - m and the bound of SphereFace are for."""
     margin = all_margins()[name]
-    target = margin.target(ANGLES.cos(), 20 * ONES, fresh_state(margin, torch.float64))
+    target = margin.target(batch(ANGLES.cos(), 20 * ONES), fresh_state(margin, torch.float64))
     assert (target.diff() <= 1e-12).all()
 
 
 def test_exact_gradient_of_arcface_is_sin_ratio():
     cos = ANGLES.cos().requires_grad_()
-    (slope,) = torch.autograd.grad(ArcFace(m=0.5).target(cos, ONES, {}).sum(), cos)
+    (slope,) = torch.autograd.grad(ArcFace(m=0.5).target(batch(cos), {}).sum(), cos)
     before = math.pi - 0.5 > ANGLES
     expected = torch.sin(ANGLES + 0.5) / torch.sin(ANGLES)
     torch.testing.assert_close(slope[before], expected[before])
@@ -54,7 +62,7 @@ def test_exact_gradient_of_arcface_is_sin_ratio():
 def test_target_and_slope_are_finite_at_the_poles(name, cos_y):
     margin = all_margins()[name]
     cos = torch.tensor([cos_y], requires_grad=True)
-    target = margin.target(cos, torch.tensor([20.0]), fresh_state(margin))
+    target = margin.target(batch(cos, torch.tensor([20.0])), fresh_state(margin))
     (slope,) = torch.autograd.grad(target.sum(), cos)
     assert slope.isfinite().all()
     pole = cos.detach().double().clamp(-1, 1)
@@ -62,22 +70,20 @@ def test_target_and_slope_are_finite_at_the_poles(name, cos_y):
     assert abs(target.item() - limit.item()) < 2 * MIN_SINE
 
 
-def test_hard_maps():
+def test_reweightings():
     cos = torch.linspace(-1, 1, 21, dtype=torch.float64)
-    mv = MVArc(t=1.4).hard_map({})
+    mv = MVArc(t=1.4).reweighting({})
     torch.testing.assert_close(mv.value(cos), 1.4 * cos + 0.4)
     torch.testing.assert_close(mv.slope(cos) * torch.ones_like(cos), torch.full_like(cos, 1.4))
-    curricular = CurricularFace().hard_map({"t": torch.tensor(0.25, dtype=torch.float64)})
+    curricular = CurricularFace().reweighting({"t": torch.tensor(0.25, dtype=torch.float64)})
     torch.testing.assert_close(curricular.value(cos), cos * (0.25 + cos))
     torch.testing.assert_close(curricular.slope(cos), 0.25 + 2 * cos)
 
 
 @pytest.mark.parametrize("name", MARGINS)
-def test_hard_map_is_flagged_and_never_concave(name):
+def test_reweighting_is_never_concave(name):
     margin = MARGINS[name]()
-    hard = margin.hard_map(fresh_state(margin))
-    numbers = (hard.square, float(hard.linear), hard.constant)
-    assert margin.reweights == (numbers != HardMap())
+    hard = margin.reweighting(fresh_state(margin))
     assert hard.square >= 0
 
 
@@ -87,36 +93,36 @@ def test_t_follows_the_official_code():
     buffer = state["t"]
     cos_y = torch.tensor([0.2, 0.6, -5.0])
     valid = torch.tensor([True, True, False])
-    margin.update_state(state, cos_y, cos_y, valid)
+    margin.update_state(batch(cos_y, valid=valid), state)
     assert state["t"].item() == pytest.approx(0.01 * 0.4)
-    margin.update_state(state, cos_y, cos_y, valid)
+    margin.update_state(batch(cos_y, valid=valid), state)
     assert state["t"].item() == pytest.approx(0.01 * 0.4 + 0.99 * 0.01 * 0.4)
     assert state["t"] is buffer
     steps = math.ceil(math.log(0.05) / math.log(0.99))  # 95 % of the way after 299 updates
     state["t"].zero_()
     for _ in range(steps):
-        margin.update_state(state, cos_y, cos_y, valid)
+        margin.update_state(batch(cos_y, valid=valid), state)
     assert state["t"].item() == pytest.approx(0.4 * 0.95, abs=0.4 * 0.005)
 
 
 def test_t_of_the_papers_text():
     state = {"t": torch.tensor(0.5)}
-    CurricularFace(t_momentum=0.99).update_state(state, ONES * 0.3, ONES, ONES.bool())
+    CurricularFace(t_momentum=0.99).update_state(batch(ONES * 0.3), state)
     assert state["t"].item() == pytest.approx(0.99 * 0.3 + 0.01 * 0.5)
 
 
 @pytest.mark.parametrize("values", [[math.nan, 0.1], [math.inf, 0.1]])
 def test_a_bad_batch_leaves_the_state_alone(values):
     state = {"t": torch.tensor(0.5)}
-    CurricularFace().update_state(state, torch.tensor(values), ONES[:2], torch.ones(2).bool())
-    CurricularFace().update_state(state, torch.tensor(values), ONES[:2], torch.zeros(2).bool())
+    CurricularFace().update_state(batch(torch.tensor(values)), state)
+    CurricularFace().update_state(batch(torch.tensor(values), valid=torch.zeros(2).bool()), state)
     assert state["t"].item() == 0.5
 
 
 def test_adaface_statistics():
     margin, state = AdaFace(momentum=0.1), fresh_state(AdaFace())
     norms = torch.tensor([10.0, 30.0, 200.0, 7.0])  # 200 is clipped to 100, the last is ignored
-    margin.update_state(state, norms, norms, torch.tensor([True, True, True, False]))
+    margin.update_state(batch(norms, norms, torch.tensor([True, True, True, False])), state)
     clipped = torch.tensor([10.0, 30.0, 100.0])
     assert state["norm_mean"].item() == pytest.approx(
         0.9 * 20 + 0.1 * clipped.mean().item(), rel=1e-5
@@ -125,7 +131,7 @@ def test_adaface_statistics():
         0.9 * 100 + 0.1 * clipped.std().item(), rel=1e-5
     )
     before = state["norm_std"].item()
-    margin.update_state(state, norms[:1], norms[:1], torch.tensor([True]))
+    margin.update_state(batch(norms[:1], norms[:1]), state)
     assert state["norm_std"].item() == before  # one sample has no deviation
 
 
@@ -133,7 +139,7 @@ def test_adaface_statistics():
 def test_the_threshold_of_arc_margins_has_no_branch(name):
     """The raw cos(theta + m) at every angle, also where the target no longer follows it."""
     margin = all_margins()[name]
-    threshold = margin.threshold(ANGLES.cos(), ONES, fresh_state(margin, torch.float64))
+    threshold = margin.threshold(batch(ANGLES.cos()), fresh_state(margin, torch.float64))
     torch.testing.assert_close(threshold, torch.cos(ANGLES + margin.m))
 
 

@@ -1,6 +1,7 @@
 """What docs/head.md says of the head in loops of others: its code runs, and its sentences hold."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ def test_double_backward_of_the_reference_only():
     head = make_head(backend="reference").double().eval()
     head.t.fill_(0.3)
     assert torch.autograd.gradgradcheck(lambda x: head(x, labels).loss, embeddings.requires_grad_())
-    head.backend = "chunked"
+    head.options = replace(head.options, backend="chunked")
     (grad,) = torch.autograd.grad(head(embeddings, labels).loss, embeddings, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
@@ -113,7 +114,7 @@ def test_functional_transforms_of_the_reference_in_evaluation():
     torch.testing.assert_close(torch.func.grad(loss)(embeddings), x.grad)
     _, slope = torch.func.jvp(loss, (embeddings,), (torch.ones_like(embeddings),))
     torch.testing.assert_close(slope, x.grad.sum())
-    head.backend = "chunked"
+    head.options = replace(head.options, backend="chunked")
     with pytest.raises(RuntimeError, match="setup_context"):
         torch.func.grad(loss)(embeddings)
 

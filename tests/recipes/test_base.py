@@ -5,12 +5,11 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
-from fusedface.kernels import CurricularFace, MVArc
+from fusedface.kernels import CurricularFace, HeadOptions, MVArc
 from fusedface.recipes.configuration.recipe import (
     Backbone,
     Data,
     Evaluation,
-    Head,
     Optim,
     Recipe,
     Schedule,
@@ -22,8 +21,8 @@ from fusedface.recipes.registry import RECIPES, get_recipe
 WRONG = [
     (Backbone, {"name": "mobilfacenet"}, "mobilefacenet"),
     (Backbone, {"input_size": (100, 112)}, "input_size"),
-    (Head, {"focal_gamma": -1.0}, "focal_gamma"),
-    (Head, {"backend": "cuda"}, "backend"),
+    (HeadOptions, {"focal_gamma": -1.0}, "focal_gamma"),
+    (HeadOptions, {"backend": "cuda"}, "backend"),
     (Synthetic, {"num_identities": 1}, "data.synthetic.num_identities"),
     (Synthetic, {"difficulty": 1.5}, "data.synthetic.difficulty"),
     (Synthetic, {"label_noise": 1.0}, "data.synthetic.label_noise"),

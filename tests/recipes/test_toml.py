@@ -6,9 +6,9 @@ from typing import Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from fusedface.kernels import AdaFace
+from fusedface.kernels import AdaFace, HeadOptions
 from fusedface.recipes.configuration import recipe as records
-from fusedface.recipes.configuration.recipe import Backbone, Evaluation, Head, Recipe, Schedule
+from fusedface.recipes.configuration.recipe import Backbone, Evaluation, Recipe, Schedule
 from fusedface.recipes.configuration.settings import differences, read_recipe, to_toml
 from fusedface.recipes.registry import RECIPES, get_recipe
 
@@ -16,7 +16,7 @@ UNUSUAL = Recipe(
     name="unusual",
     summary='quotes " and back\\slashes, ümlauts',
     backbone=Backbone(input_size=(112, 96), width=0.5),
-    head=Head(margin=AdaFace(m=0.3, h=0.25), target_gradient="straight_through"),
+    head=HeadOptions(margin=AdaFace(m=0.3, h=0.25), target_gradient="straight_through"),
     schedule=Schedule(steps=7, kind="step", milestones=(0.1, 1 / 3)),
     evaluation=Evaluation(pairs=("a/b.csv", "C:\\pairs.txt"), root="somewhere"),
 )

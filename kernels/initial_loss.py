@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from fusedface.kernels.margins import Margin
+from fusedface.kernels.margins import Batch, Margin
 
 NUM_ROWS = 128  # rows averaged, in pairs with opposite target cosines
 
@@ -15,7 +15,8 @@ def predicted_initial_loss(margin: Margin, num_classes: int, embedding_dim: int)
 
     Cosines of independent directions in D dimensions are drawn (seeded, so the figure repeats) and put
     through the margin's own T and N; there is no closed form, because with s / sqrt(D) this large the
-    sum over classes is ruled by its few largest terms. State is taken as it starts.
+    sum over classes is ruled by its few largest terms. State is what one batch makes of its start. Without
+    weights of samples.
 
     Args:
         margin: the margin.
@@ -26,21 +27,24 @@ def predicted_initial_loss(margin: Margin, num_classes: int, embedding_dim: int)
     # Pairs of opposite sign: the loss is nearly linear in c_y, so most of its scatter cancels.
     half = _random_cosines(NUM_ROWS // 2, embedding_dim, generator)
     cos_y = torch.cat([half, -half])
-    state = {k: torch.tensor(v, dtype=cos_y.dtype) for k, v in margin.initial_state().items()}
     # Batch normalisation at the end of the backbone gives embeddings of this length.
     norms = torch.full_like(cos_y, math.sqrt(embedding_dim))
-    if "t" in state:
-        margin.update_state(state, cos_y, norms, torch.ones_like(cos_y, dtype=torch.bool))
-    target = margin.target(cos_y, norms, state)
-    threshold = margin.threshold(cos_y, norms, state)
-    hard_map = margin.hard_map(state)
+    classes = margin.example_labels(num_classes)
+    spread = torch.arange(NUM_ROWS) * len(classes) // NUM_ROWS
+    batch = Batch(cos_y, norms, classes[spread])
+    state = {k: torch.tensor(v, dtype=cos_y.dtype) for k, v in margin.initial_state().items()}
+    margin.update_state(batch, state)
+    target = margin.target(batch, state)
+    threshold = margin.threshold(batch, state)
+    penalty = margin.penalty(batch, state)
+    reweighting = margin.reweighting(state)
     total = 0.0
     for z_y, limit in zip(margin.s * target, threshold, strict=True):
         cos = _random_cosines(num_classes - 1, embedding_dim, generator)
-        negative = torch.where(cos > limit, hard_map.value(cos), cos)
+        negative = torch.where(cos > limit, reweighting.value(cos), cos)
         lse = torch.logsumexp(margin.s * negative, dim=0)
         total += torch.logaddexp(lse - z_y, lse.new_zeros(())).item()
-    return total / NUM_ROWS
+    return total / NUM_ROWS + (0.0 if penalty is None else penalty.mean().item())
 
 
 def _random_cosines(count: int, dim: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,67 @@
+"""HeadOptions: everything that decides what a head computes and how, in one frozen record."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from fusedface.kernels.margins import CurricularFace, Margin
+from fusedface.kernels.records import check_types, choices, require
+from fusedface.kernels.weightings import Weighting
+
+BackendName = Literal["auto", "reference", "chunked", "triton"]
+Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+Reduction = Literal["mean", "sum", "none"]
+TargetGradient = Literal["exact", "straight_through"]
+
+PRECISIONS = tuple(name for name in choices(Precision) if name != "auto")
+MAX_GAMMA = 100.0  # a sample of probability 1/2 then counts 1e-30 of one of probability 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadOptions:
+    """What `margin_loss`, `MarginHead` and a recipe's head have in common.
+
+    Raises:
+        TypeError: a value is of the wrong kind.
+        ValueError: a value is out of its range, or none of the choices.
+    """
+
+    margin: Margin = field(default_factory=CurricularFace)
+    """Any of `fusedface.kernels.MARGINS`, with its parameters."""
+    weighting: Weighting | None = None
+    """Any of `fusedface.kernels.WEIGHTINGS`, without gradient; none: every sample counts alike."""
+    focal_gamma: float = 0.0
+    """Weighs each sample by (1 - p_y)^gamma (Lin et al., "Focal Loss", 2017); 0 is off."""
+    target_gradient: TargetGradient = "exact"
+    """"exact" differentiates T; "straight_through" has dT/dc_y = 1, as insightface since 2022-12."""
+    reduction: Reduction = "mean"
+    """"mean" over the samples that are not ignored, "sum" or "none"."""
+    ignore_index: int = -1
+    """A label that takes no part in loss, gradients and state."""
+    backend: BackendName = "auto"
+    """"reference" materialises (B, C), "chunked" and "triton" (CUDA) do not; "auto" picks one."""
+    precision: Precision = "auto"
+    """Of the operands of the matrix products; "auto" is that of autocast, else float32. "tf32" is float32
+    on CPUs and without Triton. Everything else is in float32, or float64 where an input has it."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        in_range = 0.0 <= self.focal_gamma <= MAX_GAMMA
+        fits = -(2**63) <= self.ignore_index < 2**63
+        require("ignore_index", self.ignore_index, fits, "an integer of 64 bits, as labels are")
+        require("focal_gamma", self.focal_gamma, in_range, f"between 0 and {MAX_GAMMA:g}")
+
+    def initial_state(self) -> dict[str, float]:
+        """What training carries from batch to batch, by name, with its first value."""
+        weighting = {} if self.weighting is None else self.weighting.initial_state()
+        return self.margin.initial_state() | weighting
+
+
+def head_options(margin: Margin | HeadOptions, changes: dict[str, Any]) -> HeadOptions:
+    """A record from a margin or another record, and changes by name.
+
+    Raises:
+        TypeError, ValueError: a change is unknown, or as `HeadOptions`.
+    """
+    if not isinstance(margin, HeadOptions):
+        return HeadOptions(margin=margin, **changes)
+    return replace(margin, **changes) if changes else margin
