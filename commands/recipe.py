@@ -26,13 +26,13 @@ app = typer.Typer(help="Recipes: list, show, run, compare.", no_args_is_help=Tru
 @app.command("list")
 def recipe_list() -> None:
     """Every recipe, a line each."""
-    from fusedface.recipes.backbones import WIDER
+    from fusedface.recipes.backbones import BACKBONES
     from fusedface.recipes.registry import MOBILEFACENET
 
     table = Table("", ["recipe", "what it trains"])
     for name, make in MOBILEFACENET.items():
         table.add_row(name, make().summary)
-    for backbone, described in WIDER.items():
+    for backbone, described in BACKBONES.items():
         table.add_row(f"{backbone}-...", f"each of these on {described}")
     Console().print(table)
 

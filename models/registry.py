@@ -8,9 +8,10 @@ from fusedface.models.backbone import Backbone
 from fusedface.models.iresnet import IResNet18
 from fusedface.models.mbf import MBF, MBFLarge
 from fusedface.models.mobilefacenet import MobileFaceNet
+from fusedface.models.mobilefacenet_relu import MobileFaceNetReLU
 
 MODELS: dict[str, type[Backbone]] = {
-    model.name: model for model in (MobileFaceNet, MBF, MBFLarge, IResNet18)
+    model.name: model for model in (MobileFaceNet, MobileFaceNetReLU, MBF, MBFLarge, IResNet18)
 }
 
 

@@ -12,7 +12,7 @@ from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import read_recipe
 
 
-def _wider(backbone: str, loss: str) -> Recipe:
+def _on_backbone(backbone: str, loss: str) -> Recipe:
     return backbones.on_backbone(mobilefacenet.recipe(loss), backbone)
 
 
@@ -21,8 +21,8 @@ MOBILEFACENET: dict[str, Callable[[], Recipe]] = {
 }
 
 RECIPES: dict[str, Callable[[], Recipe]] = MOBILEFACENET | {
-    f"{backbone}-{loss}": partial(_wider, backbone, loss)
-    for backbone in backbones.WIDER
+    f"{backbone}-{loss}": partial(_on_backbone, backbone, loss)
+    for backbone in backbones.BACKBONES
     for loss in mobilefacenet.LOSSES
 }
 

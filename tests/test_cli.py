@@ -12,6 +12,7 @@ from face_files import write_people
 from typer.testing import CliRunner
 
 from fusedface import cli
+from fusedface.recipes.backbones import BACKBONES
 from fusedface.recipes.host.terminal import visible
 from fusedface.recipes.registry import MOBILEFACENET
 
@@ -43,7 +44,7 @@ def mistake(capsys, monkeypatch, *arguments):
 def test_recipe_list():
     output = invoke("recipe", "list")
     assert all(name in output for name in MOBILEFACENET)
-    assert "iresnet18-..." in output
+    assert all(f"{name}-..." in output for name in BACKBONES)
     assert "IResNet-18: ArcFace" in invoke("recipe", "show", "iresnet18-arcface")
 
 

@@ -91,7 +91,7 @@ def test_embedding_holds_all_layers_after_the_last_spatial_one(name, options):
         expected = model.embedding(model.features(images)).flatten(1)
         assert torch.equal(model(images), expected)
     assert {key.split(".")[1] for key in model.state_dict() if key.startswith("embedding.")} == {
-        "conv" if name == "mobilefacenet" else "linear",
+        "conv" if name.startswith("mobilefacenet") else "linear",
         "bn",
     }
 
@@ -113,12 +113,17 @@ def test_channels_last_gives_the_same_embeddings_and_gradients(name):
 def test_autocast_bfloat16_trains_and_returns_float32(name):
     model = _create(name, **SMALL).to(memory_format=torch.channels_last)
     images = _images(8, SIZE).contiguous(memory_format=torch.channels_last)
-    exact = model(images)
+    # 8 bits of mantissa through up to 50 layers: direction kept, not digits. In evaluation mode: BN over
+    # the few values of a small batch divides by differences that are mostly rounding.
+    model.eval()
+    with torch.no_grad():
+        exact = model(images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.cosine_similarity(model(images), exact).min() > 0.99
+    model.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = model(images)
     assert out.dtype == torch.float32
-    # 8 bits of mantissa through up to 50 layers: direction kept, not digits.
-    assert torch.cosine_similarity(out, exact).min() > 0.98
     out.square().sum().backward()
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:

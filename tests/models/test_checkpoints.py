@@ -54,7 +54,7 @@ def small() -> Backbone:
     return _trained(**SMALL)
 
 
-@pytest.mark.parametrize("name", ["mobilefacenet", "mbf", "iresnet18"])
+@pytest.mark.parametrize("name", ["mobilefacenet", "mobilefacenet_relu", "mbf", "iresnet18"])
 def test_own_format_round_trip(tmp_path, name):
     original = _trained(name, **SMALL)
     torch.save(_own_format(original), tmp_path / "last.pt")

@@ -39,6 +39,17 @@ def test_512_dimensions_published(name, mega_parameters, mega_macs):
     assert count_macs(model) / 1e6 == pytest.approx(mega_macs, abs=0.05)
 
 
+def test_mobilefacenet_relu_is_the_published_network_without_slopes():
+    # a slope a channel: stem, its depthwise, two for each bottleneck's hidden channels, the last 1x1
+    slopes = 64 + 64 + 2 * (5 * 128 + 256 + 6 * 256 + 512 + 2 * 256) + 512
+    model = create("mobilefacenet_relu", embedding_dim=128)
+    assert count_parameters(model) == 1_003_136 - slopes
+    assert count_macs(model) / 1e6 == pytest.approx(220.97, abs=0.005)
+    kinds = {type(m) for m in model.modules()}
+    assert nn.ReLU in kinds
+    assert not any(issubclass(kind, nn.PReLU | nn.ReLU6) for kind in kinds)
+
+
 def test_iresnet18():
     parameters = 27 * 64 + 3 * 64  # stem: convolution, BN and PReLU
     macs = 112**2 * 27 * 64

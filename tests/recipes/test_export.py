@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from fusedface import cli
 from fusedface.data import Images
-from fusedface.models import Backbone, build_from_checkpoint, create
+from fusedface.models import MODELS, Backbone, build_from_checkpoint, create
 from fusedface.models.checkpoints import FORMAT, VERSION
 from fusedface.recipes.export import check, formats
 from fusedface.recipes.export.export import export
@@ -206,6 +206,18 @@ def test_onnx_file_is_one_and_describes_itself(exported):
     described = {p.key: p.value for p in model.metadata_props}
     assert json.loads(described["preprocessing"])["flip"] == "sum"
     assert json.loads(described["backbone"])["embedding_dim"] == 16
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "mobilefacenet"])
+def test_every_backbone(tmp_path, name):
+    torch.manual_seed(0)
+    model = create(name, embedding_dim=16, input_size=(SIZE, SIZE), width=0.25).eval()
+    save(model, tmp_path / "other.pt")
+    export(tmp_path / "other.pt", ["onnx"], tmp_path, console=quiet())
+    found = by_insightface(tmp_path / "other.onnx", faces()[..., ::-1])
+    np.testing.assert_allclose(found, by_pytorch(model, faces()), rtol=0, atol=EXACT)
+    described = {p.key: p.value for p in onnx.load(tmp_path / "other.onnx").metadata_props}
+    assert json.loads(described["backbone"]) == model.config
 
 
 @pytest.mark.parametrize("batch", [1, 4])
