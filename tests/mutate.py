@@ -244,7 +244,7 @@ def judge(
         mutant: the change.
         tests: of `record`.
         killers: how many mutants of this file each module of tests has killed; counted on here.
-        most: seconds of tests, as recorded, after which a mutant has survived.
+        most: seconds of tests, as recorded, after which a mutant has survived; quick ones are taken.
     """
     order = selected(file, mutant, tests, killers, most)
     if not order:
@@ -275,20 +275,21 @@ def selected(
     file: str, mutant: Mutant, tests: dict[str, dict[str, Any]], killers: Counter[str], most: float
 ) -> list[str]:
     """The tests that call the mutant's function, in the order to run them: as `judge`."""
+    seen = [
+        name
+        for name, test in tests.items()
+        if (file, mutant.function) in test["calls"]
+        or (mutant.function is None and any(path == file for path, _ in test["calls"]))
+    ]
     of_module: dict[str, list[str]] = defaultdict(list)
-    for name, test in tests.items():
-        calls = test["calls"]
-        if (file, mutant.function) in calls or (
-            mutant.function is None and any(path == file for path, _ in calls)
-        ):
-            of_module[name.split("::")[0]].append(name)
-    seconds = {m: sum(tests[name]["seconds"] for name in of_module[m]) for m in of_module}
-    order: list[str] = []
-    for module in sorted(of_module, key=lambda m: (-killers[m], seconds[m])):
-        if not order or most >= seconds[module]:
-            order += of_module[module]
-            most -= seconds[module]
-    return order
+    seconds: dict[str, float] = defaultdict(float)
+    for name in sorted(seen, key=lambda name: tests[name]["seconds"]):
+        if not seconds or sum(seconds.values()) + tests[name]["seconds"] <= most:
+            module = name.split("::")[0]
+            of_module[module].append(name)
+            seconds[module] += tests[name]["seconds"]
+    modules = sorted(of_module, key=lambda module: (-killers[module], seconds[module]))
+    return [name for module in modules for name in of_module[module]]
 
 
 def report(results: list[dict[str, str]]) -> str:

@@ -12,6 +12,7 @@ from face_files import write_people
 from typer.testing import CliRunner
 
 from fusedface import cli
+from fusedface.bench import roofline
 from fusedface.recipes.backbones import BACKBONES
 from fusedface.recipes.host.terminal import visible
 from fusedface.recipes.registry import MOBILEFACENET
@@ -107,7 +108,11 @@ def test_data_preview(tmp_path):
     assert (tmp_path / "b.png").exists()
 
 
-def test_bench_kernels(tmp_path):
+def test_bench_kernels(tmp_path, monkeypatch):
+    # The ceilings of the device, of small operands: a large bfloat16 product takes half a minute on a
+    # processor without such arithmetic.
+    for name, size in (("CPU_PRODUCT", 64), ("CPU_COPY", 2**20), ("CPU_EXPS", 2**8)):
+        monkeypatch.setattr(roofline, name, size)
     output = invoke(
         "bench", "kernels", "--shape", "8x300x16", "--phases", "start", "--rounds", 1, "--only", "fused",
         "--no-memory", "--out", tmp_path / "rows.json", "--device", "cpu",
