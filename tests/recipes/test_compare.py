@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -284,7 +285,7 @@ def test_a_stopped_comparison_goes_on(compared, tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     runs = plan(recipes, 1, None, tmp_path / "out")
     while process.poll() is None and not read_result(runs[0]).train:
-        pass
+        time.sleep(0.05)
     process.terminate()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
