@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fusedface.models.preprocessing import Preprocessing
 
-TOTAL_STRIDE = 16  # every backbone here halves its input four times
+TOTAL_STRIDE = 16  # a backbone here halves its input four times, if it does not say otherwise
 # What a recipe or a checkpoint may ask for; every option is part of a file from somewhere.
 MAX_WIDTH, MAX_SIDE, MAX_EMBEDDING_DIM = 4.0, 1024, 4096
 
@@ -82,9 +82,9 @@ class Backbone(nn.Module, ABC):
         return out.to(torch.promote_types(out.dtype, torch.float32))
 
 
-def scale_channels(channels: int, width: float) -> int:
-    """`channels * width` rounded to the nearest multiple of 8, at least 8; exact at width 1."""
-    return max(8, math.floor(channels * width / 8 + 0.5) * 8)
+def scale_channels(channels: int, width: float, divisor: int = 8) -> int:
+    """`channels * width` rounded to the nearest multiple of `divisor`, and at least that."""
+    return max(divisor, math.floor(channels * width / divisor + 0.5) * divisor)
 
 
 def _check_sizes(embedding_dim: int, input_size: tuple[int, int], width: float) -> None:

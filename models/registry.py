@@ -5,13 +5,23 @@ import inspect
 from typing import Any
 
 from fusedface.models.backbone import Backbone
+from fusedface.models.ghostfacenet import GhostFaceNetV1S1, GhostFaceNetV1S2
 from fusedface.models.iresnet import IResNet18
 from fusedface.models.mbf import MBF, MBFLarge
 from fusedface.models.mobilefacenet import MobileFaceNet
 from fusedface.models.mobilefacenet_relu import MobileFaceNetReLU
 
 MODELS: dict[str, type[Backbone]] = {
-    model.name: model for model in (MobileFaceNet, MobileFaceNetReLU, MBF, MBFLarge, IResNet18)
+    model.name: model
+    for model in (
+        MobileFaceNet,
+        MobileFaceNetReLU,
+        MBF,
+        MBFLarge,
+        IResNet18,
+        GhostFaceNetV1S1,
+        GhostFaceNetV1S2,
+    )
 }
 
 

@@ -8,29 +8,34 @@ All have their usual 512 dimensions (docs/models.md). mbf and iresnet18 take sev
 as MobileFaceNet: for a GPU.
 """
 
+import inspect
 from dataclasses import replace
 
+from fusedface.models import MODELS
 from fusedface.recipes.configuration.recipe import Backbone, Recipe
 
 BACKBONES = {
     "mobilefacenet_relu": "MobileFaceNet with ReLU (for phones)",
     "mbf": "mbf (a wider MobileFaceNet)",
     "iresnet18": "IResNet-18",
+    "ghostfacenet_v1_s1": "GhostFaceNetV1-1.3-1",
+    "ghostfacenet_v1_s2": "GhostFaceNetV1-1.3-2",
 }
 """Names in `fusedface.models.MODELS`, and what `recipe list` shows of them."""
 EMBEDDING_DIM = 512
 
 
 def on_backbone(recipe: Recipe, name: str) -> Recipe:
-    """A recipe of MobileFaceNet on another network.
+    """A recipe of MobileFaceNet on another network, at its published width.
 
     Args:
         recipe: whose name begins with "mobilefacenet-".
         name: a key of BACKBONES.
     """
+    width = inspect.signature(MODELS[name]).parameters["width"].default
     return replace(
         recipe,
         name=f"{name}-{recipe.name.removeprefix('mobilefacenet-')}",
         summary=f"{BACKBONES[name]}: {recipe.summary.removeprefix('MobileFaceNet with ')}",
-        backbone=Backbone(name=name, embedding_dim=EMBEDDING_DIM),
+        backbone=Backbone(name=name, embedding_dim=EMBEDDING_DIM, width=width),
     )

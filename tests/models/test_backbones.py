@@ -91,7 +91,7 @@ def test_embedding_holds_all_layers_after_the_last_spatial_one(name, options):
         expected = model.embedding(model.features(images)).flatten(1)
         assert torch.equal(model(images), expected)
     assert {key.split(".")[1] for key in model.state_dict() if key.startswith("embedding.")} == {
-        "conv" if name.startswith("mobilefacenet") else "linear",
+        "conv" if name.startswith(("mobilefacenet", "ghostfacenet")) else "linear",
         "bn",
     }
 
@@ -185,4 +185,6 @@ def test_every_width_runs(name, width, stem):
     with torch.no_grad():
         assert model(_images(1, SIZE)).shape == (1, 16)
     stem *= {"mbf": 2, "mbf_large": 4}.get(name, 1)
+    if name.startswith("ghostfacenet"):  # GhostNet begins with 16 channels, in steps of 4
+        stem = {0.1: 4, 0.5: 8, 1.25: 20, 2.0: 32}[width]
     assert model.get_parameter("stem.conv.weight").shape[0] == stem

@@ -70,6 +70,19 @@ def test_iresnet18():
     assert parameters / 1e6 == pytest.approx(24.03, abs=0.005)  # as published
 
 
+@pytest.mark.parametrize(
+    ("name", "mega_flops"), [("ghostfacenet_v1_s1", 216), ("ghostfacenet_v1_s2", 60)]
+)
+def test_ghostfacenet_published(name, mega_flops):
+    model = create(name)
+    # Keras, which the authors count with, has BN's running statistics among the parameters.
+    statistics = sum(b.numel() for key, b in model.named_buffers() if "running_" in key)
+    counted = (count_parameters(model) + statistics) / 1e6
+    assert round(counted, 1) == 4.1
+    # TensorFlow's profiler counts more than convolutions: 1 to 2 % here.
+    assert 0.98 * mega_flops < count_macs(model) / 1e6 < mega_flops
+
+
 def test_counting_leaves_the_module_as_it_was():
     model = create("mobilefacenet", input_size=(32, 32), embedding_dim=16).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}

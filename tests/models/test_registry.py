@@ -6,7 +6,15 @@ from fusedface.models import MODELS, create
 
 
 def test_names():
-    assert list(MODELS) == ["mobilefacenet", "mobilefacenet_relu", "mbf", "mbf_large", "iresnet18"]
+    assert list(MODELS) == [
+        "mobilefacenet",
+        "mobilefacenet_relu",
+        "mbf",
+        "mbf_large",
+        "iresnet18",
+        "ghostfacenet_v1_s1",
+        "ghostfacenet_v1_s2",
+    ]
     for name, model in MODELS.items():
         assert type(create(name, input_size=(32, 32))) is model
 
