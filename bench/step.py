@@ -87,7 +87,9 @@ class TrainingSteps:
         state, weight = self.head.state, self.head.weight
         with torch.no_grad():
             cos_y = F.cosine_similarity(embeddings, weight[labels])
-            self.head.margin.update_state(Batch(cos_y, embeddings.norm(dim=1), labels), state)
+            self.head.margin.update_state(
+                Batch(cos_y, embeddings.norm(dim=1), labels, labels >= 0), state
+            )
         # The next step updates t in place, perhaps before this one's backward.
         return eager_curricularface(state["t"].clone())(embeddings, weight, labels)
 

@@ -97,7 +97,7 @@ def _margin_loss(
     run = pick_backend(options.backend, embeddings, weight)
 
     with torch.no_grad():
-        before = Batch(*run.target_cosine(embeddings, weight, labels), labels)
+        before = Batch(*run.target_cosine(embeddings, weight, labels), labels, valid)
         if training:
             margin.update_state(before, state)
         # The next batch updates the state in place, perhaps before this one's backward.
@@ -112,7 +112,7 @@ def _margin_loss(
     norms = before.norms
     if margin.learns_norms:
         norms = torch.linalg.vector_norm(embeddings.to(compute_dtype(embeddings, weight)), dim=1)
-    batch = Batch(cos_y, norms, labels, stats)
+    batch = Batch(cos_y, norms, labels, valid, stats)
     target = margin.target(batch, used)
     if options.target_gradient == "straight_through":
         target = cos_y + (target - cos_y).detach()

@@ -31,7 +31,8 @@ def predicted_initial_loss(margin: Margin, num_classes: int, embedding_dim: int)
     norms = torch.full_like(cos_y, math.sqrt(embedding_dim))
     classes = margin.example_labels(num_classes)
     spread = torch.arange(NUM_ROWS) * len(classes) // NUM_ROWS
-    batch = Batch(cos_y, norms, classes[spread])
+    labels = classes[spread]
+    batch = Batch(cos_y, norms, labels, labels >= 0)
     state = {k: torch.tensor(v, dtype=cos_y.dtype) for k, v in margin.initial_state().items()}
     margin.update_state(batch, state)
     target = margin.target(batch, state)

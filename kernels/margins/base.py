@@ -69,13 +69,10 @@ class Batch(NamedTuple):
     """Lengths of the embeddings; with gradient in `target` and `penalty` if the margin `learns_norms`."""
     labels: Tensor
     """Classes, int64; -1 where ignored."""
+    valid: Tensor
+    """Bool, False where the label is ignored."""
     negatives: NegativeStats | None = None
     """In `target` and `penalty`; None before, as the threshold decides what they are."""
-
-    @property
-    def valid(self) -> Tensor:
-        """Bool (B,), False where the label is ignored."""
-        return self.labels >= 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +148,7 @@ class Margin:
         cos = torch.full(labels.shape, cosine, dtype=torch.float64)
         numbers = self.initial_state() | dict(state or {})
         tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()}
-        batch = Batch(cos, torch.ones_like(cos), labels)
+        batch = Batch(cos, torch.ones_like(cos), labels, labels >= 0)
         hard = cos > self.threshold(batch, tensors)
         negative = torch.where(hard, self.reweighting(tensors).value(cos), cos)
         gap = self.s * (negative - self.target(batch, tensors)) + math.log(num_classes - 1)

@@ -61,7 +61,8 @@ def boundary_gap(
 
 def _batch(cos_y: torch.Tensor) -> Batch:
     """Samples with these target cosines and embeddings of length 1, all of one class."""
-    return Batch(cos_y, torch.ones_like(cos_y), torch.zeros_like(cos_y, dtype=torch.int64))
+    labels = torch.zeros_like(cos_y, dtype=torch.int64)
+    return Batch(cos_y, torch.ones_like(cos_y), labels, labels >= 0)
 
 
 def plot_modulation(path: Path) -> None:

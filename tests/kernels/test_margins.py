@@ -25,10 +25,9 @@ ONES = torch.ones_like(ANGLES)
 
 def batch(cos_y, norms=None, valid=None):
     """Samples of class 0 with these target cosines, of length 1 unless given."""
-    labels = torch.zeros(len(cos_y), dtype=torch.int64)
-    if valid is not None:
-        labels[~valid] = -1
-    return Batch(cos_y, torch.ones_like(cos_y) if norms is None else norms, labels)
+    valid = torch.ones(len(cos_y), dtype=torch.bool) if valid is None else valid
+    norms = torch.ones_like(cos_y) if norms is None else norms
+    return Batch(cos_y, norms, valid.long() - 1, valid)
 
 
 @pytest.mark.parametrize("name", all_margins())
