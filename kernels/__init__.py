@@ -14,13 +14,16 @@ from fusedface.kernels.checks import NonFiniteInputError
 from fusedface.kernels.functional import MarginOutput, Modulation, margin_loss
 from fusedface.kernels.initial_loss import predicted_initial_loss
 from fusedface.kernels.margins import (
+    LDAM,
     MARGINS,
     MVAM,
     AdaFace,
     ArcFace,
     Batch,
+    Combined,
     CosFace,
     CurricularFace,
+    MagFace,
     Margin,
     MVArc,
     NormFace,
@@ -40,6 +43,7 @@ STATE_NAMES = tuple(
 """Of whatever any margin or weighting carries from batch to batch, each once."""
 
 __all__ = [
+    "LDAM",
     "MARGINS",
     "MVAM",
     "STATE_NAMES",
@@ -47,10 +51,12 @@ __all__ = [
     "AdaFace",
     "ArcFace",
     "Batch",
+    "Combined",
     "CosFace",
     "CurricularFace",
     "HeadOptions",
     "MVArc",
+    "MagFace",
     "Margin",
     "MarginOutput",
     "Modulation",

@@ -145,9 +145,7 @@ def torchs_own(problem, precision, **options):
         dtype = getattr(torch, precision)
         return (x.to(dtype) @ w.to(dtype).T).double()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(margin_oracle, "cosines", cosines)
-        return margin_oracle.loss_and_gradients(*problem, **options)
+    return margin_oracle.loss_and_gradients(*problem, of_cosines=cosines, **options)
 
 
 @functools.cache

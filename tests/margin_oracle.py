@@ -5,11 +5,26 @@ torch's cross-entropy of them, and gradients are autograd's.
 """
 
 import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from fusedface.kernels import MARGINS, AdaFace, Margin, margin_loss
+from fusedface.kernels import (
+    MARGINS,
+    ArcFace,
+    Combined,
+    CurricularFace,
+    MagFace,
+    Margin,
+    MVArc,
+    margin_loss,
+)
+
+NUM_COUNTED = 200_000  # classes of which LDAM is told how many images they have
 
 
 def inputs(num_rows, num_classes, dim, *, seed=0, dtype=torch.float32, spread=1.0):
@@ -39,74 +54,165 @@ def cosines(embeddings, weight):
     return F.normalize(embeddings, dim=1) @ F.normalize(weight, dim=1).T
 
 
-def target_logit(margin: Margin, cos, norms, state):
-    """T at the cosine of the target, from its angle."""
-    theta = torch.acos(cos.clamp(-1 + 1e-15, 1 - 1e-15))
-    name = margin.name
-    if name == "normface":
-        return cos
-    if name in ("cosface", "mvam"):
-        return cos - margin.m
-    if name == "sphereface":
-        return torch.where(
-            margin.m * theta < math.pi, torch.cos(margin.m * theta), -torch.ones_like(cos)
+class Targets(NamedTuple):
+    """What a formula may use: target cosines, their angles, lengths, labels; (B, 1) or (B,)."""
+
+    cos: Tensor
+    theta: Tensor
+    norms: Tensor
+    labels: Tensor
+    state: dict
+
+
+def arc(margin, of, m):
+    """cos(theta + m), and past theta = pi - m what the official code has there."""
+    lowered = torch.cos(of.theta + m)
+    if margin.easy_margin:
+        return torch.where(of.cos > 0, lowered, of.cos)
+    return torch.where(of.theta < math.pi - m, lowered, of.cos - m * math.sin(m))
+
+
+def sphereface(margin, of):
+    inside = margin.m * of.theta < math.pi
+    return torch.where(inside, torch.cos(margin.m * of.theta), -torch.ones_like(of.cos))
+
+
+def combined(margin, of):
+    moved = margin.m1 * of.theta + margin.m2
+    return torch.where(moved < math.pi, torch.cos(moved), -torch.ones_like(moved)) - margin.m3
+
+
+def adaface(margin, of):
+    centred = of.norms.detach().clamp(0.001, 100) - of.state["norm_mean"]
+    quality = (margin.h * centred / (of.state["norm_std"] + 1e-3)).clamp(-1, 1)
+    moved = (of.theta - margin.m * quality).clamp(1e-3, math.pi - 1e-3)
+    return torch.cos(moved) - margin.m * (1 + quality)
+
+
+def magface(margin, of):
+    share = (of.norms - margin.l_a) / (margin.u_a - margin.l_a)
+    m = margin.l_m + share.clamp(0, 1) * (margin.u_m - margin.l_m)
+    lowered = of.cos * torch.cos(m) - torch.sin(of.theta) * torch.sin(m)
+    if margin.easy_margin:
+        return torch.where(of.cos > 0, lowered, of.cos)
+    return torch.where(of.theta + m < math.pi, lowered, of.cos - m * torch.sin(m))
+
+
+def magface_penalty(margin, of):
+    a = of.norms.clamp(margin.l_a, margin.u_a)
+    return margin.lambda_g * (1 / a + a / margin.u_a**2)
+
+
+def ldam(margin, of):
+    counts = torch.tensor(margin.class_counts, dtype=torch.float64)
+    return of.cos - margin.max_m * counts.min() ** 0.25 / counts[of.labels] ** 0.25
+
+
+def arc_threshold(margin, cos_y):
+    return torch.cos(torch.acos(cos_y.clamp(-1, 1)) + margin.m)
+
+
+def mv(margin, cos, state):
+    return margin.t * cos + margin.t - 1
+
+
+class Formula(NamedTuple):
+    """T, and where it has them: the threshold and N of hard negatives, and what is added to the loss."""
+
+    target: Callable
+    threshold: Callable | None = None
+    hard: Callable | None = None
+    penalty: Callable | None = None
+
+
+FORMULAE = {
+    "normface": Formula(lambda margin, of: of.cos),
+    "cosface": Formula(lambda margin, of: of.cos - margin.m),
+    "arcface": Formula(lambda margin, of: arc(margin, of, margin.m)),
+    "sphereface": Formula(sphereface),
+    "combined": Formula(combined),
+    "mvam": Formula(
+        lambda margin, of: of.cos - margin.m, lambda margin, cos_y: cos_y - margin.m, mv
+    ),
+    "mvarc": Formula(lambda margin, of: arc(margin, of, margin.m), arc_threshold, mv),
+    "curricularface": Formula(
+        lambda margin, of: arc(SimpleNamespace(easy_margin=False), of, margin.m),
+        arc_threshold,
+        lambda margin, cos, state: cos * (state["t"] + cos),
+    ),
+    "adaface": Formula(adaface),
+    "magface": Formula(magface, penalty=magface_penalty),
+    "ldam": Formula(ldam),
+}
+
+
+def formula(margin: Margin) -> Formula:
+    """What is written down here of a margin."""
+    if margin.name not in FORMULAE:
+        raise LookupError(
+            f"the oracle has no formula for the margin {margin.name!r}: write it down"
         )
-    if isinstance(margin, AdaFace):
-        quality = (
-            margin.h * (norms.clamp(0.001, 100) - state["norm_mean"]) / (state["norm_std"] + 1e-3)
-        )
-        quality = quality.clamp(-1, 1)
-        moved = (theta - margin.m * quality).clamp(1e-3, math.pi - 1e-3)
-        return torch.cos(moved) - margin.m * (1 + quality)
-    lowered = torch.cos(theta + margin.m)
-    if getattr(margin, "easy_margin", False):
-        return torch.where(cos > 0, lowered, cos)
-    return torch.where(theta < math.pi - margin.m, lowered, cos - margin.m * math.sin(margin.m))
+    return FORMULAE[margin.name]
+
+
+def targets(cos, norms, labels, state) -> Targets:
+    return Targets(cos, torch.acos(cos.clamp(-1 + 1e-15, 1 - 1e-15)), norms, labels, state)
+
+
+def target_logit(margin: Margin, cos, norms, state, labels=None):
+    """T at the cosine of the target, from its angle; of class 0 unless told."""
+    labels = torch.zeros_like(cos, dtype=torch.int64) if labels is None else labels
+    return formula(margin).target(margin, targets(cos, norms, labels, state))
 
 
 def threshold(margin: Margin, cos_y):
     """The cosine above which a negative is hard, given the target's; None where none ever is."""
-    if margin.name == "mvam":
-        return cos_y - margin.m
-    if margin.name in ("mvarc", "curricularface"):
-        return torch.cos(torch.acos(cos_y.clamp(-1, 1)) + margin.m)
-    return None
+    bar = formula(margin).threshold
+    return None if bar is None else bar(margin, cos_y)
 
 
 def negative_logits(margin: Margin, cos, cos_y, state):
     """N of all cosines (B, C), given the target cosine (B, 1)."""
     bar = threshold(margin, cos_y)
-    if bar is None:
-        return cos
-    is_curricular = margin.name == "curricularface"
-    hard = cos * (state["t"] + cos) if is_curricular else margin.t * cos + margin.t - 1
-    return torch.where(cos > bar, hard, cos)
+    return (
+        cos
+        if bar is None
+        else torch.where(cos > bar, formula(margin).hard(margin, cos, state), cos)
+    )
 
 
-def logits(margin: Margin, embeddings, weight, labels, state, straight_through=False):
-    cos = cosines(embeddings, weight)
-    cos_y = cos.gather(1, labels[:, None])
-    norms = embeddings.detach().norm(dim=1, keepdim=True)
-    target = target_logit(margin, cos_y, norms, state)
+def logits(margin: Margin, embeddings, cos, labels, state, straight_through=False):
+    """Logits (B, C) from all cosines, and what is added to the loss of each sample."""
+    norms, column = embeddings.norm(dim=1)[:, None], labels[:, None]
+    of = targets(cos.gather(1, column), norms, column, state)
+    target = formula(margin).target(margin, of)
     if straight_through:
-        target = cos_y + (target - cos_y).detach()
-    negative = negative_logits(margin, cos, cos_y.detach(), state)
-    return margin.s * negative.scatter(1, labels[:, None], target)
+        target = of.cos + (target - of.cos).detach()
+    negative = negative_logits(margin, cos, of.cos.detach(), state)
+    added = formula(margin).penalty
+    penalty = cos.new_zeros(len(cos)) if added is None else added(margin, of)[:, 0]
+    return margin.s * negative.scatter(1, column, target), penalty
 
 
 def loss_and_gradients(
     margin, embeddings, weight, labels, state, *,
-    gamma=0.0, reduction="mean", ignore_index=-1, straight_through=False,
+    gamma=0.0, reduction="mean", ignore_index=-1, straight_through=False, of_cosines=None,
 ):  # fmt: skip
-    """Per-sample loss (B,) and the gradients of the reduced loss, all float64."""
+    """Per-sample loss (B,) and the gradients of the reduced loss, all float64.
+
+    `of_cosines` makes all cosines of embeddings and weight, where they are not to be the exact ones.
+    """
     x = embeddings.detach().double().requires_grad_()
     w = weight.detach().double().requires_grad_()
     state = {name: float(value) for name, value in state.items()}
     valid = labels != ignore_index
-    z = logits(margin, x, w, labels.where(valid, torch.zeros_like(labels)), state, straight_through)
+    known = labels.where(valid, torch.zeros_like(labels))
+    cos = (of_cosines or cosines)(x, w)
+    z, penalty = logits(margin, x, cos, known, state, straight_through)
     loss = F.cross_entropy(z, labels, reduction="none", ignore_index=ignore_index)
     if gamma:
         loss = (1 - torch.exp(-loss)) ** gamma * loss
+    loss = loss + penalty * valid
     reduced = {"mean": loss.sum() / valid.sum(), "sum": loss.sum(), "none": loss.sum()}[reduction]
     return loss.detach(), *torch.autograd.grad(reduced, (x, w))
 
@@ -117,12 +223,9 @@ def rounded_loss_and_gradients(margin, embeddings, weight, labels, state, dtype,
     def rounded(x, w):
         return (F.normalize(x, dim=1).to(dtype) @ F.normalize(w, dim=1).to(dtype).T).double()
 
-    exact = globals()["cosines"]
-    globals()["cosines"] = rounded
-    try:
-        return loss_and_gradients(margin, embeddings, weight, labels, state, **options)
-    finally:
-        globals()["cosines"] = exact
+    return loss_and_gradients(
+        margin, embeddings, weight, labels, state, of_cosines=rounded, **options
+    )
 
 
 def fresh_state(margin: Margin, dtype=torch.float32, **values):
@@ -133,7 +236,7 @@ def fresh_state(margin: Margin, dtype=torch.float32, **values):
 
 # AdaFace's state is set to the lengths of the test inputs, so that all of its quality range is used.
 def matched_state(margin: Margin, embeddings, dtype=torch.float32):
-    if not isinstance(margin, AdaFace):
+    if "norm_mean" not in margin.initial_state():
         return fresh_state(margin, dtype)
     norms = embeddings.double().norm(dim=1)
     std = norms.std(correction=0).item() + 0.1
@@ -147,9 +250,10 @@ def relative(actual, expected):
 
 def all_margins(s=64.0):
     """One of each registered margin, and the variants that take another branch."""
-    from fusedface.kernels import ArcFace, CurricularFace, MVArc
-
-    margins = {name: cls(s=s) for name, cls in MARGINS.items()}
+    counts = tuple(1 + 7 * i % 300 for i in range(NUM_COUNTED))
+    margins = {name: cls(s=s).with_class_counts(counts) for name, cls in MARGINS.items()}
+    margins["combined m1=1.35"] = Combined(s=s, m1=1.35, m2=0.1, m3=0.05)
+    margins["magface easy"] = MagFace(s=s, l_a=1.0, u_a=30.0, lambda_g=9.0, easy_margin=True)
     margins["arcface easy"] = ArcFace(s=s, easy_margin=True)
     margins["mvarc easy t=1.4"] = MVArc(s=s, easy_margin=True, t=1.4)
     margins["curricularface m=0.3"] = CurricularFace(s=s, m=0.3)

@@ -1,6 +1,7 @@
 """Trigonometry of an angle that is only known by its cosine, safe at 0 and pi."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +20,10 @@ def sine(cos: Tensor) -> Tensor:
     return ((1.0 - cos) * (1.0 + cos)).clamp_min(MIN_SINE**2).sqrt()
 
 
-def cos_plus(cos: Tensor, m: float) -> Tensor:
+def cos_plus(cos: Tensor, m: float | Tensor) -> Tensor:
     """cos(angle + m), any shape."""
-    return cos * math.cos(m) - sine(cos) * math.sin(m)
+    cos_m, sin_m = _cos_sin(m)
+    return cos * cos_m - sine(cos) * sin_m
 
 
 def angle(cos: Tensor) -> Tensor:
@@ -29,16 +31,22 @@ def angle(cos: Tensor) -> Tensor:
     return torch.atan2(sine(cos), cos)
 
 
-def arc_target(cos_y: Tensor, m: float, easy_margin: bool) -> Tensor:
+def arc_target(cos_y: Tensor, m: float | Tensor, easy_margin: bool) -> Tensor:
     """cos(angle + m) where that falls with the angle, else what keeps it falling (ArcFace, official code).
 
     Past angle = pi - m, cos(angle + m) rises again; there the target becomes c - m sin m. With
     `easy_margin` the margin is given only to samples with c > 0.
     """
     lowered = cos_plus(cos_y, m)
+    cos_m, sin_m = _cos_sin(m)
     if easy_margin:
         return torch.where(cos_y > 0, lowered, cos_y)
-    return torch.where(cos_y > -math.cos(m), lowered, cos_y - m * math.sin(m))
+    return torch.where(cos_y > -cos_m, lowered, cos_y - m * sin_m)
+
+
+def _cos_sin(m: float | Tensor) -> tuple[Any, Any]:
+    """Of one margin, or of one for each sample."""
+    return (m.cos(), m.sin()) if isinstance(m, Tensor) else (math.cos(m), math.sin(m))
 
 
 def require_angle(name: str, value: float) -> None:

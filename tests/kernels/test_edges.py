@@ -55,6 +55,8 @@ def test_target_cosine_of_plus_and_minus_one(name, backend):
     assert (
         out.per_sample_loss.double() - loss
     ).abs().max() < 1e-3  # 64 * the bound on the sine, at most
+    if margin.learns_norms:
+        return  # its penalty does pull on the length
     x = embeddings.double()
     along = (dx.double() * x).sum(dim=1) / x.norm(dim=1)
     assert along.abs().max() < 1e-4 * dx.abs().max().clamp_min(1e-6)

@@ -14,7 +14,7 @@ from margin_oracle import (
     run,
 )
 
-from fusedface.kernels import CurricularFace, MVArc, NormFace, chunked, margin_loss
+from fusedface.kernels import CurricularFace, MagFace, MVArc, NormFace, chunked, margin_loss
 from fusedface.kernels.products import bfloat16_is_fast
 
 BACKENDS = ["reference", "chunked"]
@@ -61,7 +61,9 @@ OPTIONS = [
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("name", ["arcface", "mvarc", "curricularface", "adaface"])
+@pytest.mark.parametrize(
+    "name", ["arcface", "mvarc", "curricularface", "adaface", "magface", "ldam"]
+)
 def test_options(name, options, backend):
     embeddings, weight, labels = inputs(48, 301, 32)
     if "ignore_index" in options:
@@ -108,6 +110,20 @@ def test_gradcheck(name, backend):
         ).loss  # fmt: skip
 
     assert torch.autograd.gradcheck(losses, (embeddings.requires_grad_(), weight.requires_grad_()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradcheck_through_the_lengths(backend):
+    """MagFace's margin and penalty depend on them; nothing is held fixed here."""
+    margin = MagFace(s=8.0, l_a=0.5, u_a=12.0, lambda_g=3.0)
+    embeddings, weight, labels = inputs(6, 11, 5, dtype=torch.float64, seed=3)
+    labels[1] = -1
+    assert ((embeddings.norm(dim=1) > 0.5) & (embeddings.norm(dim=1) < 12.0)).sum() > 3
+
+    def losses(x):
+        return margin_loss(x, weight, labels, margin, backend=backend, reduction="none").loss
+
+    assert torch.autograd.gradcheck(losses, (embeddings.requires_grad_(),))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -7,12 +7,16 @@ import torch
 from margin_oracle import all_margins, fresh_state, target_logit
 
 from fusedface.kernels import (
+    LDAM,
     MARGINS,
     MVAM,
     AdaFace,
     ArcFace,
+    Combined,
     CosFace,
     CurricularFace,
+    MagFace,
+    Margin,
     MVArc,
     SphereFace,
 )
@@ -157,6 +161,10 @@ def test_the_threshold_of_arc_margins_has_no_branch(name):
         (lambda: ArcFace(s=1e300), ["s must", "1e+300", "1e6"]),
         (lambda: ArcFace(s=1e-300), ["s must", "1e-300", "1e-6"]),
         (lambda: AdaFace(h=0.0), ["h must"]),
+        (lambda: MagFace(u_a=5.0), ["u_a must", "l_a = 10", "5.0"]),
+        (lambda: MagFace(u_m=0.1), ["u_m must", "l_m = 0.45"]),
+        (lambda: Combined(m1=0.5), ["m1 must", "0.5"]),
+        (lambda: LDAM(max_m=2.0), ["max_m must", "2.0"]),
     ],
 )
 def test_bad_parameters_are_refused(make, words):
@@ -179,3 +187,75 @@ def test_parameters_of_the_wrong_kind_are_refused(make, words):
     with pytest.raises(TypeError) as error:
         make()
     assert all(word in str(error.value) for word in words)
+
+
+def test_the_base_is_the_identity():
+    """No margin, no re-weighting, no state, nothing added: a subclass adds only what is its own."""
+
+    class Plain(Margin):
+        name = "plain"
+
+    margin, cos = Plain(), ANGLES.cos()
+    assert torch.equal(margin.target(batch(cos), {}), cos)
+    assert torch.equal(margin.threshold(batch(cos), {}), cos)
+    assert margin.reweighting({}) == (0.0, 1.0, 0.0)
+    assert margin.penalty(batch(cos), {}) is None
+    assert margin.initial_state() == {}
+
+
+def test_the_oracle_refuses_what_it_does_not_know():
+    class Unheard(Margin):
+        name = "unheard"
+
+    with pytest.raises(LookupError, match="unheard"):
+        target_logit(Unheard(), ANGLES.cos(), ONES, {})
+
+
+@pytest.mark.parametrize(
+    ("combined", "margin"),
+    [
+        (Combined(m1=1.4, m2=0.0, m3=0.0), SphereFace(m=1.4)),
+        (Combined(m1=1.0, m2=0.0, m3=0.35), CosFace(m=0.35)),
+        (Combined(m1=1.0, m2=0.5, m3=0.0), ArcFace(m=0.5)),
+    ],
+    ids=["sphereface", "cosface", "arcface"],
+)
+def test_the_combined_margin_holds_the_others(combined, margin):
+    """Where theta + m < pi: past it ArcFace has its branch and the combined margin its bound."""
+    cos = ANGLES[math.pi - 0.5 > ANGLES].cos()
+    torch.testing.assert_close(combined.target(batch(cos), {}), margin.target(batch(cos), {}))
+
+
+def test_magface_follows_the_lengths():
+    """The figures of its paper: margins .45 to .8 between lengths 10 and 110, and no slope beyond."""
+    margin = MagFace()
+    cos_y = torch.full((5,), 0.6, dtype=torch.float64)
+    norms = torch.tensor([1.0, 10.0, 60.0, 110.0, 500.0], dtype=torch.float64, requires_grad=True)
+    theta = math.acos(0.6)
+    expected = torch.tensor([theta + m for m in (0.45, 0.45, 0.625, 0.8, 0.8)]).double().cos()
+    torch.testing.assert_close(
+        margin.target(batch(cos_y, norms), {}), expected, rtol=1e-6, atol=1e-7
+    )
+    penalty = margin.penalty(batch(cos_y, norms), {})
+    torch.testing.assert_close(penalty[2], torch.tensor(35 * (1 / 60 + 60 / 110**2)).double())
+    (slope,) = torch.autograd.grad(penalty.sum(), norms)
+    assert slope[[0, 4]].tolist() == [0.0, 0.0]
+    assert slope[2].item() == pytest.approx(35 * (1 / 110**2 - 1 / 60**2))
+
+
+def test_ldam_margins():
+    """Classes of 1, 16 and 81 images: the largest margin, a half and a third of it."""
+    margin = LDAM(max_m=0.6).with_class_counts((16, 1, 81))
+    labels = torch.tensor([0, 1, 2, -1])
+    of = Batch(torch.zeros(4).double(), torch.ones(4), labels, labels >= 0)
+    target = margin.target(of, {})[:3]
+    torch.testing.assert_close(target, -torch.tensor([0.3, 0.6, 0.2], dtype=torch.float64))
+    assert margin.with_class_counts((5, 5)) is margin
+    expected = [math.log1p(2 * math.exp(64 * m)) for m in (0.3, 0.6, 0.2)]
+    assert margin.collapse_loss(3) == pytest.approx(sum(expected) / 3)
+    with pytest.raises(ValueError, match=r"class_counts .*with_class_counts"):
+        LDAM().target(of, {})
+    with pytest.raises(ValueError, match=r"of 2 classes, got label 2"):
+        LDAM(class_counts=(3, 4)).target(of, {})
+    with pytest.raises(ValueError, match="at least 1 each, got 0"):
+        LDAM(class_counts=(3, 0))

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -14,15 +15,15 @@ from rich.console import Console
 from tiny_run import NUM_IDENTITIES, NUM_IMAGES, tiny_recipe, write_faces
 
 from fusedface.data import SomeIdentities, open_source
-from fusedface.kernels import ArcFace, margin_loss
-from fusedface.models import build_from_checkpoint
+from fusedface.kernels import LDAM, AdaFace, ArcFace, CurricularFace, SelfPaced, margin_loss
+from fusedface.models import MarginHead, build_from_checkpoint
 from fusedface.recipes.configuration.settings import override, with_data
 from fusedface.recipes.run import pick_device, run_recipe
 from fusedface.recipes.run_directory.figures import mean_accuracy
 from fusedface.recipes.training import trainer
 from fusedface.recipes.training.batches import Batches
 from fusedface.recipes.training.faces import Faces, open_faces, sample_pairs
-from fusedface.recipes.training.meter import Meter
+from fusedface.recipes.training.meter import FIGURES, Meter
 from fusedface.recipes.training.precision import pick_precision
 
 CPU = torch.device("cpu")
@@ -460,3 +461,61 @@ def test_generated_people_of_the_evaluation_are_strangers(tmp_path):
     summary = run_recipe(recipe, tmp_path / "run", device="cpu", console=Console(quiet=True))
     assert summary.finished
     assert set(summary.verification) == {"synthetic"}
+
+
+@pytest.mark.parametrize(
+    ("margin", "options"),
+    [(CurricularFace(), {}), (AdaFace(), {}), (ArcFace(), {"weighting": SelfPaced()})],
+    ids=["t", "averages", "bound"],
+)
+def test_every_state_is_measured_by_its_name(margin, options):
+    head = MarginHead(8, 5, margin, **options)
+    meter = Meter(num_classes=5, state_names=tuple(head.state))
+    out = head(torch.eye(8)[:3], torch.tensor([0, 1, 2]))
+    meter.add(out, torch.tensor(1.0), torch.tensor(1.0))
+    figures = meter.take()
+    assert head.state
+    for name, value in head.state.items():
+        assert figures[name] == pytest.approx(value.item())
+
+
+@pytest.mark.parametrize("states", [("t",), (), ("norm_mean", "norm_std")], ids=str)
+def test_measurements_of_an_older_version_go_on(states):
+    """They had a column of t for every loss, NaN where it had none."""
+    meter = Meter(num_classes=5, state_names=states)
+    rows = torch.arange(2.0 * (len(FIGURES) + 1)).view(2, -1)
+    meter.restore(rows, torch.device("cpu"))
+    figures = meter.take()
+    assert figures["loss"] == rows[:, 0].mean()
+    assert figures["modulation_max"] == rows[:, -2].mean()
+    assert set(figures) == {*FIGURES, *(("t",) if states == ("t",) else ())}
+
+
+def test_a_margin_is_told_how_many_images_a_class_has(tmp_path, faces):
+    """LDAM trains on a folder whose classes are of different sizes, as it does on given counts."""
+    people = tmp_path / "people"
+    shutil.copytree(faces / "train", people)
+    for image in sorted((people / "person00").iterdir())[:2]:
+        image.unlink()
+    settings = (
+        "head.margin=ldam",
+        "head.margin.s=16.0",
+        "schedule.steps=3",
+        f"data.source={people}",
+    )
+    summary = run(faces, tmp_path / "run", *settings)
+    counts = (NUM_IMAGES - 2, *[NUM_IMAGES] * (NUM_IDENTITIES - 1))
+    told = LDAM(s=16.0, class_counts=counts).collapse_loss(NUM_IDENTITIES)
+    assert summary.collapse_loss == told
+    assert told != LDAM(s=16.0, class_counts=(6,) * 6).collapse_loss(NUM_IDENTITIES)
+
+
+def test_self_paced_learning_keeps_and_logs_its_bound(tmp_path, faces):
+    settings = ("head.margin=arcface", "head.weighting=self_paced", "head.weighting.growth=1.5")
+    run(faces, tmp_path / "run", *settings, "schedule.steps=4")
+    bounds = [line["loss_bound"] for line in metrics(tmp_path / "run") if line["kind"] == "train"]
+    assert len(bounds) == 2
+    # A line is the mean over two steps, in each of which the bound grew.
+    assert bounds[1] / bounds[0] == pytest.approx(1.5**2, rel=1e-5)
+    last = bounds[1] * 2 / 2.5 * 1.5
+    assert weights(tmp_path / "run")["head.loss_bound"].item() == pytest.approx(last, rel=1e-5)

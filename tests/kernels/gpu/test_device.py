@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import margin_oracle
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,7 +82,7 @@ def test_options(name, options):
         assert relative(actual, expected) < FLOAT32
 
 
-def torchs_own(problem, precision, monkeypatch):
+def torchs_own(problem, precision):
     """Loss and gradients from torch's products of unit rows in `precision`, all else in float64."""
     margin, embeddings, weight, labels, state = problem
     dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
@@ -94,11 +93,10 @@ def torchs_own(problem, precision, monkeypatch):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")  # tf32
     try:
-        with monkeypatch.context() as patch:
-            patch.setattr(margin_oracle, "cosines", cosines)
-            out = loss_and_gradients(
-                margin, *on_device(embeddings, weight, labels), state, reduction="sum"
-            )
+        out = loss_and_gradients(
+            margin, *on_device(embeddings, weight, labels), state,
+            reduction="sum", of_cosines=cosines,
+        )  # fmt: skip
     finally:
         torch.set_float32_matmul_precision(before)
     return [tensor.cpu() for tensor in out]

@@ -1,0 +1,72 @@
+"""LDAM: a margin that is larger for classes of few images."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fusedface.kernels.margins.base import Batch, Margin, State
+from fusedface.kernels.records import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class LDAM(Margin):
+    """T(c) = c - m_y, m_j = max_m (n_min / n_j)^(1/4) (Cao et al., "LDAM", NeurIPS 2019, eq. 13).
+
+    n_j is the number of training images of class j, n_min the least of them. The authors' code has s = 30.
+
+    Args:
+        max_m: the largest margin, that of the rarest class, on the cosine, 0 <= max_m < 2.
+        s: scale.
+        class_counts: n_j of every class, at least 1 each; a run takes them from its training images.
+    """
+
+    max_m: float = 0.5
+    class_counts: tuple[int, ...] = field(default=(), repr=False)
+
+    name: ClassVar[str] = "ldam"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            "max_m", self.max_m, 0.0 <= self.max_m < 2.0, "a difference of cosines, 0 <= max_m < 2"
+        )
+        least = min(self.class_counts, default=1)
+        if least < 1:
+            raise ValueError(f"class_counts must be at least 1 each, got {least}")
+
+    def with_class_counts(self, counts: tuple[int, ...]) -> "LDAM":
+        """The margin for these classes; as it is if it has been told its own."""
+        return self if self.class_counts else replace(self, class_counts=counts)
+
+    def example_labels(self, num_classes: int) -> Tensor:
+        """Every class."""
+        return torch.arange(num_classes)
+
+    def target(self, batch: Batch, state: State) -> Tensor:
+        """T(c), (B,)."""
+        if not self.class_counts:
+            raise ValueError(
+                "class_counts of the margin ldam must say how many images each class has; "
+                "margin.with_class_counts(counts) takes them"
+            )
+        if batch.labels.device.type == "cpu" and batch.labels.max() >= len(self.class_counts):
+            raise ValueError(
+                f"class_counts of the margin ldam are of {len(self.class_counts)} classes, "
+                f"got label {int(batch.labels.max())}"
+            )
+        margins = self._margins_on(batch.cos_y.device)
+        return batch.cos_y - margins[batch.labels.clamp_min(0)].to(batch.cos_y.dtype)
+
+    def _margins_on(self, device: torch.device) -> Tensor:
+        """m_j, (C,) float64; copied to a device once."""
+        if device not in self._margins:
+            counts = torch.tensor(self.class_counts, dtype=torch.float64)
+            self._margins[device] = (self.max_m * (counts.min() / counts) ** 0.25).to(device)
+        return self._margins[device]
+
+    @cached_property
+    def _margins(self) -> dict[torch.device, Tensor]:
+        return {}
