@@ -152,6 +152,7 @@ def test_the_threshold_of_arc_margins_has_no_branch(name):
         (lambda: MVArc(t=0.2), ["t must", "0.2", "did you mean 1 + t = 1.2"]),
         (lambda: MVAM(t=0.12), ["did you mean 1 + t = 1.12"]),
         (lambda: ArcFace(m=28.6), ["m must", "radians", "28.6"]),
+        (lambda: ArcFace(m=math.pi), ["m must", "3.14"]),
         (lambda: CurricularFace(m=-0.1), ["m must", "-0.1"]),
         (lambda: CurricularFace(t_momentum=0.0), ["t_momentum", "0.0"]),
         (lambda: CosFace(m=2.5), ["m must", "2.5"]),
