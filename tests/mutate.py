@@ -1,6 +1,6 @@
 """Mutation testing: change the code in one place, and see whether a test notices.
 
-    python tests/mutate.py --sample 200 --seed 0                      kernels, training, evaluation
+    python tests/mutate.py --each 15 --seed 0                         kernels, training, evaluation
     python tests/mutate.py kernels/unit.py recipes/training/optim.py  these, every mutant
     python tests/mutate.py --replace data/align.py OLD NEW            one mutant of your own
 
@@ -8,12 +8,15 @@ Works on a copy below build/mutation, in one process. First it runs the tests on
 functions each calls, which takes some minutes; later only modules of tests that are new or changed, or all
 with --record. A mutant then meets only the tests that call its function, until one fails: first those of
 the module that has found most mutants of its file, then quick modules. Code that runs at import meets the
-tests of its file. What is done is kept: the same command goes on where it was stopped, and --again repeats
-survivors after tests were written. The score of a file is the share of its mutants that some test noticed.
+tests of its file. What is done is kept: the same command goes on where it was stopped, by hand or by
+--minutes, and --again repeats survivors after tests were written. The score of a file is the share of its
+mutants that some test noticed. With --each N it is of N mutants a file, drawn by the seed, or of all where
+there are fewer; a larger N adds to a smaller one.
 """
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -31,7 +34,8 @@ from mutation.mutants import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "mutation"
-TREE, SITE, REACH, DONE = (BUILD / name for name in ("tree", "site", "reach.json", "results.jsonl"))
+TREE, SITE = BUILD / "tree", BUILD / "site"
+FOUND, REACH, DONE = (BUILD / name for name in ("found.json", "reach.json", "results.jsonl"))
 TARGETS = (
     "kernels", "kernels/margins", "recipes/evaluation", "data/pairs.py",
     *(f"recipes/training/{name}.py" for name in (
@@ -50,6 +54,7 @@ IMPORTED = (
     "matplotlib.pyplot", "hypothesis", "pytest", "rich.console", "typer", "albumentations", "tomli_w",
 )  # fmt: skip
 MEMORY = 24 << 30  # bytes of address space; a mutant may ask for any
+LOOPS = 3  # times its processor time a test may compute
 SLOWER = 10  # times its processor time a test may take: it waits, on a busy machine most of all
 
 
@@ -58,21 +63,23 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="*", default=TARGETS, help="files or folders")
-    parser.add_argument("--sample", type=int, help="so many mutants, drawn at random")
+    parser.add_argument("--each", type=int, help="so many mutants a file, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60.0, help="of tests a mutant, at most")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many")
     parser.add_argument("--record", action="store_true", help="again which test calls what")
     parser.add_argument("--again", action="store_true", help="repeat survivors")
     parser.add_argument("--replace", nargs=3, action="append", metavar=("FILE", "OLD", "NEW"))
     arguments = parser.parse_args()
 
+    stop = time.monotonic() + 60 * arguments.minutes
     copy_tree()
     prepare()
-    tests = record(arguments.record)
+    tests = record(arguments.record, stop)
     todo = (
         [replaced(*texts) for texts in arguments.replace]
         if arguments.replace
-        else chosen(arguments.files, arguments.sample, arguments.seed)
+        else chosen(arguments.files, arguments.each, arguments.seed)
     )
     done = {} if arguments.replace else known_results(arguments.again)
     killers: dict[str, Counter[str]] = defaultdict(Counter)
@@ -83,6 +90,9 @@ def main() -> int:
     for i, (file, mutant) in enumerate(todo, start=1):
         key = sha256(f"{file}\n{mutant.source}".encode()).hexdigest()[:16]
         if key not in done:
+            if time.monotonic() > stop:
+                print(f"stopped after {i - 1} of {len(todo)} mutants")
+                break
             outcome, by = judge(file, mutant, tests, killers[file], arguments.seconds)
             done[key] = {
                 "key": key,
@@ -99,15 +109,21 @@ def main() -> int:
     return 0
 
 
-def chosen(files: Iterable[str], sample: int | None, seed: int) -> list[tuple[str, Mutant]]:
-    """The mutants to try: all in the order of the files, or the first of them when they are shuffled."""
+def chosen(files: Iterable[str], each: int | None, seed: int) -> list[tuple[str, Mutant]]:
+    """The mutants to try: all in the order of the files, or `each` of every file, drawn at random.
+
+    What is drawn from a file depends on that file and the seed only. The first of every file come first,
+    then the second ones: a run that is stopped has looked at all files.
+    """
     paths = [p for f in files for p in (sorted((TREE / f).glob("*.py")) or [TREE / f])]
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise SystemExit(f"no such file: {', '.join(missing)}")
-    every = [(str(p.relative_to(TREE)), m) for p in paths for m in mutants(p.read_text("utf-8"))]
-    if sample is not None:
-        random.Random(seed).shuffle(every)
-    return every[:sample]
+    every = {str(p.relative_to(TREE)): list(mutants(p.read_text("utf-8"))) for p in paths}
+    if each is None:
+        return [(file, mutant) for file, of_file in every.items() for mutant in of_file]
+    for of_file in every.values():
+        random.Random(seed).shuffle(of_file)
+    return [(file, m[i]) for i in range(each) for file, m in every.items() if i < len(m)]
 
 
 def replaced(file: str, old: str, new: str) -> tuple[str, Mutant]:
@@ -160,7 +176,13 @@ def prepare() -> None:
 def run_tests(
     arguments: list[str], seconds: float | None, order: dict[str, int] | None
 ) -> tuple[int | None, str]:
-    """pytest in a fork; its exit code, None where it was stopped, and the first test that failed."""
+    """pytest in a fork; its exit code, None where it was stopped, and the first test that failed.
+
+    Args:
+        arguments: of pytest.
+        seconds: the processor time that the tests need without a mutant; None for no limit.
+        order: the tests to run, each with its position; None for all.
+    """
     said = BUILD / "output.txt"
     child = os.fork()
     if child == 0:
@@ -174,22 +196,30 @@ def run_tests(
         import pytest
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        if seconds is not None:
+            resource.setrlimit(resource.RLIMIT_CPU, (30 + int(LOOPS * seconds),) * 2)  # SIGKILL
 
         sys.dont_write_bytecode = order is not None
         plugins = [] if order is None else [_Selected(order)]
         os._exit(int(pytest.main([*arguments, f"--basetemp={BUILD}/tmp"], plugins=plugins)))
-    end = time.monotonic() + (seconds or 1e9)
-    while time.monotonic() < end:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            text = said.read_text("utf-8", errors="replace")
-            failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
-            name = failed[0].split(" - ")[0].split(" ", 1)[1] if failed else ""
-            return os.waitstatus_to_exitcode(status), name
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None, ""
+    end = math.inf if seconds is None else time.monotonic() + 60 + SLOWER * seconds
+    try:
+        while time.monotonic() < end:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                child, code = None, os.waitstatus_to_exitcode(status)
+                text = said.read_text("utf-8", errors="replace")
+                failed = [
+                    line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))
+                ]
+                name = failed[0].split(" - ")[0].split(" ", 1)[1] if failed else ""
+                return None if code == -signal.SIGKILL else code, name
+            time.sleep(0.02)
+        return None, ""
+    finally:
+        if child is not None:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 class _Selected:
@@ -205,22 +235,28 @@ class _Selected:
         )
 
 
-def record(everything: bool) -> dict[str, dict[str, Any]]:
-    """Which test calls what and in what time, of every module of tests as it is now."""
+def record(everything: bool, stop: float) -> dict[str, dict[str, Any]]:
+    """Which test calls what and in what time, of every module of tests as it is now.
+
+    Exits between two modules when the clock is past `stop`, and goes on from there the next time.
+    """
     known = json.loads(REACH.read_text("utf-8")) if REACH.exists() and not everything else {}
     digests = {m: sha256((TREE / m).read_bytes()).hexdigest()[:16] for m in test_modules()}
     known = {m: entry for m, entry in known.items() if entry["digest"] == digests.get(m)}
-    if new := [module for module in digests if module not in known]:
-        print(f"recording what the tests of {len(new)} modules call ...", flush=True)
-        found = BUILD / "found.json"
-        os.environ["FUSEDFACE_REACH"] = str(found)
-        code, name = run_tests([*QUICK[1:], "-p", "mutation.reach", *new], None, None)
+    new = [module for module in digests if module not in known]
+    for i, module in enumerate(new):
+        if time.monotonic() > stop:
+            raise SystemExit(f"stopped: what {len(new) - i} modules of tests call is not recorded")
+        print(f"recording what {module} calls ({i + 1} of {len(new)})", flush=True)
+        FOUND.write_text("{}", encoding="utf-8")
+        os.environ["FUSEDFACE_REACH"] = str(FOUND)
+        code, name = run_tests([*QUICK[1:], "-p", "mutation.reach", module], None, None)
         del os.environ["FUSEDFACE_REACH"]
         if code != 0:
-            print(f"without a mutant pytest ends with {code} {name}: see {BUILD / 'output.txt'}")
-        known |= {module: {"digest": digests[module], "tests": {}} for module in new}
-        for test, entry in json.loads(found.read_text("utf-8")).items():
-            known[test.split("::")[0]]["tests"][test] = entry
+            output = (BUILD / "output.txt").read_text("utf-8", errors="replace")
+            print(f"{output}without a mutant pytest ends with {code} {name}", flush=True)
+        found = json.loads(FOUND.read_text("utf-8"))
+        known[module] = {"digest": digests[module], "tests": found}
         REACH.write_text(json.dumps(known), encoding="utf-8")
     tests = {name: entry for module in known.values() for name, entry in module["tests"].items()}
     for entry in tests.values():
@@ -256,12 +292,12 @@ def judge(
         os.utime(path, (0, 0))  # no compiled file is of that time
         first = [name for name in order if name.split("::")[0] == order[0].split("::")[0]]
         for part in (first, order[len(first) :]):  # most mutants need no more than one module
-            limit = 30 + SLOWER * sum(tests[name]["seconds"] for name in part)
+            seconds = sum(tests[name]["seconds"] for name in part)
             modules = dict.fromkeys(name.split("::")[0] for name in part)
             positions = {name: i for i, name in enumerate(part)}
-            code, failed = run_tests([*QUICK, *modules], limit, positions) if part else (0, "")
+            code, failed = run_tests([*QUICK, *modules], seconds, positions) if part else (0, "")
             if code is None:
-                return "time-out", f"after {limit:.0f} s"
+                return "time-out", f"tests of {seconds:.0f} s"
             if code != 0:
                 killers[failed.split("::")[0]] += 1
                 return "killed", failed or f"exit code {code}"
