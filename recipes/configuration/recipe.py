@@ -99,7 +99,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optim:
-    """SGD with Nesterov momentum; batch normalisation, PReLU and biases are never decayed."""
+    """SGD with Nesterov momentum; biases, slopes and scales are never decayed."""
 
     lr: float = 0.1
     """Learning rate after the warm-up."""
