@@ -5,6 +5,7 @@ import inspect
 from typing import Any
 
 from fusedface.models.backbone import Backbone
+from fusedface.models.edgeface import EdgeFaceS, EdgeFaceXS
 from fusedface.models.ghostfacenet import GhostFaceNetV1S1, GhostFaceNetV1S2
 from fusedface.models.iresnet import IResNet18
 from fusedface.models.mbf import MBF, MBFLarge
@@ -21,6 +22,8 @@ MODELS: dict[str, type[Backbone]] = {
         IResNet18,
         GhostFaceNetV1S1,
         GhostFaceNetV1S2,
+        EdgeFaceXS,
+        EdgeFaceS,
     )
 }
 

@@ -20,6 +20,8 @@ BACKBONES = {
     "iresnet18": "IResNet-18",
     "ghostfacenet_v1_s1": "GhostFaceNetV1-1.3-1",
     "ghostfacenet_v1_s2": "GhostFaceNetV1-1.3-2",
+    "edgeface_xs": "EdgeFace-XS (gamma 0.6)",
+    "edgeface_s": "EdgeFace-S (gamma 0.5)",
 }
 """Names in `fusedface.models.MODELS`, and what `recipe list` shows of them."""
 EMBEDDING_DIM = 512

@@ -92,7 +92,7 @@ def test_embedding_holds_all_layers_after_the_last_spatial_one(name, options):
         assert torch.equal(model(images), expected)
     assert {key.split(".")[1] for key in model.state_dict() if key.startswith("embedding.")} == {
         "conv" if name.startswith(("mobilefacenet", "ghostfacenet")) else "linear",
-        "bn",
+        "norm" if name.startswith("edgeface") else "bn",
     }
 
 
@@ -156,11 +156,15 @@ def test_initial_weights(name):
     for key, layer in model.named_modules():
         if isinstance(layer, nn.PReLU):
             assert (layer.weight == 0.25).all(), key
-        elif isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d):
+        elif isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d | nn.LayerNorm):
             assert (layer.weight == 1).all() and (layer.bias == 0).all(), key  # noqa: PT018
         elif isinstance(layer, nn.Conv2d):
             fan_out = layer.out_channels * layer.kernel_size[0] * layer.kernel_size[1]
-            std = 0.1 if name == "iresnet18" else (2 / fan_out) ** 0.5
+            std = (2 / fan_out) ** 0.5
+            if name == "iresnet18":
+                std = 0.1
+            elif name.startswith("edgeface"):
+                std = 0.02 * 0.8796  # of a normal distribution cut off at two standard deviations
             # The standard deviation of n draws is off by about 1 / sqrt(2 n).
             tolerance = 5 / (2 * layer.weight.numel()) ** 0.5
             assert layer.weight.std().item() == pytest.approx(std, rel=tolerance), key
@@ -187,4 +191,8 @@ def test_every_width_runs(name, width, stem):
     stem *= {"mbf": 2, "mbf_large": 4}.get(name, 1)
     if name.startswith("ghostfacenet"):  # GhostNet begins with 16 channels, in steps of 4
         stem = {0.1: 4, 0.5: 8, 1.25: 20, 2.0: 32}[width]
+    elif name == "edgeface_xs":  # 32 channels in steps of 4, at least 8
+        stem = {0.1: 8, 0.5: 16, 1.25: 40, 2.0: 64}[width]
+    elif name == "edgeface_s":  # 48 channels in steps of 8
+        stem = {0.1: 8, 0.5: 24, 1.25: 64, 2.0: 96}[width]
     assert model.get_parameter("stem.conv.weight").shape[0] == stem

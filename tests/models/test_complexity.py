@@ -83,6 +83,37 @@ def test_ghostfacenet_published(name, mega_flops):
     assert 0.98 * mega_flops < count_macs(model) / 1e6 < mega_flops
 
 
+@pytest.mark.parametrize(
+    ("name", "mega_parameters", "mega_flops"),
+    [("edgeface_xs", 1.77, 154.00), ("edgeface_s", 3.65, 306.12)],
+)
+def test_edgeface_published(name, mega_parameters, mega_flops):
+    model = create(name)
+    assert round(count_parameters(model) / 1e6, 2) == mega_parameters
+    # Two for each multiply-add, products of the attention included, and one for each bias of a convolution.
+    biases = 0
+
+    def add(_layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        nonlocal biases
+        biases += output.numel()
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(add)
+    macs = count_macs(model)
+    assert round((2 * macs + biases) / 1e6, 2) == mega_flops
+
+
+def test_products_of_attention_count():
+    class Attention(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            x = images.flatten(2)  # (1, 3, 20)
+            return (x @ x.transpose(1, 2)) @ x
+
+    module = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), Attention())
+    assert count_macs(module, (4, 5)) == 20 * 3 * 3 + 3 * 3 * 20 + 3 * 3 * 20
+
+
 def test_counting_leaves_the_module_as_it_was():
     model = create("mobilefacenet", input_size=(32, 32), embedding_dim=16).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -14,6 +14,8 @@ def test_names():
         "iresnet18",
         "ghostfacenet_v1_s1",
         "ghostfacenet_v1_s2",
+        "edgeface_xs",
+        "edgeface_s",
     ]
     for name, model in MODELS.items():
         assert type(create(name, input_size=(32, 32))) is model

@@ -42,6 +42,18 @@ def test_the_decay_of_each_parameter(name):
     assert seen == {0.0, 4e-5, 4e-4}
 
 
+@pytest.mark.parametrize("name", ["edgeface_xs", "edgeface_s"])
+def test_scales_of_edgeface_are_not_decayed(name):
+    model, head = build(name)
+    groups = {group["name"]: group["params"] for group in parameter_groups(model, head, Optim())}
+    undecayed = {id(parameter) for parameter in groups["undecayed"]}
+    scales = [key for key in model.state_dict() if key.endswith(("temperature", "scale.weight"))]
+    # a temperature and two scales for each of three attention blocks, a scale for each of fifteen others
+    assert len(scales) == 3 * 3 + 15
+    norms = [f"{key}.weight" for key, m in model.named_modules() if isinstance(m, nn.LayerNorm)]
+    assert {id(model.get_parameter(key)) for key in scales + norms} <= undecayed
+
+
 def test_two_steps_by_hand():
     """Sutskever's form as torch has it: v <- mu v + g, w <- w - lr (g + mu v), with g = dL/dw + wd w."""
     torch.manual_seed(0)
