@@ -64,7 +64,7 @@ def compare(old: Path, new: Path) -> tuple[str, list[Change]]:
     """The unit of the figures, and the change of each row that either file has.
 
     Raises:
-        ValueError: a file is no result, they are of different benchmarks, or of one without times.
+        ValueError: a file is not a result, they are of different benchmarks, or of one without times.
     """
     before, after = read(old), read(new)
     kind = before["benchmark"]

@@ -58,9 +58,9 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+        raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(document, dict) or not {"benchmark", "machine", "rows"} <= document.keys():
-        raise ValueError(f"{path} is no result of a benchmark: give a file that --out wrote")
+        raise ValueError(f"{path} is not a result of a benchmark: give a file that --out wrote")
     return document
 
 

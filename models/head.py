@@ -35,7 +35,7 @@ class MarginHead(nn.Module):
         options: the fields of `HeadOptions` by name, such as `backend="chunked"`.
 
     Raises:
-        TypeError: `margin` is no margin, or an option is unknown or of the wrong kind.
+        TypeError: `margin` is not a margin, or an option is unknown or of the wrong kind.
         ValueError: a size or an option is out of its range.
     """
 

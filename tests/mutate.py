@@ -43,7 +43,7 @@ TARGETS = (
     *(f"recipes/run_directory/{name}.py" for name in ("metrics", "verdict")),
 )  # fmt: skip
 TESTS = ("tests/kernels/test_", "tests/models/test_head", "tests/data/", "tests/recipes/")
-# Slow, and of what is no target.
+# Slow, and of what is not a target.
 LEFT_OUT = (
     "tests/kernels/test_gpu_interpreter", "tests/data/test_synthetic_render", *(
         f"tests/recipes/test_{n}" for n in ("broken_runs", "compare", "curves", "export", "plots")),

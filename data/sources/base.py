@@ -165,7 +165,7 @@ class SomeImages(Images):
 
 
 class SomeIdentities(SomeImages, FaceSource):
-    """Some of the identities of a source, numbered anew in their order.
+    """Some of the identities of a source, numbered again in their order.
 
     Args:
         source: of all of them.

@@ -34,7 +34,7 @@ FOREIGN_BEGINNINGS = (
 )
 # No others: Pillow would hand an EPS file to Ghostscript, which runs it.
 IMAGE_KINDS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
-# An aligned face has 12,544 pixels. A file that unpacks to more than this many is no face crop, and
+# An aligned face has 12,544 pixels. A file that unpacks to more than this many is not a face crop, and
 # may be made to fill the memory.
 MAX_PIXELS = 16_000_000
 MAX_IMAGE_BYTES = 1 << 26  # 64 MiB, more than MAX_PIXELS take uncompressed
@@ -152,5 +152,5 @@ def is_image_name(path: Path) -> bool:
 
 
 def printable(text: str) -> str:
-    """Text that any file takes: what is no Unicode in a file's name is escaped."""
+    """Text that any file takes: bytes of a file's name that are not Unicode are escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -16,7 +16,7 @@ def inside_path(text: str, root: Path, where: str) -> str:
     try:
         inside, target = root.resolve(), (root / text).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
-        raise ValueError(f"{where}: {text[:80]!r} is no path: {error}") from None
+        raise ValueError(f"{where}: {text[:80]!r} is not a path: {error}") from None
     if any(len(part.encode()) > MAX_NAME_BYTES for part in Path(text).parts):
         raise ValueError(f"{where}: {text[:80]!r}... is too long for a file's name")
     if len(os.fsencode(root / text)) > MAX_PATH_BYTES:
@@ -37,4 +37,4 @@ def read_lines(path: Path) -> list[str]:
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text (byte {error.start})") from None
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None

@@ -86,7 +86,7 @@ class Margin:
         s: the scale of the logits, 1e-6 <= s <= 1e6.
 
     Raises:
-        TypeError: a parameter is no number, or no bool where one is asked for.
+        TypeError: a parameter is not a number, or not a bool where one is asked for.
         ValueError: a parameter is out of its range.
     """
 

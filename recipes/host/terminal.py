@@ -30,7 +30,7 @@ def visible(text: str, keep: str = "") -> str:
     r"""`text` with every character that would act on a terminal written out, such as \x1b.
 
     Args:
-        text: of any origin; bytes of a file name that are no UTF-8 are written out too.
+        text: of any origin; bytes of a file name that are not UTF-8 are written out too.
         keep: characters to leave, such as a newline.
     """
     if text.isascii() and text.isprintable():

@@ -36,12 +36,12 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        ValueError: it is no JSON; the message names the file.
+        ValueError: it is not JSON; the message names the file.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too deep
-        raise ValueError(f"{path} is damaged, it is no JSON: {str(error)[:200]}") from None
+        raise ValueError(f"{path} is damaged, it is not JSON: {str(error)[:200]}") from None
 
 
 def link_or_copy(source: Path, target: Path) -> None:

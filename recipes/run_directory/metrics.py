@@ -96,8 +96,8 @@ def _line(text: bytes, where: str) -> dict[str, Any]:
         line = {}
     if not _is_line(line):
         raise ValueError(
-            f"{where}: {text[:60].decode('utf-8', 'replace')!r} is no line of metrics; restore the file, "
-            "or remove the line"
+            f"{where}: {text[:60].decode('utf-8', 'replace')!r} is not a line of metrics; restore "
+            "the file, or remove the line"
         )
     return line
 

@@ -95,7 +95,7 @@ def read_summary(path: Path) -> Summary:
         summary = Summary(**values)
     except TypeError as error:  # no object, an entry too many or too few
         reason = str(error).removeprefix("Summary.__init__() ")
-        raise ValueError(f"{path} is no summary of a run: {reason[:200]}") from None
+        raise ValueError(f"{path} is not a summary of a run: {reason[:200]}") from None
     for name, hint in get_type_hints(Summary).items():
         if not isinstance(values.get(name), _kinds(hint)) and name in values:
             raise ValueError(f"{path} is damaged: {name} is {str(values[name])[:80]!r}")

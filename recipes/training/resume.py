@@ -34,7 +34,7 @@ def progress_of(checkpoint: Checkpoint, num_steps: int) -> tuple[Progress, Tenso
     values = dict(_entry(checkpoint, "progress"))
     meter = values.pop("meter", None)
     if not (_is_plain(meter) and meter.ndim == 2 and meter.shape[1] >= len(FIGURES)):
-        raise unusable(checkpoint.path, "its progress.meter is no table of measurements")
+        raise unusable(checkpoint.path, "its progress.meter is not a table of measurements")
     try:
         progress = Progress.from_dict(values)
     except ValueError as error:
@@ -86,7 +86,7 @@ def momentum_of(
         values = state[index]
         momentum = values.get("momentum_buffer") if isinstance(values, dict) else None
         if set(values) != {"momentum_buffer"} or _misfit(momentum, parameters[index]):
-            raise unusable(checkpoint.path, f"its optimizer's state {index} is no momentum")
+            raise unusable(checkpoint.path, f"its optimizer's state {index} is not momentum")
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
@@ -132,7 +132,7 @@ def _is_plain(value: object) -> bool:
 def _misfit(found: object, expected: Tensor) -> str | None:
     """Why one tensor cannot take the place of another, or None."""
     if not isinstance(found, Tensor) or found.layout != torch.strided or found.is_meta:
-        return "is no tensor with numbers"
+        return "is not a tensor with numbers"
     if found.shape != expected.shape:
         return f"is {tuple(found.shape)} instead of {tuple(expected.shape)}"
     if found.is_floating_point() != expected.is_floating_point() or found.is_complex():

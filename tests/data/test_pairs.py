@@ -81,7 +81,7 @@ def test_identities_are_unknown_where_folders_contradict_the_list(tmp_path):
         ("a.png 1\nb.png 0\n", ["pairs.txt:2", "the flag must be that of line 1, 1, got 0"]),
         ("a.png 1\nb.png x\n", ["pairs.txt:2", "expected 'path flag'", "'b.png x'"]),
         ("a.png 1\n../b.png 1\n", ["pairs.txt:2", "leads out"]),
-        ("a\0.png 1\nb.png 1\n", ["pairs.txt:1", "is no path"]),
+        ("a\0.png 1\nb.png 1\n", ["pairs.txt:1", "is not a path"]),
         (f"1\t{'9' * 5000}\nann\t1\t2\n", ["pairs.txt:1"]),
         (f"ann/ann_0001.png ann/ann_0002.png 1 {'9' * 30}\n", ["pairs.txt:1", "fold 0, 1, ..."]),
         ("ann/ann_0001.png ann/ann_0002.png 1 \u00b2\n", ["pairs.txt:1", "fold 0, 1, ..."]),

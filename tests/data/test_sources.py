@@ -67,7 +67,7 @@ def test_list_file(tmp_path):
         ("ann/ann_0001.png 0\n/etc/passwd 1", ["list.txt:2", "leads out"]),
         ("ann/ann_0001.png 0\nann/ann_0002.png 0", ["at least 2 identities", "found 1"]),
         ("", ["lists no images"]),
-        ("a\0b.png 0\n", ["list.txt:1", "is no path"]),
+        ("a\0b.png 0\n", ["list.txt:1", "is not a path"]),
         ("loop/a.png 0\n", ["list.txt:1", "'loop/a.png'"]),
         ("away/ann_0001.png 0\n", ["list.txt:1", "leads out"]),
     ],
@@ -98,7 +98,7 @@ def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="none of 6 images tried can be read"):
         open_source(tmp_path)
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00 1\n")
-    with pytest.raises(ValueError, match="no UTF-8"):
+    with pytest.raises(ValueError, match="not UTF-8"):
         open_source(tmp_path / "bytes.txt")
 
 

@@ -108,7 +108,7 @@ def test_duplicate_classes_and_duplicate_labels(name, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_large_t_does_not_overflow(backend):
-    """Logits reach s (1 + t): 128 at s = 64 and t = 1, and e^128 is no float32."""
+    """Logits reach s (1 + t): 128 at s = 64 and t = 1, and e^128 is not a float32."""
     margin = CurricularFace(s=64.0)
     g = torch.Generator().manual_seed(0)
     shared = torch.randn(1, 32, generator=g)
@@ -176,7 +176,7 @@ def test_how_short_a_row_may_be(dtype, length, counts, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["embeddings", "weight"])
 def test_a_row_too_long_to_square_is_refused(name, backend):
-    """1e20 squared is no float32: it would count as a row of any direction, or of none."""
+    """1e20 squared is not a float32: it would count as a row of any direction, or of none."""
     embeddings, weight, labels = inputs(4, 10, 16)
     rows = {"embeddings": embeddings, "weight": weight}[name]
     rows[3] *= 1e20

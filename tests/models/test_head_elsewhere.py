@@ -14,7 +14,8 @@ from margin_oracle import inputs
 from fusedface.kernels import AdaFace, ArcFace, CurricularFace
 from fusedface.models.head import MarginHead
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "head.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "head.md"
 CLASSES, DIM = 30, 16
 
 
@@ -35,6 +36,17 @@ def official_loss(kernel, t, embeddings, labels, m=0.5, s=64.0):
         1, labels[:, None], target
     )
     return F.cross_entropy(s * z, labels)
+
+
+def test_the_code_of_the_readme(capsys):
+    """As it is printed there, on two images: all classes, one forward and one backward."""
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    names = {"images": torch.randn(2, 3, 112, 112), "labels": torch.tensor([85741, -1])}
+    exec(code, names)
+    assert names["head"].weight.grad.isfinite().all()
+    assert capsys.readouterr().out.strip()
 
 
 def test_the_code_of_the_page(tmp_path, monkeypatch):

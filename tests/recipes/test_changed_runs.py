@@ -166,18 +166,18 @@ BAD = {
     "a best that is NaN": (put("progress/best_accuracy", float("nan")), "best_accuracy must be"),
     "an unknown entry": (put("progress/mood", 3), r"unknown \['mood'\]"),
     "no progress": (put("progress", None), "entry 'progress' is missing"),
-    "no meter": (put("progress/meter", None), r"progress\.meter is no table"),
-    "a narrow meter": (put("progress/meter", torch.zeros(2, 3)), r"progress\.meter is no table"),
+    "no meter": (put("progress/meter", None), r"progress\.meter is not a table"),
+    "a narrow meter": (put("progress/meter", torch.zeros(2, 3)), r"progress\.meter is not a table"),
     "no rng": (put("rng", None), "entry 'rng' is missing"),
     "an empty rng": (put("rng", {}), "its rng holds no states"),
     "no head": (put("head", None), "entry 'head' is missing"),
     "a head without t": (put("head/t", None), "its head does not fit this recipe: t is missing"),
     "a head of other people": (put("head/weight", torch.zeros(9, 16)), r"weight is \(9, 16\) instead of"),
-    "sparse class centres": (put("head/weight", torch.zeros(6, 16).to_sparse()), "weight is no tensor"),
+    "sparse class centres": (put("head/weight", torch.zeros(6, 16).to_sparse()), "weight is not a tensor"),
     "a model of numbers": (put("model/embedding.1.weight", 3), r"embedding\.1\.weight is"),
     "no optimizer": (put("optimizer", None), "entry 'optimizer' is missing"),
     "no momentum": (put("optimizer/state", {}), "holds no momentum"),
-    "other momentum": (put("optimizer/state/0", {"momentum_buffer": torch.zeros(1)}), "state 0 is no mom"),
+    "other momentum": (put("optimizer/state/0", {"momentum_buffer": torch.zeros(1)}), "state 0 is not mom"),
     "no recipe": (put("recipe", None), "entry 'recipe' is missing"),
     "a damaged recipe": (put("recipe/optim", []), "its recipe cannot be read: optim must be a table"),
     "a step that is not its name's": (put("step", 7), "it is of step 7"),
@@ -274,7 +274,7 @@ def test_images_that_were_swapped_are_noticed(own_faces):
 
 
 def test_a_copy_of_a_small_set_is_the_same_set(own_faces):
-    """Told by content: another time of change is no change."""
+    """Told by content: another time of change is not a change."""
     for path in (own_faces / "train").rglob("*.png"):
         path.write_bytes(path.read_bytes())
     assert resume(own_faces / "run").finished

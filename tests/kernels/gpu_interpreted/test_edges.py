@@ -77,7 +77,7 @@ def test_duplicate_classes_and_duplicate_labels(name, schedule):
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_large_t_does_not_overflow(precision):
-    """Logits reach s (1 + t): 128 at s = 64 and t = 1, and e^128 is no float32."""
+    """Logits reach s (1 + t): 128 at s = 64 and t = 1, and e^128 is not a float32."""
     g = torch.Generator().manual_seed(0)
     shared = torch.randn(1, 32, generator=g)
     weight = shared + 0.05 * torch.randn(70, 32, generator=g)  # every cosine near 1
