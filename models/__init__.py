@@ -8,6 +8,7 @@ from fusedface.models.checkpoints import (
 )
 from fusedface.models.complexity import count_macs, count_parameters
 from fusedface.models.head import MarginHead
+from fusedface.models.head_checkpoints import load_head, read_head
 from fusedface.models.preprocessing import Preprocessing
 from fusedface.models.registry import MODELS, create
 
@@ -22,4 +23,6 @@ __all__ = [
     "count_parameters",
     "create",
     "load_checkpoint",
+    "load_head",
+    "read_head",
 ]

@@ -136,9 +136,10 @@ def _interpret_own(archive: dict[Any, Any], path: str | Path) -> _Contents:
 
 
 def _interpret_public(layout: Layout, tensors: dict[Any, Any], path: str | Path) -> _Contents:
+    backbone = {key: value for key, value in tensors.items() if key != layout.head}
     return _Contents(
         layout.name,
-        _tensors(tensors, path),
+        _tensors(backbone, path),
         names=layout.names(),
         config=layout.config | _embedding_dim(tensors.get(layout.embedding)),
         preprocessing=layout.preprocessing,

@@ -27,6 +27,7 @@ class Layout:
         config: `create(**config, embedding_dim=D)` builds the backbone.
         preprocessing: with which the checkpoint was trained and evaluated.
         names: returns their name -> our name, of every tensor.
+        head: their name of the class centres (C, D), where a file holds them among the backbone's tensors.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Layout:
     config: dict[str, Any]
     preprocessing: Preprocessing
     names: Callable[[], dict[str, str]]
+    head: str | None = None
 
 
 def _unit(ours: str, conv: str, bn: str, prelu: str | None = None) -> dict[str, str]:
@@ -77,6 +79,29 @@ def _relu6_names() -> dict[str, str]:
         names |= _unit(f"{ours}.depthwise", f"{theirs}.1.0", f"{theirs}.1.1")
         names |= _unit(f"{ours}.project", f"{theirs}.2", f"{theirs}.3")
     return names
+
+
+def _gdc_names() -> dict[str, str]:
+    """A stage is a strided bottleneck, conv_23, conv_34, conv_45, and repeats, conv_3, conv_4, conv_5."""
+    names: dict[str, str] = {}
+    for ours, theirs in (("stem", "conv1"), ("stem_depthwise", "conv2_dw")):
+        names |= _unit(ours, f"{theirs}.conv", f"{theirs}.bn", f"{theirs}.prelu")
+    names |= _unit("final", "sep", "sep_bn", "prelu") | _unit("gdconv", "GDC_dw", "GDC_bn")
+    names |= _unit("embedding", "features", "last_bn")
+    stages = (("conv_23", "conv_3", 4), ("conv_34", "conv_4", 6), ("conv_45", "conv_5", 2))
+    bottlenecks = [
+        name
+        for strided, repeated, repeats in stages
+        for name in (strided, *(f"{repeated}.model.{i}" for i in range(repeats)))
+    ]
+    for i, theirs in enumerate(bottlenecks):
+        for ours, part in (("expand", "conv"), ("depthwise", "conv_dw")):
+            prefix = f"{theirs}.{part}"
+            names |= _unit(
+                f"blocks.{i}.{ours}", f"{prefix}.conv", f"{prefix}.bn", f"{prefix}.prelu"
+            )
+        names |= _unit(f"blocks.{i}.project", f"{theirs}.project.conv", f"{theirs}.project.bn")
+    return {f"arcface.{theirs}": ours for theirs, ours in names.items()}
 
 
 def _bn(ours: str, theirs: str) -> dict[str, str]:
@@ -162,6 +187,17 @@ RELU6_112X112 = Layout(
     names=_relu6_names,
 )
 
+PRELU_112X112 = Layout(
+    name="mobilefacenet-prelu-112x112",  # bubbliiiing/arcface-pytorch
+    wrapper=None,
+    marker="arcface.GDC_dw.weight",
+    embedding="arcface.features.weight",
+    config={"name": "mobilefacenet", "input_size": (112, 112)},
+    preprocessing=Preprocessing(),
+    names=_gdc_names,
+    head="head.weight",
+)
+
 # insightface, recognition/arcface_torch: a bare state_dict (model.pt, backbone.pth), or the training
 # checkpoint of one GPU, which wraps it. Its verification sums the features of both mirror images.
 INSIGHTFACE_MBF = Layout(
@@ -194,6 +230,7 @@ INSIGHTFACE_R18 = Layout(
 
 LAYOUTS = (
     PRELU_112X96,
+    PRELU_112X112,
     RELU6_112X112,
     INSIGHTFACE_MBF,
     INSIGHTFACE_MBF_LARGE,

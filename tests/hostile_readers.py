@@ -19,7 +19,7 @@ from fusedface.data import open_source, read_pairs, write_bin, write_pack
 from fusedface.data.align import read_landmarks
 from fusedface.data.check import check
 from fusedface.data.sources.images import UnreadableImage, read_image
-from fusedface.models import build_from_checkpoint, create
+from fusedface.models import build_from_checkpoint, create, read_head
 from fusedface.models.checkpoints import FORMAT, VERSION
 from fusedface.recipes.configuration.settings import read_recipe, to_toml
 from fusedface.recipes.registry import get_recipe
@@ -147,6 +147,13 @@ def _checkpoints(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in ("valid.pt", "old.pt")]
 
 
+def _heads(folder: Path) -> list[bytes]:
+    official = {"kernel": torch.ones(4, 3), "t": torch.zeros(1)}
+    torch.save(official, folder / "valid.pth")
+    torch.save({"EPOCH": 1, "HEAD": official}, folder / "training.pth")
+    return [(folder / name).read_bytes() for name in ("valid.pth", "training.pth")]
+
+
 def _safetensors(folder: Path) -> list[bytes]:
     from safetensors.torch import save
 
@@ -164,6 +171,7 @@ READERS = {
     "landmarks": Reader("points.csv", _landmarks, lambda path: read_landmarks(path, path.parent)),
     "recipe": Reader("recipe.toml", _recipes, read_recipe),
     "checkpoint": Reader("model.pt", _checkpoints, build_from_checkpoint),
+    "head": Reader("head.pth", _heads, read_head),
     "safetensors": Reader("model.safetensors", _safetensors, build_from_checkpoint),
 }  # fmt: skip
 

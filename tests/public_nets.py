@@ -45,7 +45,7 @@ class Net:
         return F.prelu(x, self.get(f"{name}.weight", x.shape[1]))
 
 
-# Both MobileFaceNets: expansion, channels, repeats and first stride of the bottlenecks.
+# Two of the MobileFaceNets: expansion, channels, repeats and first stride of the bottlenecks.
 BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 
 
@@ -95,6 +95,34 @@ def mobilefacenet_prelu(net: Net, x: Tensor, D=128) -> Tensor:
     x = conv_block(x, "conv2", 512, 1)
     x = net.bn(net.conv(x, "linear7.conv", 512, (7, 6), 1, 0, 512), "linear7.bn")
     return net.bn(net.conv(x, "linear1.conv", D, 1), "linear1.bn").flatten(1)
+
+
+def mobilefacenet_gdc(net: Net, x: Tensor, D=128) -> Tensor:
+    """bubbliiiing/arcface-pytorch, (B, 3, 112, 112)."""
+
+    def conv_block(x, name, *args):
+        x = net.bn(net.conv(x, f"{name}.conv", *args), f"{name}.bn")
+        return net.prelu(x, f"{name}.prelu")
+
+    def residual_block(x, name, hidden, out, stride):
+        y = conv_block(x, f"{name}.conv", hidden, 1)
+        y = conv_block(y, f"{name}.conv_dw", hidden, 3, stride, 1, hidden)
+        return net.bn(net.conv(y, f"{name}.project.conv", out, 1), f"{name}.project.bn")
+
+    x = conv_block(x, "arcface.conv1", 64, 3, 2, 1)
+    x = conv_block(x, "arcface.conv2_dw", 64, 3, 1, 1, 64)
+    for first, then, repeats, out, wide, hidden in (
+        ("conv_23", "conv_3", 4, 64, 128, 128),
+        ("conv_34", "conv_4", 6, 128, 256, 256),
+        ("conv_45", "conv_5", 2, 128, 512, 256),
+    ):
+        x = residual_block(x, f"arcface.{first}", wide, out, 2)
+        for i in range(repeats):
+            x = x + residual_block(x, f"arcface.{then}.model.{i}", hidden, out, 1)
+    x = net.bn(net.conv(x, "arcface.sep", 512, 1), "arcface.sep_bn")
+    x = net.prelu(x, "arcface.prelu")
+    x = net.bn(net.conv(x, "arcface.GDC_dw", 512, 7, 1, 0, 512), "arcface.GDC_bn")
+    return net.bn(net.conv(x, "arcface.features", D, 1), "arcface.last_bn").flatten(1)
 
 
 def _bottlenecks() -> list[tuple[int, int, int]]:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from margin_oracle import inputs
+from official_head import official_loss
 
 from fusedface.kernels import AdaFace, ArcFace, CurricularFace
 from fusedface.models.head import MarginHead
@@ -22,20 +23,6 @@ CLASSES, DIM = 30, 16
 def make_head(margin=None, **options):
     torch.manual_seed(0)
     return MarginHead(DIM, CLASSES, margin or CurricularFace(), **options)
-
-
-def official_loss(kernel, t, embeddings, labels, m=0.5, s=64.0):
-    """The published head's: class centres as columns, the hard mask over all classes."""
-    cos = F.normalize(embeddings) @ F.normalize(kernel, dim=0)
-    cos_y = cos.gather(1, labels[:, None])
-    theta = torch.acos(cos_y)
-    target = torch.where(
-        theta < torch.pi - m, torch.cos(theta + m), cos_y - m * torch.tensor(m).sin()
-    )
-    z = torch.where(cos > torch.cos(theta + m), cos * (t + cos), cos).scatter(
-        1, labels[:, None], target
-    )
-    return F.cross_entropy(s * z, labels)
 
 
 def test_the_code_of_the_readme(capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from public_nets import Net, mobilefacenet_prelu, mobilefacenet_relu6
+from public_nets import Net, mobilefacenet_gdc, mobilefacenet_prelu, mobilefacenet_relu6
 from torch import nn
 
 from fusedface.models import build_from_checkpoint, create, load_checkpoint
@@ -27,6 +27,10 @@ PUBLIC = {
     "mobilefacenet-prelu-112x96": (
         mobilefacenet_prelu,
         lambda images: (images[:, :, 8:104].double() - 127.5) / 128,
+    ),
+    "mobilefacenet-prelu-112x112": (
+        mobilefacenet_gdc,
+        lambda images: (images.double() / 255 - 0.5) / 0.5,
     ),
     "mobilefacenet-relu6-112x112": (
         mobilefacenet_relu6,
@@ -67,7 +71,7 @@ def test_embeds_real_faces_as_the_public_network_does(real_data, layout):
     torch.testing.assert_close(_our_embeddings(path, images), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("layout", FILES)
+@pytest.mark.parametrize("layout", PUBLIC)
 def test_embeds_drawn_images_as_the_public_network_does(tmp_path, layout):
     network, prepare = PUBLIC[layout]
     generator = torch.Generator().manual_seed(0)
@@ -82,7 +86,7 @@ def test_embeds_drawn_images_as_the_public_network_does(tmp_path, layout):
         wrong = _public_embeddings(layout, state, images, stem=nn.functional.relu6)
         assert (expected - wrong).abs().max() > 1e-3
     path = tmp_path / "public.pt"
-    torch.save({"net_state_dict": state} if "prelu" in layout else state, path)
+    torch.save({"net_state_dict": state} if layout.endswith("112x96") else state, path)
     expected = _public_embeddings(layout, state, images)
     torch.testing.assert_close(_our_embeddings(path, images), expected, rtol=0, atol=1e-6)
 
@@ -113,6 +117,21 @@ def test_a_checkpoint_of_ours_with_relu6_in_the_stem_stays_what_it_is(tmp_path):
     ours = _our_embeddings(tmp_path / "before.pt", images)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
     assert build_from_checkpoint(tmp_path / "before.pt").config["stem_activation"] == "relu6"
+
+
+def test_a_training_file_with_its_head(tmp_path):
+    """bubbliiiing's training saves the class centres among the backbone's tensors."""
+    net = Net()
+    mobilefacenet_gdc(net, torch.zeros(1, 3, 112, 112), D=64)
+    assert len(net.state) == len(create("mobilefacenet").state_dict()) == 333  # as the public file
+    torch.save(net.state | {"head.weight": torch.ones(10, 64)}, tmp_path / "ep010.pth")
+    model = build_from_checkpoint(tmp_path / "ep010.pth")
+    assert load_checkpoint(model, tmp_path / "ep010.pth").layout == "mobilefacenet-prelu-112x112"
+    assert model.embedding_dim == 64
+    assert torch.equal(model.state_dict()["gdconv.conv.weight"], net.state["arcface.GDC_dw.weight"])
+    torch.save(net.state | {"tail.weight": torch.ones(10, 64)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"1 unexpected: tail\.weight"):
+        build_from_checkpoint(tmp_path / "other.pth")
 
 
 @pytest.mark.parametrize("layout", FILES)

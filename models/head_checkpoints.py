@@ -1,0 +1,96 @@
+"""Read the weights of a margin head: of a run of this project, and of published heads.
+
+this project     "head" of a checkpoint, or a head's state_dict    weight (C, D), state 0-d
+CurricularFace   a state_dict, or "HEAD" of its training files     kernel (D, C), t (1,)
+insightface      Partial FC's state_dict, or a checkpoint_gpu_N    weight (C, D)
+bubbliiiing      beside the backbone's tensors                     head.weight (C, D)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedface.models.archives import read_archive
+from fusedface.models.head import MarginHead
+from fusedface.models.layouts import LAYOUTS
+
+WRAPPERS = ("head", "HEAD", "state_dict_softmax_fc_module")
+CENTRES, TRANSPOSED = "weight", "kernel"
+
+
+def read_head(path: str | Path) -> dict[str, Tensor]:
+    """The class centres `weight` (C, D) of a file, and the state it has, 0-d, under our names.
+
+    Args:
+        path: one of the files above, `.pt` or `.safetensors`.
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or it holds no head.
+    """
+    archive = read_archive(path)
+    values = _head_of(archive)
+    names = [key for key in (CENTRES, TRANSPOSED) if key in values]
+    if len(names) != 1:
+        shown = ", ".join(sorted(map(str, archive))[:8])
+        raise ValueError(
+            f"{path} must hold the class centres of one head, as {CENTRES!r} (C, D) or {TRANSPOSED!r} "
+            f"(D, C); its keys are: {shown}"
+        )
+    centres = _checked(values[names[0]], names[0], path)
+    if centres.ndim != 2 or 0 in centres.shape:
+        raise ValueError(f"{path}: {names[0]!r} must be a matrix, got {tuple(centres.shape)}")
+    state = {key: _checked(v, key, path) for key, v in values.items() if key != names[0]}
+    for key, value in state.items():
+        if value.numel() != 1:
+            raise ValueError(
+                f"{path}: {key!r} must be one number, a head's state, got {tuple(value.shape)}"
+            )
+    centres = centres.T.contiguous() if names[0] == TRANSPOSED else centres
+    return {CENTRES: centres} | {key: value.reshape(()) for key, value in state.items()}
+
+
+def load_head(head: MarginHead, path: str | Path) -> None:
+    """Fill a head from a file that `read_head` takes; a state that the file does not have stays as it is.
+
+    Raises:
+        ValueError: as `read_head`, or the file is of another number of classes or dimensions, or of another
+            margin; nothing was loaded.
+    """
+    state = read_head(path)
+    found, wanted = tuple(state[CENTRES].shape), (head.num_classes, head.embedding_dim)
+    if found != wanted:
+        raise ValueError(
+            f"{path} holds the centres of {found[0]} classes in {found[1]} dimensions, the head has "
+            f"{wanted[0]} in {wanted[1]}"
+        )
+    expected = head.state_dict()
+    foreign = sorted(set(state) - set(expected))
+    if foreign:
+        raise ValueError(
+            f"{path} carries the state {', '.join(foreign)}, which the head's margin "
+            f"{head.margin.name!r} has not"
+        )
+    head.load_state_dict(expected | state)
+
+
+def _head_of(archive: dict[Any, Any]) -> dict[str, Any]:
+    """The entries of a file that are its head's."""
+    for layout in LAYOUTS:
+        if layout.head is not None and layout.marker in archive and layout.head in archive:
+            return {CENTRES: archive[layout.head]}
+    for wrapper in WRAPPERS:
+        if isinstance(archive.get(wrapper), dict):
+            return archive[wrapper]
+    return archive
+
+
+def _checked(value: object, name: object, path: str | Path) -> Tensor:
+    """A dense tensor of finite floating-point numbers."""
+    usable = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    if not usable or not value.is_floating_point() or not bool(value.isfinite().all()):
+        raise ValueError(
+            f"{path}: {str(name)[:80]!r} must be a tensor of finite floating-point numbers"
+        )
+    return value
