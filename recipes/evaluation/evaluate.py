@@ -1,7 +1,5 @@
 """Verification of a network: embed each image and its mirror image, compare, count."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,18 +9,11 @@ from fusedface.data.ijb import Templates
 from fusedface.data.pair_list import PairList
 from fusedface.data.transforms import frame_size
 from fusedface.models import Backbone
+from fusedface.recipes.evaluation.scores import PairScores
 from fusedface.recipes.evaluation.verification import VerificationResult, verify
 
 BATCH_SIZE = 64
 MAX_ALL_PAIRS = 20_000_000  # scores of all pairs are held in memory: 160 MB in float64
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Cosines behind a result, for the ROC."""
-
-    genuine: np.ndarray
-    impostor: np.ndarray
 
 
 class NonFiniteEmbeddingsError(ValueError):
@@ -38,7 +29,7 @@ def evaluate_pairs(
 
 def evaluate_with_scores(
     model: Backbone, pairs: PairList, *, all_pairs: bool | None = None
-) -> tuple[VerificationResult, Scores]:
+) -> tuple[VerificationResult, PairScores]:
     """The figures, and the scores they rest on.
 
     Args:
@@ -54,10 +45,7 @@ def evaluate_with_scores(
     """
     identities = people_to_score(pairs, all_pairs)
     embeddings = embed(model, pairs).cpu().numpy().astype(np.float64)
-    result, (genuine, impostor) = verify(
-        embeddings, pairs.first, pairs.second, pairs.same, pairs.fold, identities
-    )
-    return result, Scores(genuine, impostor)
+    return verify(embeddings, pairs.first, pairs.second, pairs.same, pairs.fold, identities)
 
 
 def people_to_score(pairs: PairList, all_pairs: bool | None = None) -> np.ndarray | None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from fusedface.data.ijb import Templates
 from fusedface.models import Backbone
-from fusedface.recipes.evaluation.evaluate import Scores, embed
+from fusedface.recipes.evaluation.evaluate import embed
+from fusedface.recipes.evaluation.scores import PairScores
 from fusedface.recipes.evaluation.verification import tar_at_far
 
 TEMPLATE_RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -29,7 +30,7 @@ class TemplateResult:
     num_impostor: int
 
 
-def evaluate_templates(model: Backbone, faces: Templates) -> tuple[TemplateResult, Scores]:
+def evaluate_templates(model: Backbone, faces: Templates) -> tuple[TemplateResult, PairScores]:
     """The figures, and the scores they rest on.
 
     Raises:
@@ -37,13 +38,12 @@ def evaluate_templates(model: Backbone, faces: Templates) -> tuple[TemplateResul
     """
     embeddings = embed(model, faces).cpu().numpy().astype(np.float64)
     names, templates = aggregate(embeddings * faces.score[:, None], faces.template, faces.medium)
-    scores = compare(
-        templates, np.searchsorted(names, faces.first), np.searchsorted(names, faces.second)
-    )
-    genuine, impostor = scores[faces.same], scores[~faces.same]
+    first, second = np.searchsorted(names, faces.first), np.searchsorted(names, faces.second)
+    scores = PairScores(first, second, faces.same, compare(templates, first, second))
+    genuine, impostor = scores.genuine, scores.impostor
     rates = {f"{far:g}": tar_at_far(genuine, impostor, far) for far in TEMPLATE_RATES}
     result = TemplateResult(rates, len(names), len(genuine), len(impostor))
-    return result, Scores(genuine, impostor)
+    return result, scores
 
 
 def aggregate(

@@ -1,4 +1,4 @@
-"""Figures of face verification from similarity scores and labels; NumPy alone.
+"""Figures of face verification from similarity scores and labels.
 
 A genuine pair is of one person, an impostor pair of two. Higher scores mean more alike; a pair is
 accepted when its score lies strictly above a threshold.
@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+
+from fusedface.recipes.evaluation.scores import PairScores, all_pairs, listed_pairs, unit
 
 Scored = Literal["listed", "all"]
 FALSE_ACCEPT_RATES = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -25,6 +27,8 @@ class VerificationResult:
     """True accept rate by false accept rate ("0.001"), where impostor pairs support it."""
     auc: float
     """Area under the ROC: how often a genuine pair scores above an impostor pair."""
+    eer: float
+    """Equal error rate: where as many genuine pairs are rejected as impostor pairs accepted."""
     rank1: float | None
     """How often the nearest other image is of the same person; None where only listed pairs count."""
     num_pairs: int
@@ -87,23 +91,45 @@ def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     return middle if low <= middle < high else float(low)
 
 
-def tar_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> float | None:
-    """True accept rate at a false accept rate.
+def allowed_impostors(num_impostor: int, far: float) -> int:
+    """How many of N impostor pairs a false accept rate allows: floor(far N)."""
+    return int(np.floor(far * num_impostor * (1 + 1e-12)))
 
-    The threshold is the impostor score of rank floor(far N) + 1 from the top, so that at most
-    floor(far N) impostors are accepted. None where far N < 1: the rate would rest on no impostor.
+
+def threshold_at_far(impostor: np.ndarray, far: float) -> float | None:
+    """The threshold at a false accept rate: the impostor score of rank floor(far N) + 1 from the top.
+
+    So at most floor(far N) impostors are accepted. None where far N < 1: it would rest on no impostor.
 
     Args:
-        genuine: scores (G,).
         impostor: scores (N,).
         far: in (0, 1).
     """
-    allowed = int(np.floor(far * len(impostor) * (1 + 1e-12)))
-    if allowed < 1 or len(genuine) == 0:
+    allowed = allowed_impostors(len(impostor), far)
+    if allowed < 1:
         return None
-    rank = min(allowed, len(impostor) - 1)
-    threshold = np.partition(impostor, len(impostor) - 1 - rank)[len(impostor) - 1 - rank]
+    place = len(impostor) - 1 - min(allowed, len(impostor) - 1)
+    return float(np.partition(impostor, place)[place])
+
+
+def tar_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> float | None:
+    """True accept rate of genuine scores (G,) at the threshold of `threshold_at_far`; None without one."""
+    threshold = threshold_at_far(impostor, far)
+    if threshold is None or len(genuine) == 0:
+        return None
     return float(np.mean(genuine > threshold))
+
+
+def equal_error_rate(genuine: np.ndarray, impostor: np.ndarray) -> float:
+    """The rate at which false accepts and false rejects are equally frequent.
+
+    On the ROC, whose points are joined by straight lines.
+    """
+    far, tar = roc(genuine, impostor)
+    gap = far - (1 - tar)  # rises from -1 to 1
+    k = int(np.argmax(gap >= 0))
+    share = gap[k - 1] / (gap[k - 1] - gap[k])
+    return float(far[k - 1] + share * (far[k] - far[k - 1]))
 
 
 def roc(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -147,14 +173,6 @@ def rank1(embeddings: np.ndarray, identities: np.ndarray) -> float | None:
     return hits / len(eligible) if len(eligible) else None
 
 
-def all_pairs(embeddings: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of all genuine and of all impostor pairs of N labelled embeddings (N, D)."""
-    one, other = np.triu_indices(len(embeddings), k=1)
-    scores = (embeddings @ embeddings.T)[one, other]
-    same = identities[one] == identities[other]
-    return scores[same], scores[~same]
-
-
 def verify(
     embeddings: np.ndarray,
     first: np.ndarray,
@@ -162,7 +180,7 @@ def verify(
     same: np.ndarray,
     fold: np.ndarray,
     identities: np.ndarray | None = None,
-) -> tuple[VerificationResult, tuple[np.ndarray, np.ndarray]]:
+) -> tuple[VerificationResult, PairScores]:
     """All figures of one set.
 
     Accuracy is that of the listed pairs. TAR@FAR, AUC and the ROC rest on the listed pairs too, or on
@@ -177,21 +195,20 @@ def verify(
         identities: (N,) integers, or None to score the listed pairs only.
 
     Returns:
-        The figures, and genuine and impostor scores.
+        The figures, and the scores that TAR@FAR, AUC and the ROC rest on.
     """
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    embeddings = embeddings / np.maximum(lengths, 1e-12)
-    scores = np.einsum("pd,pd->p", embeddings[first], embeddings[second])
-    genuine, impostor = scores[same], scores[~same]
-    if identities is not None:
-        genuine, impostor = all_pairs(embeddings, identities)
-    accuracies = fold_accuracies(scores, same, fold)
+    embeddings = unit(embeddings)
+    listed = listed_pairs(embeddings, first, second, same)
+    scored = listed if identities is None else all_pairs(embeddings, identities)
+    genuine, impostor = scored.genuine, scored.impostor
+    accuracies = fold_accuracies(listed.cosine, same, fold)
     rates = {f"{far:g}": tar_at_far(genuine, impostor, far) for far in FALSE_ACCEPT_RATES}
     result = VerificationResult(
         accuracy=float(accuracies.mean()),
         accuracy_std=float(accuracies.std()),
         tar_at_far={far: rate for far, rate in rates.items() if rate is not None},
         auc=area_under_roc(genuine, impostor),
+        eer=equal_error_rate(genuine, impostor),
         rank1=None if identities is None else rank1(embeddings, identities),
         num_pairs=len(same),
         num_folds=len(accuracies),
@@ -199,4 +216,4 @@ def verify(
         num_genuine=len(genuine),
         num_impostor=len(impostor),
     )
-    return result, (genuine, impostor)
+    return result, scored

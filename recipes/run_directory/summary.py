@@ -140,7 +140,7 @@ def figure_rows(figures: dict[str, Any] | None) -> dict[str, str]:
     rows = {f"accuracy{folds}": f"{mean:.2f} ± {std:.2f}"}
     for rate, value in figures.get("tar_at_far", {}).items():
         rows[f"TAR at FAR {rate}"] = "-" if value is None else f"{100 * value:.2f}"
-    for key, label in (("auc", "area under ROC"), ("rank1", "rank-1")):
+    for key, label in (("auc", "area under ROC"), ("eer", "equal error rate"), ("rank1", "rank-1")):
         if figures.get(key) is not None:
             rows[label] = f"{100 * figures[key]:.2f}"
     if "scored" in figures:  # not in the summaries of earlier versions

@@ -5,14 +5,16 @@ import math
 import numpy as np
 import pytest
 
+from fusedface.recipes.evaluation.scores import all_pairs
 from fusedface.recipes.evaluation.verification import (
-    all_pairs,
     area_under_roc,
     best_threshold,
+    equal_error_rate,
     fold_accuracies,
     rank1,
     roc,
     tar_at_far,
+    threshold_at_far,
     verify,
 )
 
@@ -28,6 +30,8 @@ def test_two_gaussians():
     genuine, impostor = rng.normal(d, 1, n), rng.normal(0, 1, n)
     assert area_under_roc(genuine, impostor) == pytest.approx(phi(d / math.sqrt(2)), abs=2e-3)
     assert tar_at_far(genuine, impostor, phi(-1.0)) == pytest.approx(phi(d - 1.0), abs=4e-3)
+    assert equal_error_rate(genuine, impostor) == pytest.approx(phi(-d / 2), abs=2e-3)
+    assert threshold_at_far(impostor, phi(-1.0)) == pytest.approx(1.0, abs=1e-2)
     scores = np.concatenate([genuine[:5000], impostor[:5000]])
     same = np.repeat([True, False], 5000)
     fold = np.tile(np.arange(10), 1000)
@@ -46,6 +50,25 @@ def test_tar_at_far_by_hand():
         tar_at_far(np.array([0.5]), np.array([0.5, 0.5, 0.1, 0.0]), 0.25) == 0.0
     )  # a tie is no pass
     assert tar_at_far(genuine, impostor, 1.0) == 1.0
+
+
+def test_the_threshold_is_an_impostor_score():
+    impostor = np.array([0.1, 0.9, 0.5, 0.3])
+    assert threshold_at_far(impostor, 0.25) == 0.5
+    assert threshold_at_far(impostor, 0.6) == 0.3
+    assert threshold_at_far(impostor, 1.0) == 0.1
+    assert threshold_at_far(impostor, 0.2) is None
+
+
+def test_equal_error_rate_by_hand():
+    # Thresholds downwards: (far, frr) = (0, 1), (0, .5), (.5, .5): the curves meet at .5.
+    assert equal_error_rate(np.array([0.9, 0.3]), np.array([0.6, 0.1])) == 0.5
+    assert equal_error_rate(np.array([0.9, 0.8]), np.array([0.1, 0.0])) == 0.0
+    assert equal_error_rate(np.array([0.1]), np.array([0.9])) == 1.0
+    # (1/3, 0) follows (0, 1/4): they meet where 1/3 s = 1/4 (1 - s), s = 3/7, at 1/7.
+    genuine, impostor = np.array([0.9, 0.8, 0.7, 0.5]), np.array([0.5, 0.2, 0.1])
+    assert equal_error_rate(genuine, impostor) == pytest.approx(1 / 7)
+    assert equal_error_rate(np.full(5, 0.5), np.full(9, 0.5)) == 0.5  # nothing is told apart
 
 
 def test_far_that_rounds_below_its_rank():
@@ -114,8 +137,8 @@ def test_rank1_by_hand():
 
 def test_all_pairs():
     embeddings = np.eye(4)
-    genuine, impostor = all_pairs(embeddings, np.array([0, 0, 1, 1]))
-    assert (len(genuine), len(impostor)) == (2, 4)
+    scored = all_pairs(embeddings, np.array([0, 0, 1, 1]))
+    assert (len(scored.genuine), len(scored.impostor)) == (2, 4)
 
 
 def test_verify_normalises_and_counts():

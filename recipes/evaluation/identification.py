@@ -1,0 +1,70 @@
+"""1:N identification on a labelled set: who of the gallery is on a probe, and is it anybody of it?
+
+The first image of each person is enrolled; every other image is a probe, searched twice: among all people
+(CMC, and detection and identification), and among all but its own, as a stranger's photo would be (false
+alarms). So one set serves for both, without drawing strangers, and no figure depends on chance.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusedface.recipes.evaluation.verification import threshold_at_far
+
+NUM_RANKS = 20
+FALSE_ALARM_RATES = (1e-1, 1e-2, 1e-3)
+CHUNK = 1024  # probes searched at once
+
+
+@dataclass(frozen=True)
+class Identification:
+    """Figures of one network on one set; rates are fractions."""
+
+    cmc: tuple[float, ...]
+    """How often the own person is among the k most similar of the gallery, k = 1, 2, ..."""
+    dir_at_far: dict[str, float]
+    """By false alarm rate ("0.01"): how often the own person comes first, above the threshold that so
+    many strangers exceed; where strangers support the rate."""
+    num_gallery: int
+    """People enrolled, one image each."""
+    num_probes: int
+
+
+def identify(embeddings: np.ndarray, identities: np.ndarray) -> Identification | None:
+    """Figures of a set; of equally similar people the others come first.
+
+    Args:
+        embeddings: (N, D), length 1.
+        identities: (N,) integers.
+
+    Returns:
+        None where no person has two images, or there is one person.
+    """
+    people, enrolled = np.unique(identities, return_index=True)
+    probes = np.setdiff1d(np.arange(len(identities)), enrolled)
+    if len(people) < 2 or not len(probes):
+        return None
+    own = np.searchsorted(people, identities[probes])
+    ahead, mated, stranger = [], [], []
+    for start in range(0, len(probes), CHUNK):
+        part = slice(start, start + CHUNK)
+        scores = embeddings[probes[part]] @ embeddings[enrolled].T
+        rows = np.arange(len(scores))
+        score = scores[rows, own[part]].copy()
+        scores[rows, own[part]] = -np.inf
+        ahead.append((scores >= score[:, None]).sum(axis=1))
+        mated.append(score)
+        stranger.append(scores.max(axis=1))
+    found, score, top = (np.concatenate(parts) for parts in (ahead, mated, stranger))
+    ranks = range(min(NUM_RANKS, len(people)))
+    thresholds = {far: threshold_at_far(top, far) for far in FALSE_ALARM_RATES}
+    return Identification(
+        cmc=tuple(float((found <= k).mean()) for k in ranks),
+        dir_at_far={
+            f"{far:g}": float(((found == 0) & (score > threshold)).mean())
+            for far, threshold in thresholds.items()
+            if threshold is not None
+        },
+        num_gallery=len(people),
+        num_probes=len(probes),
+    )
