@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fusedface.data.sources import FaceSource
+from fusedface.data.sources import FaceSource, Images
 from fusedface.data.sources.images import UnreadableImage
 from fusedface.data.transforms import fit
 
@@ -49,7 +49,7 @@ def contact_sheet(
         indices = np.flatnonzero(source.labels == row)[:images_per_identity]
         for column, index in enumerate(indices):
             left = LABEL_WIDTH + column * (width + MARGIN)
-            sheet.paste(_cell(source, int(index), cell), (left, top))
+            sheet.paste(face_cell(source, int(index), cell), (left, top))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 
@@ -64,8 +64,9 @@ def check_sheet(num_identities: int, images_per_identity: int) -> None:
             raise ValueError(f"a sheet has 1 to {limit} {what}, got {number}")
 
 
-def _cell(source: FaceSource, index: int, cell: tuple[int, int]) -> Image.Image:
+def face_cell(images: Images, index: int, cell: tuple[int, int]) -> Image.Image:
+    """An image scaled to `cell` (H, W), or a red one where it cannot be read."""
     try:
-        return Image.fromarray(np.ascontiguousarray(fit(source.image(index), cell)))
+        return Image.fromarray(np.ascontiguousarray(fit(images.image(index), cell)))
     except UnreadableImage:
         return Image.new("RGB", (cell[1], cell[0]), BROKEN)

@@ -26,6 +26,7 @@ from fusedface.data import (
     read_pairs,
     synthetic_pairs,
 )
+from fusedface.data.drawn_pairs import sample_pairs
 from fusedface.data.overlap import overlaps
 from fusedface.data.sizes import check_sizes, other_sizes
 from fusedface.data.transforms import frame_size
@@ -36,7 +37,6 @@ from fusedface.recipes.evaluation.evaluate import evaluate_pairs
 MIN_IDENTITIES = 20  # of a source that can spare some
 HELD_OUT_SHARE = 10  # one in so many
 MIN_HELD_OUT, MAX_HELD_OUT = 5, 500
-NUM_FOLDS = 10
 STRANGERS = "none of its people is trained on"  # sure by construction
 
 
@@ -166,44 +166,3 @@ def _hold_out(
     note(f"{count} of {total} people are kept back for verification; --pairs would use them all")
     pairs = sample_pairs(SomeIdentities(source, held_out), num_pairs)
     return SomeIdentities(source, trained), {"held-out": pairs}
-
-
-def sample_pairs(source: FaceSource, num_pairs: int) -> PairList:
-    """Different pairs of a source's images, half of one person, dealt to ten folds; always the same.
-
-    Args:
-        source: where the images come from.
-        num_pairs: at most so many; fewer where the source has no more.
-
-    Raises:
-        ValueError: no person has two images, so that there is no genuine pair.
-    """
-    rng = np.random.default_rng(0)
-    genuine = _genuine_pairs(source.labels, rng)[: num_pairs // 2]
-    if len(genuine) < NUM_FOLDS:
-        raise ValueError(
-            f"verification needs at least {NUM_FOLDS} pairs of images of one person, the people kept "
-            f"for it have {len(genuine)}; give a list with --pairs"
-        )
-    impostor = _impostor_pairs(source.labels, len(genuine), rng)
-    pairs = np.concatenate([genuine, impostor])
-    same = np.arange(len(pairs)) < len(genuine)
-    fold = np.concatenate([np.arange(len(part)) % NUM_FOLDS for part in (genuine, impostor)])
-    return from_index_pairs(source, pairs[:, 0], pairs[:, 1], same, fold)
-
-
-def _genuine_pairs(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """All pairs (P, 2) of images of one person, shuffled."""
-    pairs = [np.empty((0, 2), dtype=np.int64)]
-    for identity in np.unique(labels):
-        images = np.flatnonzero(labels == identity)
-        one, other = np.triu_indices(len(images), k=1)
-        pairs.append(np.stack([images[one], images[other]], axis=1))
-    return rng.permutation(np.concatenate(pairs))
-
-
-def _impostor_pairs(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `count` different pairs (P, 2) of images of two people."""
-    drawn = np.sort(rng.integers(len(labels), size=(4 * count, 2)), axis=1)
-    drawn = np.unique(drawn[labels[drawn[:, 0]] != labels[drawn[:, 1]]], axis=0)
-    return rng.permutation(drawn)[:count]

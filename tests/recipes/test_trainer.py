@@ -22,7 +22,7 @@ from fusedface.recipes.run import pick_device, run_recipe
 from fusedface.recipes.run_directory.figures import mean_accuracy
 from fusedface.recipes.training import trainer
 from fusedface.recipes.training.batches import Batches
-from fusedface.recipes.training.faces import Faces, open_faces, sample_pairs
+from fusedface.recipes.training.faces import Faces, open_faces
 from fusedface.recipes.training.meter import FIGURES, Meter
 from fusedface.recipes.training.precision import pick_precision
 
@@ -418,22 +418,6 @@ def test_verification_on_people_that_are_trained_on_is_told(faces, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["overlap"] == {"mixed": told}
     assert f"mixed: {told}" in stream.getvalue()
     assert "not trained on" not in stream.getvalue()
-
-
-def test_sampled_pairs_are_what_they_say(faces):
-    source = open_source(faces / "train")
-    pairs = sample_pairs(source, 60)
-    identity = pairs.images.identities
-    assert np.array_equal(identity[pairs.first] == identity[pairs.second], pairs.same)
-    assert (pairs.first != pairs.second).all()
-    keys = {tuple(sorted(pair)) for pair in zip(pairs.first, pairs.second, strict=True)}
-    assert len(keys) == len(pairs) == 60
-    for fold in range(10):
-        assert pairs.same[pairs.fold == fold].sum() == 3
-    again = sample_pairs(source, 60)
-    assert np.array_equal(again.first, pairs.first)
-    # Only 6 x 15 pairs are of one person, however many are asked for.
-    assert sample_pairs(source, 10_000).same.sum() == NUM_IDENTITIES * math.comb(NUM_IMAGES, 2)
 
 
 def test_some_identities_are_numbered_anew(faces):

@@ -1,0 +1,61 @@
+"""Verification pairs drawn from labelled faces, where nobody has listed any."""
+
+import numpy as np
+
+from fusedface.data.pair_list import NUM_FOLDS, PairList, from_index_pairs
+from fusedface.data.sources import FaceSource, SomeIdentities, SomeImages
+
+
+def fewer_people(source: FaceSource, max_images: int) -> FaceSource:
+    """The source, or where it has more images than `max_images`, people spread over it who have no more."""
+    counts = np.bincount(source.labels, minlength=source.num_classes)
+    if len(source) <= max_images:
+        return source
+    step = np.random.default_rng(0).permutation(source.num_classes)
+    fits = np.cumsum(counts[step]) <= max_images
+    return SomeIdentities(source, np.sort(step[fits]).tolist())
+
+
+def sample_pairs(source: FaceSource, num_pairs: int, *, whole: bool = False) -> PairList:
+    """Different pairs of a source's images, half of one person, dealt to ten folds; always the same.
+
+    Args:
+        source: where the images come from.
+        num_pairs: at most so many; fewer where the source has no more.
+        whole: keep the images that are in no pair, too; all pairs of them can be scored.
+
+    Raises:
+        ValueError: no person has two images, so that there is no genuine pair.
+    """
+    rng = np.random.default_rng(0)
+    genuine = _genuine_pairs(source.labels, rng)[: num_pairs // 2]
+    if len(genuine) < NUM_FOLDS:
+        raise ValueError(
+            f"verification needs at least {NUM_FOLDS} pairs of images of one person, the people there "
+            f"are for it have {len(genuine)}; give a list with --pairs"
+        )
+    impostor = _impostor_pairs(source.labels, len(genuine), rng)
+    pairs = np.concatenate([genuine, impostor])
+    same = np.arange(len(pairs)) < len(genuine)
+    fold = np.concatenate([np.arange(len(part)) % NUM_FOLDS for part in (genuine, impostor)])
+    if whole:
+        images = SomeImages(source, np.arange(len(source)))
+        return PairList(images, pairs[:, 0], pairs[:, 1], same, fold, drawn=True)
+    return from_index_pairs(source, pairs[:, 0], pairs[:, 1], same, fold)
+
+
+def _genuine_pairs(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All pairs (P, 2) of images of one person, shuffled."""
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    for identity in np.unique(labels):
+        images = np.flatnonzero(labels == identity)
+        one, other = np.triu_indices(len(images), k=1)
+        pairs.append(np.stack([images[one], images[other]], axis=1))
+    return rng.permutation(np.concatenate(pairs))
+
+
+def _impostor_pairs(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """At most `count` different pairs (P, 2) of images of two people."""
+    drawn = np.sort(rng.integers(len(labels), size=(4 * count, 2)), axis=1)
+    drawn = np.unique(drawn[labels[drawn[:, 0]] != labels[drawn[:, 1]]], axis=0)
+    return rng.permutation(drawn)[:count]

@@ -1,0 +1,56 @@
+"""Verification pairs drawn from labelled faces: what they are of, and that they are always the same."""
+
+import math
+
+import numpy as np
+import pytest
+from tiny_run import NUM_IDENTITIES, NUM_IMAGES, write_faces
+
+from fusedface.data import open_source
+from fusedface.data.drawn_pairs import fewer_people, sample_pairs
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return write_faces(tmp_path_factory.mktemp("faces"))
+
+
+def test_sampled_pairs_are_what_they_say(faces):
+    source = open_source(faces / "train")
+    pairs = sample_pairs(source, 60)
+    identity = pairs.images.identities
+    assert np.array_equal(identity[pairs.first] == identity[pairs.second], pairs.same)
+    assert (pairs.first != pairs.second).all()
+    keys = {tuple(sorted(pair)) for pair in zip(pairs.first, pairs.second, strict=True)}
+    assert len(keys) == len(pairs) == 60
+    for fold in range(10):
+        assert pairs.same[pairs.fold == fold].sum() == 3
+    again = sample_pairs(source, 60)
+    assert np.array_equal(again.first, pairs.first)
+    # Only 6 x 15 pairs are of one person, however many are asked for.
+    assert sample_pairs(source, 10_000).same.sum() == NUM_IDENTITIES * math.comb(NUM_IMAGES, 2)
+
+
+def test_whole_sources_keep_images_that_are_in_no_pair(faces):
+    source = open_source(faces / "train")
+    pairs = sample_pairs(source, 20, whole=True)
+    few = sample_pairs(source, 20)
+    assert len(pairs.images) == len(source) > len(few.images)
+    named = [
+        {
+            (p.images.describe(a), p.images.describe(b))
+            for a, b in zip(p.first, p.second, strict=True)
+        }
+        for p in (pairs, few)
+    ]
+    assert named[0] == named[1]
+    assert pairs.drawn
+
+
+def test_fewer_people_are_whole_people(faces):
+    source = open_source(faces / "train")
+    assert fewer_people(source, len(source)) is source
+    some = fewer_people(source, 2 * NUM_IMAGES + 1)
+    assert np.bincount(some.labels).tolist() == [NUM_IMAGES] * 2
+    assert set(some.class_names) < set(source.class_names)
+    assert some.describe(0) == fewer_people(source, 2 * NUM_IMAGES + 1).describe(0)
