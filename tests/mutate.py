@@ -223,16 +223,23 @@ def run_tests(
 
 
 class _Selected:
-    """Keeps the tests of `order` and runs them in it."""
+    """Keeps the tests of `order` and runs them in it.
+
+    A mutant may change the name of a test, which holds its parameters: where one is not found, all of
+    that function take its place.
+    """
 
     def __init__(self, order: dict[str, int]) -> None:
         self.order = order
 
     def pytest_collection_modifyitems(self, items):
-        items[:] = sorted(
-            (item for item in items if item.nodeid in self.order),
-            key=lambda item: self.order[item.nodeid],
-        )
+        missing = self.order.keys() - {item.nodeid for item in items}
+        renamed = {name.split("[")[0]: self.order[name] for name in missing}
+        positions = [
+            self.order.get(item.nodeid, renamed.get(item.nodeid.split("[")[0])) for item in items
+        ]
+        found = [(at, i) for i, at in enumerate(positions) if at is not None]
+        items[:] = [items[i] for _, i in sorted(found)]
 
 
 def record(everything: bool, stop: float) -> dict[str, dict[str, Any]]:
