@@ -22,6 +22,7 @@ from fusedface.kernels import (
 )
 from fusedface.kernels.margins import Batch
 from fusedface.kernels.margins.angular import MIN_SINE
+from fusedface.kernels.margins.base import batch_mean
 
 ANGLES = torch.linspace(0.01, math.pi - 0.01, 301, dtype=torch.float64)
 ONES = torch.ones_like(ANGLES)
@@ -122,6 +123,12 @@ def test_a_bad_batch_leaves_the_state_alone(values):
     assert state["t"].item() == 0.5
 
 
+def test_a_batch_without_valid_rows_has_mean_0():
+    values = torch.tensor([0.5, -3.0])
+    assert batch_mean(values, torch.tensor([True, False])) == 0.5
+    assert batch_mean(values, torch.tensor([False, False])) == 0.0
+
+
 def test_adaface_statistics():
     margin, state = AdaFace(momentum=0.1), fresh_state(AdaFace())
     norms = torch.tensor([10.0, 30.0, 200.0, 7.0])  # 200 is clipped to 100, the last is ignored
@@ -136,6 +143,22 @@ def test_adaface_statistics():
     before = state["norm_std"].item()
     margin.update_state(batch(norms[:1], norms[:1]), state)
     assert state["norm_std"].item() == before  # one sample has no deviation
+
+
+def test_adaface_is_bounded_a_thousandth_before_0_and_pi():
+    """Poor samples (quality -1) are moved away from their class, good ones (1) towards it."""
+    margin, state = AdaFace(m=0.4), fresh_state(AdaFace(), torch.float64)
+    off = torch.tensor([-5e-4, 5e-4, 2e-3], dtype=torch.float64)  # of the moved angle from the end
+    for norm, moved, add in ((0.0, math.pi - off, 0.0), (1e9, off, 0.8)):
+        state["norm_mean"].fill_(50.0)
+        state["norm_std"].fill_(1.0)
+        cos = torch.cos(moved + (0.4 if add else -0.4)).requires_grad_()
+        target = margin.target(batch(cos, torch.full((3,), norm, dtype=torch.float64)), state)
+        (slope,) = torch.autograd.grad(target.sum(), cos)
+        bounded = torch.cos(moved.clamp(1e-3, math.pi - 1e-3))
+        torch.testing.assert_close(target.detach(), bounded - add, rtol=0, atol=1e-9)
+        assert slope[:2].tolist() == [0.0, 0.0]
+        assert slope[2] > 0
 
 
 @pytest.mark.parametrize("name", [n for n in all_margins() if "arc" in n or "curricular" in n])
@@ -182,12 +205,34 @@ def test_bad_parameters_are_refused(make, words):
         (lambda: ArcFace(m=True), ["m must be a number", "True"]),
         (lambda: ArcFace(easy_margin="no"), ["easy_margin must be True or False", "'no'"]),
         (lambda: MVArc(t="1.2"), ["t must be a number", "'1.2'"]),
+        (lambda: LDAM(class_counts=[3, 4]), ["class_counts must be a tuple", "[3, 4]"]),
     ],
 )
 def test_parameters_of_the_wrong_kind_are_refused(make, words):
     with pytest.raises(TypeError) as error:
         make()
     assert all(word in str(error.value) for word in words)
+
+
+def test_what_is_taken_unless_told():
+    """The figures that the papers and their code use, as docs/losses.md has them."""
+    taken = {name: vars(make()) for name, make in MARGINS.items()}
+    assert {name: values.pop("s") for name, values in taken.items()} == dict.fromkeys(MARGINS, 64.0)
+    assert taken == {
+        "normface": {},
+        "cosface": {"m": 0.35},
+        "arcface": {"m": 0.5, "easy_margin": False},
+        "sphereface": {"m": 1.4},
+        "combined": {"m1": 1.0, "m2": 0.3, "m3": 0.2},
+        "mvam": {"m": 0.35, "t": 1.2},
+        "mvarc": {"m": 0.5, "t": 1.2, "easy_margin": False},
+        "curricularface": {"m": 0.5, "t_momentum": 0.01},
+        "adaface": {"m": 0.4, "h": 0.333, "momentum": 0.01},
+        "magface": {
+            "l_a": 10.0, "u_a": 110.0, "l_m": 0.45, "u_m": 0.8, "lambda_g": 35.0, "easy_margin": False,
+        },
+        "ldam": {"max_m": 0.5, "class_counts": ()},
+    }  # fmt: skip
 
 
 def test_the_base_is_the_identity():

@@ -1,0 +1,52 @@
+"""Which operands the products of the chunked backend round, on processors with and without bfloat16."""
+
+import pytest
+import torch
+
+from fusedface.kernels import products
+from fusedface.kernels.products import Products
+
+CPU = torch.device("cpu")
+
+
+def operands():
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(24, 40, generator=generator), torch.randn(40, 16, generator=generator))
+
+
+@pytest.fixture(params=[True, False], ids=["bfloat16", "no bfloat16"])
+def is_fast(request, monkeypatch):
+    monkeypatch.setattr(products, "bfloat16_is_fast", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
+def test_what_is_rounded(is_fast, precision):
+    """Operands to bfloat16 where that is asked for and fast; float32's own rounding else."""
+    a, b = operands()
+    rounds = is_fast and precision in ("bfloat16", "float16")
+    exact, largest = a.double() @ b.double(), a.double().abs() @ b.double().abs()
+    of_rounded = a.bfloat16().double() @ b.bfloat16().double()
+    for product in (Products(CPU, precision), Products(CPU, precision).of_gradient):
+        found = product(a, b)
+        assert found.dtype == torch.float32
+        if rounds:
+            # The result is rounded to bfloat16 as well: 8 bits.
+            assert ((found.double() - of_rounded).abs() <= 2**-8 * largest).all()
+            assert (found.double() - exact).abs().max() > 1e-3
+        else:
+            assert ((found.double() - exact).abs() <= 40 * 2**-24 * largest).all()
+
+
+@pytest.mark.filterwarnings("ignore:TF32")  # torch's own, of switching oneDNN
+@pytest.mark.parametrize("enabled", [True, False])
+def test_float64_and_mkldnn_off(enabled):
+    """float64 keeps its digits, and switching oneDNN off changes no more than rounding."""
+    a, b = operands()
+    with torch.backends.mkldnn.flags(enabled=enabled):
+        times = Products(CPU, "float32")
+        assert products.onednn_is_usable() <= enabled
+        torch.testing.assert_close(times(a, b), a @ b)
+        exact = times(a.double(), b.double())
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(exact, a.double() @ b.double(), rtol=1e-13, atol=1e-13)
