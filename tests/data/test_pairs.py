@@ -39,6 +39,22 @@ def test_plain(tmp_path, name):
     assert pairs.images.image(int(pairs.second[1])).shape == (112, 112, 3)
 
 
+def test_names_with_spaces_where_tabs_separate(tmp_path):
+    """More than half of the lines hold a tab; where that is not so, any white space separates."""
+    for name in ("ann lee", "bob"):
+        (tmp_path / name).mkdir()
+        for i in (1, 2):
+            write_image(tmp_path / name / f"{i}.png")
+    lines = ["ann lee/1.png\tann lee/2.png\t1\t0", "bob/1.png\tann lee/1.png\t0\t1"]
+    (tmp_path / "pairs.txt").write_text("\n".join([*lines, ""]) + "\n")
+    pairs = read_pairs(tmp_path / "pairs.txt")
+    assert pairs.images.paths == ["ann lee/1.png", "ann lee/2.png", "bob/1.png"]
+    assert (pairs.first.tolist(), pairs.second.tolist()) == ([0, 2], [1, 0])
+    (tmp_path / "pairs.txt").write_text("bob/1.png bob/2.png 1 0\nbob/1.png\tx/1.png\t0 1\n")
+    with pytest.raises(ValueError, match=r"1 of 3 images are not below .*\n  line 2: x/1\.png"):
+        read_pairs(tmp_path / "pairs.txt")
+
+
 def test_two_lines_a_pair(tmp_path):
     """As CPLFW and CALFW have them: genuine pairs first; their flag may be a fold's number."""
     for name in "abcd":

@@ -2,6 +2,7 @@
 
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from fusedface.models import build_from_checkpoint, create
 from fusedface.recipes.run_directory.files import atomic_file
-from fusedface.recipes.training.checkpoint import BEST, CheckpointFolder
+from fusedface.recipes.training.checkpoint import BEST, Checkpoint, CheckpointFolder
+from fusedface.recipes.training.resume import restore_scaler
 from fusedface.recipes.training.seeding import rng_state, seed_everything, set_rng_state
 
 
@@ -116,6 +118,33 @@ def test_every_generator_is_restored_through_a_file(folder):
     seed_everything(4)
     set_rng_state(folder.newest()[0].content["rng"])
     assert draws() == expected
+
+
+def scaler_of(state):
+    return Checkpoint(Path("step.pt"), {"scaler": state})
+
+
+def test_a_gradient_scaler_is_put_where_it_was():
+    saved = torch.amp.GradScaler("cpu", init_scale=64.0).state_dict()
+    scaler = torch.amp.GradScaler("cpu")
+    restore_scaler(scaler_of(saved), scaler)
+    assert scaler.get_scale() == 64.0
+    fresh = torch.amp.GradScaler("cpu")
+    restore_scaler(scaler_of({}), fresh)  # the run had none before
+    assert fresh.get_scale() == torch.amp.GradScaler("cpu").get_scale()
+    restore_scaler(scaler_of(saved), torch.amp.GradScaler("cpu", enabled=False))
+
+
+@pytest.mark.parametrize("change", [{"scale": "64"}, {"scale": True}, {"mood": 1.0}])
+def test_a_state_of_no_scaler_is_refused(change):
+    scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(
+        ValueError, match=r"step\.pt: its scaler holds no state of a gradient scaler"
+    ):
+        restore_scaler(scaler_of(scaler.state_dict() | change), scaler)
+    lacking = dict(list(scaler.state_dict().items())[1:])
+    with pytest.raises(ValueError, match="its scaler holds no state"):
+        restore_scaler(scaler_of(lacking), scaler)
 
 
 def test_models_reads_what_is_written(folder):

@@ -17,6 +17,7 @@ from fusedface.recipes.evaluation.evaluate import (
     embed,
     evaluate_pairs,
     evaluate_with_scores,
+    people_to_score,
 )
 from fusedface.recipes.report.roc import plot_roc
 from fusedface.recipes.run import run_recipe
@@ -115,7 +116,16 @@ def test_too_many_pairs_are_refused_or_said_to_be_the_listed_ones(monkeypatch, t
     source = SyntheticFaces(20, 2, image_size=(32, 32))
     pairs = from_index_pairs(source, *synthetic_pairs(source, 40))
     assert evaluate_pairs(small(), pairs).scored == "all"
-    monkeypatch.setattr("fusedface.recipes.evaluation.evaluate.MAX_ALL_PAIRS", 100)
+    count = len(pairs.images) * (len(pairs.images) - 1) // 2
+    limit = "fusedface.recipes.evaluation.evaluate.MAX_ALL_PAIRS"
+    monkeypatch.setattr(limit, count)
+    for asked in (None, True):
+        assert np.array_equal(people_to_score(pairs, asked), pairs.images.identities)
+    monkeypatch.setattr(limit, count - 1)
+    assert people_to_score(pairs) is None
+    with pytest.raises(ValueError, match=f"of {len(pairs.images)} images are {count}, at most"):
+        people_to_score(pairs, all_pairs=True)
+    monkeypatch.setattr(limit, 100)
     assert evaluate_pairs(small(), pairs).scored == "listed"
     with pytest.raises(ValueError, match="at most 100 are scored"):
         evaluate_pairs(small(), pairs, all_pairs=True)

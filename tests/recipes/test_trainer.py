@@ -14,10 +14,11 @@ import torch
 from rich.console import Console
 from tiny_run import NUM_IDENTITIES, NUM_IMAGES, tiny_recipe, write_faces
 
-from fusedface.data import SomeIdentities, open_source
+from fusedface.data import FaceDataset, SomeIdentities, SyntheticFaces, open_source
 from fusedface.kernels import LDAM, AdaFace, ArcFace, CurricularFace, SelfPaced, margin_loss
-from fusedface.models import MarginHead, build_from_checkpoint
+from fusedface.models import MarginHead, Preprocessing, build_from_checkpoint
 from fusedface.recipes.configuration.settings import override, with_data
+from fusedface.recipes.evaluation.evaluate import NonFiniteEmbeddingsError
 from fusedface.recipes.run import pick_device, run_recipe
 from fusedface.recipes.run_directory.figures import mean_accuracy
 from fusedface.recipes.training import trainer
@@ -220,14 +221,16 @@ def test_unreadable_images_are_named_once_and_counted(faces, tmp_path):
         (broken / person.name).mkdir(parents=True)
         for image in person.iterdir():
             (broken / person.name / image.name).write_bytes(image.read_bytes())
-    bad = broken / "person02" / "3.png"
-    bad.write_bytes(bad.read_bytes()[:60])
+    bad = [broken / f"person0{i}" / f"{j}.png" for i in range(6) for j in (1, 4)]
+    for image in bad:
+        image.write_bytes(image.read_bytes()[:60])
     stream = io.StringIO()
     console = Console(file=stream, width=300)
     summary = run(faces, tmp_path / "run", f"data.source={broken}", console=console)
     assert summary.finished
-    assert summary.unreadable_images == 1
-    assert stream.getvalue().count(str(bad)) == 1
+    assert summary.unreadable_images == len(bad) == 12  # of them ten are named
+    assert sorted(stream.getvalue().count(str(image)) for image in bad) == [0] * 2 + [1] * 10
+    assert stream.getvalue().count("more unreadable images follow") == 1
 
 
 @pytest.mark.parametrize(
@@ -281,6 +284,22 @@ def test_each_epoch_is_another_order_of_the_same_images():
     assert list(Batches(23, 5, seed=4).rest_of_epoch(0)) != epochs[0]
     small = Batches(num_images=3, batch_size=5, seed=0)
     assert sorted(next(small.rest_of_epoch(7))) == [0, 1, 2]
+
+
+def test_each_epoch_is_augmented_anew():
+    """From wherever it begins: the images are those of the dataset at that epoch."""
+    source = SyntheticFaces(5, 3, image_size=(32, 32))
+    preprocessing = Preprocessing(input_size=(32, 32))
+    dataset, other = (FaceDataset(source, "flip", preprocessing, seed=2) for _ in range(2))
+    batches = Batches(len(source), 7, seed=3)
+    assert batches.steps_per_epoch == 2
+    for step, epoch in ((0, 0), (1, 0), (2, 1), (5, 2)):
+        other.set_epoch(epoch)
+        expected = [other.batch(indices).images for indices in batches.rest_of_epoch(step)]
+        loaded = batches.load(dataset, step, num_workers=0, pin_memory=False)
+        found = [batch.images for batch in loaded]
+        assert len(found) == len(expected) == 2 - step % 2
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def many_people(folder, count):
@@ -356,6 +375,32 @@ def test_the_best_is_the_first_of_equals(faces, tmp_path, monkeypatch):
     run(faces, tmp_path / "run", "evaluation.every=0.75")
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
     assert best["step"] == 6
+
+
+@pytest.mark.parametrize("error", [NonFiniteEmbeddingsError, ValueError])
+def test_what_is_wrong_before_the_first_step_is_a_mistake(faces, tmp_path, monkeypatch, error):
+    """Of the network or the pairs as they were given: the error is passed on as it is."""
+
+    def evaluate(self, model):
+        raise error("said so")
+
+    monkeypatch.setattr(Faces, "evaluate", evaluate)
+    with pytest.raises(ValueError, match=r"^said so") as found:
+        run(faces, tmp_path / "run")
+    assert type(found.value) is error
+
+
+def test_faces_to_verify_that_are_lost_later_stop_the_run(faces, tmp_path, monkeypatch):
+    original = Faces.evaluate
+
+    def evaluate(self, model):
+        if metrics(tmp_path / "run"):
+            raise ValueError("said so")
+        return original(self, model)
+
+    monkeypatch.setattr(Faces, "evaluate", evaluate)
+    with pytest.raises(OSError, match="faces to verify can no longer be read: said so"):
+        run(faces, tmp_path / "run")
 
 
 def test_people_are_held_out_where_there_are_enough(tmp_path):

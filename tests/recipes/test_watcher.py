@@ -226,6 +226,15 @@ def test_a_cosine_at_the_limit_has_not_sunk():
     assert "cosine is -0.10" in verdict(below + curve).message
 
 
+def test_the_last_cosine_tells_whether_it_has_sunk():
+    curve = evaluations(0.5, 0.7, 0.71, 0.71, 0.71)
+    first, *between, last = falling()
+    sinking = [first, *between, last | {"target_cosine": -0.5}]
+    assert "cosine is -0.50" in verdict(sinking + curve).message
+    risen = [line | {"target_cosine": -0.5} for line in (first, *between)] + [last]
+    assert "cosine" not in verdict(risen + curve).message
+
+
 @pytest.fixture
 def network():
     torch.manual_seed(0)

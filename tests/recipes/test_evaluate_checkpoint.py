@@ -1,0 +1,111 @@
+"""evaluate_checkpoint: what it prints, what it writes, and which pairs it scores unless told."""
+
+import io
+import json
+
+import pytest
+import torch
+from face_files import write_people
+from rich.console import Console
+
+from fusedface.models import create
+from fusedface.models.checkpoints import FORMAT, VERSION
+from fusedface.recipes.evaluation.evaluate_checkpoint import (
+    evaluate_checkpoint,
+    results_table,
+    templates_table,
+)
+from fusedface.recipes.evaluation.templates import TEMPLATE_RATES, TemplateResult
+from fusedface.recipes.evaluation.verification import VerificationResult
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    model = create("mobilefacenet", embedding_dim=16, input_size=(32, 32), width=0.25)
+    archive = {
+        "format": FORMAT, "version": VERSION, "backbone": model.config, "model": model.state_dict(),
+        "preprocessing": model.preprocessing.as_dict(), "step": 3,
+    }  # fmt: skip
+    torch.save(archive, tmp_path / "model.pt")
+    return tmp_path / "model.pt"
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    write_people(tmp_path / "people")
+    (tmp_path / "people" / "some.txt").write_text(
+        "ann/ann_0001.png ann/ann_0002.png 1 0\nann/ann_0001.png cyd/cyd_0001.png 0 0\n"
+        "bob/bob_0001.png bob/bob_0002.png 1 1\nbob/bob_0001.png cyd/cyd_0001.png 0 1\n"
+    )
+    return tmp_path / "people" / "some.txt"
+
+
+def evaluate(checkpoint, pairs, out=None, **options):
+    stream = io.StringIO()
+    console = Console(file=stream, width=100)
+    return evaluate_checkpoint(
+        checkpoint, None, [pairs], [], out, "cpu", console, **options
+    ), stream.getvalue()
+
+
+def test_what_is_printed_and_written(checkpoint, pairs, tmp_path):
+    """Into a folder whose parents are made; and once more into the same one."""
+    out = tmp_path / "new" / "results"
+    for _ in range(2):
+        results, shown = evaluate(checkpoint, pairs, out)
+    assert (results["some"].scored, results["some"].num_genuine) == ("listed", 2)
+    assert "model.pt: mobilefacenet, 32x32, mirror features: sum" in shown
+    assert "listed: 2 + 2" in shown
+    assert "templates" not in shown
+    written = json.loads((out / "results.json").read_text())
+    assert written.keys() == {"checkpoint", "backbone", "verification"}
+    assert written["checkpoint"] == "model.pt"
+    assert written["backbone"]["name"] == "mobilefacenet"
+    assert written["verification"] == {"some": results["some"].as_dict()}
+    assert {path.name for path in out.iterdir()} == {"results.json", "roc.png", "roc.svg"}
+
+
+def test_all_pairs_on_request(checkpoint, pairs, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    results, shown = evaluate(checkpoint, pairs, all_pairs=True)
+    assert (results["some"].scored, results["some"].num_impostor) == ("all", 8)
+    assert "all: 2 + 8" in shown
+    assert sorted(tmp_path.iterdir()) == before  # without a folder nothing is written
+
+
+def cells(table):
+    return [[cell.plain for cell in row] for row in table.rows]
+
+
+def figures(**changes):
+    given = {
+        "accuracy": 0.9, "accuracy_std": 0.01, "tar_at_far": {"0.1": 0.75}, "auc": 0.8, "rank1": None,
+        "num_pairs": 60, "num_folds": 10, "scored": "listed", "num_genuine": 30, "num_impostor": 1500,
+    }  # fmt: skip
+    return VerificationResult(**(given | changes))
+
+
+def test_a_figure_that_a_set_lacks_is_a_dash():
+    table = results_table({"one": figures(), "two": figures(tar_at_far={"0.01": 0.5}, rank1=0.25)})
+    assert [heading.plain for heading in table.headings] == ["figure", "one", "two"]
+    assert cells(table) == [
+        ["accuracy, 10 folds", "90.00 ± 1.00", "90.00 ± 1.00"],
+        ["TAR at FAR 0.1", "75.00", "-"],
+        ["area under ROC", "80.00", "80.00"],
+        ["pairs of TAR and ROC", "listed: 30 + 1,500", "listed: 30 + 1,500"],
+        ["TAR at FAR 0.01", "-", "50.00"],
+        ["rank-1", "-", "25.00"],
+    ]
+
+
+def test_a_row_of_templates():
+    rates = {f"{far:g}": None for far in TEMPLATE_RATES[:2]}
+    rates |= {f"{far:g}": 0.125 * i for i, far in enumerate(TEMPLATE_RATES[2:])}
+    table = templates_table({"IJBX": TemplateResult(rates, 1200, 8000, 1_560_000)})
+    assert [heading.plain for heading in table.headings] == [
+        "set", "templates", "pairs", *(f"TAR at FAR {far:g}" for far in TEMPLATE_RATES),
+    ]  # fmt: skip
+    assert cells(table) == [
+        ["IJBX", "1,200", "8,000 + 1,560,000", "-", "-", "0.00", "12.50", "25.00", "37.50"]
+    ]
