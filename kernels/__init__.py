@@ -5,6 +5,7 @@
     options.py       HeadOptions: all that decides what a head computes and how
     functional.py    margin_loss: checks, the primitive, then plain autograd on B numbers
     primitive.py     what a backend computes        reference.py, chunked.py: the backends
+    sharded.py       the same with the class centres split over processes
     initial_loss.py  the loss to expect at the start
 
 Imports torch alone, nothing of the rest of the project.
@@ -31,6 +32,7 @@ from fusedface.kernels.margins import (
 )
 from fusedface.kernels.options import HeadOptions
 from fusedface.kernels.reference import cosines
+from fusedface.kernels.sharded import Group
 from fusedface.kernels.weightings import WEIGHTINGS, SelfPaced, SelfPacedLinear, Weighting
 
 STATE_NAMES = tuple(
@@ -54,6 +56,7 @@ __all__ = [
     "Combined",
     "CosFace",
     "CurricularFace",
+    "Group",
     "HeadOptions",
     "MVArc",
     "MagFace",

@@ -19,8 +19,13 @@ class NonFiniteInputError(ValueError):
         self.argument = argument
 
 
-def check_tensors(embeddings: Tensor, weight: Tensor, labels: Tensor) -> None:
-    """Raise TypeError or ValueError unless (B, D), (C, D) and (B,) agree in shape, dtype and device."""
+def check_tensors(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, sharded: bool = False
+) -> None:
+    """Raise TypeError or ValueError unless (B, D), (C, D) and (B,) agree in shape, dtype and device.
+
+    `sharded`: whether other processes have classes too, so that there may be fewer than 2 here.
+    """
     for name, tensor in (("embeddings", embeddings), ("weight", weight), ("labels", labels)):
         if not isinstance(tensor, Tensor):
             raise TypeError(
@@ -46,7 +51,7 @@ def check_tensors(embeddings: Tensor, weight: Tensor, labels: Tensor) -> None:
             f"weight must be (C, {dim}) to match embeddings {tuple(embeddings.shape)}, "
             f"got {tuple(weight.shape)}"
         )
-    if len(weight) < 2:
+    if len(weight) < 2 and not sharded:
         raise ValueError(f"weight must hold at least 2 classes, got {len(weight)}")
     if labels.shape != (num_rows,):
         raise ValueError(f"labels must have shape ({num_rows},), got {tuple(labels.shape)}")
@@ -73,7 +78,11 @@ def check_state(names: Iterable[str], state: State) -> None:
 
 
 def check_values(
-    embeddings: Tensor, labels: Tensor, state: State, num_classes: int, ignore_index: int
+    embeddings: Tensor,
+    labels: Tensor,
+    state: State,
+    num_classes: int | Tensor,
+    ignore_index: int,
 ) -> None:
     """Raise ValueError for a label out of range, NonFiniteInputError for what is NaN or infinite.
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusedface.kernels import checks
+from fusedface.kernels import checks, sharded
 from fusedface.kernels.dispatch import pick_backend, pick_precision
 from fusedface.kernels.margins import Batch, Margin, NegativeStats, State
 from fusedface.kernels.options import HeadOptions, head_options
@@ -50,6 +50,7 @@ def margin_loss(
     *,
     state: State | None = None,
     training: bool = False,
+    process_group: sharded.Group | None = None,
     **options: Any,
 ) -> MarginOutput:
     """Margin-softmax cross-entropy between normalised embeddings and class centres.
@@ -63,6 +64,11 @@ def margin_loss(
             float64; without it they have their first value.
         training: fold this batch into `state`, in place, before it is used; not in the second forward
             that gradient checkpointing runs inside the backward, which uses `state` as it is.
+        process_group: N processes that share the class centres; "world" for all. `weight` is this rank's
+            (C_r, D), `embeddings` and `labels` (in all C classes) its rows of the batch, as many as on
+            every rank; the output is that of the whole batch, in the order of the ranks. The gradient of
+            `weight` is that of `loss`, the gradient of `embeddings` N times that, as
+            DistributedDataParallel averages over the ranks.
         options: the fields of `HeadOptions` by name, such as `backend="chunked"`.
 
     Raises:
@@ -71,14 +77,19 @@ def margin_loss(
             NonFiniteInputError) an input is not finite. See `checks.check_values` for GPUs.
     """
     chosen = head_options(margin, options)
-    checks.check_tensors(embeddings, weight, labels)
+    checks.check_tensors(embeddings, weight, labels, sharded=process_group is not None)
     state = _state_for(chosen, state, embeddings)
-    checks.check_values(embeddings, labels, state, len(weight), chosen.ignore_index)
+    ranks, num_classes = None, len(weight)
+    if process_group is not None:
+        ranks = sharded.meet(embeddings, weight, state, training, process_group)
+        embeddings, labels = ranks.gather(embeddings, labels)
+        num_classes = ranks.num_classes
+    checks.check_values(embeddings, labels, state, num_classes, chosen.ignore_index)
     # Before autocast is switched off.
     precision = pick_precision(chosen.precision, embeddings.device)
     training = training and not _is_recomputed()
     with torch.autocast(embeddings.device.type, enabled=False):
-        return _margin_loss(embeddings, weight, labels, chosen, state, training, precision)
+        return _margin_loss(embeddings, weight, labels, chosen, state, training, precision, ranks)
 
 
 def _margin_loss(
@@ -89,12 +100,15 @@ def _margin_loss(
     state: State,
     training: bool,
     precision: str,
+    ranks: sharded.Ranks | None,
 ) -> MarginOutput:
     margin = options.margin
     valid = labels != options.ignore_index
     ignored = ~valid
     labels = labels.long().masked_fill(ignored, -1)
     run = pick_backend(options.backend, embeddings, weight)
+    if ranks is not None:
+        run = ranks.over(run)
 
     with torch.no_grad():
         before = Batch(*run.target_cosine(embeddings, weight, labels), labels, valid)

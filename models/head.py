@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fusedface.kernels import (
     CurricularFace,
+    Group,
     HeadOptions,
     Margin,
     MarginOutput,
@@ -15,6 +16,7 @@ from fusedface.kernels import (
     margin_loss,
 )
 from fusedface.kernels.options import head_options
+from fusedface.models.class_shard import ClassShard, draw_rows
 
 # Of the class centres, as the official CurricularFace and insightface heads have it.
 INITIAL_STD = 0.01
@@ -32,14 +34,22 @@ class MarginHead(nn.Module):
         num_classes: C >= 2.
         margin: one of `fusedface.kernels.MARGINS`, or `HeadOptions` with one; CurricularFace() if left out.
         device: where the class centres are made.
+        process_group: processes that share the class centres, "world" for all that torchrun has started;
+            each makes its own head, with the same arguments. This rank's `weight` is then
+            (len(head.classes), D), `forward` takes its rows of the batch and returns the output of the
+            whole batch, and its gradients are for `DistributedDataParallel` around the backbone, but
+            not around the head (docs/scaling.md).
         options: the fields of `HeadOptions` by name, such as `backend="chunked"`.
 
     Raises:
         TypeError: `margin` is not a margin, or an option is unknown or of the wrong kind.
-        ValueError: a size or an option is out of its range.
+        ValueError: a size or an option is out of its range, the program was not started with torchrun,
+            or the ranks were given different arguments.
     """
 
     weight: Tensor
+    classes: range
+    """The classes whose centres this process holds: all of them without a process group."""
 
     def __init__(
         self,
@@ -48,6 +58,7 @@ class MarginHead(nn.Module):
         margin: Margin | HeadOptions | None = None,
         *,
         device: torch.device | str | None = None,
+        process_group: Group | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -57,7 +68,11 @@ class MarginHead(nn.Module):
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         self.options = head_options(CurricularFace() if margin is None else margin, options)
         self.embedding_dim, self.num_classes = embedding_dim, num_classes
-        self.weight = nn.Parameter(torch.empty(num_classes, embedding_dim, device=device))
+        self.shard = None if process_group is None else ClassShard(process_group, num_classes)
+        if self.shard is not None:
+            self.shard.check_same((embedding_dim, num_classes, str(self.options)))
+        self.classes = range(num_classes) if self.shard is None else self.shard.classes
+        self.weight = nn.Parameter(torch.empty(len(self.classes), embedding_dim, device=device))
         for name, value in self.options.initial_state().items():
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32, device=device))
         self.reset_parameters()
@@ -74,7 +89,10 @@ class MarginHead(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw new class centres (their length only sets the pace of learning), and reset the state."""
-        nn.init.normal_(self.weight, std=INITIAL_STD)
+        if self.shard is None:
+            nn.init.normal_(self.weight, std=INITIAL_STD)
+        else:
+            draw_rows(self.weight.detach(), self.classes, self.num_classes, INITIAL_STD)
         for name, value in self.options.initial_state().items():
             self.get_buffer(name).fill_(value)
 
@@ -93,13 +111,45 @@ class MarginHead(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> MarginOutput:
         """Loss and statistics of a batch; see `margin_loss` for shapes, dtypes and errors."""
         return margin_loss(
-            embeddings, self.weight, labels, self.options, state=self.state, training=self.training
+            embeddings,
+            self.weight,
+            labels,
+            self.options,
+            state=self.state,
+            training=self.training,
+            process_group=None if self.shard is None else self.shard.group,
         )
+
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """What `state_dict` of a head without a process group has, on the CPU; a copy.
+
+        With one, `state_dict` has the rank's own rows; this gathers those of all ranks on rank 0 of the
+        group, one rank at a time, and is empty elsewhere. Every rank has to call it. Heads of any number of
+        ranks load either.
+        """
+        state = {
+            name: value.detach().to("cpu", copy=True) for name, value in self.state_dict().items()
+        }
+        if self.shard is None:
+            return state
+        weight = self.shard.collect(self.weight.detach())
+        return {} if weight is None else state | {"weight": weight}
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **options: Any
+    ) -> None:
+        """What `load_state_dict` goes through: of all class centres, take this rank's."""
+        key = prefix + "weight"
+        weight = state_dict.get(key)
+        if self.shard is not None and isinstance(weight, Tensor) and weight.ndim == 2:
+            state_dict = state_dict | {key: self.shard.rows_of(weight, key)}
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
 
     @torch.no_grad()
     def cosines(self, embeddings: Tensor) -> Tensor:
         """Cosines (B, C) of embeddings (B, D) with all class centres, without margin: such as for a top-5.
 
+        With a process group, with this rank's own class centres: (B, len(head.classes)).
         In float32, or float64 where an operand has it. It holds what `forward` is there to avoid, 4 B C
         bytes; the top-1 of a training batch is `MarginOutput.correct`.
         """
@@ -107,4 +157,5 @@ class MarginHead(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes and options, for print(head)."""
-        return f"{self.embedding_dim}, {self.num_classes}, {self.options}"
+        own = "" if self.shard is None else f", {self.shard}"
+        return f"{self.embedding_dim}, {self.num_classes}, {self.options}{own}"

@@ -1,0 +1,61 @@
+"""Functions run by several Gloo processes at once, which are started once for many functions."""
+
+import json
+import multiprocessing
+import os
+import traceback
+from datetime import timedelta
+from importlib import import_module
+
+import torch
+import torch.distributed as dist
+
+TIMEOUT = timedelta(seconds=60)  # for what another process has not sent, in a test that fails
+
+
+def run_cases(module, num_ranks, folder):
+    """Call each of `module.CASES` in `num_ranks` processes; what went wrong in each, by name and rank.
+
+    A process that fails ends there, and with it the others, since nothing is left to answer them.
+    """
+    # Their parent has imported everything, and runs nothing: they start at once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    store = f"file://{folder}/store"
+    arguments = [
+        (module, rank, num_ranks, store, f"{folder}/{rank}.json") for rank in range(num_ranks)
+    ]
+    processes = [context.Process(target=_run, args=each) for each in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    reports = []
+    for *_, path in arguments:
+        with open(path) as file:
+            reports.append(json.load(file))
+    return reports
+
+
+def _run(module, rank, num_ranks, store, path):
+    torch.set_num_threads(1)
+    cases = import_module(module).CASES
+    report = dict.fromkeys(cases, "not reached")
+    dist.init_process_group(
+        "gloo", init_method=store, rank=rank, world_size=num_ranks, timeout=TIMEOUT
+    )
+    try:
+        for name, case in cases.items():
+            case(rank, num_ranks)
+            report[name] = ""
+    except Exception:
+        report[name] = traceback.format_exc()
+    with open(path, "w") as file:
+        json.dump(report, file)
+    os._exit(0)  # without waiting for the others
+
+
+def outcome(reports, name):
+    """What to say of a case that failed anywhere; empty if it did not."""
+    failed = [f"rank {rank}: {report[name]}" for rank, report in enumerate(reports) if report[name]]
+    return "\n".join(failed)
