@@ -5,13 +5,12 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fusedface.recipes.run_directory.environment import describe_environment
+from fusedface.recipes.run_directory.environment import git_revision, installed_version
 
 PACKAGES = ("torch", "triton", "pytorch-metric-learning", "liger-kernel", "cut-cross-entropy")
 
@@ -27,8 +26,8 @@ def machine(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "cuda": torch.version.cuda if on_gpu else None,
         "system": f"{platform.system()} {platform.machine()}",
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "revision": describe_environment(device, "", 0)["git_revision"],
+        "packages": {name: found for name in PACKAGES if (found := installed_version(name))},
+        "revision": git_revision(),
     }
 
 
@@ -77,10 +76,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -2,9 +2,12 @@
 
 from fusedface.data.contact_sheet import contact_sheet
 from fusedface.data.dataset import FaceBatch, FaceDataset, collate_whole, read_batches
+from fusedface.data.fingerprints import changed_images, fingerprint
+from fusedface.data.overlap import overlaps
 from fusedface.data.pair_list import PairList, from_index_pairs
 from fusedface.data.pairs import read_pairs
 from fusedface.data.recordio import BadRecord, PackSource, open_pack, write_pack
+from fusedface.data.sizes import check_sizes, other_sizes
 from fusedface.data.source_kinds import open_source
 from fusedface.data.sources import (
     FaceSource,
@@ -34,12 +37,17 @@ __all__ = [
     "SyntheticFaces",
     "UnreadableImage",
     "augmentation",
+    "changed_images",
+    "check_sizes",
     "collate_whole",
     "contact_sheet",
     "find_sets",
+    "fingerprint",
     "from_index_pairs",
     "open_pack",
     "open_source",
+    "other_sizes",
+    "overlaps",
     "read_batches",
     "read_pairs",
     "synthetic_pairs",

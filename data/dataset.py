@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from fusedface.data.sources import FaceSource, Images
 from fusedface.data.sources.images import UnreadableImage
-from fusedface.data.transforms import augmentation, fit, frame_size
+from fusedface.data.transforms import augmentation, fit
 from fusedface.models import Preprocessing
 
 
@@ -47,7 +47,7 @@ class FaceDataset(Dataset[FaceBatch]):
     ) -> None:
         self.source, self.seed, self.epoch = source, seed, 0
         self.preset = augmentation
-        self.size = frame_size(preprocessing)
+        self.size = preprocessing.image_size
         self._augment = _augment(augmentation, self.size)
 
     def set_epoch(self, epoch: int) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from fusedface.models import Preprocessing
-
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 FLIP_PROBABILITY = 0.5
 PRESETS = {
@@ -81,13 +79,6 @@ def _albumentations(preset: str, image_size: tuple[int, int]):
     parts = {"crop": [crop], "color": [color], "lowres": [lowres], "blur": [blur]}
     parts["strong"] = [crop, color, lowres, blur]
     return A.Compose(parts[preset])
-
-
-def frame_size(preprocessing: Preprocessing) -> tuple[int, int]:
-    """(H, W) of the images a backbone takes, before its own crop: 112x112 for a 112x96 network."""
-    height, width = preprocessing.input_size
-    side = max(height, width)
-    return (side, side) if preprocessing.crop == "center" else (height, width)
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

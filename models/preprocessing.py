@@ -50,6 +50,12 @@ class Preprocessing:
         if self.crop not in ("none", "center"):
             raise ValueError(f"crop must be 'none' or 'center', got {self.crop!r}")
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the images to give, before the crop: 112x112 for a 112x96 network."""
+        side = max(self.input_size)
+        return (side, side) if self.crop == "center" else self.input_size
+
     def images_to_tensor(self, images: Tensor) -> Tensor:
         """Crop and normalise a batch of images.
 

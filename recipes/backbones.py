@@ -12,7 +12,7 @@ import inspect
 from dataclasses import replace
 
 from fusedface.models import MODELS
-from fusedface.recipes.configuration.recipe import Backbone, Recipe
+from fusedface.recipes.configuration.recipe import BackboneOptions, Recipe
 
 BACKBONES = {
     "mobilefacenet_relu": "MobileFaceNet with ReLU (for phones)",
@@ -39,5 +39,5 @@ def on_backbone(recipe: Recipe, name: str) -> Recipe:
         recipe,
         name=f"{name}-{recipe.name.removeprefix('mobilefacenet-')}",
         summary=f"{BACKBONES[name]}: {recipe.summary.removeprefix('MobileFaceNet with ')}",
-        backbone=Backbone(name=name, embedding_dim=EMBEDDING_DIM, width=width),
+        backbone=BackboneOptions(name=name, embedding_dim=EMBEDDING_DIM, width=width),
     )

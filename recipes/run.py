@@ -1,5 +1,6 @@
 """run_recipe: from a recipe and a folder to a trained network and its summary."""
 
+import math
 import time
 from collections.abc import Collection
 from dataclasses import replace
@@ -9,26 +10,35 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from fusedface.models import MarginHead, create
-from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.data import FaceDataset, FaceSource, fingerprint
+from fusedface.kernels import HeadOptions, predicted_initial_loss
+from fusedface.models import Backbone, MarginHead
+from fusedface.recipes.configuration.recipe import SYNTHETIC, Recipe
+from fusedface.recipes.configuration.settings import to_dict
 from fusedface.recipes.host.device import pick_device
-from fusedface.recipes.host.terminal import plain, say
-from fusedface.recipes.run_directory import fingerprint
-from fusedface.recipes.run_directory.directory import RECIPE, RunDirectory
+from fusedface.recipes.host.terminal import say
+from fusedface.recipes.resume import finished_before, load_newest, what_is_left
+from fusedface.recipes.run_directory.directory import RunDirectory
 from fusedface.recipes.run_directory.environment import (
     describe_environment,
     device_name,
     peak_memory_mib,
 )
 from fusedface.recipes.run_directory.metrics import MetricsLog, read_metrics
-from fusedface.recipes.run_directory.summary import VERDICT_COLOURS, Summary, print_verification
+from fusedface.recipes.run_directory.summary import (
+    Summary,
+    print_summary,
+    print_verification,
+)
 from fusedface.recipes.run_directory.verdict import Judgement, judge
 from fusedface.recipes.training.checkpoint import CheckpointFolder
-from fusedface.recipes.training.display import Display, make_display
+from fusedface.recipes.training.display import Display, Status, make_display
 from fusedface.recipes.training.faces import Faces, open_faces
+from fusedface.recipes.training.optim import build_optimizer
 from fusedface.recipes.training.precision import Precision, pick_precision
-from fusedface.recipes.training.resume import recipe_of
+from fusedface.recipes.training.schedule import Batches, LearningRate, Timetable, num_steps
 from fusedface.recipes.training.seeding import seed_everything
+from fusedface.recipes.training.step import Learner
 from fusedface.recipes.training.trainer import Trainer
 
 
@@ -66,13 +76,12 @@ def run_recipe(
     target = pick_device(device)
     named = None if device is None else str(device)
     directory = RunDirectory(Path(out), recipe, resume, allow_change, named)
-    earlier = _finished_before(directory, console)
+    earlier = finished_before(directory, console)
     if earlier is not None:
         say(console, f"{out} has already finished: nothing to resume")
         print_verification(earlier, console)
         return earlier
     precision = pick_precision(recipe.train.precision, target)
-    seed_everything(recipe.train.seed)
     display = make_display(console)
     try:
         summary = _train(recipe, directory, precision, display)
@@ -82,64 +91,108 @@ def run_recipe(
     return summary
 
 
-def _finished_before(directory: RunDirectory, console: Console) -> Summary | None:
-    """The summary of a run that has come to its end with this recipe, else None.
-
-    A damaged summary is written again, from what the run itself holds.
-    """
-    try:
-        summary = directory.read_summary()
-    except ValueError as error:
-        say(console, f"{error}; it is written again")
-        return None
-    if summary is None or not summary.finished:
-        return None
-    changes = directory.changes
-    checkpoint, _ = CheckpointFolder(directory.checkpoints, 1).newest()
-    if checkpoint is not None:
-        changes = directory.check_recipe(recipe_of(checkpoint), checkpoint.path)
-    if changes:
-        raise ValueError(
-            f"{directory.folder} has finished with other settings, which cannot be changed any more; "
-            "choose another --out. They differ in:\n  " + "\n  ".join(changes)
-        )
-    return summary
-
-
 def _train(
     recipe: Recipe, directory: RunDirectory, precision: Precision, display: Display
 ) -> Summary:
     """Build everything, then have the directory for this process and run in it."""
     began = time.perf_counter()
-    faces = open_faces(recipe, precision.device, display.note)
-    trainer = _build(recipe, faces, directory, precision, display, began)
+    seed_everything(recipe.train.seed)
+    model = recipe.backbone.build()
+    device = precision.device
+    faces = open_faces(recipe.data, recipe.evaluation, model.preprocessing, device, display.note)
+    trainer = _trainer(recipe, model, faces, directory.checkpoints, precision, display, began)
     # Not before: a mistake in the recipe or in a path must leave nothing behind.
     with directory.claim():
         try:
             return _run(recipe, directory, trainer, faces)
         except OSError as error:  # a full disk, a worker that died, images that are gone
-            raise OSError(f"{error}. {_what_is_left(directory, trainer)}") from error
+            raise OSError(f"{error}. {what_is_left(directory, trainer)}") from error
+
+
+def _trainer(
+    recipe: Recipe,
+    model: Backbone,
+    faces: Faces,
+    checkpoints: Path,
+    precision: Precision,
+    display: Display,
+    began: float,
+) -> Trainer:
+    """Take a recipe apart: each part of the training is made from what it needs of it."""
+    optim, train = recipe.optim, recipe.train
+    head = _head(recipe.head, model.embedding_dim, faces.train)
+    # Moved after they are drawn: a seed means the same weights on every device.
+    model, head = model.to(precision.device), head.to(precision.device)
+    if train.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    batches = Batches(len(faces.train), optim.batch_size, train.seed)
+    steps = num_steps(recipe.schedule, batches.steps_per_epoch)
+    return Trainer(
+        Learner(
+            model,
+            head,
+            build_optimizer(model, head, optim),
+            lr=LearningRate(base=optim.lr, num_steps=steps, schedule=recipe.schedule),
+            clip_norm=optim.clip_norm,
+            precision=precision,
+            channels_last=train.channels_last,
+        ),
+        dataset=FaceDataset(faces.train, recipe.data.augmentation, model.preprocessing, train.seed),
+        batches=batches,
+        timetable=Timetable(
+            num_steps=steps,
+            log_every=train.log_every,
+            evaluate_every=math.ceil(recipe.evaluation.every * batches.steps_per_epoch),
+            checkpoint_every=train.checkpoint_every,
+        ),
+        # Generated faces are kept by this process.
+        num_workers=0 if recipe.data.source == SYNTHETIC else recipe.data.num_workers,
+        evaluate=lambda: faces.evaluate(model),
+        checkpoints=CheckpointFolder(
+            checkpoints,
+            train.keep_checkpoints,
+            {"recipe": to_dict(recipe), "data": fingerprint(faces.train)},
+        ),
+        display=display,
+        status=Status(
+            name=recipe.name,
+            num_steps=steps,
+            num_epochs=steps / batches.steps_per_epoch,
+            batch_size=batches.batch_size,
+            initial_loss=predicted_initial_loss(head.margin, head.num_classes, head.embedding_dim),
+            collapse_loss=head.margin.collapse_loss(head.num_classes),
+        ),
+        began=began,
+    )
+
+
+def _head(options: HeadOptions, embedding_dim: int, source: FaceSource) -> MarginHead:
+    """The class centres of the people to train on, freshly drawn."""
+    counts = tuple(np.bincount(source.labels, minlength=source.num_classes).tolist())
+    margin = options.margin.with_class_counts(counts)
+    return MarginHead(embedding_dim, source.num_classes, replace(options, margin=margin))
 
 
 def _run(recipe: Recipe, directory: RunDirectory, trainer: Trainer, faces: Faces) -> Summary:
     """Go on from the newest checkpoint if there is one, train, summarise."""
-    display, precision = trainer.display, trainer.precision
     directory.read_starts()  # damaged ones are refused before anything is changed
-    resumed = _load_newest(directory, trainer)
+    resumed = load_newest(directory, trainer)
     directory.write_recipe()
     trainer.checkpoints.remove_after(trainer.progress.step)
     with MetricsLog(directory.folder, trainer.progress.step if resumed else -1) as log:
         if log.notice:
-            display.note(log.notice)
-        environment = describe_environment(precision.device, precision.name, recipe.train.seed)
-        directory.add_environment(trainer.progress.step, environment)
+            trainer.display.note(log.notice)
+        precision = trainer.learner.precision
+        start = {"seed": recipe.train.seed, "precision": precision.name}
+        start |= describe_environment(precision.device)
+        directory.add_start(trainer.progress.step, start)
         end = trainer.train(log)
     judgement = judge(
         read_metrics(log.path),
         ended=end.how,
         end_message=end.message,
         end_step=end.step,
-        margin=trainer.head.margin,
+        margin=trainer.learner.head.margin,
         num_classes=faces.train.num_classes,
     )
     summary = _summarise(recipe, trainer, faces, judgement)
@@ -147,105 +200,21 @@ def _run(recipe: Recipe, directory: RunDirectory, trainer: Trainer, faces: Faces
     return summary
 
 
-def _load_newest(directory: RunDirectory, trainer: Trainer) -> bool:
-    """Load the newest good checkpoint; whether there is one.
-
-    Raises:
-        ValueError: it was trained with another recipe or on other images, or an entry is damaged.
-    """
-    display, checkpoints = trainer.display, trainer.checkpoints
-    checkpoints.remove_partial()
-    checkpoint, problems = checkpoints.newest()
-    for problem in problems:
-        display.note(f"skipped a checkpoint: {problem}")
-    changes = directory.changes
-    if checkpoint is not None:
-        changes = directory.check_recipe(recipe_of(checkpoint), checkpoint.path)
-        changes += _data_changes(directory, trainer, checkpoint.content.get("data"))
-        trainer.load(checkpoint)
-        display.note(f"going on after step {trainer.progress.step} of {trainer.num_steps}")
-    if changes:
-        step = trainer.progress.step
-        trainer.progress.recipe_changes.append({"step": step, "changes": changes})
-        for line in changes:
-            display.note(f"changed after step {step}: {line}")
-        if checkpoint is not None:
-            trainer.save(best=False)  # recorded before a step is made with other settings
-    return checkpoint is not None
-
-
-def _data_changes(directory: RunDirectory, trainer: Trainer, before: object) -> list[str]:
-    """What is to be recorded of images that have changed, if they may."""
-    changed = fingerprint.changes(before, trainer.data)
-    if changed is None:
-        return []
-    if not directory.may_change("data.source"):
-        raise ValueError(
-            f"the training images have changed since the run in {directory.folder} was begun: {changed}. "
-            "The run would not go on with those it has learned from; restore them, begin again in another "
-            "--out, or accept and record the change with --allow-change data.source"
-        )
-    return [f"the training images: {changed}"]
-
-
-def _what_is_left(directory: RunDirectory, trainer: Trainer) -> str:
-    """How far a run that broke off is kept, and what to type to go on."""
-    if not (directory.folder / RECIPE).is_file():
-        if trainer.progress.step == 0:
-            return "Nothing was trained; with that mended, run the same command again"
-        return f"{directory.folder} was deleted under the run: nothing is left of it to go on with"
-    step = trainer.checkpoints.last_step()
-    kept = "No checkpoint is left" if step is None else f"The run is kept up to step {step}"
-    return f"{kept}; with that mended, go on with: {directory.resume_command()}"
-
-
-def _build(
-    recipe: Recipe,
-    faces: Faces,
-    directory: RunDirectory,
-    precision: Precision,
-    display: Display,
-    began: float,
-) -> Trainer:
-    """The network, its head and their trainer, with weights drawn from the recipe's seed."""
-    model = create(**recipe.backbone.options())
-    counts = tuple(np.bincount(faces.train.labels, minlength=faces.train.num_classes).tolist())
-    head = MarginHead(
-        model.embedding_dim,
-        faces.train.num_classes,
-        replace(recipe.head, margin=recipe.head.margin.with_class_counts(counts)),
-    )
-    # Moved after they are drawn: a seed means the same weights on every device.
-    model, head = model.to(precision.device), head.to(precision.device)
-    if recipe.train.channels_last:
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return Trainer(
-        recipe,
-        model=model,
-        head=head,
-        dataset=faces.dataset(recipe, model.preprocessing),
-        evaluate=lambda: faces.evaluate(model),
-        checkpoints=CheckpointFolder(directory.checkpoints, recipe.train.keep_checkpoints),
-        precision=precision,
-        display=display,
-        began=began,
-    )
-
-
 def _summarise(recipe: Recipe, trainer: Trainer, faces: Faces, judgement: Judgement) -> Summary:
     progress, status = trainer.progress, trainer.status
+    device = trainer.learner.precision.device
     return Summary(
         recipe=recipe.name,
         seed=recipe.train.seed,
-        device=device_name(trainer.precision.device),
+        device=device_name(device),
         verdict=judgement.verdict,
         verdict_step=judgement.step,
         message=judgement.message,
         steps=progress.step,
-        num_steps=trainer.num_steps,
+        num_steps=status.num_steps,
         seconds=round(trainer.seconds, 2),
         images_per_second=round(trainer.images_per_second, 2),
-        peak_memory_mib=peak_memory_mib(trainer.precision.device),
+        peak_memory_mib=peak_memory_mib(device),
         final_loss=progress.final_loss,
         initial_loss=status.initial_loss,
         collapse_loss=status.collapse_loss,
@@ -260,18 +229,8 @@ def _summarise(recipe: Recipe, trainer: Trainer, faces: Faces, judgement: Judgem
 
 
 def _report(summary: Summary, directory: RunDirectory, console: Console) -> None:
-    """Print the table and the verdict, draw the curve."""
-    if summary.verification:
-        print_verification(summary, console)
-    for change in summary.recipe_changes:
-        say(console, f"changed after step {change['step']}: {'; '.join(change['changes'])}")
-    colour = VERDICT_COLOURS[summary.verdict]
-    say(console, plain(summary.verdict, colour) + plain(f": {summary.message}"))
-    if summary.verdict == "interrupted":
-        say(console, f"go on with: {directory.resume_command()}")
-    minutes, seconds = divmod(round(summary.seconds), 60)
-    speed = f"{summary.images_per_second:.1f} images/s"
-    say(console, f"{minutes} min {seconds} s, {speed}; see {directory.folder}")
+    """Print what came of it, draw the curve."""
+    print_summary(summary, directory.folder, directory.resume_command(), console)
 
     from fusedface.recipes.report.curves import plot_curves  # matplotlib takes a second to import
 

@@ -39,7 +39,7 @@ FOUND, REACH, DONE = (BUILD / name for name in ("found.json", "reach.json", "res
 TARGETS = (
     "kernels", "kernels/margins", "recipes/evaluation", "data/pairs.py",
     *(f"recipes/training/{name}.py" for name in (
-        "trainer", "batches", "checkpoint", "meter", "optim", "resume", "schedule")),
+        "trainer", "step", "checkpoint", "meter", "optim", "schedule")),
     *(f"recipes/run_directory/{name}.py" for name in ("metrics", "verdict")),
 )  # fmt: skip
 TESTS = ("tests/kernels/test_", "tests/models/test_head", "tests/data/", "tests/recipes/")

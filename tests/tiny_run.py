@@ -1,13 +1,15 @@
 """A recipe that trains in seconds, on a folder of made-up faces: coloured noise, one colour a person."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from fusedface.kernels import CurricularFace, HeadOptions
 from fusedface.recipes.configuration.recipe import (
-    Backbone,
+    BackboneOptions,
     Data,
     Evaluation,
     Optim,
@@ -15,6 +17,7 @@ from fusedface.recipes.configuration.recipe import (
     Schedule,
     Train,
 )
+from fusedface.recipes.training.faces import Faces, open_faces
 
 SIZE = 32
 NUM_IDENTITIES, NUM_IMAGES = 6, 6
@@ -47,7 +50,7 @@ def tiny_recipe(folder: Path) -> Recipe:
     return Recipe(
         name="tiny",
         summary="a run of seconds",
-        backbone=Backbone(embedding_dim=16, input_size=(SIZE, SIZE), width=0.25),
+        backbone=BackboneOptions(embedding_dim=16, input_size=(SIZE, SIZE), width=0.25),
         head=HeadOptions(margin=CurricularFace(m=0.3, s=16.0)),
         data=Data(source=str(folder / "train")),
         optim=Optim(lr=0.05, batch_size=8),
@@ -55,3 +58,9 @@ def tiny_recipe(folder: Path) -> Recipe:
         train=Train(seed=5, log_every=2, checkpoint_every=3),
         evaluation=Evaluation(pairs=(str(folder / "pairs.csv"),), every=1.5),
     )
+
+
+def faces_of(recipe: Recipe, note: Callable[[str], None] = lambda _: None) -> Faces:
+    """The faces that a run of a recipe opens, on the CPU."""
+    preprocessing = recipe.backbone.build().preprocessing
+    return open_faces(recipe.data, recipe.evaluation, preprocessing, torch.device("cpu"), note)

@@ -134,7 +134,11 @@ def _content(
         "version": 1,
         "settings": settings_line(first),
         "reference": reference_label(results),
-        "environment": describe_environment(device, first.train.precision, first.train.seed),
+        "environment": {
+            "seed": first.train.seed,
+            "precision": first.train.precision,
+            **describe_environment(device),
+        },
         "losses": as_dict(losses),
         "runs": [
             {

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 
-from fusedface.data import PairList
+from fusedface.data import PairList, fingerprint
 from fusedface.recipes.compare.plan import OF_THE_LOSS, PlannedRun
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import differences, read_recipe
 from fusedface.recipes.run_directory.directory import RECIPE
 from fusedface.recipes.run_directory.files import write_text
-from fusedface.recipes.run_directory.fingerprint import fingerprint
 from fusedface.recipes.training.faces import open_faces
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +37,10 @@ def inputs_of(recipe: Recipe, device: torch.device) -> Inputs:
     Raises:
         ValueError: the recipe's faces cannot be read.
     """
-    faces = open_faces(recipe, device, lambda text: None)  # noqa: ARG005
+    with torch.device("meta"):  # no weights are drawn
+        preprocessing = recipe.backbone.build().preprocessing
+    note = lambda text: None  # noqa: ARG005, E731
+    faces = open_faces(recipe.data, recipe.evaluation, preprocessing, device, note)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     train = fingerprint(faces.train)
     inputs = {

@@ -1,14 +1,18 @@
 """The parts of a recipe: frozen records that say everything that decides a run's result."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
 from fusedface.kernels import HeadOptions
-from fusedface.models import create
+from fusedface.models import Backbone, create
+
+Decay = Literal["step", "cosine", "polynomial"]
+Arithmetic = Literal["auto", "float32", "bfloat16", "float16"]
 
 SYNTHETIC = "synthetic"
 NAME = re.compile(r"[^\W_](?:[\w .+=@()-]*[\w+=@()-])?")
@@ -20,8 +24,8 @@ LARGEST_NUMBER = 1e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Backbone:
-    """The network, by its name in `fusedface.models.MODELS`."""
+class BackboneOptions:
+    """The arguments of `fusedface.models.create`, which makes the network."""
 
     name: str = "mobilefacenet"
     """A key of `fusedface.models.MODELS`."""
@@ -33,16 +37,11 @@ class Backbone:
     """Multiplies the channel counts."""
 
     def __post_init__(self) -> None:
-        _check_backbone(self.name, self.embedding_dim, self.input_size, self.width)
+        _check_backbone(self)
 
-    def options(self) -> dict[str, Any]:
-        """The arguments of `fusedface.models.create`."""
-        return {
-            "name": self.name,
-            "embedding_dim": self.embedding_dim,
-            "input_size": self.input_size,
-            "width": self.width,
-        }
+    def build(self) -> Backbone:
+        """The network, with freshly drawn weights."""
+        return create(**asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +135,7 @@ class Schedule:
     """Length in steps, instead of `epochs`."""
     warmup_steps: int = 0
     """Steps in which the learning rate rises linearly to `optim.lr`."""
-    kind: Literal["step", "cosine", "polynomial"] = "cosine"
+    kind: Decay = "cosine"
     """What comes after the warm-up."""
     milestones: tuple[float, ...] = ()
     """For kind "step": where the rate falls, as rising fractions of the run."""
@@ -150,8 +149,7 @@ class Schedule:
         if self.steps is not None:
             _require("schedule.steps", self.steps, self.steps >= 1)
         _require("schedule.warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "at least 0")
-        kinds = ("step", "cosine", "polynomial")
-        _require("schedule.kind", self.kind, self.kind in kinds, f"one of {', '.join(kinds)}")
+        _require_choice("schedule.kind", self.kind, get_args(Decay))
         rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
         inside = all(0.0 < fraction < 1.0 for fraction in self.milestones)
         rule = "rising fractions of the run, each in (0, 1)"
@@ -168,7 +166,7 @@ class Train:
 
     seed: int = 0
     """Of weights, order and augmentation."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Arithmetic = "auto"
     """Of the backbone's products; "auto" is the fastest that is safe on the device."""
     channels_last: bool = True
     """Memory order of images and convolutions; faster on CPUs and on GPUs with tensor cores."""
@@ -181,9 +179,7 @@ class Train:
 
     def __post_init__(self) -> None:
         _require("train.seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2^32)")
-        names = ("auto", "float32", "bfloat16", "float16")
-        is_known = self.precision in names
-        _require("train.precision", self.precision, is_known, f"one of {', '.join(names)}")
+        _require_choice("train.precision", self.precision, get_args(Arithmetic))
         for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
             _require(f"train.{name}", getattr(self, name), getattr(self, name) >= 1)
 
@@ -206,6 +202,11 @@ class Evaluation:
     """Pairs drawn from generated or held-out faces, half of them of one person."""
 
     def __post_init__(self) -> None:
+        names = [Path(path).stem for path in self.pairs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(
+                f"evaluation.pairs must have different file names, got {twice[0]!r} twice"
+            )
         is_length = 0.0 <= self.every < float("inf")
         _require("evaluation.every", self.every, is_length, "at least 0")
         enough = self.num_identities >= 20
@@ -223,7 +224,7 @@ class Recipe:
     """What `recipe run` calls it."""
     summary: str
     """One line on what it trains and why."""
-    backbone: Backbone = field(default_factory=Backbone)
+    backbone: BackboneOptions = field(default_factory=BackboneOptions)
     """The network."""
     head: HeadOptions = field(default_factory=HeadOptions)
     """The loss."""
@@ -250,13 +251,15 @@ class Recipe:
 
 
 @lru_cache
-def _check_backbone(
-    name: str, embedding_dim: int, input_size: tuple[int, int], width: float
-) -> None:
-    """Raise the ValueError of whatever the backbone itself does not accept, by building it once."""
+def _check_backbone(options: BackboneOptions) -> None:
+    """Raise the ValueError of whatever the backbone itself does not accept."""
     # Without its weights: reading a recipe must neither fill the memory nor move anyone's random numbers.
     with torch.device("meta"):
-        create(name, embedding_dim=embedding_dim, input_size=input_size, width=width)
+        options.build()
+
+
+def _require_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
+    _require(key, value, value in choices, f"one of {', '.join(choices)}")
 
 
 def _require(key: str, value: object, holds: bool, rule: str = "at least 1") -> None:

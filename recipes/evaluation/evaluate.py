@@ -7,7 +7,6 @@ from torch import Tensor
 from fusedface.data import read_batches
 from fusedface.data.ijb import Templates
 from fusedface.data.pair_list import PairList
-from fusedface.data.transforms import frame_size
 from fusedface.models import Backbone
 from fusedface.recipes.evaluation.scores import PairScores
 from fusedface.recipes.evaluation.verification import VerificationResult, verify
@@ -88,14 +87,13 @@ def embed(model: Backbone, pairs: PairList | Templates) -> Tensor:
         ValueError: an image cannot be read.
     """
     device = next(model.parameters()).device
-    size = frame_size(model.preprocessing)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             parts = [
                 _embed_batch(model, torch.from_numpy(images).to(device))
-                for images in read_batches(pairs.images, size, BATCH_SIZE)
+                for images in read_batches(pairs.images, model.preprocessing.image_size, BATCH_SIZE)
             ]
     finally:
         model.train(was_training)

@@ -17,8 +17,8 @@ from fusedface.recipes.evaluation.bootstrap import Interval
 from fusedface.recipes.evaluation.calibration import Calibration
 from fusedface.recipes.evaluation.thresholds import OperatingPoint, SetThresholds
 from fusedface.recipes.host.program import command
-from fusedface.recipes.run_directory.figures import is_number
 from fusedface.recipes.run_directory.files import read_json, write_text
+from fusedface.recipes.run_directory.metrics import is_number
 
 FORMAT, VERSION = "fusedface-thresholds", 1
 SUFFIX = ".thresholds.json"

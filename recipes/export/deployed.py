@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusedface.data.transforms import frame_size
 from fusedface.models import Backbone
 
 USUAL = 127.5  # mean and standard deviation of InsightFace's recognisers
@@ -55,7 +54,7 @@ class Deployed(nn.Module):
         self.backbone = backbone.eval()
         taken = backbone.preprocessing
         self.normalises = grey_levels or not taken.mean == taken.std == (USUAL,) * 3
-        size = frame_size(taken)
+        size = taken.image_size
         self.contract = (
             InputContract(size, 0.0, 1.0) if self.normalises else InputContract(size, USUAL, USUAL)
         )

@@ -106,9 +106,9 @@ class RunDirectory:
             )
         return starts
 
-    def add_environment(self, step: int, environment: dict[str, Any]) -> None:
+    def add_start(self, step: int, start: dict[str, Any]) -> None:
         """Append a start or resumption at `step` to environment.json."""
-        starts = [*self.read_starts(), {"step": step, **environment}]
+        starts = [*self.read_starts(), {"step": step, **start}]
         write_text(self.folder / ENVIRONMENT, json.dumps(starts, indent=2) + "\n")
 
     def write_summary(self, summary: dict[str, Any]) -> None:

@@ -13,19 +13,17 @@ import torch
 PACKAGES = ("fusedface", "torch", "triton", "numpy", "albumentations", "pillow", "tensorboard")
 
 
-def describe_environment(device: torch.device, precision: str, seed: int) -> dict[str, Any]:
-    """Everything beside the recipe that a result may depend on, for environment.json."""
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Everything but the recipe that a result may depend on, for environment.json."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": seed,
         "device": device_name(device),
-        "precision": precision,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": " ".join((platform.system(), platform.machine(), *platform.libc_ver())),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "cuda": torch.version.cuda if device.type == "cuda" else None,
-        "git_revision": _git_revision(),
+        "git_revision": git_revision(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 
@@ -49,14 +47,15 @@ def peak_memory_mib(device: torch.device) -> float | None:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB here
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Such as "2.13.0"; None where the package is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
     """The commit of the checkout this file lies in, with "-dirty" after it; None outside of one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

@@ -2,14 +2,16 @@
 
 import json
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from fusedface.recipes.run_directory.figures import is_number, is_verification
 from fusedface.recipes.run_directory.files import write_text
 
 FILE = "metrics.jsonl"
+Verification = dict[str, dict[str, Any]]
+"""Figures of verification by set name, as metrics, checkpoints and summaries hold them."""
 
 
 class MetricsLog:
@@ -87,6 +89,34 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     with suppress(ValueError):  # without its end: half a line, or a whole one but for the end
         lines.append(_line(last, str(path)))
     return lines
+
+
+def mean_accuracy(verification: Verification) -> float:
+    """Mean accuracy over the sets, by which the best checkpoint is told; 0 without any set."""
+    accuracies = [figures["accuracy"] for figures in verification.values()]
+    return sum(accuracies) / len(accuracies) if accuracies else 0.0
+
+
+def accuracies_of(evaluations: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
+    """(step, mean accuracy over the sets) of each metric line of an evaluation that has some set."""
+    return [
+        (line["step"], mean_accuracy(line["verification"]))
+        for line in evaluations
+        if line["verification"]
+    ]
+
+
+def is_number(value: object) -> bool:
+    """Whether a value read from a file is a number, NaN and infinity too."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_verification(value: object) -> bool:
+    """Whether a value read from a file is verification figures, each set with its accuracy."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(figures, dict) and is_number(figures.get("accuracy"))
+        for name, figures in value.items()
+    )
 
 
 def _line(text: bytes, where: str) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fusedface.recipes.run_directory.figures import accuracies_of
-from fusedface.recipes.run_directory.metrics import FILE, read_metrics
+from fusedface.recipes.run_directory.metrics import FILE, accuracies_of, read_metrics
 from fusedface.recipes.run_directory.summary import SUMMARY, Summary, read_summary
 
 Line = dict[str, Any]

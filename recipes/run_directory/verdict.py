@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fusedface.kernels import Margin
-from fusedface.recipes.run_directory.figures import accuracies_of
+from fusedface.recipes.run_directory.metrics import accuracies_of
 
 Ended = Literal["finished", "interrupted", "non_finite"]
 Verdict = Literal["converged", "unfinished", "chance", "collapsed", "non_finite", "interrupted"]

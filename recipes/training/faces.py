@@ -9,30 +9,32 @@ a path         none                pairs of every tenth person of the source (5 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from fusedface.data import (
-    FaceDataset,
     FaceSource,
     PairList,
     SomeIdentities,
     SyntheticFaces,
+    check_sizes,
     from_index_pairs,
     open_source,
+    other_sizes,
+    overlaps,
     read_pairs,
     synthetic_pairs,
 )
 from fusedface.data.drawn_pairs import sample_pairs
-from fusedface.data.overlap import overlaps
-from fusedface.data.sizes import check_sizes, other_sizes
-from fusedface.data.transforms import frame_size
-from fusedface.models import Backbone, Preprocessing, create
-from fusedface.recipes.configuration.recipe import SYNTHETIC, Evaluation, Recipe
+from fusedface.models import Backbone, Preprocessing
+from fusedface.recipes.configuration.recipe import SYNTHETIC, Data, Evaluation, Synthetic
 from fusedface.recipes.evaluation.evaluate import evaluate_pairs
+from fusedface.recipes.run_directory.metrics import Verification
+
+Note = Callable[[str], None]
 
 MIN_IDENTITIES = 20  # of a source that can spare some
 HELD_OUT_SHARE = 10  # one in so many
@@ -51,43 +53,50 @@ class Faces:
     tests: dict[str, PairList]
     overlap: dict[str, str]
 
-    def dataset(self, recipe: Recipe, preprocessing: Preprocessing) -> FaceDataset:
-        """The training images as the network will see them."""
-        return FaceDataset(self.train, recipe.data.augmentation, preprocessing, recipe.train.seed)
-
-    def evaluate(self, model: Backbone) -> dict[str, dict[str, Any]]:
+    def evaluate(self, model: Backbone) -> Verification:
         """Verification figures of a network, by set name."""
         return {name: evaluate_pairs(model, pairs).as_dict() for name, pairs in self.tests.items()}
 
 
-def open_faces(recipe: Recipe, device: torch.device, note: Callable[[str], None]) -> Faces:
-    """Open everything a recipe reads; see the table above.
+def open_faces(
+    data: Data,
+    evaluation: Evaluation,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    note: Note,
+) -> Faces:
+    """Open everything that a run reads; see the table above.
 
     Args:
-        recipe: the experiment.
+        data: the training images.
+        evaluation: the verification sets.
+        preprocessing: the network's.
         device: where generated faces are rendered.
         note: told what a user should know of the choice.
 
     Raises:
         ValueError: a path is wrong, or holds no usable faces.
     """
-    tests = _listed_tests(recipe.evaluation)
-    if recipe.data.source == SYNTHETIC:
-        faces = _generated(recipe, tests, device)
+    tests = {Path(path).stem: read_pairs(path, evaluation.root) for path in evaluation.pairs}
+    if data.source == SYNTHETIC:
+        faces = _generated(data.synthetic, evaluation, tests, preprocessing.input_size, device)
     else:
-        faces = _from_files(recipe, tests, note)
+        faces = _from_files(data, evaluation, tests, preprocessing.image_size, note)
     train = faces.train
-    note(
-        f"training on {len(train):,} images of {train.num_classes:,} people ({recipe.data.source})"
-    )
+    note(f"training on {len(train):,} images of {train.num_classes:,} people ({data.source})")
     for name, pairs in faces.tests.items():
         counts = f"{len(pairs):,} pairs of {len(pairs.images):,} images"
         note(f"verifying on {name}: {counts}; {faces.overlap[name]}")
     return faces
 
 
-def _from_files(recipe: Recipe, tests: dict[str, PairList], note: Callable[[str], None]) -> Faces:
-    data, size = recipe.data, _frame_size(recipe)
+def _from_files(
+    data: Data,
+    evaluation: Evaluation,
+    tests: dict[str, PairList],
+    size: tuple[int, int],
+    note: Note,
+) -> Faces:
     source = open_source(data.source, skip_bad=data.skip_bad)
     for line in source.notes:
         note(line)
@@ -95,7 +104,7 @@ def _from_files(recipe: Recipe, tests: dict[str, PairList], note: Callable[[str]
     if sizes is not None:
         note(sizes)
     if not tests:
-        train, tests = _hold_out(source, recipe.evaluation.num_pairs, note)
+        train, tests = _hold_out(source, evaluation.num_pairs, note)
         return Faces(train, tests, dict.fromkeys(tests, STRANGERS))
     for name, pairs in tests.items():
         others = other_sizes(pairs.images, size)
@@ -105,55 +114,35 @@ def _from_files(recipe: Recipe, tests: dict[str, PairList], note: Callable[[str]
     return Faces(source, tests, {name: str(overlap) for name, overlap in found.items()})
 
 
-def _frame_size(recipe: Recipe) -> tuple[int, int]:
-    """(H, W) of the images that the network takes."""
-    with torch.device("meta"):  # no weights are drawn
-        return frame_size(create(**recipe.backbone.options()).preprocessing)
-
-
-def _generated(recipe: Recipe, tests: dict[str, PairList], device: torch.device) -> Faces:
-    people = recipe.data.synthetic
-    train = SyntheticFaces(
-        people.num_identities,
-        people.images_per_identity,
-        image_size=recipe.backbone.input_size,
+def _generated(
+    people: Synthetic,
+    evaluation: Evaluation,
+    tests: dict[str, PairList],
+    size: tuple[int, int],
+    device: torch.device,
+) -> Faces:
+    """Without `tests`, verified on people who come after those trained on in the same world."""
+    world = partial(
+        SyntheticFaces,
+        image_size=size,
         seed=people.seed,
         difficulty=people.difficulty,
-        label_noise=people.label_noise,
         device=device,
     )
+    train = world(people.num_identities, people.images_per_identity, label_noise=people.label_noise)
     if tests:
         return Faces(train, tests, dict.fromkeys(tests, "trained on generated people"))
-    return Faces(train, {SYNTHETIC: _generated_test(recipe, device)}, {SYNTHETIC: STRANGERS})
-
-
-def _listed_tests(evaluation: Evaluation) -> dict[str, PairList]:
-    tests: dict[str, PairList] = {}
-    for path in evaluation.pairs:
-        name = Path(path).stem
-        if name in tests:
-            raise ValueError(f"evaluation.pairs must have different file names, got {name!r} twice")
-        tests[name] = read_pairs(path, evaluation.root)
-    return tests
-
-
-def _generated_test(recipe: Recipe, device: torch.device) -> PairList:
-    """Pairs of people who come after those of the training set in the same world; look-alikes too."""
-    evaluation, people = recipe.evaluation, recipe.data.synthetic
-    source = SyntheticFaces(
+    strangers = world(
         evaluation.num_identities,
         evaluation.images_per_identity,
-        image_size=recipe.backbone.input_size,
-        seed=people.seed,
-        difficulty=people.difficulty,
         first_identity=people.num_identities,
-        device=device,
     )
-    return from_index_pairs(source, *synthetic_pairs(source, evaluation.num_pairs))
+    pairs = from_index_pairs(strangers, *synthetic_pairs(strangers, evaluation.num_pairs))
+    return Faces(train, {SYNTHETIC: pairs}, {SYNTHETIC: STRANGERS})
 
 
 def _hold_out(
-    source: FaceSource, num_pairs: int, note: Callable[[str], None]
+    source: FaceSource, num_pairs: int, note: Note
 ) -> tuple[FaceSource, dict[str, PairList]]:
     """Split a source by identity, by the rule of the table above."""
     total = source.num_classes

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from fusedface.recipes.run_directory.figures import Verification, is_number, is_verification
+from fusedface.recipes.run_directory.metrics import Verification, is_number, is_verification
 
 
 @dataclass

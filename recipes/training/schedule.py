@@ -1,9 +1,62 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""What happens at which step: its images, its learning rate, and what is written after it.
+
+All of it is a function of the seed and the step, so nothing of it is saved, and nothing restored.
+"""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+from torch.utils.data import DataLoader
+
+from fusedface.data import FaceBatch, FaceDataset, collate_whole
 from fusedface.recipes.configuration.recipe import Schedule
+from fusedface.recipes.training.signals import ignore_interrupts
+
+
+class Batches:
+    """The order of the training images.
+
+    Each epoch is a new permutation; what is left over at its end is dropped, since a small last batch
+    would have its own batch statistics. A set smaller than a batch is one batch.
+
+    Args:
+        num_images: N.
+        batch_size: at most this many images a step.
+        seed: of the permutations.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
+        self.num_images, self.seed = num_images, seed
+        self.batch_size = min(batch_size, num_images)
+        self.steps_per_epoch = num_images // self.batch_size
+
+    def rest_of_epoch(self, step: int) -> Iterator[list[int]]:
+        """The indices of the batch of `step` and of all later ones of its epoch."""
+        epoch, done = divmod(step, self.steps_per_epoch)
+        # One stream of random numbers an epoch: seeds that differ by one must not share any.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.num_images, generator=generator)
+        for batch in range(done, self.steps_per_epoch):
+            start = batch * self.batch_size
+            yield order[start : start + self.batch_size].tolist()
+
+    def load(
+        self, dataset: FaceDataset, step: int, *, num_workers: int, pin_memory: bool
+    ) -> DataLoader[FaceBatch]:
+        """Those batches."""
+        dataset.set_epoch(step // self.steps_per_epoch)
+        return DataLoader(
+            dataset,
+            batch_sampler=list(self.rest_of_epoch(step)),
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            collate_fn=collate_whole,
+            # Without one of its own, a loader draws from the global generator at every epoch.
+            generator=torch.Generator(),
+            worker_init_fn=ignore_interrupts,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +101,37 @@ class LearningRate:
         if schedule.kind == "cosine":
             return self.base * (1.0 + math.cos(math.pi * done)) / 2.0
         return self.base * (1.0 - done) ** schedule.power
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timetable:
+    """After which steps a run logs, evaluates and saves; after the last it does all three.
+
+    Args:
+        num_steps: of the run.
+        log_every: steps between lines of metrics.
+        evaluate_every: steps between evaluations, each with a checkpoint; 0 for none but the last.
+        checkpoint_every: steps between the other checkpoints.
+    """
+
+    num_steps: int
+    log_every: int
+    evaluate_every: int
+    checkpoint_every: int
+
+    def logs(self, step: int) -> bool:
+        """Whether a line of metrics follows the first `step` steps."""
+        return step == self.num_steps or step % self.log_every == 0
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation follows them."""
+        return step == self.num_steps or (
+            self.evaluate_every > 0 and step % self.evaluate_every == 0
+        )
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint follows them."""
+        return self.evaluates(step) or step % self.checkpoint_every == 0
 
 
 def num_steps(schedule: Schedule, steps_per_epoch: int) -> int:

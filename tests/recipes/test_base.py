@@ -7,7 +7,7 @@ import torch
 
 from fusedface.kernels import CurricularFace, HeadOptions, MVArc
 from fusedface.recipes.configuration.recipe import (
-    Backbone,
+    BackboneOptions,
     Data,
     Evaluation,
     Optim,
@@ -19,8 +19,8 @@ from fusedface.recipes.configuration.recipe import (
 from fusedface.recipes.registry import RECIPES, get_recipe
 
 WRONG = [
-    (Backbone, {"name": "mobilfacenet"}, "mobilefacenet"),
-    (Backbone, {"input_size": (100, 112)}, "input_size"),
+    (BackboneOptions, {"name": "mobilfacenet"}, "mobilefacenet"),
+    (BackboneOptions, {"input_size": (100, 112)}, "input_size"),
     (HeadOptions, {"focal_gamma": -1.0}, "focal_gamma"),
     (HeadOptions, {"backend": "cuda"}, "backend"),
     (Synthetic, {"num_identities": 1}, "data.synthetic.num_identities"),
@@ -57,7 +57,7 @@ def test_refuses_with_the_key(kind, settings, named):
 
 def test_reading_a_recipe_draws_no_random_numbers():
     before = torch.get_rng_state()
-    Backbone(width=0.75)
+    BackboneOptions(width=0.75)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -8,11 +8,10 @@ import torch
 from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
 
+from fusedface.data import changed_images, fingerprint, fingerprints, open_source
 from fusedface.recipes.configuration.settings import from_dict, override, read_recipe, to_toml
 from fusedface.recipes.report import curves
 from fusedface.recipes.run import run_recipe
-from fusedface.recipes.run_directory import fingerprint
-from fusedface.recipes.run_directory.fingerprint import changes
 from fusedface.recipes.training import trainer
 
 QUIET = Console(quiet=True)
@@ -281,15 +280,14 @@ def test_a_copy_of_a_small_set_is_the_same_set(own_faces):
 
 
 def test_large_sets_are_told_by_size_and_time(own_faces, monkeypatch):
-    from fusedface.data import open_source
 
-    monkeypatch.setattr(fingerprint, "MAX_READ", 1)
-    monkeypatch.setattr(fingerprint, "_content", None)
-    before = fingerprint.fingerprint(open_source(own_faces / "train"))
+    monkeypatch.setattr(fingerprints, "MAX_READ", 1)
+    monkeypatch.setattr(fingerprints, "_content", None)
+    before = fingerprint(open_source(own_faces / "train"))
     assert before["by"] == "size and time"
-    assert changes(before, fingerprint.fingerprint(open_source(own_faces / "train"))) is None
+    assert changed_images(before, fingerprint(open_source(own_faces / "train"))) is None
     swap(*two_images(own_faces))
-    said = changes(before, fingerprint.fingerprint(open_source(own_faces / "train")))
+    said = changed_images(before, fingerprint(open_source(own_faces / "train")))
     assert said.endswith("their files have other sizes or times of change")
 
 

@@ -11,7 +11,6 @@ import torch
 from fusedface.models import build_from_checkpoint, create
 from fusedface.recipes.run_directory.files import atomic_file
 from fusedface.recipes.training.checkpoint import BEST, Checkpoint, CheckpointFolder
-from fusedface.recipes.training.resume import restore_scaler
 from fusedface.recipes.training.seeding import rng_state, seed_everything, set_rng_state
 
 
@@ -127,12 +126,10 @@ def scaler_of(state):
 def test_a_gradient_scaler_is_put_where_it_was():
     saved = torch.amp.GradScaler("cpu", init_scale=64.0).state_dict()
     scaler = torch.amp.GradScaler("cpu")
-    restore_scaler(scaler_of(saved), scaler)
+    scaler.load_state_dict(scaler_of(saved).scaler(scaler))
     assert scaler.get_scale() == 64.0
-    fresh = torch.amp.GradScaler("cpu")
-    restore_scaler(scaler_of({}), fresh)  # the run had none before
-    assert fresh.get_scale() == torch.amp.GradScaler("cpu").get_scale()
-    restore_scaler(scaler_of(saved), torch.amp.GradScaler("cpu", enabled=False))
+    assert scaler_of({}).scaler(scaler) is None  # the run had none before
+    assert scaler_of(saved).scaler(torch.amp.GradScaler("cpu", enabled=False)) is None
 
 
 @pytest.mark.parametrize("change", [{"scale": "64"}, {"scale": True}, {"mood": 1.0}])
@@ -141,10 +138,10 @@ def test_a_state_of_no_scaler_is_refused(change):
     with pytest.raises(
         ValueError, match=r"step\.pt: its scaler holds no state of a gradient scaler"
     ):
-        restore_scaler(scaler_of(scaler.state_dict() | change), scaler)
+        scaler_of(scaler.state_dict() | change).scaler(scaler)
     lacking = dict(list(scaler.state_dict().items())[1:])
     with pytest.raises(ValueError, match="its scaler holds no state"):
-        restore_scaler(scaler_of(lacking), scaler)
+        scaler_of(lacking).scaler(scaler)
 
 
 def test_models_reads_what_is_written(folder):

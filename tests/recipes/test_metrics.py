@@ -54,7 +54,7 @@ LINE = {"kind": "train", "step": 3, "loss": 1.5}
 def test_a_line_that_is_none_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f"{json.dumps(LINE)}\n{json.dumps(line)}\n{json.dumps(LINE)}\n")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: .* is no line of metrics") as error:
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: .* is not a line of metrics") as error:
         read_metrics(path)
     assert json.dumps(line) in str(error.value)
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2"):

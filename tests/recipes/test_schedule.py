@@ -1,9 +1,14 @@
-"""The learning rate against values worked out by hand."""
+"""What happens at which step, against values worked out by hand."""
+
+from collections import Counter
 
 import pytest
+import torch
 
+from fusedface.data import FaceDataset, SyntheticFaces
+from fusedface.models import Preprocessing
 from fusedface.recipes.configuration.recipe import Schedule
-from fusedface.recipes.training.schedule import LearningRate, num_steps
+from fusedface.recipes.training.schedule import Batches, LearningRate, Timetable, num_steps
 
 
 def rates(base, steps, **settings):
@@ -53,3 +58,57 @@ def test_a_warm_up_as_long_as_the_run_is_refused():
         ValueError, match=r"schedule\.warmup_steps must be below the 5 steps.*got 5"
     ):
         LearningRate(base=0.1, num_steps=5, schedule=Schedule(warmup_steps=5))
+
+
+def test_each_epoch_is_another_order_of_the_same_images():
+    batches = Batches(num_images=23, batch_size=5, seed=3)
+    assert batches.steps_per_epoch == 4
+    epochs = [list(batches.rest_of_epoch(step)) for step in (0, 4)]
+    for epoch in epochs:
+        indices = [index for batch in epoch for index in batch]
+        assert max(Counter(indices).values()) == 1
+        assert set(indices) <= set(range(23))
+        assert [len(batch) for batch in epoch] == [5, 5, 5, 5]
+    assert epochs[0] != epochs[1]
+    assert list(batches.rest_of_epoch(6)) == epochs[1][2:]
+    assert list(Batches(23, 5, seed=4).rest_of_epoch(0)) != epochs[0]
+    small = Batches(num_images=3, batch_size=5, seed=0)
+    assert sorted(next(small.rest_of_epoch(7))) == [0, 1, 2]
+
+
+def test_no_seed_shares_an_epoch_with_another():
+    """Seeds that differ by one are the usual ones of a comparison."""
+    orders = {
+        (seed, epoch): tuple(next(Batches(40, 40, seed).rest_of_epoch(epoch)))
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(set(orders.values())) == len(orders)
+
+
+def test_what_follows_which_step():
+    """Lines every 2 steps, evaluations every 3, checkpoints every 4 and with each evaluation; all at 7."""
+    table = Timetable(num_steps=7, log_every=2, evaluate_every=3, checkpoint_every=4)
+    steps = range(1, 8)
+    assert [step for step in steps if table.logs(step)] == [2, 4, 6, 7]
+    assert [step for step in steps if table.evaluates(step)] == [3, 6, 7]
+    assert [step for step in steps if table.saves(step)] == [3, 4, 6, 7]
+    rare = Timetable(num_steps=7, log_every=9, evaluate_every=0, checkpoint_every=9)
+    for follows in (rare.logs, rare.evaluates, rare.saves):
+        assert [step for step in steps if follows(step)] == [7]
+
+
+def test_each_epoch_is_augmented_anew():
+    """From wherever it begins: the images are those of the dataset at that epoch."""
+    source = SyntheticFaces(5, 3, image_size=(32, 32))
+    preprocessing = Preprocessing(input_size=(32, 32))
+    dataset, other = (FaceDataset(source, "flip", preprocessing, seed=2) for _ in range(2))
+    batches = Batches(len(source), 7, seed=3)
+    assert batches.steps_per_epoch == 2
+    for step, epoch in ((0, 0), (1, 0), (2, 1), (5, 2)):
+        other.set_epoch(epoch)
+        expected = [other.batch(indices).images for indices in batches.rest_of_epoch(step)]
+        loaded = batches.load(dataset, step, num_workers=0, pin_memory=False)
+        found = [batch.images for batch in loaded]
+        assert len(found) == len(expected) == 2 - step % 2
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

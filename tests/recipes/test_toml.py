@@ -8,14 +8,14 @@ import pytest
 
 from fusedface.kernels import AdaFace, HeadOptions
 from fusedface.recipes.configuration import recipe as records
-from fusedface.recipes.configuration.recipe import Backbone, Evaluation, Recipe, Schedule
+from fusedface.recipes.configuration.recipe import BackboneOptions, Evaluation, Recipe, Schedule
 from fusedface.recipes.configuration.settings import differences, read_recipe, to_toml
 from fusedface.recipes.registry import RECIPES, get_recipe
 
 UNUSUAL = Recipe(
     name="unusual",
     summary='quotes " and back\\slashes, ümlauts',
-    backbone=Backbone(input_size=(112, 96), width=0.5),
+    backbone=BackboneOptions(input_size=(112, 96), width=0.5),
     head=HeadOptions(margin=AdaFace(m=0.3, h=0.25), target_gradient="straight_through"),
     schedule=Schedule(steps=7, kind="step", milestones=(0.1, 1 / 3)),
     evaluation=Evaluation(pairs=("a/b.csv", "C:\\pairs.txt"), root="somewhere"),

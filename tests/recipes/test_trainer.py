@@ -1,33 +1,24 @@
-"""A run from end to end on made-up faces, and the parts of the trainer."""
+"""A run from end to end on made-up faces."""
 
 import io
 import json
 import math
 import shutil
 import sys
-from collections import Counter
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from tiny_run import NUM_IDENTITIES, NUM_IMAGES, tiny_recipe, write_faces
+from tiny_run import NUM_IDENTITIES, NUM_IMAGES, faces_of, tiny_recipe, write_faces
 
-from fusedface.data import FaceDataset, SomeIdentities, SyntheticFaces, open_source
-from fusedface.kernels import LDAM, AdaFace, ArcFace, CurricularFace, SelfPaced, margin_loss
-from fusedface.models import MarginHead, Preprocessing, build_from_checkpoint
-from fusedface.recipes.configuration.settings import override, with_data
+from fusedface.kernels import LDAM
+from fusedface.models import build_from_checkpoint
+from fusedface.recipes.configuration.settings import override
 from fusedface.recipes.evaluation.evaluate import NonFiniteEmbeddingsError
-from fusedface.recipes.run import pick_device, run_recipe
-from fusedface.recipes.run_directory.figures import mean_accuracy
+from fusedface.recipes.run import run_recipe
+from fusedface.recipes.run_directory.metrics import mean_accuracy
 from fusedface.recipes.training import trainer
-from fusedface.recipes.training.batches import Batches
-from fusedface.recipes.training.faces import Faces, open_faces
-from fusedface.recipes.training.meter import FIGURES, Meter
-from fusedface.recipes.training.precision import pick_precision
-
-CPU = torch.device("cpu")
+from fusedface.recipes.training.faces import Faces
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +102,7 @@ def test_lines_of_metrics(finished):
 def test_the_checkpoint_is_the_network_of_the_summary(faces, finished):
     out, summary = finished
     model = build_from_checkpoint(out / "checkpoints" / "step-00000012.pt")
-    again = open_faces(tiny_recipe(faces), CPU, lambda _: None).evaluate(model)
+    again = faces_of(tiny_recipe(faces)).evaluate(model)
     assert again["pairs"]["accuracy"] == summary.verification["pairs"]["accuracy"]
     best = torch.load(out / "checkpoints" / "best.pt", weights_only=True)
     accuracies = {
@@ -154,7 +145,8 @@ def poison(monkeypatch, at_step, where):
 
     def poisoned(self, images, labels):
         if self.progress.step + 1 == at_step:
-            tensor = self.head.weight if where == "head" else self.model.stem[0].weight
+            learner = self.learner
+            tensor = learner.head.weight if where == "head" else learner.model.stem[0].weight
             tensor.data[0] = math.nan
         original(self, images, labels)
 
@@ -173,46 +165,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(faces, tmp_path, monkeypatch, w
     assert f"first {named}." in summary.message
     assert summary.steps == 7
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
-
-
-def test_a_device_that_is_read_rarely_still_names_the_step():
-    meter = Meter(num_classes=4)
-    for loss in (1.0, math.inf, math.nan):
-        weight, labels = torch.eye(4), torch.tensor([0])
-        out = margin_loss(torch.eye(4)[:1], weight, labels, ArcFace())
-        meter.add(out._replace(loss=torch.tensor(loss)), torch.tensor(1.0), torch.tensor(1.0))
-    assert meter.first_non_finite(scaled=True) == 1  # one step before the newest
-    assert meter.first_non_finite(scaled=False) == 1
-
-
-def test_a_scaled_gradient_may_overflow():
-    meter = Meter(num_classes=4)
-    out = margin_loss(torch.eye(4)[:1], torch.eye(4), torch.tensor([0]), ArcFace())
-    meter.add(out, torch.tensor(math.inf), torch.tensor(1.0))
-    assert meter.first_non_finite(scaled=True) is None
-    assert meter.first_non_finite(scaled=False) == 0
-
-
-def test_figures_of_a_batch_worked_out_by_hand():
-    """Two classes at right angles: embedding 0 is its own centre, embedding 1 the other's."""
-    meter = Meter(num_classes=2)
-    weight, labels = torch.eye(2), torch.tensor([0, 0])
-    out = margin_loss(torch.eye(2), weight, labels, ArcFace(m=0.5, s=4.0))
-    meter.add(out, torch.tensor(3.0), torch.tensor(7.0))
-    figures = meter.take()
-    assert figures["target_cosine"] == pytest.approx(0.5)
-    assert figures["max_negative_cosine"] == pytest.approx(0.5)
-    assert figures["accuracy"] == 0.5
-    assert figures["hard_share"] == 0.5  # the second's only negative has cosine 1 > cos(pi/2 + m)
-    assert (figures["grad_norm"], figures["grad_norm_head"]) == (3.0, 7.0)
-    # Sample 0: T = cos m against N = 0, nothing hard. Sample 1: T = -sin m against N = 1.
-    assert figures["loss_easy"] == pytest.approx(math.log1p(math.exp(-4 * math.cos(0.5))), rel=1e-5)
-    assert figures["loss_hard"] == pytest.approx(math.log1p(math.exp(4 * (1 + math.sin(0.5)))))
-    assert figures["target_cosine_p05"] == pytest.approx(0.05)
-    assert figures["target_cosine_p95"] == pytest.approx(0.95)
-    assert figures["max_negative_cosine_max"] == pytest.approx(1.0)
-    assert "t" not in figures  # ArcFace has none
-    assert meter.rows == []
 
 
 def test_unreadable_images_are_named_once_and_counted(faces, tmp_path):
@@ -255,73 +207,6 @@ def test_without_tensorboard_everything_else_is_written(faces, tmp_path, monkeyp
     assert stream.getvalue().count("TensorBoard is not installed") == 1
     assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 2, 3, 3]
     assert not (tmp_path / "run" / "tensorboard").exists()
-
-
-def test_devices():
-    assert pick_device("cpu") == CPU
-    with pytest.raises(ValueError, match="device 'gpu'"):
-        pick_device("gpu")
-
-
-def test_float16_is_refused_on_the_cpu():
-    assert pick_precision("float32", CPU).dtype == torch.float32
-    assert pick_precision("auto", CPU).dtype in (torch.float32, torch.bfloat16)
-    with pytest.raises(ValueError, match=r"train\.precision must not be float16 on cpu"):
-        pick_precision("float16", CPU)
-
-
-def test_each_epoch_is_another_order_of_the_same_images():
-    batches = Batches(num_images=23, batch_size=5, seed=3)
-    assert batches.steps_per_epoch == 4
-    epochs = [list(batches.rest_of_epoch(step)) for step in (0, 4)]
-    for epoch in epochs:
-        indices = [index for batch in epoch for index in batch]
-        assert max(Counter(indices).values()) == 1
-        assert set(indices) <= set(range(23))
-        assert [len(batch) for batch in epoch] == [5, 5, 5, 5]
-    assert epochs[0] != epochs[1]
-    assert list(batches.rest_of_epoch(6)) == epochs[1][2:]
-    assert list(Batches(23, 5, seed=4).rest_of_epoch(0)) != epochs[0]
-    small = Batches(num_images=3, batch_size=5, seed=0)
-    assert sorted(next(small.rest_of_epoch(7))) == [0, 1, 2]
-
-
-def test_each_epoch_is_augmented_anew():
-    """From wherever it begins: the images are those of the dataset at that epoch."""
-    source = SyntheticFaces(5, 3, image_size=(32, 32))
-    preprocessing = Preprocessing(input_size=(32, 32))
-    dataset, other = (FaceDataset(source, "flip", preprocessing, seed=2) for _ in range(2))
-    batches = Batches(len(source), 7, seed=3)
-    assert batches.steps_per_epoch == 2
-    for step, epoch in ((0, 0), (1, 0), (2, 1), (5, 2)):
-        other.set_epoch(epoch)
-        expected = [other.batch(indices).images for indices in batches.rest_of_epoch(step)]
-        loaded = batches.load(dataset, step, num_workers=0, pin_memory=False)
-        found = [batch.images for batch in loaded]
-        assert len(found) == len(expected) == 2 - step % 2
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-
-
-def many_people(folder, count):
-    rng = np.random.default_rng(1)
-    from PIL import Image
-
-    for identity in range(count):
-        (folder / f"p{identity:03d}").mkdir(parents=True)
-        for number in range(4):
-            pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"p{identity:03d}" / f"{number}.png")
-    return folder
-
-
-def test_no_seed_shares_an_epoch_with_another():
-    """Seeds that differ by one are the usual ones of a comparison."""
-    orders = {
-        (seed, epoch): tuple(next(Batches(40, 40, seed).rest_of_epoch(epoch)))
-        for seed in range(4)
-        for epoch in range(4)
-    }
-    assert len(set(orders.values())) == len(orders)
 
 
 def test_the_rate_of_every_step_is_that_of_its_own_index(faces, tmp_path, monkeypatch):
@@ -401,123 +286,6 @@ def test_faces_to_verify_that_are_lost_later_stop_the_run(faces, tmp_path, monke
     monkeypatch.setattr(Faces, "evaluate", evaluate)
     with pytest.raises(OSError, match="faces to verify can no longer be read: said so"):
         run(faces, tmp_path / "run")
-
-
-def test_people_are_held_out_where_there_are_enough(tmp_path):
-    source = many_people(tmp_path / "many", 60)
-    recipe = with_data(tiny_recipe(tmp_path), source, [], None)
-    recipe = replace(recipe, evaluation=replace(recipe.evaluation, pairs=(), num_pairs=40))
-    with pytest.raises(
-        ValueError, match=r"240 of 240 images are not 32x32 \(8x8: 240\).*data\.resize"
-    ):
-        open_faces(recipe, CPU, lambda _: None)
-    recipe = override(recipe, ["data.resize=true"])
-    notes = []
-    faces = open_faces(recipe, CPU, notes.append)
-    assert faces.train.num_classes == 54
-    assert len(faces.train) == 54 * 4
-    pairs = faces.tests["held-out"]
-    assert (pairs.same.sum(), len(pairs)) == (20, 40)
-    tested = {pairs.images.source.describe(int(i)) for i in pairs.images.indices}
-    trained = {faces.train.describe(i) for i in range(len(faces.train))}
-    people = [{path.split("/")[-2] for path in paths} for paths in (tested, trained)]
-    assert len(people[0]) == 6
-    assert people[0].isdisjoint(people[1])
-    assert any("6 of 60 people are kept back" in note for note in notes)
-    assert any("240 of 240 images are not 32x32 (8x8: 240); they are scaled" in n for n in notes)
-    assert faces.overlap == {"held-out": "none of its people is trained on"}
-
-
-def test_too_few_people_are_all_trained_on(faces):
-    recipe = tiny_recipe(faces)
-    recipe = replace(recipe, evaluation=replace(recipe.evaluation, pairs=()))
-    notes = []
-    opened = open_faces(recipe, CPU, notes.append)
-    assert opened.tests == {}
-    assert opened.train.num_classes == NUM_IDENTITIES
-    assert any("too few" in note for note in notes)
-
-
-def test_verification_on_people_that_are_trained_on_is_told(faces, tmp_path):
-    """Of three people in the list one is trained on, with the very photos."""
-    notes = []
-    strangers = open_faces(tiny_recipe(faces), CPU, notes.append).overlap
-    none = "no name and no image of it is among the training people and images"
-    assert strangers == {"pairs": none}
-    assert any(note.endswith(f"images; {none}") for note in notes)
-    lines = ["test/person07/0.png,test/person07/1.png,1,0"] * 2
-    lines += ["test/person06/0.png,train/person02/3.png,0,1"] * 2
-    (tmp_path / "mixed.csv").write_text("\n".join(lines))
-    recipe = with_data(tiny_recipe(faces), faces / "train", [tmp_path / "mixed.csv"], faces)
-    told = open_faces(recipe, CPU, notes.append).overlap["mixed"]
-    assert told == (
-        "1 of its 3 people have the names of training people (person02); "
-        "1 of its 4 images are training images"
-    )
-    stream = io.StringIO()
-    console = Console(file=stream, width=200)
-    summary = run_recipe(
-        override(recipe, ["schedule.steps=3"]), tmp_path / "run", device="cpu", console=console
-    )
-    assert summary.overlap == {"mixed": told}
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["overlap"] == {"mixed": told}
-    assert f"mixed: {told}" in stream.getvalue()
-    assert "not trained on" not in stream.getvalue()
-
-
-def test_some_identities_are_numbered_anew(faces):
-    source = open_source(faces / "train")
-    some = SomeIdentities(source, [1, 4])
-    assert some.class_names == ["person01", "person04"]
-    assert some.labels.tolist() == [0] * NUM_IMAGES + [1] * NUM_IMAGES
-    assert np.array_equal(some.image(NUM_IMAGES), source.image(4 * NUM_IMAGES))
-    assert some.describe(0) == source.describe(NUM_IMAGES)
-
-
-def test_generated_people_of_the_evaluation_are_strangers(tmp_path):
-    settings = [
-        "data.source=synthetic", "data.synthetic.num_identities=10", "evaluation.num_identities=20",
-        "data.synthetic.images_per_identity=4", "evaluation.images_per_identity=4",
-        "evaluation.num_pairs=40",
-    ]  # fmt: skip
-    recipe = tiny_recipe(tmp_path)
-    recipe = replace(recipe, evaluation=replace(recipe.evaluation, pairs=()))
-    recipe = override(recipe, settings)
-    faces = open_faces(recipe, CPU, lambda _: None)
-    people = set(faces.tests["synthetic"].images.source.class_names)
-    assert people == {f"identity {number}" for number in range(10, 30)}
-    assert set(faces.train.class_names) == {f"identity {number}" for number in range(10)}
-    summary = run_recipe(recipe, tmp_path / "run", device="cpu", console=Console(quiet=True))
-    assert summary.finished
-    assert set(summary.verification) == {"synthetic"}
-
-
-@pytest.mark.parametrize(
-    ("margin", "options"),
-    [(CurricularFace(), {}), (AdaFace(), {}), (ArcFace(), {"weighting": SelfPaced()})],
-    ids=["t", "averages", "bound"],
-)
-def test_every_state_is_measured_by_its_name(margin, options):
-    head = MarginHead(8, 5, margin, **options)
-    meter = Meter(num_classes=5, state_names=tuple(head.state))
-    out = head(torch.eye(8)[:3], torch.tensor([0, 1, 2]))
-    meter.add(out, torch.tensor(1.0), torch.tensor(1.0))
-    figures = meter.take()
-    assert head.state
-    for name, value in head.state.items():
-        assert figures[name] == pytest.approx(value.item())
-
-
-@pytest.mark.parametrize("states", [("t",), (), ("norm_mean", "norm_std")], ids=str)
-def test_measurements_of_an_older_version_go_on(states):
-    """They had a column of t for every loss, NaN where it had none."""
-    meter = Meter(num_classes=5, state_names=states)
-    rows = torch.arange(2.0 * (len(FIGURES) + 1)).view(2, -1)
-    meter.restore(rows, torch.device("cpu"))
-    figures = meter.take()
-    assert figures["loss"] == rows[:, 0].mean()
-    assert figures["modulation_max"] == rows[:, -2].mean()
-    assert set(figures) == {*FIGURES, *(("t",) if states == ("t",) else ())}
 
 
 def test_a_margin_is_told_how_many_images_a_class_has(tmp_path, faces):

@@ -1,4 +1,4 @@
-"""What a run is trained on, in a few numbers, so that a resumed run notices that it has changed."""
+"""A source in a few numbers, so that a run which goes on notices that its images have changed."""
 
 import hashlib
 import stat
@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from fusedface.data import FaceSource
+from fusedface.data.sources import FaceSource
 
 MAX_READ = 256 * 2**20  # bytes of all files: what a machine reads in a second or two
 MISSING = (-1, 0)
@@ -30,8 +30,8 @@ def fingerprint(source: FaceSource) -> dict[str, Any]:
     }
 
 
-def changes(before: object, now: dict[str, Any]) -> str | None:
-    """How the training images differ from those of another fingerprint; None if they do not.
+def changed_images(before: object, now: dict[str, Any]) -> str | None:
+    """How images differ from those of another fingerprint; None if they do not.
 
     Args:
         before: the earlier one, as a checkpoint holds it; None of a checkpoint that has none.

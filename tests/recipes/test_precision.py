@@ -1,0 +1,22 @@
+"""Where a run computes, and in which precision."""
+
+import pytest
+import torch
+
+from fusedface.recipes.run import pick_device
+from fusedface.recipes.training.precision import pick_precision
+
+CPU = torch.device("cpu")
+
+
+def test_devices():
+    assert pick_device("cpu") == CPU
+    with pytest.raises(ValueError, match="device 'gpu'"):
+        pick_device("gpu")
+
+
+def test_float16_is_refused_on_the_cpu():
+    assert pick_precision("float32", CPU).dtype == torch.float32
+    assert pick_precision("auto", CPU).dtype in (torch.float32, torch.bfloat16)
+    with pytest.raises(ValueError, match=r"train\.precision must not be float16 on cpu"):
+        pick_precision("float16", CPU)
