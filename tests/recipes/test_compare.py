@@ -105,7 +105,7 @@ def test_every_loss_starts_from_the_same_weights_and_sees_the_same_images(tmp_pa
     def record(self, images, labels):
         digest = hashlib.sha256()
         if self.progress.step == 0:
-            for state in (self.model.state_dict(), {"weight": self.head.weight}):
+            for state in (self.learner.model.state_dict(), {"weight": self.learner.head.weight}):
                 for tensor in state.values():
                     digest.update(tensor.detach().float().numpy().tobytes())
         digest.update(images.numpy().tobytes() + labels.numpy().tobytes())

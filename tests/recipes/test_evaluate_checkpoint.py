@@ -80,8 +80,8 @@ def cells(table):
 
 def figures(**changes):
     given = {
-        "accuracy": 0.9, "accuracy_std": 0.01, "tar_at_far": {"0.1": 0.75}, "auc": 0.8, "rank1": None,
-        "num_pairs": 60, "num_folds": 10, "scored": "listed", "num_genuine": 30, "num_impostor": 1500,
+        "accuracy": 0.9, "accuracy_std": 0.01, "tar_at_far": {"0.1": 0.75}, "auc": 0.8, "eer": 0.2,
+        "rank1": None, "num_pairs": 60, "num_folds": 10, "scored": "listed", "num_genuine": 30, "num_impostor": 1500,
     }  # fmt: skip
     return VerificationResult(**(given | changes))
 
@@ -93,6 +93,7 @@ def test_a_figure_that_a_set_lacks_is_a_dash():
         ["accuracy, 10 folds", "90.00 ± 1.00", "90.00 ± 1.00"],
         ["TAR at FAR 0.1", "75.00", "-"],
         ["area under ROC", "80.00", "80.00"],
+        ["equal error rate", "20.00", "20.00"],
         ["pairs of TAR and ROC", "listed: 30 + 1,500", "listed: 30 + 1,500"],
         ["TAR at FAR 0.01", "-", "50.00"],
         ["rank-1", "-", "25.00"],
