@@ -88,9 +88,14 @@ def _head_of(archive: dict[Any, Any]) -> dict[str, Any]:
 
 def _checked(value: object, name: object, path: str | Path) -> Tensor:
     """A dense tensor of finite floating-point numbers."""
-    usable = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-    if not usable or not value.is_floating_point() or not bool(value.isfinite().all()):
-        raise ValueError(
-            f"{path}: {str(name)[:80]!r} must be a tensor of finite floating-point numbers"
-        )
-    return value
+    if (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not value.is_meta
+        and value.is_floating_point()
+        and bool(value.isfinite().all())
+    ):
+        return value
+    raise ValueError(
+        f"{path}: {str(name)[:80]!r} must be a tensor of finite floating-point numbers"
+    )

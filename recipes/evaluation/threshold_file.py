@@ -121,16 +121,18 @@ def _document(path: Path) -> Any:
 
 def _set(values: Any) -> SetThresholds:
     calibration = Calibration(**_numbers(values["calibration"], "slope", "intercept"))
-    people = values["num_people"]
-    counts = {key: _count(values, key) for key in ("num_genuine", "num_impostor", "num_images")}
+    people, scores = values["num_people"], _numbers(values, "best", "cllr")
     return SetThresholds(
         points=tuple(_point(point) for point in values["points"]),
         calibration=calibration,
         num_people=None if people is None else _count(values, "num_people"),
         scored=_one_of(values, "scored", "listed", "all"),
         drawn=_one_of(values, "drawn", "people", "images"),
-        **counts,
-        **_numbers(values, "best", "cllr"),
+        num_genuine=_count(values, "num_genuine"),
+        num_impostor=_count(values, "num_impostor"),
+        num_images=_count(values, "num_images"),
+        best=scores["best"],
+        cllr=scores["cllr"],
     )
 
 

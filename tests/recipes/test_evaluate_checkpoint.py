@@ -81,7 +81,8 @@ def cells(table):
 def figures(**changes):
     given = {
         "accuracy": 0.9, "accuracy_std": 0.01, "tar_at_far": {"0.1": 0.75}, "auc": 0.8, "eer": 0.2,
-        "rank1": None, "num_pairs": 60, "num_folds": 10, "scored": "listed", "num_genuine": 30, "num_impostor": 1500,
+        "rank1": None, "num_pairs": 60, "num_folds": 10, "scored": "listed",
+        "num_genuine": 30, "num_impostor": 1500,
     }  # fmt: skip
     return VerificationResult(**(given | changes))
 
