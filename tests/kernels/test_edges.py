@@ -148,8 +148,8 @@ def test_length_does_not_matter(backend):
 @pytest.mark.parametrize(
     ("dtype", "length", "counts"),
     [
-        (torch.float32, 1e-10, True),
-        (torch.float32, 1e-13, False),
+        (torch.float32, 1.1e-12, True),
+        (torch.float32, 0.9e-12, False),
         (torch.bfloat16, 1e-10, True),
         (torch.float16, 2e-4, True),
         (torch.float16, 1e-6, False),  # a direction of a digit, and a gradient past 65504

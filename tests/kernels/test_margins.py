@@ -74,6 +74,12 @@ def test_target_and_slope_are_finite_at_the_poles(name, cos_y):
     assert abs(target.item() - limit.item()) < 2 * MIN_SINE
 
 
+@pytest.mark.parametrize("m", [0.1, 0.5, math.pi / 2])
+def test_the_bound_on_the_sine_moves_a_target_by_no_more_than_a_millionth(m):
+    target = ArcFace(m=m).target(batch(torch.ones(1, dtype=torch.float64)), {})
+    assert 0 < math.cos(m) - target.item() < 1.001e-6
+
+
 def test_reweightings():
     cos = torch.linspace(-1, 1, 21, dtype=torch.float64)
     mv = MVArc(t=1.4).reweighting({})

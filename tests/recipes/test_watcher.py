@@ -218,6 +218,19 @@ def test_a_late_fall_of_exactly_the_limit_has_converged(monkeypatch):
     assert verdict(lines).verdict == "unfinished"
 
 
+@pytest.mark.parametrize(("gained", "found"), [(0.0045, "converged"), (0.0055, "unfinished")])
+def test_half_a_percentage_point_is_a_gain(gained, found):
+    curve = evaluations(0.5, 0.6, 0.7, 0.75, 0.75 + gained)
+    assert verdict(falling() + curve).verdict == found
+
+
+@pytest.mark.parametrize(("late", "found"), [(0.045, "converged"), (0.055, "unfinished")])
+def test_a_twentieth_of_the_fall_is_a_late_fall(late, found):
+    """Of a loss that falls by 10 in all."""
+    lines = train([20.0, 15.0, 10.0 + 10.0 * late, 10.0], every=250, cosine=0.5)
+    assert verdict(lines).verdict == found
+
+
 def test_a_cosine_at_the_limit_has_not_sunk():
     at_limit = [line | {"target_cosine": verdicts.SUNK_COSINE} for line in falling()]
     below = [line | {"target_cosine": verdicts.SUNK_COSINE - 1e-6} for line in falling()]
