@@ -6,10 +6,11 @@ from fusedface.data.fingerprints import changed_images, fingerprint
 from fusedface.data.overlap import overlaps
 from fusedface.data.pair_list import PairList, from_index_pairs
 from fusedface.data.pairs import read_pairs
-from fusedface.data.recordio import BadRecord, PackSource, open_pack, write_pack
+from fusedface.data.recordio import PackSource, open_pack, write_pack
 from fusedface.data.sizes import check_sizes, other_sizes
 from fusedface.data.source_kinds import open_source
 from fusedface.data.sources import (
+    BadRecord,
     FaceSource,
     FileSource,
     Images,

@@ -14,10 +14,10 @@ import numpy as np
 
 from fusedface.data.pair_list import PairList
 from fusedface.data.pairs import read_pairs
-from fusedface.data.recordio import BadRecord, PackSource
+from fusedface.data.recordio import PackSource
 from fusedface.data.recordio.index import read_index
 from fusedface.data.source_kinds import open_source
-from fusedface.data.sources import FaceSource, Images
+from fusedface.data.sources import BadRecord, FaceSource, Images
 from fusedface.data.sources.images import UnreadableImage, decode_image
 from fusedface.data.verification_bins import SUFFIX
 

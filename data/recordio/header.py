@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedface.data.recordio.records import LENGTH_MASK, MAGIC, PART_HEADER, BadRecord, RecordFile
+from fusedface.data.recordio.records import LENGTH_MASK, MAGIC, PART_HEADER, RecordFile
+from fusedface.data.sources.records import BadRecord
 
 HEADER = struct.Struct("<IfQQ")
 LABELS_READ = 2  # of each record: those of a range, or an image's label and one more

@@ -12,7 +12,8 @@ import numpy as np
 
 from fusedface.data.recordio.header import MAX_LABEL, read_headers, read_record
 from fusedface.data.recordio.index import Index
-from fusedface.data.recordio.records import PART_HEADER, BadRecord, RecordFile
+from fusedface.data.recordio.records import PART_HEADER, RecordFile
+from fusedface.data.sources.records import BadRecord
 
 
 class Images(NamedTuple):

@@ -17,11 +17,10 @@ import numpy as np
 from fusedface.data.recordio.header import read_record
 from fusedface.data.recordio.index import read_index
 from fusedface.data.recordio.labels import Images, image_records
-from fusedface.data.recordio.records import BadRecord, RecordFile
+from fusedface.data.recordio.records import RecordFile
 from fusedface.data.sources.base import FaceSource, probe
 from fusedface.data.sources.images import UnreadableImage, decode_image
-
-SHOWN_PROBLEMS = 5  # of a pack with many
+from fusedface.data.sources.records import BadRecord, left_out
 
 
 class PackSource(FaceSource):
@@ -104,15 +103,7 @@ def open_pack(path: str | Path, *, skip_bad: bool = False) -> PackSource:
     records = RecordFile(file)
     index = read_index(file.with_suffix(".idx"), records.size)
     images = image_records(records, index, skip_bad=skip_bad)
-    return PackSource(records, images, [*_skipped(images.bad), *_property(file, images)])
-
-
-def _skipped(bad: Sequence[BadRecord]) -> list[str]:
-    if not bad:
-        return []
-    shown = "\n  ".join(str(error) for error in bad[:SHOWN_PROBLEMS])
-    more = f"\n  and {len(bad) - SHOWN_PROBLEMS} more" if len(bad) > SHOWN_PROBLEMS else ""
-    return [f"left out {len(bad)} broken records:\n  {shown}{more}"]
+    return PackSource(records, images, [*left_out(images.bad), *_property(file, images)])
 
 
 def _property(file: Path, images: Images) -> list[str]:

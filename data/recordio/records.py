@@ -9,12 +9,12 @@ A record in which the magic occurs at a multiple of 4 is split there and the mag
 the magic at a multiple of 4 of the file always begins a part. Source: recordio.h of dmlc-core.
 """
 
-import mmap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+
+from fusedface.data.sources.records import BadRecord, MappedFile
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = MAGIC.to_bytes(4, "little")
@@ -25,25 +25,6 @@ PART_HEADER = 8  # bytes
 # Bounds on what one damaged or hostile record can cost. A face has a few kB, in one part.
 MAX_RECORD_BYTES = 1 << 26
 MAX_PARTS = 1 << 16
-
-
-class BadRecord(ValueError):  # noqa: N818  the name says what it is
-    """A record that cannot be read.
-
-    Args:
-        path: of the .rec file.
-        offset: in bytes, of the record.
-        reason: why.
-        key: of the record in the .idx file, where it was found by one.
-    """
-
-    def __init__(self, path: str, offset: int, reason: str, key: int | None = None) -> None:
-        found = "" if key is None else f"key {key}, "
-        super().__init__(f"{path}: {found}byte {offset}: {reason}")
-        self.path, self.offset, self.reason, self.key = path, offset, reason, key
-
-    def __reduce__(self) -> tuple[type, tuple]:  # it crosses from worker processes
-        return type(self), (self.path, self.offset, self.reason, self.key)
 
 
 class Part(NamedTuple):
@@ -59,29 +40,8 @@ class Part(NamedTuple):
         return self.stop + -self.stop % 4
 
 
-class RecordFile:
-    """The records of a file, by their byte offsets; the file is mapped into memory.
-
-    Safe in any number of processes: none shares a position in the file, and one that receives it
-    pickled maps the file anew.
-
-    Args:
-        path: of the .rec file.
-
-    Raises:
-        ValueError: it is missing or empty.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with path.open("rb") as file:
-                self.size = file.seek(0, 2)
-                if not self.size:
-                    raise ValueError(f"{path} is empty")
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise ValueError(f"cannot read {path}: {error.strerror}") from None
+class RecordFile(MappedFile):
+    """The records of a .rec file, by their byte offsets."""
 
     def read(self, offset: int) -> bytes:
         """The record at `offset`, its parts joined.
@@ -156,23 +116,8 @@ class RecordFile:
                 yield offset
             offset = part.next
 
-    def check_unchanged(self) -> None:
-        """Raise ValueError if the file has been cut since: to touch what is gone would kill the process."""
-        now = self._map.size()
-        if now < self.size:
-            raise ValueError(
-                f"{self.path} had {self.size} bytes when it was opened and has {now} now; "
-                "restore it before going on"
-            )
-
     def _bad(self, offset: int, reason: str) -> BadRecord:
         return BadRecord(str(self.path), offset, reason)
-
-    def __getstate__(self) -> Path:
-        return self.path
-
-    def __setstate__(self, path: Path) -> None:
-        self.__init__(path)  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def write_record(file: BinaryIO, data: bytes) -> int:

@@ -3,5 +3,14 @@
 from fusedface.data.sources.base import FaceSource, Images, SomeIdentities, SomeImages
 from fusedface.data.sources.files import FileSource
 from fusedface.data.sources.images import UnreadableImage
+from fusedface.data.sources.records import BadRecord
 
-__all__ = ["FaceSource", "FileSource", "Images", "SomeIdentities", "SomeImages", "UnreadableImage"]
+__all__ = [
+    "BadRecord",
+    "FaceSource",
+    "FileSource",
+    "Images",
+    "SomeIdentities",
+    "SomeImages",
+    "UnreadableImage",
+]
