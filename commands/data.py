@@ -15,14 +15,17 @@ app = typer.Typer(help="Faces: look at them, check, align and pack them.", no_ar
 SHOWN_SKIPPED = 10
 
 SourceArgument = Annotated[
-    str, typer.Argument(help="A folder with a folder per identity, a pack, or a list file.")
+    str,
+    typer.Argument(
+        help="A folder with a folder per identity, a pack, an LMDB file, or a list file."
+    ),
 ]
 
 
 @app.command("preview")
 def data_preview(
     source: Annotated[
-        str, typer.Argument(help="'synthetic', a folder, a pack, or a list file.")
+        str, typer.Argument(help="'synthetic', a folder, a pack, an LMDB file, or a list file.")
     ] = "synthetic",
     out: Annotated[Path, typer.Option("--out", help="The picture to write.")] = Path("preview.png"),
     identities: Annotated[int, typer.Option(help="Rows.")] = 8,
@@ -50,7 +53,8 @@ def data_check(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A pack, a folder, a list file, a pair list ('pairs' is in its name), or a .bin."
+            help="A pack, an LMDB file, a folder, a list file, a pair list ('pairs' is in its name), "
+            "or a .bin."
         ),
     ],
     root: RootOption = None,

@@ -10,8 +10,8 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="A folder with a folder per identity, a RecordIO pack (a folder with train.rec), or a list "
-        "file of 'path label'.",
+        help="A folder with a folder per identity, a RecordIO pack (a folder with train.rec), an LMDB "
+        "file, or a list file of 'path label'.",
     ),
 ]
 PairsOption = Annotated[

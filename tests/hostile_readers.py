@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from face_files import write_people
+from lmdb_files import write_lmdb
 from PIL import Image
 
 from fusedface.data import open_source, read_pairs, write_bin, write_pack
@@ -125,6 +126,28 @@ def _read_pack(path: Path) -> None:
     check(path.parent / "train.rec")
 
 
+def _lmdbs(folder: Path) -> list[bytes]:
+    """With its images in leaf pages, and with pages of their own."""
+    files = []
+    for size in (8, 40):
+        pixels = np.random.default_rng(0).integers(0, 255, (6, size, size, 3), dtype=np.uint8)
+        images = [b"P6 %d %d 255 " % (size, size) + image.tobytes() for image in pixels]
+        write_lmdb(folder / f"{size}.mdb", {k: (image, k // 2) for k, image in enumerate(images)})
+        files.append((folder / f"{size}.mdb").read_bytes())
+    return files
+
+
+def _read_lmdb(path: Path) -> None:
+    for skip_bad in (False, True):
+        try:
+            source = open_source(path, skip_bad=skip_bad)
+            for i in range(len(source)):
+                source.image(i)
+        except ValueError:
+            if skip_bad:
+                raise
+
+
 def _landmarks(folder: Path) -> list[bytes]:
     points = ",".join(str(10 * i) for i in range(10))
     return [
@@ -168,6 +191,7 @@ READERS = {
     "bin": Reader("set.bin", _bins, _read_bin),
     "pack": Reader("train.rec", lambda folder: _packs(folder, ".rec"), _read_pack),
     "pack's index": Reader("train.idx", lambda folder: _packs(folder, ".idx"), _read_pack),
+    "lmdb": Reader("set.lmdb", _lmdbs, _read_lmdb),
     "landmarks": Reader("points.csv", _landmarks, lambda path: read_landmarks(path, path.parent)),
     "recipe": Reader("recipe.toml", _recipes, read_recipe),
     "checkpoint": Reader("model.pt", _checkpoints, build_from_checkpoint),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from face_files import write_image, write_people
+from lmdb_files import write_lmdb
 from typer.testing import CliRunner
 
 from fusedface import cli
@@ -31,6 +32,18 @@ def test_a_pack_of_a_folder_reads_back(tmp_path):
     one, other = open_source(root), open_source(tmp_path / "pack")
     assert np.array_equal(one.labels, other.labels)
     assert all(one.encoded(i) == other.encoded(i) for i in range(9))
+
+
+def test_an_lmdb_file_is_checked_and_packed(tmp_path):
+    people = open_source(write_people(tmp_path / "people"))
+    records = {k: (people.encoded(k), int(people.labels[k])) for k in range(9)}
+    write_lmdb(tmp_path / "set.lmdb", records)
+    output = invoke("data", "check", tmp_path / "set.lmdb")
+    assert "3, with 3 images" in output
+    packed = invoke("data", "pack", tmp_path / "set.lmdb", tmp_path / "pack")
+    assert "9 images, 112x112, of 3 people" in packed
+    pack = open_source(tmp_path / "pack")
+    assert [pack.encoded(i) for i in range(9)] == [people.encoded(i) for i in range(9)]
 
 
 def test_a_broken_image_is_left_out_only_when_asked(tmp_path):

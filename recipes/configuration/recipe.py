@@ -78,8 +78,8 @@ class Data:
     """Where the training images come from and how they are varied."""
 
     source: str = SYNTHETIC
-    """"synthetic", or the path of a folder with a folder per identity, of a RecordIO pack, or of a
-    list file."""
+    """"synthetic", or the path of a folder with a folder per identity, of a RecordIO pack, of an
+    LMDB file, or of a list file."""
     synthetic: Synthetic = field(default_factory=Synthetic)
     """Used with the source "synthetic" alone."""
     augmentation: str = "flip"
