@@ -28,12 +28,15 @@ def recipe_list() -> None:
     """Every recipe, a line each."""
     from fusedface.recipes.backbones import BACKBONES
     from fusedface.recipes.registry import MOBILEFACENET
+    from fusedface.recipes.synthetic_sets import SETS
 
     table = Table("", ["recipe", "what it trains"])
     for name, make in MOBILEFACENET.items():
         table.add_row(name, make().summary)
     for backbone, described in BACKBONES.items():
         table.add_row(f"{backbone}-...", f"each of these on {described}")
+    for name, make in SETS.items():
+        table.add_row(name, make().summary)
     Console().print(table)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from fusedface.recipes import backbones, mobilefacenet
+from fusedface.recipes import backbones, mobilefacenet, synthetic_sets
 from fusedface.recipes.configuration.fields import nearest
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import read_recipe
@@ -20,11 +20,15 @@ MOBILEFACENET: dict[str, Callable[[], Recipe]] = {
     f"mobilefacenet-{loss}": partial(mobilefacenet.recipe, loss) for loss in mobilefacenet.LOSSES
 }
 
-RECIPES: dict[str, Callable[[], Recipe]] = MOBILEFACENET | {
-    f"{backbone}-{loss}": partial(_on_backbone, backbone, loss)
-    for backbone in backbones.BACKBONES
-    for loss in mobilefacenet.LOSSES
-}
+RECIPES: dict[str, Callable[[], Recipe]] = (
+    MOBILEFACENET
+    | synthetic_sets.SETS
+    | {
+        f"{backbone}-{loss}": partial(_on_backbone, backbone, loss)
+        for backbone in backbones.BACKBONES
+        for loss in mobilefacenet.LOSSES
+    }
+)
 
 
 def get_recipe(name_or_file: str | Path) -> Recipe:

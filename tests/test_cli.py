@@ -46,6 +46,7 @@ def test_recipe_list():
     output = invoke("recipe", "list")
     assert all(name in output for name in MOBILEFACENET)
     assert all(f"{name}-..." in output for name in BACKBONES)
+    assert "mobilefacenet-hsface10k" in output
     assert "IResNet-18: ArcFace" in invoke("recipe", "show", "iresnet18-arcface")
 
 

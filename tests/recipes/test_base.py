@@ -17,6 +17,7 @@ from fusedface.recipes.configuration.recipe import (
     Train,
 )
 from fusedface.recipes.registry import RECIPES, get_recipe
+from fusedface.recipes.synthetic_sets import SETS
 
 WRONG = [
     (BackboneOptions, {"name": "mobilfacenet"}, "mobilefacenet"),
@@ -80,7 +81,7 @@ def test_registry_rows_carry_their_own_name_and_a_summary(name):
 def test_variants_differ_in_the_head_alone():
     main = get_recipe("mobilefacenet-curricular")
     assert main.head.margin == CurricularFace(m=0.5, s=64.0)
-    for name in RECIPES:
+    for name in RECIPES.keys() - SETS.keys():
         variant = get_recipe(name)
         network = variant.backbone
         assert name.startswith(f"{network.name}-")
@@ -91,6 +92,13 @@ def test_variants_differ_in_the_head_alone():
     assert get_recipe("mobilefacenet-mvarc-t1.4").head.margin == MVArc(m=0.5, s=64.0, t=1.4)
     assert get_recipe("mobilefacenet-arcface-m045").head.margin.m == 0.45
     assert get_recipe("mobilefacenet-focal").head.focal_gamma == 2.0
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_recipes_of_synthetic_sets_differ_from_arcface_in_data_and_length(name):
+    recipe, arcface = get_recipe(name), get_recipe("mobilefacenet-arcface")
+    assert (recipe.backbone, recipe.head) == (arcface.backbone, arcface.head)
+    assert recipe.data.source.endswith(f"{name.removeprefix('mobilefacenet-')}.lmdb")
 
 
 @pytest.mark.parametrize(
