@@ -1,8 +1,8 @@
 """What a value holds: an image file and a label, as a MessagePack array (https://msgpack.org)."""
 
 ARRAY = 0x90  # of up to 15 items, whose number is in the lower bits
-NUMBERS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}  # type: bytes of the number
-STRINGS = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}  # type: bytes of the length
+NUMBERS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}  # by type, the bytes of the number
+STRINGS = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}  # by type, the bytes of the length
 LARGEST_SMALL = 0x7F  # numbers up to this are their own type
 
 
