@@ -1,9 +1,12 @@
-"""`data check | pack | make-bin | align` and what they print."""
+"""`data check | pack | make-bin | align`, a run of an LMDB file, and what they print."""
+
+import json
 
 import numpy as np
 import pytest
 from face_files import write_image, write_people
 from lmdb_files import write_lmdb
+from tiny_run import write_faces
 from typer.testing import CliRunner
 
 from fusedface import cli
@@ -44,6 +47,29 @@ def test_an_lmdb_file_is_checked_and_packed(tmp_path):
     assert "9 images, 112x112, of 3 people" in packed
     pack = open_source(tmp_path / "pack")
     assert [pack.encoded(i) for i in range(9)] == [people.encoded(i) for i in range(9)]
+
+
+def test_a_run_of_an_lmdb_file_by_a_recipe_for_such_sets(tmp_path):
+    folder = write_faces(tmp_path)
+    people = open_source(folder / "train")
+    records = {k: (people.encoded(k), int(people.labels[k])) for k in range(len(people))}
+    write_lmdb(tmp_path / "set.lmdb", records | {3: b"no record"})
+    small = ("backbone.input_size=[32, 32]", "backbone.width=0.25", "backbone.embedding_dim=16")
+    short = (
+        "optim.batch_size=8",
+        "schedule.warmup_steps=0",
+        "schedule.steps=2",
+        "data.num_workers=0",
+    )
+    arguments = ["--data", tmp_path / "set.lmdb", "--pairs", folder / "pairs.csv"]
+    arguments += [word for setting in (*small, *short) for word in ("--set", setting)]
+    run = ("recipe", "run", "mobilefacenet-hsface10k", *arguments, "--device", "cpu", "--out")
+    with pytest.raises(ValueError, match=r"set.lmdb: key 3, byte \d+: no MessagePack array"):
+        invoke(*run, tmp_path / "broken")
+    assert "left out 1 broken records" in invoke(*run, tmp_path / "run", "--skip-bad")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["num_images"], summary["num_identities"]) == (35, 6)
+    assert (summary["steps"], set(summary["verification"])) == (2, {"pairs"})
 
 
 def test_a_broken_image_is_left_out_only_when_asked(tmp_path):

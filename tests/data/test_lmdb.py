@@ -1,10 +1,7 @@
 """Faces in LMDB files: read as LMDB's own library wrote them, or refused by name."""
 
-import io
-import json
 import pickle
 import struct
-from dataclasses import replace
 
 import lmdb
 import msgpack
@@ -12,15 +9,11 @@ import numpy as np
 import pytest
 from lmdb_files import write_lmdb
 from pack_files import face
-from rich.console import Console
-from tiny_run import tiny_recipe, write_faces
 
 from fusedface.data import BadRecord, UnreadableImage, open_source, write_pack
 from fusedface.data.check import check
 from fusedface.data.lmdb.database import Database
 from fusedface.data.lmdb.values import read_labelled_image, read_number
-from fusedface.recipes.configuration.recipe import Data, Evaluation, Schedule
-from fusedface.recipes.run import run_recipe
 
 NOISE = np.random.default_rng(0).integers(0, 255, 100_000, dtype=np.uint8).tobytes()
 
@@ -99,24 +92,6 @@ def test_a_worker_that_receives_it_pickled_reads_the_same(tmp_path):
     source = open_source(tmp_path / "set.lmdb")
     again = pickle.loads(pickle.dumps(source))
     assert [again.encoded(i) for i in range(6)] == [source.encoded(i) for i in range(6)]
-
-
-def test_a_run(tmp_path):
-    folder = write_faces(tmp_path)
-    people = open_source(folder / "train")
-    records = {k: (people.encoded(k), int(people.labels[k])) for k in range(len(people))}
-    write_lmdb(tmp_path / "set.lmdb", records)
-    recipe = replace(
-        tiny_recipe(folder),
-        data=Data(source=str(tmp_path / "set.lmdb")),
-        schedule=Schedule(steps=2),
-        evaluation=Evaluation(pairs=(str(folder / "pairs.csv"),)),
-    )
-    console = Console(file=io.StringIO(), width=100)
-    run_recipe(recipe, tmp_path / "run", device="cpu", console=console)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["num_images"], summary["num_identities"]) == (36, 6)
-    assert summary["steps"] == 2
 
 
 def test_it_becomes_a_pack(tmp_path):
