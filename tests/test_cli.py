@@ -88,6 +88,7 @@ def test_run_and_evaluate_on_folders(tmp_path):
     assert summary["steps"] == 2
     assert set(summary["verification"]) == {"pairs"}
     assert (out / "curves.png").exists()
+    assert (out / "curves.svg").exists()
 
     checkpoint = next((out / "checkpoints").glob("step-*.pt"))
     shown = invoke(

@@ -17,7 +17,6 @@ from tiny_run import tiny_recipe, write_faces
 from fusedface.data import dataset
 from fusedface.recipes.configuration.settings import override, to_toml
 from fusedface.recipes.host import program
-from fusedface.recipes.report import curves
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.run_directory import files
 from fusedface.recipes.training import trainer
@@ -145,7 +144,6 @@ def test_no_room_at_any_size_is_one_message(faces, tmp_path, monkeypatch, size):
     its own way, torch.save in several."""
     import resource
 
-    monkeypatch.setattr(curves, "plot_curves", lambda _folder: [])
     recipe, out = override(tiny_recipe(faces), ["evaluation.every=0"]), tmp_path / "a run"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -182,7 +180,6 @@ def test_images_that_are_all_lost(faces, tmp_path, monkeypatch, workers):
             (faces / "train").rename(faces / "lost")
         original(self, epoch)
 
-    monkeypatch.setattr(curves, "plot_curves", lambda _folder: [])
     monkeypatch.setattr(dataset.FaceDataset, "set_epoch", lose)
     with pytest.raises(
         OSError, match=r"^none of the 36 images can be read; .*up to step 4;.*--resume"
@@ -203,7 +200,6 @@ def test_faces_to_verify_that_are_lost(faces, tmp_path, monkeypatch):
             (faces / "test").rename(faces / "lost")
         original(self, images, labels)
 
-    monkeypatch.setattr(curves, "plot_curves", lambda _folder: [])
     monkeypatch.setattr(trainer.Trainer, "_train_step", lose)
     with pytest.raises(
         OSError, match=r"to verify can no longer be read: .*up to step 3;.*--resume"

@@ -10,7 +10,6 @@ from tiny_run import tiny_recipe, write_faces
 
 from fusedface.data import changed_images, fingerprint, fingerprints, open_source
 from fusedface.recipes.configuration.settings import from_dict, override, read_recipe, to_toml
-from fusedface.recipes.report import curves
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import trainer
 
@@ -39,19 +38,11 @@ def stopped(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """They take longer than all the rest of a run, and are not in question here."""
-    monkeypatch.setattr(curves, "plot_curves", lambda _folder: [])
-
-
 @pytest.fixture(scope="module")
 def finished(stopped):
     """The same run, come to its end."""
     shutil.copytree(stopped / "run", stopped / "finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curves, "plot_curves", lambda _folder: [])
-        return stopped / "finished", resume(stopped / "finished")
+    return stopped / "finished", resume(stopped / "finished")
 
 
 @pytest.fixture

@@ -52,7 +52,6 @@ def test_everything_is_in_the_run_directory(finished):
     out, summary = finished
     assert {path.name for path in out.iterdir()} >= {
         "recipe.toml", "environment.json", "metrics.jsonl", "checkpoints", "summary.json",
-        "curves.png", "curves.svg",
     }  # fmt: skip
     assert json.loads((out / "summary.json").read_text("utf-8")) == summary.as_dict()
     environment = json.loads((out / "environment.json").read_text("utf-8"))
