@@ -32,6 +32,7 @@ POINTERS = {
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
     torch.int64: "*i64",
+    torch.int8: "*i8",
 }
 
 
@@ -114,19 +115,31 @@ def compiled(launch, target):
     options = {"enable_fp_fusion": True}
     if tile:
         options |= {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+        if tile.max_registers and target != "gfx942":
+            options["maxnreg"] = tile.max_registers
     return triton.compile(source(launch), target=TARGETS[target], options=options)
 
 
 @dataclass(frozen=True)
 class Usage:
     """Registers and bytes spilled of a thread, shared memory of a program, instruction of the products,
-    and whether memory is updated by atomic instructions."""
+    whether memory is updated by atomic instructions, and whether products wait for one another."""
 
     registers: int
     spilled: int
     shared: int
     products: str
     atomics: bool
+    serial: bool = False
+
+    def programs(self, target, num_warps):
+        """That a multiprocessor of an NVIDIA GPU has room for."""
+        registers = -(-self.registers // 8) * 8 * 32 * num_warps
+        return min(
+            65_536 // registers,
+            (SHARED_MEMORY[target] + 1024) // (self.shared + 1024),
+            64 // num_warps,
+        )
 
 
 def usage(launch, target) -> Usage:
@@ -140,7 +153,62 @@ def usage(launch, target) -> Usage:
         if name in binary.asm["ptx"]
     ]
     atomics = re.search(r"^\s*(@\S+ )?(atom|red)\.", binary.asm["ptx"], re.MULTILINE) is not None
-    return Usage(registers, spilled, binary.metadata.shared, found[0] if found else "none", atomics)
+    return Usage(
+        registers, spilled, binary.metadata.shared, found[0] if found else "none", atomics,
+        target == "sm_90" and products_wait(binary.asm["cubin"]),
+    )  # fmt: skip
+
+
+def products_wait(cubin):
+    """Whether ptxas made each product on sm_90 wait for the one before (its warnings C7510 to C7520)."""
+    names = [name for _, _, name in machine_code(cubin)]
+    products = sum(name.startswith("HGMMA") for name in names)
+    return 0 < products <= sum(name.startswith("WARPGROUP.DEPBAR") for name in names)
+
+
+INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);")
+
+
+def machine_code(cubin):
+    """(address, target of a jump or None, name) of every instruction."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        text = subprocess.run(
+            [nvidia_tool("nvdisasm"), "-c", path], capture_output=True, text=True, check=True
+        ).stdout
+    found, labels, waiting = [], {}, []
+    for line in text.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            waiting.append(label[1])
+        elif instruction := INSTRUCTION.search(line):
+            address = int(instruction[1], 16)
+            labels |= dict.fromkeys(waiting, address)
+            waiting = []
+            found.append((address, instruction[2], instruction[3]))
+    return [
+        (address, labels.get(jump[0]) if (jump := re.findall(r"\.L_x_\d+", rest)) else None, name)
+        for address, name, rest in found
+    ]
+
+
+def instructions_of_loops(cubin):
+    """Of each innermost loop, what a turn executes that skips the code behind a flag, by name."""
+    code = machine_code(cubin)
+    loops = [(to, at) for at, to, name in code if name == "BRA" and to is not None and to < at]
+    found = []
+    for first, last in loops:
+        if any((first, last) != other and first <= other[0] <= other[1] <= last for other in loops):
+            continue
+        skipped = [
+            (at, to) for at, to, name in code
+            if name == "BRA" and to is not None and first <= at < to <= last
+        ]  # fmt: skip
+        found.append([
+            name for at, _, name in code
+            if first <= at <= last and not any(begin < at < end for begin, end in skipped)
+        ])  # fmt: skip
+    return found
 
 
 def nvidia_resources(cubin):

@@ -13,8 +13,6 @@ from fusedface.kernels.gpu.configs import Tile
 from fusedface.kernels.gpu.forward import Numbers, UnitRows
 from fusedface.kernels.gpu.launch import Start
 
-FACTORS_BLOCK = 1024  # rows that `row_factors_kernel` takes at a time
-
 
 class Saved(NamedTuple):
     """What the backward starts from."""
@@ -28,10 +26,11 @@ class Saved(NamedTuple):
     direction: Tensor
     x: UnitRows
     w: UnitRows
+    flags: Tensor
 
 
 class Factors(NamedTuple):
-    """Per row log2(e) lse, a and v (3, B), the latter two over `unscale` (0-d)."""
+    """Numbers of the rows (4, padded B), over `unscale` (0-d): see `rows.row_factors_kernel`."""
 
     rows: Tensor
     unscale: Tensor
@@ -68,11 +67,13 @@ def backward(
 
 def _row_factors(saved: Saved, d_cos_y: Tensor, d_lse: Tensor, numbers: Numbers) -> Factors:
     num = len(saved.labels)
-    factors = Factors(saved.lse.new_empty(3, num), saved.lse.new_empty(()))
+    padded = layout.padded_rows(num)
+    factors = Factors(saved.lse.new_empty(4, padded), saved.lse.new_empty(()))
     launch.start(
         rows.row_factors_kernel, 1,
-        saved.lse, d_lse, d_cos_y, saved.labels, *factors,
-        num, numbers.scale, 2.0 ** layout.operands(numbers.precision).shift, BLOCK_B=FACTORS_BLOCK,
+        saved.lse, d_lse, d_cos_y, saved.labels, saved.threshold, *factors,
+        num, padded, numbers.scale, 2.0 ** layout.operands(numbers.precision).shift,
+        BLOCK_B=layout.ROW_MULTIPLE,
     )  # fmt: skip
     return factors
 
@@ -85,9 +86,10 @@ def _centre_gradient(saved: Saved, factors: Factors, numbers: Numbers, d_weight:
         start(
             centres.centre_gradient_kernel, layout.ceil_div(num_classes, tile.block_c),
             saved.x.rows, saved.w.rows, saved.w.rows, saved.w.inverse,
-            saved.labels, saved.threshold, *factors, saved.linear, d_weight,
-            num_rows, num_classes, d_weight.shape[1], *numbers.scalars,
-            tile=tile, DIM=dim, MODE=numbers.mode, PRECISION=layout.operands(numbers.precision).dot,
+            saved.labels, saved.flags, *factors, saved.linear, d_weight,
+            num_rows, factors.rows.shape[1], num_classes, saved.flags.shape[1], *numbers.scalars,
+            tile=tile, DIM=dim, WIDTH=d_weight.shape[1], MODE=numbers.mode,
+            PRECISION=layout.operands(numbers.precision).dot, SIGNED=True,
         )  # fmt: skip
 
     shape = (num_rows, num_classes, dim)
@@ -104,7 +106,8 @@ def _embedding_gradient(
         parts, *factors,
         saved.embeddings, saved.weight, saved.w.rows, saved.labels, saved.x.inverse,
         saved.w.inverse, out,
-        num_rows, num_parts, out.shape[1], *saved.embeddings.stride(), *saved.weight.stride(),
+        num_rows, factors.rows.shape[1], num_parts, out.shape[1],
+        *saved.embeddings.stride(), *saved.weight.stride(),
         DIM=dim, IS_DIRECTION=bool(len(saved.direction)),
         PRECISION=layout.operands(numbers.precision).dot, BLOCK_D=layout.power_of_2(dim),
     )  # fmt: skip
@@ -117,11 +120,11 @@ def _chunked_gradients(
     num_rows, num_classes = len(saved.labels), len(saved.weight)
     dim = saved.x.rows.shape[1]
     chunk = layout.chunk_classes(num_rows, num_classes)
-    g = saved.x.rows.new_empty(num_rows * chunk)
+    g = saved.x.rows.new_empty(len(saved.x.rows) * chunk)
     tiles = layout.ceil_div(num_rows, layout.WIDE_MULTIPLE) * layout.ceil_div(
         dim, layout.WIDE_MULTIPLE
     )
-    split = layout.split_chunk(tiles, chunk, layout.processors(g.device))
+    split = layout.split_chunk(tiles, chunk, 2 * layout.processors(g.device))
     parts = saved.lse.new_zeros(split.num * needs_embeddings, num_rows, dim)
     for first in range(0, num_classes, chunk):
         fitting = min(chunk, num_classes - first)
@@ -154,9 +157,11 @@ def _coefficients(
         along = saved.lse.new_empty(blocks, chunk.size)
         start(
             wide.coefficients_kernel, blocks * (chunk.size // tile.block_c),
-            saved.x.rows, saved.w.rows, saved.labels, saved.threshold, factors.rows, saved.linear,
-            g, along, num_rows, num_classes, chunk.first, chunk.size, *numbers.scalars,
+            saved.x.rows, saved.w.rows, saved.labels, saved.flags, factors.rows, saved.linear,
+            g, along, num_rows, factors.rows.shape[1], saved.flags.shape[1], chunk.first, chunk.size,
+            *numbers.scalars,
             tile=tile, DIM=dim, MODE=numbers.mode, PRECISION=layout.operands(numbers.precision).dot,
+            SIGNED=True,
         )  # fmt: skip
         return along
 
@@ -175,7 +180,7 @@ def _embedding_product(
         tiles = layout.ceil_div(num_rows, tile.block_b) * (dim // tile.block_d)
         start(
             wide.embedding_product_kernel, tiles * num_parts,
-            g, saved.w.rows, parts, num_rows, len(saved.weight), chunk.first, chunk.size, classes,
+            g, saved.w.rows, parts, num_rows, chunk.first, chunk.size, classes,
             tile=tile, DIM=dim, PRECISION=layout.operands(numbers.precision).dot,
         )  # fmt: skip
 
@@ -187,14 +192,14 @@ def _centre_product(
     saved: Saved, factors: Factors, numbers: Numbers, chunk: _Chunk, g: Tensor, along: Tensor,
     d_weight: Tensor,
 ) -> None:  # fmt: skip
-    num_rows, dim = saved.x.rows.shape
+    num_rows, dim = len(saved.labels), saved.x.rows.shape[1]
 
     def run(tile: Tile, start: Start) -> None:
         start(
             wide.centre_product_kernel, chunk.size // tile.block_c * (dim // tile.block_d),
             g, along, saved.x.rows, saved.w.rows, saved.w.inverse, factors.unscale, d_weight,
-            num_rows, len(saved.weight), chunk.first, chunk.size, len(along), d_weight.shape[1],
-            tile=tile, DIM=dim, PRECISION=layout.operands(numbers.precision).dot,
+            num_rows, len(saved.weight), chunk.first, chunk.size, len(along),
+            tile=tile, DIM=dim, WIDTH=d_weight.shape[1], PRECISION=layout.operands(numbers.precision).dot,
         )  # fmt: skip
 
     shape = (num_rows, len(saved.weight), dim)

@@ -2,7 +2,7 @@
 
     dw_j = sum_i g_ij x_i     g_ij = a_i q_ij N'_ij (j != y),  v_i (j = y)         docs/losses.md (4)
 
-A program owns BLOCK_C classes and walks the batch: it computes its cosines again, takes q from the saved
+A program owns BLOCK_C classes and walks the batch: it computes its cosines again, takes a q from the saved
 log-sum-exp, and adds up its rows of the gradient in registers. Then it projects them and stores them.
 a and v come divided by their largest magnitude (`rows.row_factors_kernel`), so that neither
 float16 nor bfloat16 loses them; `unscale` restores it.
@@ -12,26 +12,30 @@ import triton
 import triton.language as tl
 
 from fusedface.kernels.gpu.tile import (
-    INFINITE,
+    FLAG_CLASSES,
+    FLAG_ROWS,
+    PLAIN,
     as_operand,
-    negative_cosines,
-    reweighted,
-    times_slope,
+    hard_step,
+    is_flagged,
+    lifts,
+    logits,
 )
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_classes"])
+@triton.jit(do_not_specialize=["num_rows", "num_padded", "num_classes", "num_flags"])
 def centre_gradient_kernel(
-    # tensors: unit rows (B, DIM) and (C, DIM), once more w for the epilogue, (C,)
+    # tensors: unit rows (B, DIM) and (C, DIM), padded; once more w for the epilogue; (C,), padded
     x_ptr, w_ptr, w_again_ptr, inverse_w_ptr,
-    # tensors: (B,), (B,), (3, B) of row_factors_kernel, 0-d, 0-d
-    labels_ptr, threshold_ptr, factors_ptr, unscale_ptr, linear_ptr,
-    # out: like the class centres, (C, dim)
+    # tensors: (B,), flags of tiles, (4, padded B) of row_factors_kernel, 0-d, 0-d
+    labels_ptr, flags_ptr, factors_ptr, unscale_ptr, linear_ptr,
+    # out: like the class centres, (C, WIDTH)
     d_weight_ptr,
     # run-time scalars
-    num_rows, num_classes, dim, scale_log2, square, constant,
+    num_rows, num_padded, num_classes, num_flags, scale, square, bend, constant,
     # specialisation
-    DIM: tl.constexpr, MODE: tl.constexpr, PRECISION: tl.constexpr,
+    DIM: tl.constexpr, WIDTH: tl.constexpr, MODE: tl.constexpr, PRECISION: tl.constexpr,
+    SIGNED: tl.constexpr,
     # tiling
     BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -39,13 +43,12 @@ def centre_gradient_kernel(
     first = tl.program_id(0) * BLOCK_C
     offs_c = tl.arange(0, BLOCK_C)
     columns = first + offs_c
-    mask_c = columns < num_classes
     offs_d = tl.arange(0, DIM)
     # One 64-bit pointer to each tile that is read; the offsets within fit 32 bits, which spares registers.
     w_offset = first.to(tl.int64) * DIM
     w_offsets = offs_c[:, None] * DIM + offs_d[None, :]
-    w = tl.load(w_ptr + w_offset + w_offsets, mask=mask_c[:, None], other=0.0)
-    linear = tl.load(linear_ptr)
+    w = tl.load(w_ptr + w_offset + w_offsets)
+    line = tl.load(linear_ptr) - 1.0
     d_w = tl.zeros((BLOCK_C, DIM), dtype=tl.float32)
 
     tile_ptr = x_ptr
@@ -53,41 +56,51 @@ def centre_gradient_kernel(
     x_offsets = offs_b[:, None] * DIM + offs_d[None, :]
     for start in range(0, num_rows, BLOCK_B):
         rows = start + offs_b
-        mask_b = rows < num_rows
-        x = tl.load(tile_ptr + x_offsets, mask=mask_b[:, None], other=0.0)
+        x = tl.load(tile_ptr + x_offsets)
         tile_ptr += BLOCK_B * DIM
-        labels = tl.load(labels_ptr + rows, mask=mask_b, other=-1).to(tl.int32)
-        cos = negative_cosines(x, w, labels, columns, num_classes, PRECISION)
+        cos = tl.dot(x, tl.trans(w), input_precision=PRECISION)
         g = coefficients(
-            cos, labels, columns, threshold_ptr, factors_ptr, rows, num_rows,
-            scale_log2, square, linear, constant, MODE,
-        )  # fmt: skip
+            cos, factors_ptr, rows, num_padded, scale, square, bend, line, constant, MODE, SIGNED
+        )
+        if is_flagged(
+            flags_ptr, start // FLAG_ROWS, first // FLAG_CLASSES, num_flags, BLOCK_B, BLOCK_C
+        ):
+            g = with_targets(g, labels_ptr, factors_ptr, rows, num_rows, num_padded, columns)
         g = as_operand(g, x_ptr.dtype.element_ty, PRECISION)
         d_w = tl.dot(tl.trans(g), x, d_w, input_precision=PRECISION)
 
-    # Read w anew, through another argument: held across the loop it would take the registers of d_w.
-    w = tl.load(w_again_ptr + w_offset + w_offsets, mask=mask_c[:, None], other=0.0).to(tl.float32)
+    # Read w again, through another argument: held across the loop it would take the registers of d_w.
+    w = tl.load(w_again_ptr + w_offset + w_offsets).to(tl.float32)
     along = tl.sum(d_w * w, axis=1)
-    factor = tl.load(inverse_w_ptr + columns, mask=mask_c, other=0.0) * tl.load(unscale_ptr)
+    factor = tl.load(inverse_w_ptr + columns) * tl.load(unscale_ptr)
     d_weight = (d_w - along[:, None] * w) * factor[:, None]
-    out = d_weight_ptr + columns.to(tl.int64)[:, None] * dim + offs_d[None, :]
-    mask = mask_c[:, None] & (offs_d < dim)[None, :]
+    # WIDTH is known to the compiler: with stores that it cannot join, products in the loop wait for others.
+    out = d_weight_ptr + first.to(tl.int64) * WIDTH + (offs_c[:, None] * WIDTH + offs_d[None, :])
+    mask = (columns < num_classes)[:, None] & (offs_d < WIDTH)[None, :]
     tl.store(out, d_weight.to(d_weight_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def coefficients(
-    cos, labels, columns, threshold_ptr, factors_ptr, rows, num_rows,
-    scale_log2, square, linear, constant, MODE: tl.constexpr,
+    cos, factors_ptr, rows, num_padded, scale, square, bend, line, constant,
+    MODE: tl.constexpr, SIGNED: tl.constexpr,
 ):  # fmt: skip
-    """g [BLOCK_B, BLOCK_C] from the cosines of the negatives; 0 past the last row."""
-    mask = rows < num_rows
-    threshold = tl.load(threshold_ptr + rows, mask=mask, other=INFINITE)
-    lse_log2 = tl.load(factors_ptr + rows, mask=mask, other=0.0)
-    a = tl.load(factors_ptr + num_rows + rows, mask=mask, other=0.0)
-    v = tl.load(factors_ptr + 2 * num_rows + rows, mask=mask, other=0.0)
-    hard = cos > threshold[:, None]
-    n = reweighted(cos, hard, square, linear, constant, MODE)
-    q = a[:, None] * tl.exp2(n * scale_log2 - lse_log2[:, None])
-    g = times_slope(q, cos, hard, square, linear, MODE)
+    """g [BLOCK_B, BLOCK_C] as if no column were a target; 0 past the last row."""
+    step = tl.load(factors_ptr + rows)
+    offset = tl.load(factors_ptr + num_padded + rows)  # log2 |a| - log2(e) lse
+    hard = hard_step(cos, step[:, None])
+    g = tl.exp2(logits(cos, hard, offset[:, None], scale, square, line, constant, MODE))
+    if SIGNED:
+        a = tl.load(factors_ptr + 3 * num_padded + rows)
+        g = g * tl.where(a < 0.0, -1.0, 1.0)[:, None]
+    if MODE != PLAIN:
+        g = g * lifts(cos, hard, bend, line, MODE) + g
+    return g
+
+
+@triton.jit
+def with_targets(g, labels_ptr, factors_ptr, rows, num_rows, num_padded, columns):
+    """`g` with v where the column is the row's target."""
+    labels = tl.load(labels_ptr + rows, mask=rows < num_rows, other=-1).to(tl.int32)
+    v = tl.load(factors_ptr + 2 * num_padded + rows)
     return tl.where(labels[:, None] == columns[None, :], v[:, None], g)

@@ -22,6 +22,10 @@ class Tile:
     block_k: int = 0
     num_warps: int = 4
     num_stages: int = 2
+    max_registers: int = 0  # of a thread, held by the compiler; 0: its own choice
+    programs: int = (
+        1  # that a multiprocessor has room for: test_aot.py holds the compiled kernel to it
+    )
 
     def blocks(self) -> dict[str, int]:
         """The constexpr arguments BLOCK_*."""
@@ -49,18 +53,26 @@ BLOCKS = {
     "centre_product": ("block_c", "block_d", "block_k"),
 }
 
-# Kernels that hold whole rows, by (kernel, operand, largest DIM): "blocks w num_warps s num_stages".
+# Kernels that hold whole rows, by (kernel, operand, largest DIM): "blocks w num_warps s num_stages",
+# then "r max_registers" and "p programs" where they are not 0 and 1.
 NARROW = {
     ("flash", "half", 128): {
-        "sm_80": "64x64w4s2 64x64w8s2 64x32w4s3",
-        "sm_90": "64x64w4s3 128x64w8s3 64x64w4s2",
-        "sm_100": "128x64w8s3 64x64w4s3 64x64w8s2",
-        "gfx942": "64x64w4s2 64x32w4s3",
+        "sm_80": "64x64w4s2p2 64x64w8s2 64x32w4s3p2",
+        "sm_90": "64x64w4s3r168p3 64x64w4s3p2 64x64w4s2p2 128x64w8s3",
+        "sm_100": "64x64w4s3p2 128x64w8s3 64x64w8s2",
+        "gfx942": "64x64w4s2p2 64x32w4s3p2",
+    },
+    # The running maximum takes registers: with three programs to a multiprocessor it would spill.
+    ("flash", "float16", 128): {
+        "sm_80": "64x64w4s2p2 64x64w8s2 64x32w4s3p2",
+        "sm_90": "64x64w4s3p2 64x64w4s2p2 128x64w8s3",
+        "sm_100": "64x64w8s2 64x32w4s3p2",
+        "gfx942": "64x64w4s2p2 64x32w4s3p2",
     },
     ("flash", "half", 256): {
-        "sm_80": "64x64w8s2 32x64w8s2",
-        "sm_90": "128x64w8s2 64x32w4s2",
-        "sm_100": "64x64w8s2 64x32w4s2",
+        "sm_80": "64x64w8s2 32x64w8s2p2",
+        "sm_90": "128x64w8s2 64x32w4s2p2",
+        "sm_100": "64x64w8s2 64x32w4s2p2",
         "gfx942": "64x32w4s2 32x64w4s2",
     },
     # In float16 the carried power of two takes the registers that 128x64 would need.
@@ -71,27 +83,27 @@ NARROW = {
         "gfx942": "64x32w4s2 32x64w4s2",
     },
     ("flash", "tf32", 128): {
-        "sm_80": "64x64w8s2 64x32w4s2",
-        "sm_90": "128x32w8s2 64x32w4s2",
-        "sm_100": "128x32w8s2 64x64w8s2 64x32w4s2",
+        "sm_80": "64x64w8s2 64x32w4s2p2",
+        "sm_90": "128x32w8s2 64x32w4s2p2",
+        "sm_100": "128x32w8s2 64x64w8s2 64x32w4s2p2",
         "gfx942": "64x32w4s2 32x32w4s2",
     },
     ("centres", "half", 128): {
-        "sm_80": "64x64w4s2 64x64w8s2",
-        "sm_90": "128x64w4s2 128x64w8s2 64x64w4s3",
+        "sm_80": "64x64w4s2p3 64x64w8s2p2",
+        "sm_90": "64x64w4s3p3 64x64w4s3r168p3 64x64w4s2p2",
         "sm_100": "64x64w8s2 128x64w8s2 64x32w4s2",
         "gfx942": "64x64w4s2 64x32w4s2",
     },
     ("centres", "half", 256): {
         "sm_80": "64x64w8s2 64x32w4s2",
         "sm_90": "128x64w8s2 64x32w4s2",
-        "sm_100": "64x64w8s2 32x64w4s2",
+        "sm_100": "64x64w8s2",
         "gfx942": "64x64w4s2 64x32w4s2",
     },
     ("centres", "tf32", 128): {
         "sm_80": "64x64w8s2 64x32w4s2",
         "sm_90": "128x32w8s2 64x64w8s2 64x32w4s2",
-        "sm_100": "64x64w8s2 64x32w8s2",
+        "sm_100": "64x64w8s2",
         "gfx942": "64x32w4s2 32x32w4s2",
     },
 }
@@ -99,13 +111,13 @@ NARROW = {
 # Kernels that read rows in slices, by (kernel, operand).
 SLICED = {
     ("lse", "half"): {
-        "sm_80": "128x128x32w8s3 128x64x32w8s3",
-        "sm_90": "128x128x64w8s3 64x64x64w4s3",
-        "sm_100": "128x64x64w8s3 64x64x32w4s2",
+        "sm_80": "128x64x32w8s3 64x64x32w4s3",
+        "sm_90": "128x128x64w8s3 64x64x64w4s3p4",
+        "sm_100": "128x64x64w8s3 64x64x32w4s2p4",
         "gfx942": "128x128x32w8s3 64x64x64w4s3",
     },
     ("lse", "tf32"): {
-        "sm_80": "128x128x32w8s3 128x64x32w8s3",
+        "sm_80": "128x64x32w8s3 64x64x32w4s3",
         "sm_90": "128x128x32w8s3 64x64x64w4s3",
         "sm_100": "128x128x32w8s3 64x64x64w4s3",
         "gfx942": "128x128x32w8s3 64x64x32w4s2",
@@ -118,7 +130,7 @@ SLICED = {
     },
     ("coefficients", "half"): {
         "sm_80": "128x128x64w8s3 64x64x64w4s3",
-        "sm_90": "128x64x64w4s4 128x128x64w8s3",
+        "sm_90": "128x128x64w8s3 64x64x64w4s3p4",
         "sm_100": "128x128x64w8s3 128x64x64w4s4",
         "gfx942": "128x128x64w8s3 64x64x64w4s3",
     },
@@ -172,7 +184,7 @@ SLICED = {
     },
 }
 
-_SHAPE = re.compile(r"(\d+)x(\d+)(?:x(\d+))?w(\d+)s(\d+)")
+_SHAPE = re.compile(r"(\d+)x(\d+)(?:x(\d+))?w(\d+)s(\d+)(?:r(\d+))?(?:p(\d+))?")
 
 
 def shipped(kernel: str, dim: int, precision: str, limits: Limits) -> tuple[Tile, ...]:
@@ -206,9 +218,15 @@ def _table(kernel: str, dim: int, precision: str, limits: Limits) -> str:
 def _tile(kernel: str, text: str, dim: int) -> Tile:
     match = _SHAPE.fullmatch(text)
     assert match, text
-    *blocks, num_warps, num_stages = (int(group) for group in match.groups() if group)
-    sizes = dict(zip(BLOCKS[kernel], blocks, strict=True))
-    tile = Tile(**sizes, num_warps=num_warps, num_stages=num_stages)
+    *blocks, num_warps, num_stages, max_registers, programs = match.groups()
+    sizes = dict(zip(BLOCKS[kernel], (int(block) for block in blocks if block), strict=True))
+    tile = Tile(
+        **sizes,
+        num_warps=int(num_warps),
+        num_stages=int(num_stages),
+        max_registers=int(max_registers or 0),
+        programs=int(programs or 1),
+    )
     if kernel in ("lse", "coefficients"):
         return replace(tile, block_k=min(tile.block_k, dim))
     return replace(tile, block_d=min(tile.block_d, dim))

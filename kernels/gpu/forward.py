@@ -11,36 +11,47 @@ from torch import Tensor
 from fusedface.kernels.gpu import flash, launch, layout, rows, wide
 from fusedface.kernels.gpu.configs import Tile
 from fusedface.kernels.gpu.launch import Start
-from fusedface.kernels.gpu.tile import LINEAR, PLAIN, QUADRATIC
+from fusedface.kernels.gpu.tile import FULL, LINEAR, PLAIN, QUADRATIC
 
 ROWS_TILE = 16  # class centres normalised by one program
+FLAGS_BLOCK = 128  # flags of a row block that one program writes
 LOG2_E = rows.LOG2_E.value
 
 
 class Numbers(NamedTuple):
-    """The scalars of a `Spec`; `linear` is a tensor apart from them."""
+    """The scalars of a `Spec`; `linear` is a tensor apart from them, of which the host knows a bound."""
 
     scale: float
     square: float
     constant: float
     precision: str
     reweights: bool
+    linear_bound: float = 1.0
 
     @property
     def mode(self) -> int:
         """Which branch of N the kernels hold."""
         if not self.reweights:
             return PLAIN.value
-        return QUADRATIC.value if self.square else LINEAR.value
+        if not self.square:
+            return LINEAR.value
+        return FULL.value if self.constant else QUADRATIC.value
 
     @property
-    def scalars(self) -> tuple[float, float, float]:
-        """As the kernels take them."""
-        return self.scale * LOG2_E, self.square, self.constant
+    def scalars(self) -> tuple[float, float, float, float]:
+        """As the kernels take them: scale, square and constant of log2(e) s N, 2 square of N."""
+        scale = self.scale * LOG2_E
+        return scale, scale * self.square, 2.0 * self.square, scale * self.constant
+
+    def reference(self, num_classes: int) -> layout.Reference:
+        """What exponentials are taken over."""
+        bound = max(1.0, self.square + self.linear_bound + abs(self.constant))
+        bound = bound if self.reweights else 1.0
+        return layout.reference(self.scale * LOG2_E, bound, num_classes)
 
 
 class UnitRows(NamedTuple):
-    """Unit rows (N, DIM) in the operand dtype, padded with zeros, and inverse lengths (N,)."""
+    """Unit rows in the operand dtype and inverse lengths, padded with zeros to whole tiles."""
 
     rows: Tensor
     inverse: Tensor
@@ -55,6 +66,7 @@ class Forward(NamedTuple):
     direction: Tensor  # (B, DIM), or (0, DIM)
     x: UnitRows
     w: UnitRows
+    flags: Tensor  # int8, of tiles that hold a target or end the classes (`rows.flags_kernel`)
 
 
 def has_direction(dim: int, precision: str, needs_embeddings: bool) -> bool:
@@ -73,12 +85,13 @@ def forward(
 ) -> Forward:
     """Cosines, log-sum-exp and statistics; shapes as in `Primitive`."""
     with launch.on_device(embeddings.device):
-        x = unit_rows(embeddings, numbers.precision)
-        w = unit_rows(weight, numbers.precision)
+        x = unit_rows(embeddings, numbers.precision, layout.padded_rows(len(embeddings)))
+        w = unit_rows(weight, numbers.precision, layout.padded_classes(len(weight)))
+        flags = tile_flags(labels, len(weight))
         cos_y, _ = target_cosine(embeddings, weight, labels)
         with_direction = has_direction(embeddings.shape[1], numbers.precision, needs_embeddings)
-        sums = _Sums(x, w, labels, threshold, linear, numbers, with_direction)
-        return Forward(cos_y, *sums.run(), x, w)
+        sums = _Sums(x, w, labels, threshold, linear, flags, len(weight), numbers, with_direction)
+        return Forward(cos_y, *sums.run(), x, w, flags)
 
 
 def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,15 +107,27 @@ def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[T
     return cos_y, norms
 
 
-def unit_rows(tensor: Tensor, precision: str) -> UnitRows:
-    """Normalise the rows of `tensor` (N, D), of any strides."""
+def tile_flags(labels: Tensor, num_classes: int) -> Tensor:
+    """Which tiles need a mask: see `rows.flags_kernel`."""
+    num_flags = layout.num_flags(num_classes)
+    row_blocks = layout.padded_rows(len(labels)) // layout.FLAG_ROWS
+    flags = labels.new_empty(row_blocks, num_flags, dtype=torch.int8)
+    launch.start(
+        rows.flags_kernel, row_blocks * layout.ceil_div(num_flags, FLAGS_BLOCK),
+        labels, flags, len(labels), num_classes, num_flags, BLOCK=FLAGS_BLOCK,
+    )  # fmt: skip
+    return flags
+
+
+def unit_rows(tensor: Tensor, precision: str, num_padded: int) -> UnitRows:
+    """Normalise the rows of `tensor` (N, D), of any strides, and add zeros up to `num_padded`."""
     num, dim = tensor.shape
     operands = layout.operands(precision)
     padded = layout.padded_dim(dim, precision)
-    unit = tensor.new_empty(num, padded, dtype=operands.dtype)
-    inverse = tensor.new_empty(num, dtype=torch.float32)
+    unit = tensor.new_empty(num_padded, padded, dtype=operands.dtype)
+    inverse = tensor.new_empty(num_padded, dtype=torch.float32)
     launch.start(
-        rows.unit_rows_kernel, layout.ceil_div(num, ROWS_TILE),
+        rows.unit_rows_kernel, num_padded // ROWS_TILE,
         tensor, unit, inverse, num, dim, *tensor.stride(),
         DIM=padded, PRECISION=operands.dot,
         BLOCK_D=layout.power_of_2(padded), BLOCK_N=ROWS_TILE,
@@ -120,54 +145,64 @@ class _Sums:
         labels: Tensor,
         threshold: Tensor,
         linear: Tensor,
+        flags: Tensor,
+        num_classes: int,
         numbers: Numbers,
         with_direction: bool,
     ) -> None:
-        self._operands = layout.operands(numbers.precision)
-        self._tensors = (x.rows, w.rows, labels, threshold, linear)
+        self._x, self._w, self._flags = x.rows, w.rows, flags
+        self._per_row, self._linear = (labels, threshold), linear
         self._numbers, self._with_direction = numbers, with_direction
-        self._rows, self._classes = len(x.rows), len(w.rows)
+        self._rows, self._classes, self._dim = len(labels), num_classes, x.rows.shape[1]
+        reference = numbers.reference(num_classes)
+        # Float16 weights of the second product have no room for a fixed reference.
+        fits = reference.fixed and not (with_direction and numbers.precision == "float16")
+        self._reference = reference._replace(fixed=fits)
         self._constants: dict[str, Any] = {
-            "DIM": x.rows.shape[1],
+            "DIM": self._dim,
             "MODE": numbers.mode,
-            "SHIFT": self._operands.shift,
+            "SHIFT": 0 if fits else layout.operands(numbers.precision).shift,
+            "FIXED": fits,
         }
 
     def run(self) -> tuple[Tensor, Tensor, Tensor]:
         """lse (B,), statistics (5, B) and direction (B, DIM) or (0, DIM)."""
         name = "flash" if self._with_direction else "lse"
-        shape = (self._rows, self._classes, self._constants["DIM"])
-        return launch.first_that_runs(
-            name, shape, self._tensors[0].device, self._numbers.precision, self._run,
-            self._numbers.mode,
-        )  # fmt: skip
+        shape = (self._rows, self._classes, self._dim)
+        variant = (self._numbers.mode, self._reference.fixed)
+        totals, weighted = launch.first_that_runs(
+            name, shape, self._x.device, self._numbers.precision, self._over_classes, variant
+        )
+        return self._over_splits(totals, weighted)
 
-    def _run(self, tile: Tile, start: Start) -> tuple[Tensor, Tensor, Tensor]:
-        x, labels, linear = self._tensors[0], self._tensors[2], self._tensors[4]
+    def _over_classes(self, tile: Tile, start: Start) -> tuple[Tensor, Tensor]:
+        programs = tile.programs * layout.processors(self._x.device)
         splits = layout.split_classes(
-            self._rows, self._classes, tile.block_b, tile.block_c, layout.processors(x.device)
+            self._rows, self._classes, tile.block_b, tile.block_c, programs
         )
-        dim = self._constants["DIM"]
-        totals = x.new_empty(6, splits.num, self._rows, dtype=torch.float32)
-        weighted = x.new_empty(
-            splits.num * self._with_direction, self._rows, dim, dtype=torch.float32
-        )
+        totals = self._linear.new_empty(6, splits.num, self._rows)
+        weighted = totals.new_empty(splits.num * self._with_direction, self._rows, self._dim)
         sums = (totals, weighted) if self._with_direction else (totals,)
         start(
             flash.flash_kernel if self._with_direction else wide.lse_kernel,
             splits.blocks * splits.num,
-            *self._tensors, *sums,
-            self._rows, self._classes, splits.num, splits.tiles, *self._numbers.scalars,
-            tile=tile, PRECISION=self._operands.dot, **self._constants,
+            self._x, self._w, *self._per_row, self._linear, self._flags, *sums,
+            self._rows, self._classes, splits.num, splits.tiles, self._flags.shape[1],
+            *self._numbers.scalars, self._reference.top,
+            tile=tile, PRECISION=layout.operands(self._numbers.precision).dot, **self._constants,
         )  # fmt: skip
-        lse = labels.new_empty(self._rows, dtype=torch.float32)
-        stats = lse.new_empty(5, self._rows)
-        direction = lse.new_empty(self._rows * self._with_direction, dim)
+        return totals, weighted
+
+    def _over_splits(self, totals: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        num_splits = totals.shape[1]
+        lse, stats = totals.new_empty(self._rows), totals.new_empty(5, self._rows)
+        direction = lse.new_empty(self._rows * self._with_direction, self._dim)
         launch.start(
             flash.combine_kernel, self._rows,
-            totals, weighted, linear, lse, stats, direction,
-            self._rows, splits.num, *self._numbers.scalars[:2],
-            WITH_DIRECTION=self._with_direction, BLOCK_S=layout.power_of_2(splits.num),
-            **self._constants,
+            totals, weighted, self._x, self._w, *self._per_row, self._linear, lse, stats, direction,
+            self._rows, self._classes, num_splits, *self._numbers.scalars,
+            self._reference.least_total,
+            WITH_DIRECTION=self._with_direction, BLOCK_S=layout.power_of_2(num_splits),
+            BLOCK_D=layout.power_of_2(self._dim), **self._constants,
         )  # fmt: skip
         return lse, stats, direction

@@ -22,8 +22,12 @@ class SpillsError(RuntimeError):
     """A kernel as this compiler makes it keeps registers in memory."""
 
 
+class RefusedError(RuntimeError):
+    """A compiler could not make a kernel, whatever it raised."""
+
+
 # What a tile shape can fail with before anything has run: too much shared memory, or a compiler's no.
-REFUSALS = (OutOfResources, PTXASError, CompilationError)
+REFUSALS = (OutOfResources, PTXASError, CompilationError, RefusedError)
 
 watch: Watch | None = None  # sees every choice before it is made; set by tuning.tune
 
@@ -42,8 +46,14 @@ def start_unspilled(
 
     Raises:
         SpillsError: it does; nothing has run.
+        RefusedError: it cannot be compiled; nothing has run.
     """
-    compiled = kernel.warmup(*args, grid=(grid,), **constants, **_options(tile))
+    try:
+        compiled = kernel.warmup(*args, grid=(grid,), **constants, **_options(tile))
+    except (
+        RuntimeError
+    ) as error:  # what a pass of the compiler that fails raises is no class of its own
+        raise RefusedError(str(error)) from error
     if compiled is not None:  # the interpreter compiles nothing
         compiled._init_handles()
         if compiled.n_spills:
@@ -55,6 +65,8 @@ def _options(tile: Tile | None) -> dict[str, Any]:
     tile = tile or Tile()
     # Contraction to fused multiply-adds is asked for: Triton 3.10 no longer does it by itself.
     warps = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": True}
+    if tile.max_registers and not torch.version.hip:
+        warps["maxnreg"] = tile.max_registers
     return tile.blocks() | warps
 
 
@@ -86,7 +98,7 @@ def first_that_runs(
         variant: what else the compiled code depends on.
 
     Raises:
-        RuntimeError: the device accepts none.
+        RuntimeError: the device accepts none, or a CUDA graph is being captured and nothing is chosen yet.
     """
     case = choice.case_of(kernel, shape, precision)
     if watch is not None:
@@ -94,6 +106,11 @@ def first_that_runs(
     key = (case, variant, device)
     if tile := choice.taken.get(key):
         return run(tile, start)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"the {kernel!r} kernel for (B, C, D) = {shape} has to be compiled, which cannot be done while "
+            "a CUDA graph is captured: run one step of the same sizes and dtypes before"
+        )
     tiles = list(choice.ranked(case, device))
     for begin in (start_unspilled, start):
         for tile in tuple(tiles):

@@ -9,7 +9,11 @@ WIDE_MULTIPLE = 128  # columns: the largest BLOCK_D of wide.py
 SMALLEST_BLOCK = 16  # that tl.dot takes
 CHUNK_ELEMENTS = 2**23  # of coefficients: 16 MB in half precision stay in the L2 of an A100 or H100
 CHUNK_MULTIPLE = 128  # classes
-PROGRAMS_PER_MULTIPROCESSOR = 2
+ROW_MULTIPLE = 128  # rows of unit embeddings, flags and factors: the largest BLOCK_B
+CLASS_MULTIPLE = (
+    256  # unit class centres: the largest BLOCK_C, and the columns of flags with FLAG_CLASSES
+)
+FLAG_ROWS, FLAG_CLASSES = 64, 64  # of tile.py
 MIN_CLASSES_PER_PART = 512  # of the product with w: shorter sums cost more in parts than they win
 INTERPRETED_MULTIPROCESSORS = 3  # on a CPU: enough for several splits
 
@@ -66,6 +70,45 @@ def padded_dim(dim: int, precision: str) -> int:
     return ceil_div(dim, WIDE_MULTIPLE) * WIDE_MULTIPLE
 
 
+def padded_rows(rows: int) -> int:
+    """Rows of what is read in whole tiles: zeros, or what leaves no trace, from `rows` on."""
+    return ceil_div(rows, ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def padded_classes(classes: int) -> int:
+    """The same of class centres."""
+    return ceil_div(classes, CLASS_MULTIPLE) * CLASS_MULTIPLE
+
+
+def num_flags(classes: int) -> int:
+    """Flags of a block of rows (`rows.flags_kernel`)."""
+    return padded_classes(classes) // FLAG_CLASSES
+
+
+class Reference(NamedTuple):
+    """What exponentials are taken over (`flash.py`): the same for all rows, or the running maximum."""
+
+    fixed: bool
+    top: float  # the largest exponential is 2^top at most, so that a sum over all classes is finite
+    least_total: float  # a sum below it may have lost terms: float32 ends at 2^-126
+
+
+def reference(scale_log2: float, bound: float, classes: int) -> Reference:
+    """A fixed reference, where no row that has a negative with N >= 0 leaves its window.
+
+    Up to 2^4 for a cosine above 1 by rounding and for the slope, and terms that are lost add up to
+    less than 2^-14 of the sum, which is an eighth of bfloat16's step.
+
+    Args:
+        scale_log2: s log2(e).
+        bound: the largest N of any cosine.
+        classes: C.
+    """
+    log2_classes = (classes - 1).bit_length()
+    top, floor = 123 - log2_classes, log2_classes - 112
+    return Reference(1.01 * scale_log2 * bound <= top - floor, top, 2.0**floor)
+
+
 class Splits(NamedTuple):
     """The classes in `num` runs of `tiles` tiles, for each of `blocks` blocks of rows."""
 
@@ -74,10 +117,10 @@ class Splits(NamedTuple):
     tiles: int
 
 
-def split_classes(rows: int, classes: int, block_b: int, block_c: int, processors: int) -> Splits:
-    """One wave of programs; set by shapes and device alone, so that sums keep their order."""
+def split_classes(rows: int, classes: int, block_b: int, block_c: int, programs: int) -> Splits:
+    """One wave of `programs` at a time; set by shapes and device, so that sums keep their order."""
     blocks, tiles = ceil_div(rows, block_b), ceil_div(classes, block_c)
-    wanted = max(1, PROGRAMS_PER_MULTIPROCESSOR * processors // blocks)
+    wanted = max(1, programs // blocks)
     tiles_per_split = ceil_div(tiles, min(wanted, tiles))
     return Splits(blocks, ceil_div(tiles, tiles_per_split), tiles_per_split)
 
@@ -96,9 +139,9 @@ class Parts(NamedTuple):
     classes: int
 
 
-def split_chunk(tiles: int, chunk: int, processors: int) -> Parts:
-    """Parts that fill the device when there are `tiles` tiles of the result."""
-    wanted = max(1, PROGRAMS_PER_MULTIPROCESSOR * processors // tiles)
+def split_chunk(tiles: int, chunk: int, programs: int) -> Parts:
+    """Parts that fill a device on which `programs` run at a time, with `tiles` tiles of the result."""
+    wanted = max(1, programs // tiles)
     num = min(wanted, max(1, chunk // MIN_CLASSES_PER_PART))
     classes = ceil_div(ceil_div(chunk, num), CHUNK_MULTIPLE) * CHUNK_MULTIPLE
     return Parts(ceil_div(chunk, classes), classes)

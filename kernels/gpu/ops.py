@@ -34,14 +34,16 @@ def cosine_lse(
     # A 0-d tensor whichever it is, so that the kernels have one signature and t stays on the device.
     if isinstance(hard.linear, Tensor):
         linear = hard.linear.detach().float()
-        reweights = True
+        reweights, linear_bound = True, 1.0
     else:
         linear = embeddings.new_full((), hard.linear, dtype=torch.float32)
         reweights = (hard.square, hard.linear, hard.constant) != (0.0, 1.0, 0.0)
+        linear_bound = abs(hard.linear)
     needs_embeddings = torch.is_grad_enabled() and embeddings.requires_grad
     out = _forward(
         embeddings, weight, labels, threshold.float().contiguous(), linear,
-        spec.scale, hard.square, hard.constant, spec.precision, reweights, needs_embeddings,
+        spec.scale, hard.square, hard.constant, spec.precision, reweights, linear_bound,
+        needs_embeddings,
     )  # fmt: skip
     return CosineLse(out[0], out[1], NegativeStats(*out[2].unbind()))
 
@@ -93,33 +95,40 @@ def _forward(
     constant: float,
     precision: str,
     reweights: bool,
+    linear_bound: float,
     needs_embeddings: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """cos_y, lse, statistics, direction, then unit rows and inverse lengths of both operands."""
-    numbers = Numbers(scale, square, constant, precision, reweights)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """cos_y, lse, statistics, direction, then unit rows and inverse lengths of both; flags of tiles."""
+    numbers = Numbers(scale, square, constant, precision, reweights, linear_bound)
     out = forward.forward(
         embeddings, weight, labels.contiguous(), threshold, linear, numbers, needs_embeddings
     )
     x, w = out.x, out.w
-    return out.cos_y, out.lse, out.stats, out.direction, x.rows, x.inverse, w.rows, w.inverse
+    return (
+        out.cos_y, out.lse, out.stats, out.direction,
+        x.rows, x.inverse, w.rows, w.inverse, out.flags,
+    )  # fmt: skip
 
 
 @_forward.register_fake
 def _(
     embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, linear: Tensor,
     scale: float, square: float, constant: float, precision: str, reweights: bool,
-    needs_embeddings: bool,
+    linear_bound: float, needs_embeddings: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     num_rows, dim = embeddings.shape
     operands = layout.operands(precision)
     padded = layout.padded_dim(dim, precision)
     has_direction = forward.has_direction(dim, precision, needs_embeddings)
     row = embeddings.new_empty(num_rows, dtype=torch.float32)
+    unit_rows, unit_classes = layout.padded_rows(num_rows), layout.padded_classes(len(weight))
+    flags = (unit_rows // layout.FLAG_ROWS, layout.num_flags(len(weight)))
     return (
         row, torch.empty_like(row), row.new_empty(5, num_rows),
         row.new_empty(num_rows if has_direction else 0, padded),
-        row.new_empty(num_rows, padded, dtype=operands.dtype), torch.empty_like(row),
-        row.new_empty(len(weight), padded, dtype=operands.dtype), row.new_empty(len(weight)),
+        row.new_empty(unit_rows, padded, dtype=operands.dtype), row.new_empty(unit_rows),
+        row.new_empty(unit_classes, padded, dtype=operands.dtype), row.new_empty(unit_classes),
+        row.new_empty(flags, dtype=torch.int8),
     )  # fmt: skip
 
 
@@ -127,7 +136,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)  # a gradient of zeros for the unit rows would be of their size
     ctx.mark_non_differentiable(*output[2:])
     ctx.save_for_backward(*inputs[:5], output[1], *output[3:])
-    ctx.numbers = inputs[5:10]
+    ctx.numbers = inputs[5:11]
 
 
 def _autograd(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -138,7 +147,10 @@ def _autograd(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ..
     )
     needs = ctx.needs_input_grad[:2]
     grads = _backward(*saved, d_cos_y, d_lse, *ctx.numbers, *needs)
-    return (*(grad if need else None for grad, need in zip(grads, needs, strict=True)), *[None] * 9)
+    return (
+        *(grad if need else None for grad, need in zip(grads, needs, strict=True)),
+        *[None] * 10,
+    )
 
 
 @torch.library.custom_op("fusedface::cosine_lse_backward", mutates_args=())
@@ -154,6 +166,7 @@ def _backward(
     inverse_x: Tensor,
     w: Tensor,
     inverse_w: Tensor,
+    flags: Tensor,
     d_cos_y: Tensor,
     d_lse: Tensor,
     scale: float,
@@ -161,15 +174,16 @@ def _backward(
     constant: float,
     precision: str,
     reweights: bool,
+    linear_bound: float,
     needs_embeddings: bool,
     needs_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients in embeddings and weight, empty where not needed."""
     saved = Saved(
         embeddings, weight, labels.contiguous(), threshold, linear, lse, direction,
-        UnitRows(x, inverse_x), UnitRows(w, inverse_w),
+        UnitRows(x, inverse_x), UnitRows(w, inverse_w), flags,
     )  # fmt: skip
-    numbers = Numbers(scale, square, constant, precision, reweights)
+    numbers = Numbers(scale, square, constant, precision, reweights, linear_bound)
     return backward.backward(saved, d_cos_y, d_lse, numbers, needs_embeddings, needs_weight)
 
 
@@ -177,8 +191,8 @@ def _backward(
 def _(
     embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, linear: Tensor,
     lse: Tensor, direction: Tensor, x: Tensor, inverse_x: Tensor, w: Tensor, inverse_w: Tensor,
-    d_cos_y: Tensor, d_lse: Tensor, scale: float, square: float, constant: float, precision: str,
-    reweights: bool, needs_embeddings: bool, needs_weight: bool,
+    flags: Tensor, d_cos_y: Tensor, d_lse: Tensor, scale: float, square: float, constant: float,
+    precision: str, reweights: bool, linear_bound: float, needs_embeddings: bool, needs_weight: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     (num_rows, dim), num_classes = embeddings.shape, len(weight)
     return (

@@ -8,7 +8,7 @@ Unit rows are padded with zeros to DIM columns, so that no kernel after this one
 import triton
 import triton.language as tl
 
-from fusedface.kernels.gpu.tile import as_operand
+from fusedface.kernels.gpu.tile import FLAG_CLASSES, FLAG_ROWS, INFINITE, as_operand, threshold_step
 from fusedface.kernels.normalisation import MIN_NORM as _MIN_NORM
 from fusedface.kernels.normalisation import MIN_NORM_FLOAT16 as _MIN_NORM_FLOAT16
 
@@ -34,7 +34,7 @@ def unit_rows_kernel(
     num_rows, dim, row_stride, column_stride,
     DIM: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Unit rows and inverse lengths of BLOCK_N rows; grid (row blocks,), BLOCK_D >= DIM."""
+    """Unit rows and inverse lengths of BLOCK_N rows, zeros past the last; grid (padded rows / BLOCK_N,)."""
     rows = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
     offs_d = tl.arange(0, BLOCK_D)
     mask = rows < num_rows
@@ -45,12 +45,32 @@ def unit_rows_kernel(
     ).to(tl.float32)
     inverse = inverse_norm(tl.sum(values * values, axis=1), rows_ptr.dtype.element_ty)
     unit = as_operand(values * inverse[:, None], unit_ptr.dtype.element_ty, PRECISION)
-    tl.store(inverse_ptr + rows, inverse, mask=mask)
-    tl.store(
-        unit_ptr + rows[:, None] * DIM + offs_d[None, :],
-        unit,
-        mask=mask[:, None] & (offs_d < DIM)[None, :],
-    )
+    tl.store(inverse_ptr + rows, inverse)
+    out = unit_ptr + rows[:, None] * DIM + offs_d[None, :]
+    tl.store(out, unit, mask=(offs_d < DIM)[None, :])
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_classes", "num_flags"])
+def flags_kernel(
+    # (B,) -> (padded B / FLAG_ROWS, num_flags)
+    labels_ptr, flags_ptr,
+    num_rows, num_classes, num_flags,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """1 for every tile of FLAG_ROWS x FLAG_CLASSES that holds a target or ends the classes.
+
+    Grid (padded B / FLAG_ROWS * num_flags / BLOCK, rounded up,).
+    """
+    blocks = tl.cdiv(num_flags, BLOCK)
+    row_block = tl.program_id(0) // blocks
+    rows = row_block * FLAG_ROWS + tl.arange(0, FLAG_ROWS)
+    tiles = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    labels = tl.load(labels_ptr + rows, mask=rows < num_rows, other=-FLAG_CLASSES).to(tl.int32)
+    held = tl.where(labels < 0, -1, labels // FLAG_CLASSES)
+    flags = tl.max((held[:, None] == tiles[None, :]).to(tl.int32), axis=0)
+    flags = tl.where((tiles + 1) * FLAG_CLASSES > num_classes, 1, flags)
+    out = flags_ptr + row_block.to(tl.int64) * num_flags + tiles
+    tl.store(out, flags.to(tl.int8), mask=tiles < num_flags)
 
 
 @triton.jit
@@ -75,14 +95,18 @@ def target_cosine_kernel(
     tl.store(norms_ptr + row, tl.sqrt(squares))
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(do_not_specialize=["num_rows", "num_padded"])
 def row_factors_kernel(
-    # (B,), (B,), (B,), (B,) -> (3, B), 0-d
-    lse_ptr, d_lse_ptr, d_cos_y_ptr, labels_ptr, factors_ptr, unscale_ptr,
-    num_rows, scale, boost,
+    # (B,), (B,), (B,), (B,), (B,) -> (4, padded B), 0-d
+    lse_ptr, d_lse_ptr, d_cos_y_ptr, labels_ptr, threshold_ptr, factors_ptr, unscale_ptr,
+    num_rows, num_padded, scale, boost,
     BLOCK_B: tl.constexpr,
 ):  # fmt: skip
-    """log2(e) lse, then a and v times `boost` over their largest magnitude; grid (1,)."""
+    """What the backward multiplies a row by; grid (1,), padded B is a multiple of BLOCK_B.
+
+    `hard_step`'s number, log2 |a| - log2(e) lse, v and a; a and v are `boost` times themselves over
+    their largest magnitude. Past the last row nothing is hard and a and v are 0.
+    """
     largest = tl.zeros((BLOCK_B,), dtype=tl.float32)
     for start in range(0, num_rows, BLOCK_B):
         rows = start + tl.arange(0, BLOCK_B)
@@ -93,25 +117,27 @@ def row_factors_kernel(
     unscale = tl.maximum(tl.max(largest, axis=0), SMALLEST)
     tl.store(unscale_ptr, unscale / boost)
     factor = boost / unscale
-    for start in range(0, num_rows, BLOCK_B):
+    for start in range(0, num_padded, BLOCK_B):
         rows = start + tl.arange(0, BLOCK_B)
         mask = rows < num_rows
         known = tl.load(labels_ptr + rows, mask=mask, other=-1) >= 0
-        a = scale * tl.load(d_lse_ptr + rows, mask=mask, other=0.0)
-        v = tl.load(d_cos_y_ptr + rows, mask=mask, other=0.0)
+        a = scale * tl.load(d_lse_ptr + rows, mask=mask, other=0.0) * factor
+        v = tl.load(d_cos_y_ptr + rows, mask=mask, other=0.0) * factor
         lse = tl.load(lse_ptr + rows, mask=mask, other=0.0)
-        tl.store(factors_ptr + rows, lse * LOG2_E, mask=mask)
-        tl.store(factors_ptr + num_rows + rows, a * factor, mask=mask)
-        tl.store(factors_ptr + 2 * num_rows + rows, tl.where(known, v * factor, 0.0), mask=mask)
+        threshold = tl.load(threshold_ptr + rows, mask=mask, other=INFINITE)
+        tl.store(factors_ptr + rows, threshold_step(threshold))
+        tl.store(factors_ptr + num_padded + rows, tl.log2(tl.abs(a)) - lse * LOG2_E)
+        tl.store(factors_ptr + 2 * num_padded + rows, tl.where(known, v, 0.0))
+        tl.store(factors_ptr + 3 * num_padded + rows, a)
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_parts"])
+@triton.jit(do_not_specialize=["num_rows", "num_padded", "num_parts"])
 def embedding_gradient_kernel(
-    # in: parts of the gradient (num_parts, B, DIM); factors (3, B); 0-d
+    # in: parts of the gradient (num_parts, B, DIM); factors (4, padded B); 0-d
     parts_ptr, factors_ptr, unscale_ptr,
     # (B, dim), (C, dim), unit rows (C, DIM), (B,), (B,), (C,) -> (B, dim)
     x_ptr, w_ptr, unit_w_ptr, labels_ptr, inverse_x_ptr, inverse_w_ptr, d_embeddings_ptr,
-    num_rows, num_parts, dim, x_row_stride, x_column_stride, w_row_stride, w_column_stride,
+    num_rows, num_padded, num_parts, dim, x_row_stride, x_column_stride, w_row_stride, w_column_stride,
     DIM: tl.constexpr, IS_DIRECTION: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Add up one row, project it and divide by the length; grid (B,).
@@ -129,9 +155,9 @@ def embedding_gradient_kernel(
     label = tl.maximum(tl.load(labels_ptr + row), 0)
     w_ptrs = w_ptr + label * w_row_stride + offs_d * w_column_stride
     w = tl.load(w_ptrs, mask=mask, other=0.0).to(tl.float32) * tl.load(inverse_w_ptr + label)
-    v = tl.load(factors_ptr + 2 * num_rows + row)
+    v = tl.load(factors_ptr + 2 * num_padded + row)
     if IS_DIRECTION:
-        d_unit = d_unit * tl.load(factors_ptr + num_rows + row) + v * w
+        d_unit = d_unit * tl.load(factors_ptr + 3 * num_padded + row) + v * w
     else:
         rounded_w = tl.load(unit_w_ptr + label * DIM + offs_d, mask=mask, other=0.0)
         rounded_v = as_operand(v, unit_w_ptr.dtype.element_ty, PRECISION)

@@ -1,27 +1,54 @@
 """Device helpers: a tile of cosines, what N makes of them, rounding to operands.
 
-Legend: x (B, D), w (C, D) unit rows in the operand dtype, `cos` [BLOCK_B, BLOCK_C], `reweighted` = N(cos).
-Logits are kept in base 2, log2(e) s N, because exp2 is one hardware instruction.
+Legend: x (B, D), w (C, D) unit rows in the operand dtype, `cos` [BLOCK_B, BLOCK_C], `hard` 1 where
+a negative is hard and 0 elsewhere. Logits are kept in base 2, log2(e) s N, because exp2 is one hardware
+instruction.
+
+What is done to every logit is written for the pipe that has room for it: a comparison and a selection take
+the slow one, a fused multiply-add that saturates does not.
 """
 
 import triton
 import triton.language as tl
 
-# How a hard negative is re-weighted (Reweighting): not at all, linearly, or by the whole quadratic.
-PLAIN, LINEAR, QUADRATIC = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+# How a hard negative is re-weighted (Reweighting): not at all, linearly, by a quadratic through the origin,
+# or by any quadratic.
+PLAIN, LINEAR, QUADRATIC, FULL = (
+    tl.constexpr(0),
+    tl.constexpr(1),
+    tl.constexpr(2),
+    tl.constexpr(3),
+)
 
 # The cosine of a column that is no negative: never hard, never largest, its exponential is
 # 0. Finite, as its square is, so that a tile without any negative gives 0 and not inf - inf.
 ABSENT = tl.constexpr(-1e15)
 NO_LARGEST = tl.constexpr(-1e12)  # above ABSENT, below every cosine
 INFINITE = tl.constexpr(float("inf"))
+STEEP = tl.constexpr(2.0**100)  # times a difference of two float32 cosines: at least 1, or 0
+FLAG_ROWS, FLAG_CLASSES = tl.constexpr(64), tl.constexpr(64)  # what one flag speaks for
 
 
 @triton.jit
-def negative_cosines(x, w, labels, columns, num_classes, PRECISION: tl.constexpr):
-    """Cosines [BLOCK_B, BLOCK_C] of x [BLOCK_B, D] and w [BLOCK_C, D], ABSENT where no negative."""
-    cos = tl.dot(x, tl.trans(w), input_precision=PRECISION)
-    return without_targets(cos, labels, columns, num_classes)
+def wide_index(index):
+    """`index` in 64 bits: times the length of a row it can pass 2^31."""
+    return tl.full((), 0, tl.int64) + index
+
+
+@triton.jit
+def is_flagged(flags_ptr, row, column, num_flags, ROWS: tl.constexpr, CLASSES: tl.constexpr):
+    """Whether a tile holds a target or ends the classes: the same for a whole program.
+
+    `flags` has a number for every FLAG_ROWS rows and FLAG_CLASSES classes, `num_flags` of them in a row;
+    the tile of ROWS x CLASSES begins in `row` and `column` of it.
+    """
+    flag_ptr = flags_ptr + wide_index(row) * num_flags + column
+    flag = tl.load(flag_ptr)
+    for i in tl.static_range(0, ROWS // FLAG_ROWS + (ROWS < FLAG_ROWS)):
+        for j in tl.static_range(0, CLASSES // FLAG_CLASSES + (CLASSES < FLAG_CLASSES)):
+            if i + j > 0:
+                flag |= tl.load(flag_ptr + i * num_flags + j)
+    return flag != 0
 
 
 @triton.jit
@@ -33,46 +60,63 @@ def without_targets(cos, labels, columns, num_classes):
 
 @triton.jit
 def sliced_cosines(
-    x_ptr, w_ptr, rows, columns, num_rows, num_classes,
+    x_ptr, w_ptr, first_row, first_class,
     DIM: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Cosines [BLOCK_B, BLOCK_C] of rows of x and of w, slice by slice of D; both read anew."""
+    """Cosines [BLOCK_B, BLOCK_C] of rows of x and of w, slice by slice of D; each slice is read again."""
     cos = tl.zeros((BLOCK_B, BLOCK_C), dtype=tl.float32)
     offs_k = tl.arange(0, BLOCK_K)
-    x_ptrs = x_ptr + rows.to(tl.int64)[:, None] * DIM + offs_k[None, :]
-    w_ptrs = w_ptr + columns.to(tl.int64)[:, None] * DIM + offs_k[None, :]
+    # One 64-bit pointer to each tile; the offsets within it fit 32 bits.
+    x_tile = x_ptr + wide_index(first_row) * DIM
+    w_tile = w_ptr + wide_index(first_class) * DIM
+    x_offsets = tl.arange(0, BLOCK_B)[:, None] * DIM + offs_k[None, :]
+    w_offsets = tl.arange(0, BLOCK_C)[:, None] * DIM + offs_k[None, :]
     for _ in range(0, DIM, BLOCK_K):
-        x = tl.load(x_ptrs, mask=(rows < num_rows)[:, None], other=0.0)
-        w = tl.load(w_ptrs, mask=(columns < num_classes)[:, None], other=0.0)
+        x = tl.load(x_tile + x_offsets)
+        w = tl.load(w_tile + w_offsets)
         cos = tl.dot(x, tl.trans(w), cos, input_precision=PRECISION)
-        x_ptrs += BLOCK_K
-        w_ptrs += BLOCK_K
+        x_tile += BLOCK_K
+        w_tile += BLOCK_K
     return cos
 
 
 @triton.jit
-def reweighted(cos, hard, square, linear, constant, MODE: tl.constexpr):
-    """N(cos): the quadratic where hard, cos itself elsewhere."""
+def threshold_step(threshold):
+    """What `hard_step` takes for a threshold; +inf makes nothing hard."""
+    return threshold * -STEEP
+
+
+@triton.jit
+def hard_step(cos, step):
+    """1 where cos > threshold, else 0: (cos - threshold) 2^100 between 0 and 1, one instruction."""
+    steep = tl.full(cos.shape, STEEP, tl.float32)
+    return tl.clamp(tl.fma(cos, steep, tl.broadcast_to(step, cos.shape)), 0.0, 1.0)
+
+
+# N comes as numbers that are ready to multiply, from the host (`forward.Numbers.scalars`): `scale`,
+# `square` and `constant` are those of log2(e) s N, `bend` is 2 square of N itself. Of `linear`, which is
+# on the device, kernels take `line`, linear - 1.
+@triton.jit
+def logits(cos, hard, offset, scale, square, line, constant, MODE: tl.constexpr):
+    """log2(e) s N(cos) + offset."""
     if MODE == PLAIN:
-        value = cos
+        value = cos * scale + offset
     elif MODE == LINEAR:
-        value = tl.where(hard, linear * cos + constant, cos)
+        value = cos * (hard * (line * scale) + scale) + (hard * constant + offset)
     else:
-        value = tl.where(hard, (square * cos + linear) * cos + constant, cos)
+        if MODE == FULL:
+            offset = hard * constant + offset
+        factor = hard * (cos * square + line * scale) + scale
+        value = cos * factor + offset
     return value
 
 
 @triton.jit
-def times_slope(p, cos, hard, square, linear, MODE: tl.constexpr):
-    """p N'(cos)."""
-    if MODE == PLAIN:
-        value = p
-    elif MODE == LINEAR:
-        value = tl.where(hard, p * linear, p)
-    else:
-        value = tl.where(hard, p * (2.0 * square * cos + linear), p)
-    return value
+def lifts(cos, hard, bend, line, MODE: tl.constexpr):
+    """N'(cos) - 1: 0 for an easy negative."""
+    slope = line if MODE == LINEAR else cos * bend + line
+    return hard * slope
 
 
 @triton.jit
@@ -95,28 +139,40 @@ def rounded_to_tf32(values):
 
 
 @triton.jit
-def fold_cosines(cos, hard, max_cos, num_hard, min_hard, sum_hard, MODE: tl.constexpr):
-    """Take a tile into the statistics of its rows, each [BLOCK_B]."""
-    max_cos = tl.maximum(max_cos, tl.max(cos, axis=1))
-    num_hard += tl.sum(hard.to(tl.float32), axis=1)
-    if MODE == QUADRATIC:
-        min_hard = tl.minimum(min_hard, tl.min(tl.where(hard, cos, INFINITE), axis=1))
-        sum_hard += tl.sum(tl.where(hard, cos, 0.0), axis=1)
-    return max_cos, num_hard, min_hard, sum_hard
+def lane_sums(values):
+    """[BLOCK_B, BLOCK_C] -> [BLOCK_B, 4]: sums over the columns that one thread holds, without a shuffle.
+
+    In the layout of a product, a thread has two neighbouring columns of each eight.
+    """
+    folded = tl.reshape(values, (values.shape[0], values.shape[1] // 8, 4, 2))
+    return tl.sum(tl.sum(folded, axis=3), axis=1)
+
+
+@triton.jit
+def lane_maxima(values):
+    """The same with maxima."""
+    folded = tl.reshape(values, (values.shape[0], values.shape[1] // 8, 4, 2))
+    return tl.max(tl.max(folded, axis=3), axis=1)
+
+
+@triton.jit
+def most_lift(bend, line):
+    """Above the magnitude of N'(cos) - 1 at any cosine."""
+    return bend + tl.abs(line) + 1.0
 
 
 @triton.jit
 def store_totals(
     totals_ptr, split, rows, num_rows, num_splits,
-    largest, total, max_cos, num_hard, min_hard, sum_hard,
+    largest, total, max_cos, num_hard, least, sum_lift,
 ):  # fmt: skip
-    """Write one split's row of each of the six totals, (6, num_splits, B)."""
+    """Write one split's row of each of the six totals, (6, num_splits, B); all but `largest` in lanes."""
     mask = rows < num_rows
     ptrs = totals_ptr + split * num_rows + rows
     step = num_splits * num_rows
     tl.store(ptrs, largest, mask=mask)
-    tl.store(ptrs + step, total, mask=mask)
-    tl.store(ptrs + 2 * step, max_cos, mask=mask)
-    tl.store(ptrs + 3 * step, num_hard, mask=mask)
-    tl.store(ptrs + 4 * step, min_hard, mask=mask)
-    tl.store(ptrs + 5 * step, sum_hard, mask=mask)
+    tl.store(ptrs + step, tl.sum(total, axis=1), mask=mask)
+    tl.store(ptrs + 2 * step, tl.max(max_cos, axis=1), mask=mask)
+    tl.store(ptrs + 3 * step, tl.sum(num_hard, axis=1), mask=mask)
+    tl.store(ptrs + 4 * step, tl.max(least, axis=1), mask=mask)
+    tl.store(ptrs + 5 * step, tl.sum(sum_lift, axis=1), mask=mask)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from fusedface.kernels.gpu import layout
 
 FLOAT32 = 4
-LABEL_AND_THRESHOLD = 8 + FLOAT32  # of one row
-NUM_TOTALS, NUM_FACTORS, NUM_STATS = 6, 3, 5  # numbers a row: flash.py, rows.py, NegativeStats
+LABEL = 8
+NUM_TOTALS, NUM_FACTORS, NUM_STATS = 6, 4, 5  # numbers a row: flash.py, rows.py, NegativeStats
 
 
 class Pass(NamedTuple):
@@ -42,10 +42,27 @@ class Problem(NamedTuple):
         """Flops of all cosines, or of the gradient of one operand from its coefficients."""
         return 2 * self.rows * self.classes * layout.padded_dim(self.dim, self.precision)
 
-    def unit_bytes(self, num: int) -> int:
-        """Bytes of `num` unit rows."""
+    @property
+    def unit_row(self) -> int:
+        """Bytes of a unit row."""
         itemsize = layout.OPERANDS[self.precision].dtype.itemsize
-        return num * layout.padded_dim(self.dim, self.precision) * itemsize
+        return layout.padded_dim(self.dim, self.precision) * itemsize
+
+    @property
+    def x(self) -> int:
+        """Bytes of all unit embeddings."""
+        return layout.padded_rows(self.rows) * self.unit_row
+
+    @property
+    def w(self) -> int:
+        """Bytes of all unit class centres."""
+        return layout.padded_classes(self.classes) * self.unit_row
+
+    @property
+    def flags(self) -> int:
+        """Bytes of the flags of tiles."""
+        row_blocks = layout.padded_rows(self.rows) // layout.FLAG_ROWS
+        return row_blocks * layout.num_flags(self.classes)
 
 
 def forward(problem: Problem, with_gradients: bool, num_splits: int) -> list[Pass]:
@@ -54,22 +71,22 @@ def forward(problem: Problem, with_gradients: bool, num_splits: int) -> list[Pas
     has_direction = with_gradients and problem.is_narrow
     direction = rows * layout.padded_dim(dim, problem.precision) * has_direction
     sums = FLOAT32 * num_splits * (NUM_TOTALS * rows + direction)
-    units = problem.unit_bytes(rows + classes)
+    per_row = rows * (LABEL + FLOAT32) + FLOAT32  # label and threshold; linear
     return [
         Pass(
             "unit_rows_kernel",
             0,
-            classes * (dim * itemsize + FLOAT32) + problem.unit_bytes(classes),
+            classes * dim * itemsize + FLOAT32 * layout.padded_classes(classes) + problem.w,
         ),
         Pass(
             "flash_kernel" if has_direction else "lse_kernel",
             problem.product * (1 + has_direction),
-            units + rows * LABEL_AND_THRESHOLD + FLOAT32 + sums,
+            problem.x + problem.w + per_row + problem.flags + sums,
         ),
         Pass(
             "combine_kernel",
             0,
-            sums + FLOAT32 * (1 + (1 + NUM_STATS) * rows + direction),
+            sums + per_row + FLOAT32 * ((1 + NUM_STATS) * rows + direction),
         ),
     ]
 
@@ -83,19 +100,21 @@ def backward(problem: Problem, num_parts: int = 0, num_blocks: int = 0) -> list[
         num_blocks: row blocks of the coefficients; wide schedule alone.
     """
     rows, classes, dim, precision, itemsize = problem
-    per_row = rows * (LABEL_AND_THRESHOLD + NUM_FACTORS * FLOAT32) + FLOAT32
-    x, w = problem.unit_bytes(rows), problem.unit_bytes(classes)
-    d_weight = classes * (dim * itemsize + FLOAT32) + FLOAT32  # with inverse lengths; unscale
+    per_row = rows * LABEL + layout.padded_rows(rows) * NUM_FACTORS * FLOAT32 + FLOAT32
+    x, w, flags = problem.x, problem.w, problem.flags
+    inverse = FLOAT32 * layout.padded_classes(classes)
+    d_weight = classes * dim * itemsize + inverse + FLOAT32  # unscale
     if problem.is_narrow:
-        return [Pass("centre_gradient_kernel", 2 * problem.product, x + w + per_row + d_weight)]
+        num_bytes = x + w + per_row + flags + d_weight
+        return [Pass("centre_gradient_kernel", 2 * problem.product, num_bytes)]
     chunk = layout.chunk_classes(rows, classes)
     chunks = layout.ceil_div(classes, chunk)
     covered = layout.ceil_div(classes, layout.CHUNK_MULTIPLE) * layout.CHUNK_MULTIPLE
-    g = rows * covered * layout.OPERANDS[precision].dtype.itemsize
+    g = layout.padded_rows(rows) * covered * layout.OPERANDS[precision].dtype.itemsize
     along = num_blocks * covered * FLOAT32
     parts = num_parts * rows * layout.padded_dim(dim, precision) * FLOAT32
     return [
-        Pass("coefficients_kernel", problem.product, chunks * (x + per_row) + w, g + along),
+        Pass("coefficients_kernel", problem.product, chunks * (x + per_row) + w + flags, g + along),
         Pass("embedding_product_kernel", problem.product, w + 2 * chunks * parts, g),
         Pass("centre_product_kernel", problem.product, chunks * x + w + d_weight, g + along),
     ]

@@ -8,7 +8,7 @@ from gpu_launches import compiled, record
 # Pointers to (B, D), (C, D), (parts, B, D) or (B, chunk) numbers; the others address B or C numbers.
 MATRICES = {
     "x_ptr", "w_ptr", "w_again_ptr", "unit_ptr", "rows_ptr", "unit_w_ptr", "weighted_ptr", "direction_ptr",
-    "d_weight_ptr", "d_embeddings_ptr", "g_ptr", "parts_ptr",
+    "d_weight_ptr", "d_embeddings_ptr", "g_ptr", "parts_ptr", "flags_ptr",
 }  # fmt: skip
 NAME = r"%[\w.#]+"
 

@@ -92,6 +92,42 @@ def test_large_t_does_not_overflow(precision):
         assert relative(actual, expected) < tolerance
 
 
+@pytest.mark.parametrize("t", [0.3, 1.0])
+def test_rows_that_the_fixed_reference_does_not_suit(t, schedule):
+    """Every negative far below: their exponentials over a common reference vanish in float32."""
+    g = torch.Generator().manual_seed(0)
+    shared = torch.randn(1, 32, generator=g)
+    weight = shared + 0.05 * torch.randn(170, 32, generator=g)
+    sides = torch.tensor([-1.0, 1.0, -1.0, -1.0, 1.0])[:, None]  # cosines near -1 and near 1
+    embeddings = sides * shared + 0.05 * torch.randn(5, 32, generator=g)
+    labels, state = torch.arange(5), {"t": torch.tensor(t)}
+    margin = CurricularFace(s=90.0)
+    out, dx, dw = run(margin, embeddings, weight, labels, state, reduction="sum")
+    truth = loss_and_gradients(margin, embeddings, weight, labels, state, reduction="sum")
+    for actual, expected in zip((out.per_sample_loss, dx, dw), truth, strict=True):
+        assert relative(actual, expected) < 1e-4
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_gradients_that_push_the_loss_up(negative, schedule):
+    """Samples with a weight below 0: their coefficients change their sign, whose logarithm is not taken."""
+    embeddings, weight, labels = inputs(9, 150, 32)
+    signs = torch.tensor([1.0, -2.0, 0.0] * 3)
+    if negative:
+        signs = -signs
+    gradients = []
+    for backend in ("reference", "triton"):
+        x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
+        state = {"t": torch.tensor(0.3)}
+        out = margin_loss(
+            x, w, labels, CurricularFace(), state=state, backend=backend, reduction="none"
+        )
+        (out.loss * signs).sum().backward()
+        gradients.append((x.grad, w.grad))
+    for expected, actual in zip(*gradients, strict=True):
+        assert relative(actual, expected.double()) < 1e-4
+
+
 def test_tiny_losses_keep_their_digits(schedule):
     """log(1 + e^-40) is 4e-18: a difference of two log-sum-exps would be 0, and its gradient with it."""
     weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
@@ -176,6 +212,7 @@ def test_only_what_is_asked_for_is_computed(schedule, monkeypatch):
     assert started == [
         "target_cosine_kernel",  # for the threshold
         *["unit_rows_kernel"] * 2,
+        "flags_kernel",
         "target_cosine_kernel",
         "lse_kernel",
         "combine_kernel",

@@ -14,7 +14,7 @@ def arguments(precision, dim, *, needs_embeddings=True, num_rows=6, num_classes=
     threshold, linear = torch.zeros(num_rows), torch.full((), 0.3)
     return (
         embeddings.requires_grad_(needs_embeddings), weight.requires_grad_(), labels, threshold, linear,
-        32.0, 1.0, 0.0, precision, True, needs_embeddings,
+        32.0, 1.0, 0.0, precision, True, 1.0, needs_embeddings,
     )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_opcheck_of_the_backward(dim):
     for needs in ((True, True), (False, True), (True, False)):
         torch.library.opcheck(
             torch.ops.fusedface.cosine_lse_backward.default,
-            (*saved, d_cos_y, d_lse, *values[5:10], *needs),
+            (*saved, d_cos_y, d_lse, *values[5:11], *needs),
             test_utils=("test_schema", "test_faketensor"),
         )
 
