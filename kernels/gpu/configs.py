@@ -79,7 +79,7 @@ NARROW = {
     ("flash", "float16", 256): {
         "sm_80": "64x64w8s2 32x64w8s2",
         "sm_90": "128x32w8s3 64x32w4s3",
-        "sm_100": "64x64w8s2 64x32w4s2",
+        "sm_100": "64x64w8s2",
         "gfx942": "64x32w4s2 32x64w4s2",
     },
     ("flash", "tf32", 128): {
@@ -90,7 +90,7 @@ NARROW = {
     },
     ("centres", "half", 128): {
         "sm_80": "64x64w4s2p3 64x64w8s2p2",
-        "sm_90": "64x64w4s3p3 64x64w4s3r168p3 64x64w4s2p2",
+        "sm_90": "64x64w4s3r168p3 64x64w4s3p2 64x64w4s2p2",
         "sm_100": "64x64w8s2 128x64w8s2 64x32w4s2",
         "gfx942": "64x64w4s2 64x32w4s2",
     },
@@ -111,9 +111,9 @@ NARROW = {
 # Kernels that read rows in slices, by (kernel, operand).
 SLICED = {
     ("lse", "half"): {
-        "sm_80": "128x64x32w8s3 64x64x32w4s3",
+        "sm_80": "128x64x64w8s3 64x64x64w4s3p2",
         "sm_90": "128x128x64w8s3 64x64x64w4s3p4",
-        "sm_100": "128x64x64w8s3 64x64x32w4s2p4",
+        "sm_100": "128x64x64w8s3 64x64x32w4s2p3",
         "gfx942": "128x128x32w8s3 64x64x64w4s3",
     },
     ("lse", "tf32"): {
@@ -136,7 +136,7 @@ SLICED = {
     },
     ("coefficients", "tf32"): {
         "sm_80": "128x128x64w8s3 128x64x32w8s2",
-        "sm_90": "128x64x64w4s4 128x64x32w8s2",
+        "sm_90": "128x64x32w8s2 64x64x32w4s2",
         "sm_100": "128x64x32w8s2 64x64x32w4s2",
         "gfx942": "64x64x64w4s3 128x64x32w8s2",
     },

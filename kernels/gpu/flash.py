@@ -41,7 +41,7 @@ LOG_2 = tl.constexpr(0.6931471805599453)
 LARGEST_TOTAL = tl.constexpr(
     2.0**126
 )  # of exponentials over a fixed reference; more may be infinite
-AGAIN_C = tl.constexpr(16)  # classes at a time of a row that is summed again
+AGAIN_C = tl.constexpr(8)  # classes at a time of a row that is summed again
 
 
 @triton.jit
