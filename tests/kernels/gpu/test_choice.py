@@ -196,8 +196,8 @@ def test_every_case_has_a_tile_shape(architecture, precision, dim):
 
 def test_less_shared_memory_leaves_out_what_cannot_fit():
     """A consumer GPU has 99 KiB."""
-    everything = shipped("coefficients", 512, "tf32", Limits("sm_90", SHARED_MEMORY["sm_90"]))
-    small = shipped("coefficients", 512, "tf32", Limits("sm_90", 48_000))
+    everything = shipped("embedding_product", 512, "tf32", Limits("sm_90", SHARED_MEMORY["sm_90"]))
+    small = shipped("embedding_product", 512, "tf32", Limits("sm_90", 48_000))
     assert set(small) < set(everything)
 
 
