@@ -84,6 +84,27 @@ def test_other_errors_are_not_swallowed():
         run(body=lambda tile, start: 1 / 0)
 
 
+def test_nothing_is_compiled_while_a_graph_is_captured(monkeypatch):
+    """Loading what was compiled would end the capture with an error that says nothing of the cause."""
+    shipped_first, capturing = tiles()[0], True
+
+    def step():
+        body = lambda tile, start: tile  # noqa: E731
+        return launch.first_that_runs("flash", SHAPE, torch.device("cuda"), "bfloat16", body)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(choice, "ranked", lambda case, device: (shipped_first,))
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+        with pytest.raises(
+            RuntimeError, match=r"'flash' kernel .* = \(512, 85742, 128\) has to be"
+        ):
+            step()
+        capturing = False
+        assert step() == shipped_first
+        capturing = True
+        assert step() == shipped_first  # decided, in a step of the same sizes
+
+
 def test_a_measurement_comes_first_and_holds_across_processes():
     case, best, shipped_first = choice.case_of("flash", SHAPE, "bfloat16"), tiles()[-1], tiles()[0]
     assert best != shipped_first

@@ -114,3 +114,20 @@ def test_too_much_shared_memory_is_found_before_anything_has_run(steps):
     with pytest.warns(RuntimeWarning, match=r"lse kernel: Tile\(.*trying the next.*shared memory"):
         steps(driver, num=2)
     assert driver.blocks("lse_kernel") == [shipped()[1]] * 2
+
+
+def test_a_pass_of_the_compiler_that_fails_is_no_more_than_a_refusal(steps, monkeypatch):
+    """It raises a RuntimeError of no class of its own."""
+    warmup, tried = wide.lse_kernel.warmup, []
+
+    def failing_once(*args, **options):
+        tried.append(options["BLOCK_B"])
+        if len(tried) == 1:
+            raise RuntimeError("PassManager::run failed")
+        return warmup(*args, **options)
+
+    monkeypatch.setattr(wide.lse_kernel, "warmup", failing_once)
+    with pytest.warns(RuntimeWarning, match=r"trying the next \(PassManager::run failed"):
+        driver = steps(Driver(lambda name, nth: 0), num=2)
+    assert driver.blocks("lse_kernel") == [shipped()[1]] * 2
+    assert len(tried) == 2  # decided once

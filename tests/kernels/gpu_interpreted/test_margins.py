@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from margin_oracle import (
     all_margins,
     compare,
@@ -95,6 +96,19 @@ def test_rounded_operands(name, shape, precision):
     ):
         assert relative(actual, expected) <= BUDGET * relative(other, expected)
     assert relative(out.per_sample_loss, truth[0]) > 1e-7  # operands were rounded
+
+
+@pytest.mark.parametrize("name", ["arcface", "mvarc", "curricularface"])
+def test_no_gradient_along_a_class_centre(name):
+    """Its length has none. What is left is the rounding of the centre itself to 11 bits, not that of g."""
+    embeddings, weight, labels = inputs(100, 333, 512)
+    margin = MARGINS[name]
+    state = matched_state(margin, embeddings)
+    _, _, dw = run(
+        margin, embeddings, weight, labels, state, "triton", precision="float16", reduction="sum"
+    )
+    along = (dw.double() * F.normalize(weight.double(), dim=1)).sum(dim=1)
+    assert along.abs().max() / dw.norm(dim=1).max() < 2.0**-13
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
