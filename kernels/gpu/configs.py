@@ -23,9 +23,7 @@ class Tile:
     num_warps: int = 4
     num_stages: int = 2
     max_registers: int = 0  # of a thread, held by the compiler; 0: its own choice
-    programs: int = (
-        1  # that a multiprocessor has room for: test_aot.py holds the compiled kernel to it
-    )
+    programs: int = 1  # a multiprocessor has room for: test_aot.py holds the compiled kernel to it
 
     def blocks(self) -> dict[str, int]:
         """The constexpr arguments BLOCK_*."""

@@ -38,9 +38,8 @@ from fusedface.kernels.gpu.tile import (
 )
 
 LOG_2 = tl.constexpr(0.6931471805599453)
-LARGEST_TOTAL = tl.constexpr(
-    2.0**126
-)  # of exponentials over a fixed reference; more may be infinite
+# A sum of exponentials over a fixed reference that is larger may be infinite.
+LARGEST_TOTAL = tl.constexpr(2.0**126)
 AGAIN_C = tl.constexpr(8)  # classes at a time of a row that is summed again
 
 
@@ -83,7 +82,6 @@ def flash_kernel(
     step = threshold_step(threshold)
     line = tl.load(linear_ptr) - 1.0
     reference = fixed_reference(scale, square, line, constant, top, MODE)
-
     most = most_lift(bend, line)
 
     largest = tl.full((BLOCK_B,), NO_LARGEST, dtype=tl.float32)

@@ -50,9 +50,7 @@ def start_unspilled(
     """
     try:
         compiled = kernel.warmup(*args, grid=(grid,), **constants, **_options(tile))
-    except (
-        RuntimeError
-    ) as error:  # what a pass of the compiler that fails raises is no class of its own
+    except RuntimeError as error:  # a pass of the compiler that fails has no class of its own
         raise RefusedError(str(error)) from error
     if compiled is not None:  # the interpreter compiles nothing
         compiled._init_handles()
