@@ -16,7 +16,7 @@ try:
     from typer.core import TyperGroup
 
     import fusedface
-    from fusedface.commands import bench, data, doctor, evaluate, export, plot, recipe
+    from fusedface.commands import bench, data, doctor, evaluate, export, faces, plot, recipe
     from fusedface.recipes.host.terminal import bounded, print_error, visible
 except ModuleNotFoundError as error:
     sys.exit(
@@ -68,6 +68,9 @@ app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.add_typer(plot.app, name="plot")
 app.command()(evaluate.evaluate)
+app.command()(faces.embed)
+app.command()(faces.verify)
+app.command()(faces.identify)
 app.command()(export.export)
 app.command()(doctor.doctor)
 

@@ -11,7 +11,7 @@ from fusedface.commands.options import DeviceOption, PairsOption, RootOption
 
 def evaluate(
     checkpoint: Annotated[
-        Path, typer.Argument(help="Of a run, or a public MobileFaceNet checkpoint.")
+        Path, typer.Argument(help="A checkpoint, of a run or a public one, or an ONNX file.")
     ],
     pairs: PairsOption = None,
     root: RootOption = None,
@@ -31,17 +31,33 @@ def evaluate(
         typer.Option("--ijb", help="A folder of IJB-B or IJB-C: meta and loose_crop; repeatable."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write results.json, roc.png and roc.svg here.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Write results.json, thresholds.json, plots, scores as CSV and a picture of the worst "
+            "mistakes here.",
+        ),
+    ] = None,
+    fixed: Annotated[
+        Path | None,
+        typer.Option(
+            "--thresholds", help="A thresholds.json of other data: try its thresholds on these."
+        ),
     ] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Verify faces with a checkpoint: accuracy, TAR@FAR, AUC; with --all-pairs rank-1 too."""
+    """Verify and identify faces: accuracy, thresholds with their intervals, and what a cosine means.
+
+    On pair lists, on IJB, or with --root and no list on pairs drawn from a folder with a folder per person.
+    """
     from fusedface.recipes.evaluation.evaluate_checkpoint import evaluate_checkpoint
 
     if not checkpoint.exists():
         raise ValueError(f"{checkpoint} does not exist")
-    if not pairs and not ijb:
-        raise ValueError("nothing to verify on: give --pairs or --ijb")
+    if not pairs and not ijb and root is None and data is None:
+        raise ValueError(
+            "nothing to verify on: give --pairs, --ijb, or with --root a folder with a folder per person"
+        )
     if root is not None and data is not None:
         raise ValueError("--data is the former name of --root: give one of them")
     evaluate_checkpoint(
@@ -53,4 +69,5 @@ def evaluate(
         device,
         Console(),
         all_pairs=all_pairs,
+        fixed=fixed,
     )

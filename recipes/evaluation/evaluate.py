@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusedface.data import read_batches
+from fusedface.data import Images, read_batches
 from fusedface.data.ijb import Templates
 from fusedface.data.pair_list import PairList
 from fusedface.models import Backbone
@@ -78,7 +78,12 @@ def people_to_score(pairs: PairList, all_pairs: bool | None = None) -> np.ndarra
 
 
 def embed(model: Backbone, pairs: PairList | Templates) -> Tensor:
-    """Embeddings (N, D or 2 D) of the images of a set, mirror features joined, on the model's device.
+    """Embeddings of the images of a set; see `embed_images`."""
+    return embed_images(model, pairs.images)
+
+
+def embed_images(model: Backbone, images: Images) -> Tensor:
+    """Embeddings (N, D or 2 D) of images, mirror features joined, on the model's device.
 
     In float32 and evaluation mode whatever the training used; the mode is put back.
 
@@ -92,19 +97,24 @@ def embed(model: Backbone, pairs: PairList | Templates) -> Tensor:
     try:
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             parts = [
-                _embed_batch(model, torch.from_numpy(images).to(device))
-                for images in read_batches(pairs.images, model.preprocessing.image_size, BATCH_SIZE)
+                _embed_batch(model, torch.from_numpy(batch).to(device))
+                for batch in read_batches(images, model.preprocessing.image_size, BATCH_SIZE)
             ]
     finally:
         model.train(was_training)
     embeddings = torch.cat(parts)
-    broken = (~embeddings.isfinite().all(dim=1)).nonzero().flatten()
+    refuse_non_finite(embeddings.isfinite().all(dim=1).cpu().numpy(), images)
+    return embeddings
+
+
+def refuse_non_finite(finite: np.ndarray, images: Images) -> None:
+    """Raise NonFiniteEmbeddingsError unless all embeddings are finite; (N,) bool."""
+    broken = np.flatnonzero(~finite)
     if len(broken):
         raise NonFiniteEmbeddingsError(
-            f"the embeddings of {len(broken):,} of {len(embeddings):,} images are not finite, first that "
-            f"of {pairs.images.describe(int(broken[0]))}; the network cannot be verified"
+            f"the embeddings of {len(broken):,} of {len(finite):,} images are not finite, first that "
+            f"of {images.describe(int(broken[0]))}; the network cannot be verified"
         )
-    return embeddings
 
 
 def _embed_batch(model: Backbone, images: Tensor) -> Tensor:

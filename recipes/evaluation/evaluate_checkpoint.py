@@ -1,26 +1,33 @@
-"""`evaluate`: verification figures of a checkpoint, ours or a public one."""
+"""`evaluate`: figures, thresholds and mistakes of a network, from a checkpoint or an ONNX file."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from fusedface.data import read_pairs
+from fusedface.data import PairList, open_source, read_pairs
+from fusedface.data.drawn_pairs import fewer_people, sample_pairs
 from fusedface.data.ijb import read_templates
-from fusedface.models import build_from_checkpoint
-from fusedface.recipes.evaluation.evaluate import evaluate_with_scores
-from fusedface.recipes.evaluation.templates import (
-    TEMPLATE_RATES,
-    TemplateResult,
-    evaluate_templates,
+from fusedface.data.sizes import other_sizes
+from fusedface.recipes.evaluation.evaluate import MAX_ALL_PAIRS, people_to_score
+from fusedface.recipes.evaluation.evaluation_files import write_evaluation
+from fusedface.recipes.evaluation.measure import Measured, measure
+from fusedface.recipes.evaluation.recogniser import Recogniser, open_recogniser
+from fusedface.recipes.evaluation.tables import (
+    fixed_table,
+    results_table,
+    templates_table,
+    threshold_notes,
+    thresholds_table,
 )
-from fusedface.recipes.evaluation.verification import VerificationResult, roc
-from fusedface.recipes.host.device import pick_device
-from fusedface.recipes.host.terminal import Table, say, working
-from fusedface.recipes.report.roc import plot_roc
-from fusedface.recipes.run_directory.summary import figure_rows
+from fusedface.recipes.evaluation.templates import template_figures
+from fusedface.recipes.evaluation.threshold_file import model_file, read_thresholds
+from fusedface.recipes.host.terminal import say, working
+
+NUM_DRAWN = 6000
+"""Pairs drawn from a folder for accuracy, as LFW lists; rates rest on all pairs of its images."""
+MAX_DRAWN_IMAGES = int(math.sqrt(2 * MAX_ALL_PAIRS))
 
 
 def evaluate_checkpoint(
@@ -33,74 +40,101 @@ def evaluate_checkpoint(
     console: Console,
     *,
     all_pairs: bool = False,
-) -> dict[str, VerificationResult]:
-    """Print the figures of each list and IJB set; with `out`, write results.json and the ROC there.
+    fixed: Path | None = None,
+) -> dict[str, Measured]:
+    """Print the figures and thresholds of each list and IJB set; with `out`, write all there is of them.
 
     Args:
-        checkpoint: ours or a public one.
-        root: the folder the paths of the lists start from; without it that of each list.
+        checkpoint: ours, a public one, or an ONNX file.
+        root: the folder the paths of the lists start from; without it that of each list. Without any list
+            or IJB set: labelled faces, of which pairs are drawn.
         pair_lists: lists and .bin files.
         ijb_folders: see `read_templates`.
-        out: a folder.
+        out: a folder; see `evaluation_files`.
         device: such as "cpu"; without it a GPU if there is one.
         console: where the figures are printed.
         all_pairs: take TAR, AUC and rank-1 from all pairs of a list's images instead of the listed ones.
+        fixed: a thresholds.json of other data, whose thresholds are tried on these sets.
 
     Raises:
         ValueError: the checkpoint, a list or an image cannot be read, its embeddings are not finite, or
             all pairs cannot be had.
     """
-    model = build_from_checkpoint(checkpoint).to(pick_device(device))
-    results, curves = {}, {}
+    known = None if fixed is None else read_thresholds(fixed)
+    recogniser = open_recogniser(checkpoint, device)
+    names = [path.stem for path in pair_lists] + [folder.name for folder in ijb_folders]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"sets are named after their files: {twice!r} is given twice, rename one")
+
+    def note(text: str) -> None:
+        say(console, text)
+
+    measured: dict[str, Measured] = {}
     for path in pair_lists:
         pairs = read_pairs(path, root)
-        with working(console, f"{path.name}: {len(pairs)} pairs of {len(pairs.images)} images"):
-            results[path.stem], scores = evaluate_with_scores(model, pairs, all_pairs=all_pairs)
-        curves[path.stem] = roc(scores.genuine, scores.impostor)
+        chosen = all_pairs or None
+        measured[path.stem] = _measure(recogniser, path.stem, pairs, chosen, console)
+    if not names:
+        assert root is not None  # the command asks for one
+        pairs = drawn_pairs(root, note)
+        measured[root.resolve().name] = _measure(recogniser, root.name, pairs, None, console)
     templates = {}
     for folder in ijb_folders:
         faces = read_templates(folder)
         with working(console, f"{folder.name}: {len(faces.images)} faces"):
-            templates[folder.name], scores = evaluate_templates(model, faces)
-        curves[folder.name] = roc(scores.genuine, scores.impostor)
-    config = model.config
-    taken = model.preprocessing
-    height, width = taken.input_size
-    say(
-        console,
-        f"{checkpoint.name}: {config['name']}, {height}x{width}, mirror features: {taken.flip}",
-    )
-    if results:
-        console.print(results_table(results))
+            templates[folder.name] = template_figures(recogniser.embed(faces.images), faces)
+    note(recogniser.describe())
+    if measured:
+        _print(measured, console)
     if templates:
-        console.print(templates_table(templates))
+        console.print(templates_table({name: result for name, (result, _) in templates.items()}))
+    others = {} if known is None else {f"{fixed} ({n})": s for n, s in known.sets.items()}
+    others |= {name: m.thresholds for name, m in measured.items()} if len(measured) > 1 else {}
+    if others and measured:
+        console.print(fixed_table(others, measured))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        figures = {name: result.as_dict() for name, result in results.items()}
-        document = {"checkpoint": checkpoint.name, "backbone": config, "verification": figures}
-        if templates:
-            document["templates"] = {name: asdict(result) for name, result in templates.items()}
-        (out / "results.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        plot_roc(curves, out / "roc.png")
-        say(console, f"wrote results.json, roc.png and roc.svg to {out}")
-    return results
+        model = model_file(checkpoint)
+        written = write_evaluation(out, model, recogniser.as_dict(), measured, templates)
+        note(f"wrote to {out}: {', '.join(written)}")
+    return measured
 
 
-def results_table(results: dict[str, VerificationResult]) -> Table:
-    """A row a figure, a column a set; percent."""
-    table = Table("", ["figure"], list(results))
-    columns = [figure_rows(result.as_dict()) for result in results.values()]
-    for label in {label: None for column in columns for label in column}:
-        table.add_row(label, *(column.get(label, "-") for column in columns))
-    return table
+def drawn_pairs(root: Path, note: Callable[[str], None]) -> PairList:
+    """Pairs of the labelled faces of a folder (or pack, or list), always the same.
+
+    Raises:
+        ValueError: it holds no faces, or too few pairs of one person.
+    """
+    source = open_source(root)
+    for text in source.notes:
+        note(text)
+    fewer = fewer_people(source, MAX_DRAWN_IMAGES)
+    pairs = sample_pairs(fewer, NUM_DRAWN, whole=True)
+    if fewer is not source:
+        note(
+            f"{root}: {fewer.num_classes:,} of {source.num_classes:,} people are taken, whose "
+            f"{len(fewer):,} images make no more than {MAX_ALL_PAIRS:,} pairs"
+        )
+    return pairs
 
 
-def templates_table(results: dict[str, TemplateResult]) -> Table:
-    """A row a set; percent."""
-    rates = [f"TAR at FAR {far:g}" for far in TEMPLATE_RATES]
-    table = Table("", ["set"], ["templates", "pairs", *rates])
-    for name, result in results.items():
-        rates = ["-" if r is None else f"{100 * r:.2f}" for r in result.tar_at_far.values()]
-        pairs = f"{result.num_genuine:,} + {result.num_impostor:,}"
-        table.add_row(name, f"{result.num_templates:,}", pairs, *rates)
-    return table
+def _measure(
+    recogniser: Recogniser, name: str, pairs: PairList, all_pairs: bool | None, console: Console
+) -> Measured:
+    """Embed the images of a set and measure."""
+    others = other_sizes(pairs.images, recogniser.size)
+    if others.num_others:
+        say(console, f"{name}: {others}; they are scaled")
+    people = people_to_score(pairs, all_pairs)
+    with working(console, f"{name}: {len(pairs)} pairs of {len(pairs.images)} images"):
+        return measure(recogniser.embed(pairs.images), pairs, people)
+
+
+def _print(measured: dict[str, Measured], console: Console) -> None:
+    console.print(results_table(measured))
+    thresholds = {name: found.thresholds for name, found in measured.items()}
+    console.print(thresholds_table(thresholds))
+    for name, found in thresholds.items():
+        for text in threshold_notes(found):
+            say(console, f"{name}: {text}", "yellow" if text.startswith("warning") else "")

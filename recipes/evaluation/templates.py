@@ -36,7 +36,11 @@ def evaluate_templates(model: Backbone, faces: Templates) -> tuple[TemplateResul
     Raises:
         ValueError: an image cannot be read: a figure over fewer faces is another figure.
     """
-    embeddings = embed(model, faces).cpu().numpy().astype(np.float64)
+    return template_figures(embed(model, faces).cpu().numpy().astype(np.float64), faces)
+
+
+def template_figures(embeddings: np.ndarray, faces: Templates) -> tuple[TemplateResult, PairScores]:
+    """The same from the embeddings (N, D) of the faces, mirror features joined."""
     names, templates = aggregate(embeddings * faces.score[:, None], faces.template, faces.medium)
     first, second = np.searchsorted(names, faces.first), np.searchsorted(names, faces.second)
     scores = PairScores(first, second, faces.same, compare(templates, first, second))

@@ -8,10 +8,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fusedface.recipes.evaluation.bootstrap import Interval
 from fusedface.recipes.evaluation.calibration import Calibration
@@ -20,6 +20,7 @@ from fusedface.recipes.host.program import command
 from fusedface.recipes.run_directory.files import read_json, write_text
 from fusedface.recipes.run_directory.metrics import is_number
 
+_T = TypeVar("_T")
 FORMAT, VERSION = "fusedface-thresholds", 1
 SUFFIX = ".thresholds.json"
 MAX_BYTES = 1 << 24
@@ -120,37 +121,43 @@ def _document(path: Path) -> Any:
 
 
 def _set(values: Any) -> SetThresholds:
-    calibration = Calibration(**_numbers(values["calibration"], "slope", "intercept"))
-    people, scores = values["num_people"], _numbers(values, "best", "cllr")
+    calibration = _pair(Calibration, values["calibration"], "slope", "intercept")
+    people = values["num_people"]
     return SetThresholds(
         points=tuple(_point(point) for point in values["points"]),
         calibration=calibration,
-        num_people=None if people is None else _count(values, "num_people"),
-        scored=_one_of(values, "scored", "listed", "all"),
-        drawn=_one_of(values, "drawn", "people", "images"),
         num_genuine=_count(values, "num_genuine"),
         num_impostor=_count(values, "num_impostor"),
         num_images=_count(values, "num_images"),
-        best=scores["best"],
-        cllr=scores["cllr"],
+        num_people=None if people is None else _count(values, "num_people"),
+        scored=_one_of(values, "scored", "listed", "all"),
+        drawn=_one_of(values, "drawn", "people", "images"),
+        best=_number(values, "best"),
+        cllr=_number(values, "cllr"),
     )
 
 
 def _point(values: Any) -> OperatingPoint:
     return OperatingPoint(
-        threshold_interval=Interval(**_numbers(values["threshold_interval"], "low", "high")),
-        tar_interval=Interval(**_numbers(values["tar_interval"], "low", "high")),
+        threshold_interval=_pair(Interval, values["threshold_interval"], "low", "high"),
+        tar_interval=_pair(Interval, values["tar_interval"], "low", "high"),
         num_allowed=_count(values, "num_allowed"),
-        **_numbers(values, "far", "threshold", "tar"),
+        far=_number(values, "far"),
+        threshold=_number(values, "threshold"),
+        tar=_number(values, "tar"),
     )
 
 
-def _numbers(values: Any, *keys: str) -> dict[str, float]:
-    for key in keys:
-        value = values[key]
-        if not is_number(value) or not abs(value) < 1e9:  # no NaN, no infinity
-            raise _Damaged(f"{key} is {str(value)[:80]!r}, no finite number")
-    return {key: float(values[key]) for key in keys}
+def _pair(kind: Callable[[float, float], _T], values: Any, one: str, other: str) -> _T:
+    """A record of two numbers."""
+    return kind(_number(values, one), _number(values, other))
+
+
+def _number(values: Any, key: str) -> float:
+    value = values[key]
+    if not is_number(value) or not abs(value) < 1e9:  # no NaN, no infinity
+        raise _Damaged(f"{key} is {str(value)[:80]!r}, no finite number")
+    return float(value)
 
 
 def _count(values: Any, key: str) -> int:

@@ -97,6 +97,7 @@ def set_thresholds(
     listed: PairScores,
     num_images: int,
     people: np.ndarray | None,
+    scored: Scored = "listed",
 ) -> SetThresholds:
     """Measure the thresholds of a set.
 
@@ -105,6 +106,7 @@ def set_thresholds(
         listed: the listed pairs.
         num_images: N, of the set.
         people: (N,) integers, who is on each image, where known.
+        scored: which pairs `scores` are.
     """
     genuine, impostor = scores.genuine, scores.impostor
     rates = [far for far in RATES if allowed_impostors(len(impostor), far)]
@@ -118,7 +120,7 @@ def set_thresholds(
         best=best_threshold(listed.cosine, listed.same),
         calibration=calibration,
         cllr=log_likelihood_ratio_cost(calibration, genuine, impostor),
-        scored="listed" if scores is listed else "all",
+        scored=scored,
         num_genuine=len(genuine),
         num_impostor=len(impostor),
         num_images=num_images,

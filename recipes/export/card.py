@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fusedface.models import count_macs, count_parameters
+from fusedface.recipes.evaluation.input_contract import InputContract
 from fusedface.recipes.export.check import HEADINGS, TOLERANCE, Check, check_rows
-from fusedface.recipes.export.deployed import InputContract
 from fusedface.recipes.export.formats import Format
 from fusedface.recipes.export.source import NUM_CALIBRATION, Trained
 from fusedface.recipes.run_directory.summary import figure_rows

@@ -10,8 +10,8 @@ import torch
 from fusedface.data import PairList, read_batches
 from fusedface.models import Backbone
 from fusedface.recipes.evaluation.evaluate import BATCH_SIZE, people_to_score
+from fusedface.recipes.evaluation.input_contract import InputContract
 from fusedface.recipes.evaluation.verification import VerificationResult, verify
-from fusedface.recipes.export.deployed import InputContract
 from fusedface.recipes.host.terminal import Table
 from fusedface.recipes.run_directory.summary import figure_rows
 

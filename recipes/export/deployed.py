@@ -8,34 +8,11 @@ nothing else); any other brings its own normalisation and takes grey levels. A c
 those of both mirror images, or does without.
 """
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fusedface.models import Backbone
-
-USUAL = 127.5  # mean and standard deviation of InsightFace's recognisers
-
-
-@dataclass(frozen=True)
-class InputContract:
-    """What a caller does to an image: (x - mean) / std, channels first, R G B.
-
-    Args:
-        size: (H, W) of the aligned face, pixels.
-        mean, std: grey levels; 127.5 and 127.5, or 0 and 1 where the graph normalises.
-    """
-
-    size: tuple[int, int]
-    mean: float
-    std: float
-
-    def prepare(self, images: np.ndarray) -> np.ndarray:
-        """(B, H, W, 3) uint8 RGB to (B, 3, H, W) float32."""
-        blob = (images.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
-        return np.ascontiguousarray(blob.transpose(0, 3, 1, 2))
+from fusedface.recipes.evaluation.input_contract import USUAL, InputContract
 
 
 class Deployed(nn.Module):

@@ -1,18 +1,25 @@
-"""The ROC: true accept rate against false accept rate."""
+"""The ROC, true against false accept rate, and the DET curve, false rejects against false accepts."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import norm
 
 from fusedface.recipes.report.style import new_figure, save, use_style
 
+MOST_POINTS = 2000  # drawn of a curve
+PERCENT = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90)
 
-def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""False and true accept rates (K,) by name, as `verification.roc` gives them."""
+
+
+def plot_roc(curves: Curves, path: Path) -> None:
     """Draw ROC curves, false accept rate on a log axis; written as PNG and SVG.
 
     Args:
-        curves: false and true accept rates (K,) by name, as `verification.roc` gives them.
+        curves: by name.
         path: of the PNG.
     """
     with use_style():
@@ -22,7 +29,8 @@ def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path) ->
         for name, (far, tar) in curves.items():
             shown = far > 0
             lowest = min(lowest, far[shown].min())
-            axes.step(far[shown], tar[shown], where="post", label=name)
+            x, y = thinned(far[shown], tar[shown])
+            axes.step(x, y, where="post", label=name)
         axes.set_xscale("log")
         axes.set_xlim(lowest, 1.0)
         axes.set_ylim(top=1.005)
@@ -30,3 +38,49 @@ def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path) ->
         axes.set_ylabel("true accept rate")
         axes.legend(loc="lower right")
         save(figure, path)
+
+
+def plot_det(curves: Curves, path: Path) -> None:
+    """Draw DET curves: both error rates on the scale of normal deviates, where Gaussian scores give lines.
+
+    Martin et al., "The DET curve in assessment of detection task performance", 1997. Rates of 0 and 1 have
+    no place there and are left out. The dotted line is where both rates are equal.
+
+    Args:
+        curves: by name.
+        path: of the PNG.
+    """
+    with use_style():
+        figure = new_figure(5.0, 4.8)
+        axes = figure.add_subplot()
+        lowest = 0.01
+        for name, (far, tar) in curves.items():
+            shown = (far > 0) & (far < 1) & (tar > 0) & (tar < 1)
+            x, y = thinned(far[shown], 1 - tar[shown])
+            axes.plot(norm.ppf(x), norm.ppf(y), label=name)
+            if len(x):
+                lowest = min(lowest, x.min(), y.min())
+        lowest = max(lowest, PERCENT[0] / 100)
+        ticks = [p for p in PERCENT if p / 100 >= lowest * 0.999]
+        ends = norm.ppf(lowest), norm.ppf(0.6)
+        axes.plot(ends, ends, color="#888888", linewidth=0.8, linestyle=":")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks(norm.ppf(np.array(ticks) / 100), [f"{p:g}" for p in ticks])
+        axes.set_xlim(*ends)
+        axes.set_ylim(*ends)
+        axes.set_xlabel("false accept rate, %")
+        axes.set_ylabel("false reject rate, %")
+        axes.legend(loc="upper right")
+        save(figure, path)
+
+
+def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points where a curve of steps turns, and of these, evenly along it, at most 2,000."""
+    if len(x) <= 2:
+        return x, y
+    level, upright = np.diff(y) == 0, np.diff(x) == 0
+    straight = (level[:-1] & level[1:]) | (upright[:-1] & upright[1:])
+    kept = np.flatnonzero(np.concatenate([[True], ~straight, [True]]))
+    if len(kept) > MOST_POINTS:
+        kept = kept[np.linspace(0, len(kept) - 1, MOST_POINTS).round().astype(int)]
+    return x[kept], y[kept]

@@ -1,0 +1,129 @@
+"""`embed`, `verify` and `identify`: aligned faces and one network."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fusedface.commands.options import DeviceOption
+from fusedface.recipes.host.terminal import Table, say
+
+ModelOption = Annotated[
+    Path, typer.Option("--model", help="A checkpoint, of a run or a public one, or an ONNX file.")
+]
+ThresholdsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--thresholds",
+        help="The thresholds.json of `evaluate --out`; without it MODEL.thresholds.json (of `export`).",
+    ),
+]
+SetNameOption = Annotated[
+    str | None, typer.Option("--set", help="Of which set, where the file holds several.")
+]
+FarOption = Annotated[
+    float, typer.Option("--far", help="False accept rate of one comparison, one that was measured.")
+]
+FACE = "An aligned face crop, such as 112x112."
+
+
+def embed(
+    images: Annotated[list[Path], typer.Argument(help="Aligned face crops, or folders of them.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .npz file to write.")] = Path(
+        "embeddings.npz"
+    ),
+    device: DeviceOption = None,
+) -> None:
+    """Write the embeddings of aligned faces: embeddings (N, D) float32, not normalised, and paths (N,)."""
+    from fusedface.recipes.evaluation.decision import embed_files
+    from fusedface.recipes.evaluation.embedding_file import check_name, write_embeddings
+    from fusedface.recipes.evaluation.recogniser import open_recogniser
+    from fusedface.recipes.evaluation.threshold_file import model_file
+
+    check_name(out)
+    recogniser = open_recogniser(model, device)
+    names, embeddings = embed_files(recogniser, images)
+    write_embeddings(out, names, embeddings, model_file(model))
+    say(Console(), recogniser.describe())
+    count, dim = embeddings.shape
+    say(Console(), f"wrote {out}: embeddings of {count:,} images, {dim} numbers each")
+
+
+def verify(
+    one: Annotated[Path, typer.Argument(metavar="A", help=FACE)],
+    other: Annotated[Path, typer.Argument(metavar="B", help=FACE)],
+    model: ModelOption,
+    thresholds: ThresholdsOption = None,
+    set_name: SetNameOption = None,
+    far: FarOption = 1e-3,
+    device: DeviceOption = None,
+) -> None:
+    """Are two faces of one person? Cosine, probability, and the decision at a false accept rate."""
+    from fusedface.recipes.evaluation.decision import cosine_of, find_rule
+    from fusedface.recipes.evaluation.recogniser import open_recogniser
+
+    rule = find_rule(model, thresholds, set_name, far)
+    cosine = cosine_of(open_recogniser(model, device), one, other)
+    console = Console()
+    say(console, f"cosine {cosine:.4f}")
+    if rule is None:
+        say(console, _no_thresholds(model))
+        return
+    probability = rule.probability(cosine)
+    say(console, f"probability {probability:.4f}, where half of all comparisons are of one person")
+    say(console, f"{'one person' if rule.accepts(cosine) else 'two people'} by {rule.describe()}")
+
+
+def identify(
+    probe: Annotated[Path, typer.Argument(help=FACE)],
+    gallery: Annotated[
+        Path, typer.Argument(help="A folder with a folder, or an image, for each person.")
+    ],
+    model: ModelOption,
+    thresholds: ThresholdsOption = None,
+    set_name: SetNameOption = None,
+    far: FarOption = 1e-3,
+    top: Annotated[int, typer.Option(min=1, help="People to show.")] = 5,
+    device: DeviceOption = None,
+) -> None:
+    """Who of a gallery is on a face, and is it anybody of it?"""
+    from fusedface.recipes.evaluation.decision import find_rule, search
+    from fusedface.recipes.evaluation.recogniser import open_recogniser
+
+    rule = find_rule(model, thresholds, set_name, far)
+    found = search(open_recogniser(model, device), probe, gallery)
+    judged = ["probability", "decision"] if rule else []
+    table = Table("", ["person"], ["images", "cosine", *judged])
+    for person in found[:top]:
+        cells = [f"{person.num_images:,}", f"{person.cosine:.4f}"]
+        if rule:
+            accepted = "accepted" if rule.accepts(person.cosine) else "-"
+            cells += [f"{rule.probability(person.cosine):.4f}", accepted]
+        table.add_row(person.person, *cells)
+    console = Console()
+    console.print(table)
+    if rule is None:
+        say(console, _no_thresholds(model))
+        return
+    best = found[0]
+    say(console, best.person if rule.accepts(best.cosine) else f"nobody of {gallery}")
+    say(console, f"by {rule.describe()}")
+    alarm = 1 - (1 - far) ** len(found)
+    say(
+        console,
+        f"the rate is of one comparison: of strangers compared with {len(found):,} people, about "
+        f"{100 * alarm:.1f} % are taken for somebody",
+    )
+
+
+def _no_thresholds(model: Path) -> str:
+    """What to do for a decision."""
+    from fusedface.recipes.host.program import command
+
+    run = command("evaluate", model, "--root", "FACES", "--out", "RESULTS")
+    return (
+        "no thresholds are known for this model, so there is no probability and no decision: measure them "
+        f"on faces like yours with {run} and give --thresholds RESULTS/thresholds.json"
+    )

@@ -1,0 +1,53 @@
+"""A gallery of known people: a folder for each, or a loose image for each, named after the person."""
+
+from pathlib import Path
+
+from fusedface.data.pair_list import ImageFiles
+from fusedface.data.sources.images import is_image_name, printable
+
+
+def read_gallery(root: Path) -> tuple[ImageFiles, list[str]]:
+    """The images of a gallery and the person on each; hidden files and links out are left.
+
+    Raises:
+        ValueError: it is no folder, or holds no images.
+    """
+    if not root.is_dir():
+        raise ValueError(
+            f"{root} is no folder: give one with a folder, or an image, for each person"
+        )
+    inside = root.resolve()
+    paths, people = [], []
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        found = sorted(entry.rglob("*")) if entry.is_dir() else [entry]
+        for path in found:
+            if is_image_name(path) and inside in path.resolve().parents:
+                paths.append(str(path.relative_to(root)))
+                people.append(printable(entry.name if entry.is_dir() else entry.stem))
+    if not paths:
+        raise ValueError(
+            f"{root} holds no images; expected files such as {root / 'some_name' / 'a.jpg'}"
+        )
+    return ImageFiles(root, paths, None), people
+
+
+def face_files(paths: list[Path]) -> ImageFiles:
+    """Images by path; those of folders too, at any depth.
+
+    Raises:
+        ValueError: a path is not there, or a folder holds no images.
+    """
+    found: list[str] = []
+    for path in paths:
+        if path.is_dir():
+            inside = [str(p) for p in sorted(path.rglob("*")) if is_image_name(p)]
+            if not inside:
+                raise ValueError(f"{path} holds no images")
+            found += inside
+        elif path.exists():
+            found.append(str(path))
+        else:
+            raise ValueError(f"{path} does not exist")
+    return ImageFiles(Path(), found, None)

@@ -1,0 +1,109 @@
+"""Two faces, or one and a gallery: cosines, what they mean, and whether to accept."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fusedface.data.gallery import face_files, read_gallery
+from fusedface.recipes.evaluation.aligned import refuse_unaligned
+from fusedface.recipes.evaluation.recogniser import Recogniser
+from fusedface.recipes.evaluation.scores import unit
+from fusedface.recipes.evaluation.threshold_file import SUFFIX, thresholds_of
+from fusedface.recipes.evaluation.thresholds import OperatingPoint, SetThresholds
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When two faces are taken for one person.
+
+    Args:
+        set_name: the set it was measured on.
+        thresholds: of that set.
+        point: the threshold at the false accept rate that was asked for.
+    """
+
+    set_name: str
+    thresholds: SetThresholds
+    point: OperatingPoint
+
+    def accepts(self, cosine: float) -> bool:
+        """Whether a cosine is enough."""
+        return cosine > self.point.threshold
+
+    def probability(self, cosine: float) -> float:
+        """That two faces of this cosine are of one person, where half of all comparisons are."""
+        return float(self.thresholds.calibration.probability(cosine))
+
+    def describe(self) -> str:
+        """A line on it."""
+        point = self.point
+        unsure = "" if point.is_supported else f", too few: {point.num_allowed} false accepts"
+        return (
+            f"threshold {point.threshold:.4f} at FAR {point.far:g} ({point.threshold_interval.low:.4f} to "
+            f"{point.threshold_interval.high:.4f}), from {self.set_name}: "
+            f"{self.thresholds.num_impostor:,} impostor pairs{unsure}"
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A person of a gallery and how much a probe is like them."""
+
+    person: str
+    num_images: int
+    cosine: float
+
+
+def find_rule(
+    model: Path, thresholds: Path | None, set_name: str | None, far: float
+) -> Rule | None:
+    """The rule of a thresholds.json, or of MODEL.thresholds.json beside the model; None without either.
+
+    Raises:
+        ValueError: the file is damaged, of another model, or has no threshold at this rate.
+    """
+    beside = model.with_name(model.name + SUFFIX)
+    if thresholds is None and not beside.is_file():
+        return None
+    name, found = thresholds_of(beside if thresholds is None else thresholds, model, set_name)
+    return Rule(name, found, found.at(far))
+
+
+def cosine_of(recogniser: Recogniser, one: Path, other: Path) -> float:
+    """The cosine of two aligned faces, in [-1, 1].
+
+    Raises:
+        ValueError: one cannot be read or is no aligned crop.
+    """
+    vectors = embed_files(recogniser, [one, other])[1]
+    first, second = unit(vectors)
+    return float(np.clip(first @ second, -1, 1))
+
+
+def embed_files(recogniser: Recogniser, paths: list[Path]) -> tuple[list[str], np.ndarray]:
+    """The images of paths and folders, and their embeddings (N, D) float64, not normalised.
+
+    Raises:
+        ValueError: one cannot be read or is no aligned crop.
+    """
+    images = face_files(paths)
+    refuse_unaligned(images, recogniser.size)
+    return images.paths, recogniser.embed(images)
+
+
+def search(recogniser: Recogniser, probe: Path, gallery: Path) -> list[Candidate]:
+    """The people of a gallery, the most alike first; a person is the mean of their images' unit embeddings.
+
+    Raises:
+        ValueError: an image cannot be read or is no aligned crop, or the gallery holds none.
+    """
+    images, people = read_gallery(gallery)
+    (vector,) = unit(embed_files(recogniser, [probe])[1])
+    refuse_unaligned(images, recogniser.size)
+    names, which, counts = np.unique(people, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(names), len(vector)))
+    np.add.at(sums, which, unit(recogniser.embed(images)))
+    cosines = np.clip(unit(sums) @ vector, -1, 1)
+    order = np.argsort(-cosines, kind="stable")
+    return [Candidate(str(names[i]), int(counts[i]), float(cosines[i])) for i in order]

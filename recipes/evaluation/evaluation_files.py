@@ -1,0 +1,81 @@
+"""What `evaluate --out` writes: figures, thresholds, scores, plots, and the worst mistakes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusedface.recipes.evaluation.calibration import observed_shares
+from fusedface.recipes.evaluation.measure import Measured
+from fusedface.recipes.evaluation.mistakes import draw_mistakes
+from fusedface.recipes.evaluation.score_file import write_scores
+from fusedface.recipes.evaluation.scores import PairScores
+from fusedface.recipes.evaluation.templates import TemplateResult
+from fusedface.recipes.evaluation.threshold_file import ModelFile, write_thresholds
+from fusedface.recipes.evaluation.verification import roc
+from fusedface.recipes.report.calibration import CalibrationCurve, plot_calibration
+from fusedface.recipes.report.cmc import plot_cmc
+from fusedface.recipes.report.roc import plot_det, plot_roc
+from fusedface.recipes.run_directory.files import write_text
+
+CURVE_POINTS = 200
+
+
+def write_evaluation(
+    out: Path,
+    model: ModelFile,
+    network: Mapping[str, Any],
+    measured: Mapping[str, Measured],
+    templates: Mapping[str, tuple[TemplateResult, PairScores]],
+) -> list[str]:
+    """Write everything.
+
+    Args:
+        out: the folder.
+        model: the file that was evaluated.
+        network: what results.json says of it.
+        measured: by set name.
+        templates: of IJB sets, by name.
+
+    Returns:
+        The names of what was written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    document = {"checkpoint": model.file, **network}
+    document["verification"] = {name: found.as_dict() for name, found in measured.items()}
+    if templates:
+        document["templates"] = {name: asdict(result) for name, (result, _) in templates.items()}
+    write_text(out / "results.json", json.dumps(document, indent=2) + "\n")
+    scores = {name: found.scores for name, found in measured.items()}
+    scores |= {name: found for name, (_, found) in templates.items()}
+    curves = {name: roc(found.genuine, found.impostor) for name, found in scores.items()}
+    plot_roc(curves, out / "roc.png")
+    plot_det(curves, out / "det.png")
+    written = ["results.json", "roc.png", "roc.svg", "det.png", "det.svg"]
+    if measured:
+        write_thresholds(
+            out / "thresholds.json", model, {n: found.thresholds for n, found in measured.items()}
+        )
+        plot_calibration(
+            {name: _calibration_curve(found) for name, found in measured.items()},
+            out / "calibration.png",
+        )
+        written += ["thresholds.json", "calibration.png", "calibration.svg"]
+    searched = {n: f.identification.cmc for n, f in measured.items() if f.identification}
+    if searched:
+        plot_cmc(searched, out / "cmc.png")
+        written += ["cmc.png", "cmc.svg"]
+    for name, found in measured.items():
+        write_scores(found, out / f"scores-{name}.csv")
+        draw_mistakes(found, out / f"mistakes-{name}.png")
+        written += [f"scores-{name}.csv", f"mistakes-{name}.png"]
+    return written
+
+
+def _calibration_curve(found: Measured) -> CalibrationCurve:
+    cosine = np.linspace(found.scores.cosine.min(), found.scores.cosine.max(), CURVE_POINTS)
+    shares = observed_shares(found.scores.genuine, found.scores.impostor)
+    return CalibrationCurve(cosine, found.thresholds.calibration.probability(cosine), *shares)

@@ -1,0 +1,26 @@
+"""What a caller does to an aligned face before it goes into an exported network."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+USUAL = 127.5  # mean and standard deviation of InsightFace's recognisers
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """What a caller does to an image: (x - mean) / std, channels first, R G B.
+
+    Args:
+        size: (H, W) of the aligned face, pixels.
+        mean, std: grey levels; 127.5 and 127.5, or 0 and 1 where the graph normalises.
+    """
+
+    size: tuple[int, int]
+    mean: float
+    std: float
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """(B, H, W, 3) uint8 RGB to (B, 3, H, W) float32."""
+        blob = (images.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        return np.ascontiguousarray(blob.transpose(0, 3, 1, 2))

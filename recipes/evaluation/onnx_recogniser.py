@@ -1,0 +1,179 @@
+"""An ONNX file as a face recogniser: ours, and those that InsightFace's software takes.
+
+What to feed it is told as InsightFace's software tells it: grey levels where one of the first eight nodes
+begins with "Sub" and one with "Mul", else (x - 127.5) / 127.5. Our own files say how mirror features join;
+of others they are summed.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedface.data import Images, read_batches
+from fusedface.models.preprocessing import Preprocessing
+from fusedface.recipes.evaluation.evaluate import BATCH_SIZE, refuse_non_finite
+from fusedface.recipes.evaluation.input_contract import USUAL, InputContract
+from fusedface.recipes.evaluation.recogniser import Recogniser
+from fusedface.recipes.host.program import install_command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from onnx import GraphProto, ModelProto, TensorProto
+
+MAX_BYTES = 1 << 30
+SMALLEST_SIDE, LARGEST_SIDE = 16, 1024  # pixels of an input
+SUBTRACTS, MULTIPLIES = ("Sub", "_minus"), ("Mul", "_mul")
+NUM_NODES = 8  # whose names are looked at
+EXTERNAL = 1  # TensorProto.DataLocation
+
+
+class OnnxRecogniser(Recogniser):
+    """An ONNX file on the CPU.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: onnx or onnxruntime is missing; or the file is damaged, holds tensors in other files,
+            or does not take aligned faces (B, 3, H, W) float32 and give one embedding of each.
+    """
+
+    def __init__(self, path: Path) -> None:
+        model, self._session = _open(path)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ValueError(
+                f"{path} is no face recogniser: it has {len(inputs)} inputs and {len(outputs)} outputs, "
+                "one of each is needed"
+            )
+        (given,), (wanted,) = inputs, outputs
+        self._input, self._output, self.size = given.name, wanted.name, _size(given, path)
+        self._batch = given.shape[0] if isinstance(given.shape[0], int) else BATCH_SIZE
+        mean, std = _normalisation(model)
+        self._contract = InputContract(self.size, mean, std)
+        self.path, self.name = path, "ONNX"
+        self.flip = _flip(self._session.get_modelmeta().custom_metadata_map, path)
+
+    def embed(self, images: Images) -> np.ndarray:
+        """See `Recogniser`."""
+        parts = [self._joined(batch) for batch in read_batches(images, self.size, BATCH_SIZE)]
+        embeddings = np.concatenate(parts)
+        refuse_non_finite(np.isfinite(embeddings).all(axis=1), images)
+        return embeddings
+
+    def _joined(self, images: np.ndarray) -> np.ndarray:
+        """Of (B, H, W, 3) uint8: the features of both mirror images."""
+        features = self._run(images), self._run(images[:, :, ::-1])
+        return (
+            np.concatenate(features, axis=1) if self.flip == "concat" else features[0] + features[1]
+        )
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        """(B, D) float64, in batches of the size that the file may insist on."""
+        data, rows = self._contract.prepare(images), []
+        for start in range(0, len(data), self._batch):
+            part = data[start : start + self._batch]
+            missing = self._batch - len(part) if self._batch != BATCH_SIZE else 0
+            padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
+            try:
+                found = np.asarray(self._session.run([self._output], {self._input: padded})[0])
+            except Exception as error:  # of many kinds, all of them the file's
+                raise ValueError(f"{self.path} cannot be run: {str(error)[:300]}") from None
+            if len(found) != len(padded) or found.dtype.kind != "f" or found[0].size < 2:
+                raise ValueError(
+                    f"{self.path} is no face recogniser: {padded.shape} gives {found.dtype} {found.shape}"
+                )
+            rows.append(found[: len(part)].reshape(len(part), -1))
+        return np.concatenate(rows).astype(np.float64)
+
+
+def _open(path: Path) -> tuple["ModelProto", Any]:
+    """The file's description, and what runs it."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: reading ONNX files needs {error.name}; install with: {install_command('export')}"
+        ) from None
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or size > MAX_BYTES:
+            raise ValueError(f"{path} is a folder, or too large for a face recogniser")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception:  # protobuf's, of many kinds
+        raise ValueError(f"{path} is damaged or no ONNX file") from None
+    elsewhere = [
+        tensor.name for tensor in _tensors(model.graph) if tensor.data_location == EXTERNAL
+    ]
+    if elsewhere:
+        raise ValueError(
+            f"{path} keeps tensors in other files (such as {str(elsewhere[0])[:80]!r}), which are not "
+            "read: save it as one file"
+        )
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # its complaints are in the error
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of many kinds, all of them the file's
+        raise ValueError(f"{path} cannot be run by ONNX Runtime: {str(error)[:300]}") from None
+    return model, session
+
+
+def _tensors(graph: "GraphProto") -> "Iterator[TensorProto]":
+    """Every tensor of a graph and of the graphs inside it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _size(given: Any, path: Path) -> tuple[int, int]:
+    """(H, W) of an input."""
+    shape = given.shape
+    sides = shape[2:]
+    fits = (
+        given.type == "tensor(float)"
+        and len(shape) == 4
+        and shape[1] == 3
+        and all(isinstance(n, int) and SMALLEST_SIDE <= n <= LARGEST_SIDE for n in sides)
+        and (not isinstance(shape[0], int) or 1 <= shape[0] <= BATCH_SIZE)
+    )
+    if not fits:
+        raise ValueError(
+            f"{path} is no face recogniser: it takes {given.type} {shape}, aligned faces are float32 "
+            "(B, 3, H, W) of a size that is said"
+        )
+    return sides[0], sides[1]
+
+
+def _normalisation(model: "ModelProto") -> tuple[float, float]:
+    """Mean and deviation of what is fed."""
+    names = [node.name for node in model.graph.node[:NUM_NODES]]
+    normalises = all(
+        any(name.startswith(beginnings) for name in names) for beginnings in (SUBTRACTS, MULTIPLIES)
+    )
+    return (0.0, 1.0) if normalises else (USUAL, USUAL)
+
+
+def _flip(metadata: dict[str, str], path: Path):
+    """How mirror features join, as our own files say."""
+    if "preprocessing" not in metadata:
+        return "sum"
+    try:
+        return Preprocessing.from_dict(json.loads(metadata["preprocessing"])).flip
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: its metadata 'preprocessing' is damaged: {error}") from None

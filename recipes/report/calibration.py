@@ -1,0 +1,47 @@
+"""What a cosine means: the fitted probability, and the share of pairs that were of one person."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fusedface.recipes.report.style import COLORS, new_figure, save, use_style
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationCurve:
+    """One curve and what it was fitted to.
+
+    Args:
+        cosine, probability: (K,), of the curve.
+        middle, share: (M,), middles of bins of cosines, and the share of genuine pairs in each.
+    """
+
+    cosine: np.ndarray
+    probability: np.ndarray
+    middle: np.ndarray
+    share: np.ndarray
+
+
+def plot_calibration(curves: Mapping[str, CalibrationCurve], path: Path) -> None:
+    """Draw the curves as lines and the shares as dots; written as PNG and SVG.
+
+    Args:
+        curves: by name.
+        path: of the PNG.
+    """
+    with use_style():
+        figure = new_figure(5.6, 4.2)
+        axes = figure.add_subplot()
+        for number, (name, curve) in enumerate(curves.items()):
+            colour = COLORS[number % len(COLORS)]
+            axes.plot(curve.cosine, curve.probability, color=colour, label=name)
+            axes.plot(
+                curve.middle, curve.share, color=colour, marker="o", linestyle="", markersize=4
+            )
+        axes.set_xlabel("cosine")
+        axes.set_ylabel("probability of one person")
+        axes.set_ylim(-0.02, 1.02)
+        axes.legend(loc="upper left")
+        save(figure, path)
