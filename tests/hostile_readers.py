@@ -19,10 +19,19 @@ from PIL import Image
 from fusedface.data import open_source, read_pairs, write_bin, write_pack
 from fusedface.data.align import read_landmarks
 from fusedface.data.check import check
+from fusedface.data.gallery import face_files
 from fusedface.data.sources.images import UnreadableImage, read_image
 from fusedface.models import build_from_checkpoint, create, read_head
 from fusedface.models.checkpoints import FORMAT, VERSION
 from fusedface.recipes.configuration.settings import read_recipe, to_toml
+from fusedface.recipes.evaluation.onnx_recogniser import OnnxRecogniser
+from fusedface.recipes.evaluation.scores import PairScores
+from fusedface.recipes.evaluation.threshold_file import (
+    model_file,
+    read_thresholds,
+    write_thresholds,
+)
+from fusedface.recipes.evaluation.thresholds import set_thresholds
 from fusedface.recipes.registry import get_recipe
 
 INTERESTING = (b"\0", b"\xff", b"\x80", b"\r\n", b"\n", b",", b"\t", b"../", b"/etc/passwd", b"-1",
@@ -183,6 +192,45 @@ def _safetensors(folder: Path) -> list[bytes]:
     return [save({"weight": torch.zeros(3, 2)}, {"fusedface": "{}"})]
 
 
+def _threshold_files(folder: Path) -> list[bytes]:
+    rng = np.random.default_rng(0)
+    same = np.arange(600) < 200
+    scores = PairScores(np.arange(600), np.arange(600), same, rng.normal(0.5 * same, 0.1))
+    (folder / "model.pt").write_bytes(b"weights")
+    found = set_thresholds(scores, scores, 600, None)
+    write_thresholds(folder / "valid.json", model_file(folder / "model.pt"), {"lfw": found})
+    return [(folder / "valid.json").read_bytes()]
+
+
+def onnx_network(**metadata: str) -> bytes:
+    """A face recogniser of two nodes: the mean of each channel."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["data"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["embedding"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 3])],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, metadata)
+    return model.SerializeToString()
+
+
+def _onnx_files(folder: Path) -> list[bytes]:
+    return [onnx_network(), onnx_network(preprocessing='{"flip": "concat"}')]
+
+
+def _read_onnx(path: Path) -> None:
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    Image.fromarray(image).save(path.with_name("face.png"))
+    recogniser = OnnxRecogniser(path)
+    recogniser.embed(face_files([path.with_name("face.png")]))
+
+
 READERS = {
     "image": Reader("photo.png", _images, read_image),
     "list": Reader("list.txt", _lists, open_source),
@@ -196,6 +244,8 @@ READERS = {
     "recipe": Reader("recipe.toml", _recipes, read_recipe),
     "checkpoint": Reader("model.pt", _checkpoints, build_from_checkpoint),
     "head": Reader("head.pth", _heads, read_head),
+    "thresholds": Reader("thresholds.json", _threshold_files, read_thresholds),
+    "ONNX": Reader("model.onnx", _onnx_files, _read_onnx),
     "safetensors": Reader("model.safetensors", _safetensors, build_from_checkpoint),
 }  # fmt: skip
 
