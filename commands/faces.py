@@ -39,7 +39,7 @@ def embed(
     """Write the embeddings of aligned faces: embeddings (N, D) float32, not normalised, and paths (N,)."""
     from fusedface.recipes.evaluation.decision import embed_files
     from fusedface.recipes.evaluation.embedding_file import check_name, write_embeddings
-    from fusedface.recipes.evaluation.recogniser import open_recogniser
+    from fusedface.recipes.evaluation.recognisers import open_recogniser
     from fusedface.recipes.evaluation.threshold_file import model_file
 
     check_name(out)
@@ -62,7 +62,7 @@ def verify(
 ) -> None:
     """Are two faces of one person? Cosine, probability, and the decision at a false accept rate."""
     from fusedface.recipes.evaluation.decision import cosine_of, find_rule
-    from fusedface.recipes.evaluation.recogniser import open_recogniser
+    from fusedface.recipes.evaluation.recognisers import open_recogniser
 
     rule = find_rule(model, thresholds, set_name, far)
     cosine = cosine_of(open_recogniser(model, device), one, other)
@@ -90,7 +90,7 @@ def identify(
 ) -> None:
     """Who of a gallery is on a face, and is it anybody of it?"""
     from fusedface.recipes.evaluation.decision import find_rule, search
-    from fusedface.recipes.evaluation.recogniser import open_recogniser
+    from fusedface.recipes.evaluation.recognisers import open_recogniser
 
     rule = find_rule(model, thresholds, set_name, far)
     found = search(open_recogniser(model, device), probe, gallery)

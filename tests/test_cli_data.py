@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from fusedface import cli
 from fusedface.data import open_source, read_pairs
 from fusedface.data.align import TEMPLATE
+from fusedface.recipes.report import curves
 
 PAIRS = "ann/ann_0001.png ann/ann_0002.png 1 0\nann/ann_0001.png bob/bob_0001.png 0 1\n"
 
@@ -49,7 +50,8 @@ def test_an_lmdb_file_is_checked_and_packed(tmp_path):
     assert [pack.encoded(i) for i in range(9)] == [people.encoded(i) for i in range(9)]
 
 
-def test_a_run_of_an_lmdb_file_by_a_recipe_for_such_sets(tmp_path):
+def test_a_run_of_an_lmdb_file_by_a_recipe_for_such_sets(tmp_path, monkeypatch):
+    monkeypatch.setattr(curves, "plot_curves", lambda _folder: [])  # longer than the run
     folder = write_faces(tmp_path)
     people = open_source(folder / "train")
     records = {k: (people.encoded(k), int(people.labels[k])) for k in range(len(people))}

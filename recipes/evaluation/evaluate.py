@@ -103,16 +103,16 @@ def embed_images(model: Backbone, images: Images) -> Tensor:
     finally:
         model.train(was_training)
     embeddings = torch.cat(parts)
-    refuse_non_finite(embeddings.isfinite().all(dim=1).cpu().numpy(), images)
+    refuse_non_finite(embeddings.cpu().numpy(), images)
     return embeddings
 
 
-def refuse_non_finite(finite: np.ndarray, images: Images) -> None:
-    """Raise NonFiniteEmbeddingsError unless all embeddings are finite; (N,) bool."""
-    broken = np.flatnonzero(~finite)
+def refuse_non_finite(embeddings: np.ndarray, images: Images) -> None:
+    """Raise NonFiniteEmbeddingsError unless all embeddings (N, D) are finite."""
+    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(broken):
         raise NonFiniteEmbeddingsError(
-            f"the embeddings of {len(broken):,} of {len(finite):,} images are not finite, first that "
+            f"the embeddings of {len(broken):,} of {len(embeddings):,} images are not finite, first that "
             f"of {images.describe(int(broken[0]))}; the network cannot be verified"
         )
 

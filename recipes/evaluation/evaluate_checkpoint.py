@@ -13,7 +13,8 @@ from fusedface.data.sizes import other_sizes
 from fusedface.recipes.evaluation.evaluate import MAX_ALL_PAIRS, people_to_score
 from fusedface.recipes.evaluation.evaluation_files import write_evaluation
 from fusedface.recipes.evaluation.measure import Measured, measure
-from fusedface.recipes.evaluation.recogniser import Recogniser, open_recogniser
+from fusedface.recipes.evaluation.recogniser import Recogniser
+from fusedface.recipes.evaluation.recognisers import open_recogniser
 from fusedface.recipes.evaluation.tables import (
     fixed_table,
     results_table,

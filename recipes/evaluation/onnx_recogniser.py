@@ -61,7 +61,7 @@ class OnnxRecogniser(Recogniser):
         """See `Recogniser`."""
         parts = [self._joined(batch) for batch in read_batches(images, self.size, BATCH_SIZE)]
         embeddings = np.concatenate(parts)
-        refuse_non_finite(np.isfinite(embeddings).all(axis=1), images)
+        refuse_non_finite(embeddings, images)
         return embeddings
 
     def _joined(self, images: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A network that embeds aligned faces, whichever kind of file it comes from."""
+"""What a network that embeds aligned faces is, whichever kind of file it comes from."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -7,13 +7,7 @@ from typing import Any
 import numpy as np
 
 from fusedface.data import Images
-from fusedface.data.transforms import frame_size
-from fusedface.models import build_from_checkpoint
 from fusedface.models.preprocessing import Flip
-from fusedface.recipes.evaluation.evaluate import embed_images
-from fusedface.recipes.host.device import pick_device
-
-ONNX = ".onnx"
 
 
 class Recogniser(ABC):
@@ -48,42 +42,3 @@ class Recogniser(ABC):
         """A line on what it is."""
         height, width = self.size
         return f"{self.path.name}: {self.name}, {height}x{width}, mirror features: {self.flip}"
-
-
-class Checkpoint(Recogniser):
-    """A checkpoint, ours or a public one.
-
-    Args:
-        path: of the file.
-        device: such as "cpu"; without it a GPU if there is one.
-
-    Raises:
-        ValueError: it cannot be loaded, or the device cannot be used.
-    """
-
-    def __init__(self, path: Path, device: str | None = None) -> None:
-        self.model = build_from_checkpoint(path).to(pick_device(device))
-        self.path, self.name = path, self.model.config["name"]
-        self.size = frame_size(self.model.preprocessing)
-        self.flip = self.model.preprocessing.flip
-
-    def as_dict(self) -> dict[str, Any]:
-        """With the whole configuration."""
-        return super().as_dict() | {"backbone": self.model.config}
-
-    def embed(self, images: Images) -> np.ndarray:
-        """See `Recogniser`."""
-        return embed_images(self.model, images).cpu().numpy().astype(np.float64)
-
-
-def open_recogniser(path: Path, device: str | None = None) -> Recogniser:
-    """Open a checkpoint or an ONNX file (by its suffix, on the CPU).
-
-    Raises:
-        ValueError: it is none, or no face recogniser.
-    """
-    if path.suffix.lower() == ONNX:
-        from fusedface.recipes.evaluation.onnx_recogniser import OnnxRecogniser
-
-        return OnnxRecogniser(path)
-    return Checkpoint(path, device)

@@ -62,7 +62,7 @@ def plot_det(curves: Curves, path: Path) -> None:
                 lowest = min(lowest, x.min(), y.min())
         lowest = max(lowest, PERCENT[0] / 100)
         ticks = [p for p in PERCENT if p / 100 >= lowest * 0.999]
-        ends = norm.ppf(lowest), norm.ppf(0.6)
+        ends = float(norm.ppf(lowest)), float(norm.ppf(0.6))
         axes.plot(ends, ends, color="#888888", linewidth=0.8, linestyle=":")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(norm.ppf(np.array(ticks) / 100), [f"{p:g}" for p in ticks])

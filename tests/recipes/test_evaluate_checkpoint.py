@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +11,9 @@ from rich.console import Console
 
 from fusedface.models import create
 from fusedface.models.checkpoints import FORMAT, VERSION
-from fusedface.recipes.evaluation.evaluate_checkpoint import (
-    evaluate_checkpoint,
-    results_table,
-    templates_table,
-)
+from fusedface.recipes.evaluation.evaluate_checkpoint import evaluate_checkpoint
+from fusedface.recipes.evaluation.identification import Identification
+from fusedface.recipes.evaluation.tables import results_table, templates_table
 from fusedface.recipes.evaluation.templates import TEMPLATE_RATES, TemplateResult
 from fusedface.recipes.evaluation.verification import VerificationResult
 
@@ -54,22 +53,29 @@ def test_what_is_printed_and_written(checkpoint, pairs, tmp_path):
     out = tmp_path / "new" / "results"
     for _ in range(2):
         results, shown = evaluate(checkpoint, pairs, out)
-    assert (results["some"].scored, results["some"].num_genuine) == ("listed", 2)
+    figures = results["some"].figures
+    assert (figures.scored, figures.num_genuine) == ("listed", 2)
+    assert "some: 5 of 5 images are not 32x32 (112x112: 5); they are scaled" in shown
     assert "model.pt: mobilefacenet, 32x32, mirror features: sum" in shown
     assert "listed: 2 + 2" in shown
     assert "templates" not in shown
     written = json.loads((out / "results.json").read_text())
-    assert written.keys() == {"checkpoint", "backbone", "verification"}
+    assert written.keys() == {"checkpoint", "backbone", "mirror_features", "verification"}
     assert written["checkpoint"] == "model.pt"
     assert written["backbone"]["name"] == "mobilefacenet"
-    assert written["verification"] == {"some": results["some"].as_dict()}
-    assert {path.name for path in out.iterdir()} == {"results.json", "roc.png", "roc.svg"}
+    assert written["verification"] == json.loads(json.dumps({"some": results["some"].as_dict()}))
+    plots = {
+        f"{name}.{kind}" for name in ("roc", "det", "calibration", "cmc") for kind in ("png", "svg")
+    }
+    others = {"results.json", "thresholds.json", "scores-some.csv", "mistakes-some.png"}
+    assert {path.name for path in out.iterdir()} == plots | others
 
 
 def test_all_pairs_on_request(checkpoint, pairs, tmp_path):
     before = sorted(tmp_path.iterdir())
     results, shown = evaluate(checkpoint, pairs, all_pairs=True)
-    assert (results["some"].scored, results["some"].num_impostor) == ("all", 8)
+    figures = results["some"].figures
+    assert (figures.scored, figures.num_impostor) == ("all", 8)
     assert "all: 2 + 8" in shown
     assert sorted(tmp_path.iterdir()) == before  # without a folder nothing is written
 
@@ -87,8 +93,15 @@ def figures(**changes):
     return VerificationResult(**(given | changes))
 
 
+def measured(searched=None, **changes):
+    """What the table of figures reads of a set."""
+    return SimpleNamespace(figures=figures(**changes), identification=searched)
+
+
 def test_a_figure_that_a_set_lacks_is_a_dash():
-    table = results_table({"one": figures(), "two": figures(tar_at_far={"0.01": 0.5}, rank1=0.25)})
+    searched = Identification((0.5, 0.75, 1.0), {"0.1": 0.375}, num_gallery=3, num_probes=1200)
+    two = measured(searched, tar_at_far={"0.01": 0.5}, rank1=0.25)
+    table = results_table({"one": measured(), "two": two})
     assert [heading.plain for heading in table.headings] == ["figure", "one", "two"]
     assert cells(table) == [
         ["accuracy, 10 folds", "90.00 ± 1.00", "90.00 ± 1.00"],
@@ -98,6 +111,9 @@ def test_a_figure_that_a_set_lacks_is_a_dash():
         ["pairs of TAR and ROC", "listed: 30 + 1,500", "listed: 30 + 1,500"],
         ["TAR at FAR 0.01", "-", "50.00"],
         ["rank-1", "-", "25.00"],
+        ["1:N, among the first 1", "-", "50.00"],
+        ["1:N, DIR at FAR 0.1", "-", "37.50"],
+        ["1:N, people and probes", "-", "3 and 1,200"],
     ]
 
 

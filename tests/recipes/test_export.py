@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 
 from fusedface import cli
 from fusedface.data import Images
+from fusedface.data.gallery import face_files
 from fusedface.models import MODELS, Backbone, build_from_checkpoint, create
 from fusedface.models.checkpoints import FORMAT, VERSION
+from fusedface.recipes.evaluation.recognisers import open_recogniser
 from fusedface.recipes.export import check, formats
 from fusedface.recipes.export.export import export
 from fusedface.recipes.run import run_recipe
@@ -172,6 +174,20 @@ def test_opencv_understands_grey_levels(tmp_path):
     assert "FaceRecognizerSF" not in card
     with pytest.raises(ValueError, match="holds weights and no graph"):
         export(tmp_path / "usual.pt", ["safetensors"], tmp_path, grey_levels=True, console=quiet())
+
+
+def test_evaluate_embeds_with_a_file_as_with_its_checkpoint(run, exported, unusual):
+    """Mirror features summed, and in a row; the second is cropped and normalised by the graph."""
+    images = face_files([run.parent / "test"])
+    for path, source, dim in (
+        (exported / "run.onnx", run / "checkpoints" / "best.pt", 16),
+        (unusual / "odd.onnx", unusual / "odd.pt", 32),
+    ):
+        file, checkpoint = open_recogniser(path), open_recogniser(source, "cpu")
+        assert (file.size, file.flip) == (checkpoint.size, checkpoint.flip)
+        rows = file.embed(images)
+        assert rows.shape == (36, dim)
+        np.testing.assert_allclose(unit(rows), unit(checkpoint.embed(images)), atol=EXACT)
 
 
 def test_all_files_have_the_mode_of_a_new_file(exported, tmp_path):

@@ -105,7 +105,7 @@ def test_evaluate_on_the_command_line(tmp_path):
     assert "4 + 24" in ran.output
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written["templates"]["IJBX"]["num_templates"] == 8
-    with pytest.raises(ValueError, match="give --pairs or --ijb"):
+    with pytest.raises(ValueError, match="give --pairs, --ijb, or with --root"):
         CliRunner().invoke(
             cli.app, ["evaluate", str(tmp_path / "model.pt")], catch_exceptions=False
         )

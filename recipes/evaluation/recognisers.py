@@ -1,0 +1,53 @@
+"""Files of networks that embed aligned faces: checkpoints, ours and public ones, and ONNX files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusedface.data import Images
+from fusedface.models import build_from_checkpoint
+from fusedface.recipes.evaluation.evaluate import embed_images
+from fusedface.recipes.evaluation.recogniser import Recogniser
+from fusedface.recipes.host.device import pick_device
+
+ONNX = ".onnx"
+
+
+class Checkpoint(Recogniser):
+    """A checkpoint, ours or a public one.
+
+    Args:
+        path: of the file.
+        device: such as "cpu"; without it a GPU if there is one.
+
+    Raises:
+        ValueError: it cannot be loaded, or the device cannot be used.
+    """
+
+    def __init__(self, path: Path, device: str | None = None) -> None:
+        self.model = build_from_checkpoint(path).to(pick_device(device))
+        self.path, self.name = path, self.model.config["name"]
+        self.size = self.model.preprocessing.image_size
+        self.flip = self.model.preprocessing.flip
+
+    def as_dict(self) -> dict[str, Any]:
+        """With the whole configuration."""
+        return super().as_dict() | {"backbone": self.model.config}
+
+    def embed(self, images: Images) -> np.ndarray:
+        """See `Recogniser`."""
+        return embed_images(self.model, images).cpu().numpy().astype(np.float64)
+
+
+def open_recogniser(path: Path, device: str | None = None) -> Recogniser:
+    """Open a checkpoint or an ONNX file (by its suffix, on the CPU).
+
+    Raises:
+        ValueError: it is none, or no face recogniser.
+    """
+    if path.suffix.lower() == ONNX:
+        from fusedface.recipes.evaluation.onnx_recogniser import OnnxRecogniser
+
+        return OnnxRecogniser(path)
+    return Checkpoint(path, device)
