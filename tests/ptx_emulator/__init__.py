@@ -4,8 +4,9 @@ driver.py         a Triton driver: compiles as for a device, launches here
 arguments.py      what a launch passes
 ptx.py            PTX text to instructions
 machine.py        programs, warps and their schedules
-instructions.py, bit_instructions.py, memory_instructions.py, tensor_cores.py    what instructions do
-barriers.py, barrier_instructions.py, tensor_maps.py    barriers that count bytes, copies of boxes
+building.py       an instruction becomes a function; its operands
+instructions.py   all of them: *_instructions.py, tensor_cores.py
+barriers.py, tensor_maps.py    barriers that count bytes, copies of boxes
 memory.py         global and shared memory with their bounds
 races.py          who touched what, and since when
 arithmetic.py     number formats and roundings

@@ -4,7 +4,7 @@ import numpy as np
 
 from ptx_emulator import machine
 from ptx_emulator.barriers import Mbarrier
-from ptx_emulator.instructions import UnsupportedError, family
+from ptx_emulator.building import UnsupportedError, family
 from ptx_emulator.ptx import PtxError
 
 ACTIONS = ("init", "inval", "arrive", "try_wait", "test_wait")

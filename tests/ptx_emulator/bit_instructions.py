@@ -3,7 +3,7 @@
 import numpy as np
 
 from ptx_emulator import machine
-from ptx_emulator.instructions import FAMILIES, UnsupportedError, elementwise, family
+from ptx_emulator.building import FAMILIES, UnsupportedError, elementwise, family
 
 B32 = ["b32"] * 4
 

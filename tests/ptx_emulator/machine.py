@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptx_emulator import instructions
+import ptx_emulator.instructions  # noqa: F401  adds the families
 from ptx_emulator.arithmetic import dtype_of
+from ptx_emulator.building import Builder
 from ptx_emulator.memory import GlobalMemory, SharedMemory
 from ptx_emulator.ptx import Kernel, PtxError, parse
 
@@ -52,7 +53,7 @@ class Program:
 
     def __init__(self, text: str) -> None:
         self.kernel: Kernel = parse(text)
-        builder = instructions.Builder(self.kernel)
+        builder = Builder(self.kernel)
         self.code = [builder.build(instruction) for instruction in self.kernel.instructions]
         self.bank_sizes = builder.bank_sizes
         self.whole_groups = self.kernel.uses("wgmma")  # four warps, which issue products together

@@ -6,7 +6,7 @@ import numpy as np
 
 from ptx_emulator import machine, tensor_maps
 from ptx_emulator.arithmetic import dtype_of
-from ptx_emulator.instructions import UnsupportedError, family, kind_of
+from ptx_emulator.building import UnsupportedError, family, kind_of
 from ptx_emulator.ptx import Instruction, PtxError
 
 SPACES = ("global", "shared", "param", "local", "const")

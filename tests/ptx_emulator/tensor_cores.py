@@ -11,7 +11,7 @@ import numpy as np
 
 from ptx_emulator import machine
 from ptx_emulator.arithmetic import bf16_values, tf32_values
-from ptx_emulator.instructions import UnsupportedError, family
+from ptx_emulator.building import UnsupportedError, family
 from ptx_emulator.ptx import Instruction, PtxError
 
 ITEM = {"f16": 2, "bf16": 2, "tf32": 4}  # bytes

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ptx_emulator.barrier_instructions import mbarrier_at
-from ptx_emulator.instructions import UnsupportedError, family
+from ptx_emulator.building import UnsupportedError, family
 from ptx_emulator.ptx import Instruction, PtxError
 
 SIZE = 128  # bytes
