@@ -78,6 +78,15 @@ def print_tiles(rows: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
+def print_host(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """A line a margin, of `host.run`."""
+    table = Table("the host in a step of the head, us", ["margin", "driver"], ["fastest", "median"])
+    for row in rows:
+        figures = (f"{row[name]:.0f}" for name in ("fastest_us", "median_us"))
+        table.add_row(row["margin"], row["driver"], *figures)
+    console.print(table)
+
+
 def print_data(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """A line a source and augmentation, of `data.run`."""
     table = Table(

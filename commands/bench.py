@@ -176,6 +176,22 @@ def bench_step(
     tables.print_steps(rows, console)
 
 
+@app.command("host")
+def bench_host(
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps with each margin.")] = 2000,
+    out: OutOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Microseconds of the host in an eager step of the head; without a GPU nothing is started."""
+    from fusedface.bench import host, tables
+    from fusedface.recipes.host.device import pick_device
+
+    target = pick_device(device)
+    rows = host.run(target, steps)
+    _write(out, "host", target, rows)
+    tables.print_host(rows, _console())
+
+
 @app.command("data")
 def bench_data(
     data: Annotated[

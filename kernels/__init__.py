@@ -12,7 +12,7 @@ Imports torch alone, nothing of the rest of the project.
 """
 
 from fusedface.kernels.checks import NonFiniteInputError
-from fusedface.kernels.functional import MarginOutput, Modulation, margin_loss
+from fusedface.kernels.functional import margin_loss
 from fusedface.kernels.initial_loss import predicted_initial_loss
 from fusedface.kernels.margins import (
     LDAM,
@@ -31,6 +31,7 @@ from fusedface.kernels.margins import (
     SphereFace,
 )
 from fusedface.kernels.options import HeadOptions
+from fusedface.kernels.output import MarginOutput, Modulation
 from fusedface.kernels.reference import cosines
 from fusedface.kernels.sharded import Group
 from fusedface.kernels.weightings import WEIGHTINGS, SelfPaced, SelfPacedLinear, Weighting

@@ -8,6 +8,7 @@ from torch import Tensor
 from fusedface.kernels.margins import State
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WRONG_LABELS = "labels are out of range"
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
@@ -77,6 +78,11 @@ def check_state(names: Iterable[str], state: State) -> None:
             )
 
 
+def can_be_read(device: torch.device) -> bool:
+    """Whether reading a value there makes nothing wait."""
+    return device.type == "cpu"
+
+
 def check_values(
     embeddings: Tensor,
     labels: Tensor,
@@ -91,9 +97,9 @@ def check_values(
     that is not finite shows as a NaN in its row of `per_sample_loss`, a state in all rows that use it.
     """
     fits = ((labels >= 0) & (labels < num_classes)) | (labels == ignore_index)
-    if embeddings.device.type != "cpu":
+    if not can_be_read(embeddings.device):
         # The only check that does not wait for the device; without a message torch.compile drops it.
-        torch.ops.aten._assert_async.msg(fits.all(), "labels are out of range")
+        torch.ops.aten._assert_async.msg(fits.all(), WRONG_LABELS)
         return
     if not fits.all():
         row = int((~fits).nonzero()[0])
@@ -113,7 +119,7 @@ def check_values(
 
 def check_centres(cos_y: Tensor, lse: Tensor, weight: Tensor) -> None:
     """Raise NonFiniteInputError for a class centre that made a number per row not finite (CPU only)."""
-    if lse.device.type == "cpu" and not (cos_y.isfinite() & lse.isfinite()).all():
+    if can_be_read(lse.device) and not (cos_y.isfinite() & lse.isfinite()).all():
         _check_finite("weight", weight)
 
 

@@ -31,9 +31,9 @@ def without_triton() -> str:
 
 @cache
 def _triton() -> Backend:
-    from fusedface.kernels.gpu import ops
+    from fusedface.kernels.gpu import ops, whole_ops
 
-    return Backend(ops.cosine_lse, ops.target_cosine)
+    return Backend(ops.cosine_lse, ops.target_cosine, whole_ops.margin_loss)
 
 
 class Choice(NamedTuple):

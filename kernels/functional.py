@@ -5,7 +5,7 @@
 The form keeps full precision near 0, where a log-sum-exp and its own largest term would cancel.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,31 +15,8 @@ from fusedface.kernels import checks, sharded
 from fusedface.kernels.dispatch import pick_backend, pick_precision
 from fusedface.kernels.margins import Batch, Margin, NegativeStats, State
 from fusedface.kernels.options import HeadOptions, head_options
-from fusedface.kernels.primitive import Spec, compute_dtype
-
-
-class Modulation(NamedTuple):
-    """Smallest, mean and largest dN/dc over the hard negatives of a batch, 0-d; NaN without any.
-
-    The paper's M (CurricularFace, Fig. 2): t + 2 c there, t in MV-Softmax, 1 without re-weighting.
-    """
-
-    min: Tensor
-    mean: Tensor
-    max: Tensor
-
-
-class MarginOutput(NamedTuple):
-    """What a margin head returns; all but the losses without gradient."""
-
-    loss: Tensor  # 0-d, or (B,) with reduction="none"
-    per_sample_loss: Tensor  # (B,), 0 where the label is ignored
-    target_cosine: Tensor  # (B,), before the margin; NaN where the label is ignored
-    max_negative_cosine: Tensor  # (B,)
-    correct: Tensor  # (B,) bool: the target cosine is the largest; False where the label is ignored
-    hard_negatives: Tensor  # (B,) int64: negatives above the margin's threshold
-    modulation: Modulation
-    state: State  # what this batch used of margin and weighting, 0-d by name, such as CurricularFace's t
+from fusedface.kernels.output import MarginOutput, Modulation
+from fusedface.kernels.primitive import Backend, Spec, compute_dtype
 
 
 def margin_loss(
@@ -79,17 +56,22 @@ def margin_loss(
     chosen = head_options(margin, options)
     checks.check_tensors(embeddings, weight, labels, sharded=process_group is not None)
     state = _state_for(chosen, state, embeddings)
+    # Before autocast is switched off.
+    precision = pick_precision(chosen.precision, embeddings.device)
+    training = training and not _is_recomputed()
+    run = pick_backend(chosen.backend, embeddings, weight)
     ranks, num_classes = None, len(weight)
     if process_group is not None:
         ranks = sharded.meet(embeddings, weight, state, training, process_group)
         embeddings, labels = ranks.gather(embeddings, labels)
-        num_classes = ranks.num_classes
+        num_classes, run = ranks.num_classes, ranks.over(run)
+    if run.margin_loss is not None:
+        out = run.margin_loss(embeddings, weight, labels, chosen, state, training, precision)
+        if out is not None:
+            return out
     checks.check_values(embeddings, labels, state, num_classes, chosen.ignore_index)
-    # Before autocast is switched off.
-    precision = pick_precision(chosen.precision, embeddings.device)
-    training = training and not _is_recomputed()
     with torch.autocast(embeddings.device.type, enabled=False):
-        return _margin_loss(embeddings, weight, labels, chosen, state, training, precision, ranks)
+        return _margin_loss(embeddings, weight, labels, chosen, state, training, precision, run)
 
 
 def _margin_loss(
@@ -100,15 +82,12 @@ def _margin_loss(
     state: State,
     training: bool,
     precision: str,
-    ranks: sharded.Ranks | None,
+    run: Backend,
 ) -> MarginOutput:
     margin = options.margin
     valid = labels != options.ignore_index
     ignored = ~valid
     labels = labels.long().masked_fill(ignored, -1)
-    run = pick_backend(options.backend, embeddings, weight)
-    if ranks is not None:
-        run = ranks.over(run)
 
     with torch.no_grad():
         before = Batch(*run.target_cosine(embeddings, weight, labels), labels, valid)

@@ -6,8 +6,9 @@ Everything else of a margin loss is ordinary autograd on B numbers (functional.p
 a function of the signature of `Primitive`, and may have its own `target_cosine`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -56,6 +57,8 @@ class Backend(NamedTuple):
 
     cosine_lse: Primitive
     target_cosine: TargetCosine
+    margin_loss: Callable[..., Any] | None = None
+    """All of `functional.margin_loss` at once, for the margins that it knows; None for the others."""
 
 
 def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 The launches are those the schedule makes, so what is compiled here is what would run.
 """
 
+import contextlib
 import functools
 import os
 import re
@@ -16,7 +17,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fusedface.kernels.gpu import backward, forward, layout
+from fusedface.kernels import HeadOptions
+from fusedface.kernels.gpu import backward, choice, forward, layout, whole, whole_ops
 from fusedface.kernels.gpu import launch as launching
 from fusedface.kernels.gpu.configs import SHARED_MEMORY, Limits, shipped
 
@@ -33,6 +35,8 @@ POINTERS = {
     torch.bfloat16: "*bf16",
     torch.int64: "*i64",
     torch.int8: "*i8",
+    torch.int32: "*i32",
+    torch.bool: "*i1",
 }
 
 
@@ -46,11 +50,9 @@ class Launch:
     tile: object = None
 
 
-def record(
-    num_rows, num_classes, dim, *, precision="bfloat16", square=1.0, reweights=True,
-    target="sm_90", train=True, dtype=torch.float32, every_tile=False, monkeypatch,
-):  # fmt: skip
-    """The launches of a forward (and a backward) on the `meta` device."""
+@contextlib.contextmanager
+def recorded(monkeypatch, target="sm_90", every_tile=False):
+    """Launches are noted in the list that this gives, as on `target`, instead of being made."""
     launches = []
 
     def start(kernel, grid, *args, tile=None, **constants):
@@ -69,7 +71,37 @@ def record(
         patch.setattr(launching, "first_that_runs", first_that_runs)
         patch.setattr(layout, "processors", lambda device: MULTIPROCESSORS)
         patch.setattr(torch.version, "hip", "6" if target == "gfx942" else None)
+        yield launches
+
+
+def record(
+    num_rows, num_classes, dim, *, precision="bfloat16", square=1.0, reweights=True,
+    target="sm_90", train=True, dtype=torch.float32, every_tile=False, monkeypatch,
+):  # fmt: skip
+    """The launches of a forward (and a backward) of the primitive on the `meta` device."""
+    with recorded(monkeypatch, target, every_tile) as launches:
         run_on_meta(num_rows, num_classes, dim, precision, square, reweights, train, dtype)
+    return launches
+
+
+def record_whole(
+    num_rows, num_classes, dim, margin, *, target="sm_90", precision="bfloat16", training=True,
+    dtype=torch.float32, labels=torch.int64, monkeypatch, **options,
+):  # fmt: skip
+    """The launches of a forward and a backward of a margin that has a form (margins/form.py)."""
+    call, _ = whole_ops._call(HeadOptions(margin=margin, **options), training, precision)
+    with torch.device("meta"):
+        x = torch.empty(num_rows, dim, dtype=dtype)
+        w = torch.empty(num_classes, dim, dtype=dtype)
+        y = torch.empty(num_rows, dtype=labels)
+        state = [torch.empty(()) for _ in margin.initial_state()]
+        d_loss, d_losses = torch.empty(()), torch.empty(num_rows)
+    choice.forget()
+    with recorded(monkeypatch, target) as launches:
+        out = whole.forward(x, w, y, state, call, True)
+        saved = (out.numbers, *out[out._fields.index("known") :])
+        whole.backward(x, w, *saved, d_loss, d_losses, call.mean, call.n, True, True)
+    choice.forget()
     return launches
 
 
@@ -82,8 +114,8 @@ def run_on_meta(num_rows, num_classes, dim, precision, square, reweights, train,
     numbers = forward.Numbers(64.0, square, 0.0, precision, reweights)
     out = forward.forward(embeddings, weight, labels, row, number, numbers, train)
     if train:
-        saved = backward.Saved(embeddings, weight, labels, row, number, out.lse, *out[3:])
-        backward.backward(saved, row, row, numbers, True, True)
+        saved = backward.Saved(embeddings, weight, labels, number, *out[3:])
+        backward.backward(saved, row, out.lse, row, row, numbers, True, True)
 
 
 def source(launch):
@@ -97,7 +129,8 @@ def source(launch):
         value = launch.args[i]
         if isinstance(value, torch.Tensor):
             signature[param.name] = POINTERS[value.dtype]
-            attrs[(i,)] = [["tt.divisibility", 16]]
+            if not param.do_not_specialize_on_alignment:
+                attrs[(i,)] = [["tt.divisibility", 16]]
         elif isinstance(value, float):
             signature[param.name] = "fp32"
         elif value == 1 and not param.do_not_specialize:

@@ -20,9 +20,7 @@ class Saved(NamedTuple):
     embeddings: Tensor
     weight: Tensor
     labels: Tensor
-    threshold: Tensor
     linear: Tensor
-    lse: Tensor
     direction: Tensor
     x: UnitRows
     w: UnitRows
@@ -38,6 +36,8 @@ class Factors(NamedTuple):
 
 def backward(
     saved: Saved,
+    threshold: Tensor,
+    lse: Tensor,
     d_cos_y: Tensor,
     d_lse: Tensor,
     numbers: Numbers,
@@ -45,33 +45,46 @@ def backward(
     needs_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients in the embeddings (B, D) and the class centres (C, D), empty where not needed."""
+    with launch.on_device(saved.embeddings.device):
+        factors = _row_factors(saved, threshold, lse, d_cos_y, d_lse, numbers)
+        return gradients(saved, factors, numbers, needs_embeddings, needs_weight)
+
+
+def gradients(
+    saved: Saved,
+    factors: Factors,
+    numbers: Numbers,
+    needs_embeddings: bool,
+    needs_weight: bool,
+) -> tuple[Tensor, Tensor]:
+    """`backward` from the factors of its rows."""
     embeddings, weight = saved.embeddings, saved.weight
-    with launch.on_device(embeddings.device):
-        factors = _row_factors(saved, d_cos_y, d_lse, numbers)
-        d_embeddings = torch.empty_like(
-            embeddings[: len(embeddings) * needs_embeddings], memory_format=torch.contiguous_format
-        )
-        d_weight = torch.empty_like(
-            weight[: len(weight) * needs_weight], memory_format=torch.contiguous_format
-        )
-        if layout.is_narrow(embeddings.shape[1], numbers.precision):
-            if needs_weight:
-                _centre_gradient(saved, factors, numbers, d_weight)
-            parts = saved.direction[None]
-        else:
-            parts = _chunked_gradients(saved, factors, numbers, needs_embeddings, d_weight)
-        if needs_embeddings:
-            _embedding_gradient(saved, factors, numbers, parts, d_embeddings)
-        return d_embeddings, d_weight
+    d_embeddings = torch.empty_like(
+        embeddings[: len(embeddings) * needs_embeddings], memory_format=torch.contiguous_format
+    )
+    d_weight = torch.empty_like(
+        weight[: len(weight) * needs_weight], memory_format=torch.contiguous_format
+    )
+    if layout.is_narrow(embeddings.shape[1], numbers.precision):
+        if needs_weight:
+            _centre_gradient(saved, factors, numbers, d_weight)
+        parts = saved.direction[None]
+    else:
+        parts = _chunked_gradients(saved, factors, numbers, needs_embeddings, d_weight)
+    if needs_embeddings:
+        _embedding_gradient(saved, factors, numbers, parts, d_embeddings)
+    return d_embeddings, d_weight
 
 
-def _row_factors(saved: Saved, d_cos_y: Tensor, d_lse: Tensor, numbers: Numbers) -> Factors:
+def _row_factors(
+    saved: Saved, threshold: Tensor, lse: Tensor, d_cos_y: Tensor, d_lse: Tensor, numbers: Numbers
+) -> Factors:
     num = len(saved.labels)
     padded = layout.padded_rows(num)
-    factors = Factors(saved.lse.new_empty(4, padded), saved.lse.new_empty(()))
+    factors = Factors(lse.new_empty(4, padded), lse.new_empty(()))
     launch.start(
         rows.row_factors_kernel, 1,
-        saved.lse, d_lse, d_cos_y, saved.labels, saved.threshold, *factors,
+        lse, d_lse, d_cos_y, saved.labels, threshold, *factors,
         num, padded, numbers.scale, 2.0 ** layout.operands(numbers.precision).shift,
         BLOCK_B=layout.ROW_MULTIPLE,
     )  # fmt: skip
@@ -125,7 +138,7 @@ def _chunked_gradients(
         dim, layout.WIDE_MULTIPLE
     )
     split = layout.split_chunk(tiles, chunk, 2 * layout.processors(g.device))
-    parts = saved.lse.new_zeros(split.num * needs_embeddings, num_rows, dim)
+    parts = factors.unscale.new_zeros(split.num * needs_embeddings, num_rows, dim)
     for first in range(0, num_classes, chunk):
         fitting = min(chunk, num_classes - first)
         here = _Chunk(
@@ -154,7 +167,7 @@ def _coefficients(
 
     def run(tile: Tile, start: Start) -> Tensor:
         blocks = layout.ceil_div(num_rows, tile.block_b)
-        along = saved.lse.new_empty(blocks, chunk.size)
+        along = factors.unscale.new_empty(blocks, chunk.size)
         start(
             wide.coefficients_kernel, blocks * (chunk.size // tile.block_c),
             saved.x.rows, saved.w.rows, saved.labels, saved.flags, factors.rows, saved.linear,

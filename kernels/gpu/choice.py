@@ -7,7 +7,7 @@ two, so that a new batch size finds the old entry.
 
 import functools
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -33,6 +33,10 @@ def case_of(kernel: str, shape: tuple[int, int, int], precision: str) -> Case:
 
 # What was decided, for a case, a variant of its kernel and a device (`launch.first_that_runs`).
 taken: dict[tuple[Case, Hashable, torch.device], Tile] = {}
+
+
+# How a call with that signature is repeated (`replay.run`); None where it is not.
+replays: dict[Hashable, Any] = {}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -90,3 +94,4 @@ def forget() -> None:
     stored.cache_clear()
     ranked.cache_clear()
     taken.clear()
+    replays.clear()

@@ -90,8 +90,8 @@ def forward(
         flags = tile_flags(labels, len(weight))
         cos_y, _ = target_cosine(embeddings, weight, labels)
         with_direction = has_direction(embeddings.shape[1], numbers.precision, needs_embeddings)
-        sums = _Sums(x, w, labels, threshold, linear, flags, len(weight), numbers, with_direction)
-        return Forward(cos_y, *sums.run(), x, w, flags)
+        sums = Sums(x, w, labels, threshold, linear, flags, len(weight), numbers, with_direction)
+        return Forward(cos_y, *sums.over_splits(*sums.over_classes()), x, w, flags)
 
 
 def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,7 +135,7 @@ def unit_rows(tensor: Tensor, precision: str, num_padded: int) -> UnitRows:
     return UnitRows(unit, inverse)
 
 
-class _Sums:
+class Sums:
     """The sums over the classes: kernel over (row blocks, splits), then over the splits."""
 
     def __init__(
@@ -157,23 +157,22 @@ class _Sums:
         reference = numbers.reference(num_classes)
         # Float16 weights of the second product have no room for a fixed reference.
         fits = reference.fixed and not (with_direction and numbers.precision == "float16")
-        self._reference = reference._replace(fixed=fits)
-        self._constants: dict[str, Any] = {
+        self.reference = reference._replace(fixed=fits)
+        self.constants: dict[str, Any] = {
             "DIM": self._dim,
             "MODE": numbers.mode,
             "SHIFT": 0 if fits else layout.operands(numbers.precision).shift,
             "FIXED": fits,
         }
 
-    def run(self) -> tuple[Tensor, Tensor, Tensor]:
-        """lse (B,), statistics (5, B) and direction (B, DIM) or (0, DIM)."""
+    def over_classes(self) -> tuple[Tensor, Tensor]:
+        """Totals (6, splits, B) and weighted sums (splits, B, DIM) or (0, B, DIM)."""
         name = "flash" if self._with_direction else "lse"
         shape = (self._rows, self._classes, self._dim)
-        variant = (self._numbers.mode, self._reference.fixed)
-        totals, weighted = launch.first_that_runs(
+        variant = (self._numbers.mode, self.reference.fixed)
+        return launch.first_that_runs(
             name, shape, self._x.device, self._numbers.precision, self._over_classes, variant
         )
-        return self._over_splits(totals, weighted)
 
     def _over_classes(self, tile: Tile, start: Start) -> tuple[Tensor, Tensor]:
         programs = tile.programs * layout.processors(self._x.device)
@@ -188,12 +187,13 @@ class _Sums:
             splits.blocks * splits.num,
             self._x, self._w, *self._per_row, self._linear, self._flags, *sums,
             self._rows, self._classes, splits.num, splits.tiles, self._flags.shape[1],
-            *self._numbers.scalars, self._reference.top,
-            tile=tile, PRECISION=layout.operands(self._numbers.precision).dot, **self._constants,
+            *self._numbers.scalars, self.reference.top,
+            tile=tile, PRECISION=layout.operands(self._numbers.precision).dot, **self.constants,
         )  # fmt: skip
         return totals, weighted
 
-    def _over_splits(self, totals: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def over_splits(self, totals: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """lse (B,), statistics (5, B) and direction (B, DIM) or (0, DIM)."""
         num_splits = totals.shape[1]
         lse, stats = totals.new_empty(self._rows), totals.new_empty(5, self._rows)
         direction = lse.new_empty(self._rows * self._with_direction, self._dim)
@@ -201,8 +201,8 @@ class _Sums:
             flash.combine_kernel, self._rows,
             totals, weighted, self._x, self._w, *self._per_row, self._linear, lse, stats, direction,
             self._rows, self._classes, num_splits, *self._numbers.scalars,
-            self._reference.least_total,
+            self.reference.least_total,
             WITH_DIRECTION=self._with_direction, BLOCK_S=layout.power_of_2(num_splits),
-            BLOCK_D=layout.power_of_2(self._dim), **self._constants,
+            BLOCK_D=layout.power_of_2(self._dim), **self.constants,
         )  # fmt: skip
         return lse, stats, direction

@@ -1,6 +1,7 @@
 """Starting kernels: on the tensors' device, with the first tile shape that works there."""
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from fusedface.kernels.gpu.choice import Case
 from fusedface.kernels.gpu.configs import Tile
 
 Result = TypeVar("Result")
-Start = Callable[..., None]  # `start`, or `start_unspilled`
+Start = Callable[..., object]  # `start`, or `start_unspilled`
 Watch = Callable[[Case, Callable[[Tile, Start], object]], None]
 
 
@@ -29,6 +30,9 @@ class RefusedError(RuntimeError):
 # What a tile shape can fail with before anything has run: too much shared memory, or a compiler's no.
 REFUSALS = (OutOfResources, PTXASError, CompilationError, RefusedError)
 
+observer = (
+    threading.local()
+)  # its `note`, where it has one, is told of what was started (replay.py)
 watch: Watch | None = None  # sees every choice before it is made; set by tuning.tune
 
 
@@ -36,7 +40,11 @@ def start(
     kernel: Any, grid: int, *args: object, tile: Tile | None = None, **constants: object
 ) -> None:
     """Start `grid` programs; `tile` gives the blocks, warps and stages."""
-    kernel[(grid,)](*args, **constants, **_options(tile))
+    options = constants | _options(tile)
+    compiled = kernel[(grid,)](*args, **options)
+    if compiled is not None and (note := getattr(observer, "note", None)):
+        names = kernel.arg_names[len(args) :]
+        note(compiled, grid, args, tuple(options[name] for name in names))
 
 
 def start_unspilled(

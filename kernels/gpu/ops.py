@@ -29,7 +29,7 @@ def cosine_lse(
         TypeError: an operand is float64, which these kernels do not compute in.
         ValueError: the tensors are not on a CUDA device.
     """
-    _check(embeddings, weight)
+    check_operands(embeddings, weight)
     hard = spec.hard
     # A 0-d tensor whichever it is, so that the kernels have one signature and t stays on the device.
     if isinstance(hard.linear, Tensor):
@@ -54,11 +54,12 @@ def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[T
     Raises:
         TypeError, ValueError: as `cosine_lse`.
     """
-    _check(embeddings, weight)
+    check_operands(embeddings, weight)
     return _target_cosine(embeddings, weight, labels)
 
 
-def _check(embeddings: Tensor, weight: Tensor) -> None:
+def check_operands(embeddings: Tensor, weight: Tensor) -> None:
+    """Raise TypeError or ValueError for operands that these kernels do not take."""
     if embeddings.device.type == "cpu" and not INTERPRETED:
         raise ValueError(
             "backend='triton' needs tensors on a CUDA device, got embeddings on cpu: "
@@ -180,11 +181,13 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients in embeddings and weight, empty where not needed."""
     saved = Saved(
-        embeddings, weight, labels.contiguous(), threshold, linear, lse, direction,
+        embeddings, weight, labels.contiguous(), linear, direction,
         UnitRows(x, inverse_x), UnitRows(w, inverse_w), flags,
     )  # fmt: skip
     numbers = Numbers(scale, square, constant, precision, reweights, linear_bound)
-    return backward.backward(saved, d_cos_y, d_lse, numbers, needs_embeddings, needs_weight)
+    return backward.backward(
+        saved, threshold, lse, d_cos_y, d_lse, numbers, needs_embeddings, needs_weight
+    )
 
 
 @_backward.register_fake

@@ -2,7 +2,7 @@
 
 from fusedface.kernels.margins.adaface import AdaFace
 from fusedface.kernels.margins.arcface import ArcFace
-from fusedface.kernels.margins.base import Batch, Margin, NegativeStats, Reweighting, State
+from fusedface.kernels.margins.base import Batch, Margin, NegativeStats, Reweighting, State, form_of
 from fusedface.kernels.margins.combined import Combined
 from fusedface.kernels.margins.cosface import CosFace
 from fusedface.kernels.margins.curricularface import CurricularFace
@@ -36,4 +36,5 @@ __all__ = [
     "Reweighting",
     "SphereFace",
     "State",
+    "form_of",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fusedface.kernels.margins.angular import angle, require_angle
 from fusedface.kernels.margins.base import Batch, Margin, State, batch_mean, fold_in
+from fusedface.kernels.margins.form import Average, Form, Target
 from fusedface.kernels.records import require
 
 # Bounds of the published implementation: lengths outside are clipped before the statistics.
@@ -64,3 +65,7 @@ class AdaFace(Margin):
         quality = (self.h * centred / (state["norm_std"] + EPS)).clamp(-1.0, 1.0)
         shifted = (angle(batch.cos_y) - self.m * quality).clamp(EPS, math.pi - EPS)
         return torch.cos(shifted) - (self.m * quality + self.m)
+
+    def form(self) -> Form:
+        """The margin by quality; the state averages lengths."""
+        return Form(Target.QUALITY, (self.m, self.h, 0.0), Average.LENGTHS, self.momentum)

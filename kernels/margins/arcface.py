@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fusedface.kernels.margins.angular import arc_target, cos_plus, require_angle
 from fusedface.kernels.margins.base import Batch, Margin, State
+from fusedface.kernels.margins.form import Form, arc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +39,7 @@ class ArcFace(Margin):
     def threshold(self, batch: Batch, state: State) -> Tensor:
         """cos(theta + m), without the branch: only counted here, never re-weighted."""
         return cos_plus(batch.cos_y, self.m)
+
+    def form(self) -> Form:
+        """An arc of m."""
+        return arc(self.m, self.easy_margin)

@@ -19,6 +19,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedface.kernels.margins.form import Form
 from fusedface.kernels.records import check_types, require
 
 State = dict[str, Tensor]
@@ -122,6 +123,10 @@ class Margin:
         """What is added to the loss of each sample (B,), differentiable; None for nothing."""
         return None
 
+    def form(self) -> Form | None:
+        """T and the state's average in numbers, where kernels know the kind; not inherited (`form_of`)."""
+        return None
+
     def with_class_counts(self, counts: tuple[int, ...]) -> "Margin":
         """The margin for training images of which class j has counts[j]; itself if that does not matter."""
         return self
@@ -153,6 +158,11 @@ class Margin:
         negative = torch.where(hard, self.reweighting(tensors).value(cos), cos)
         gap = self.s * (negative - self.target(batch, tensors)) + math.log(num_classes - 1)
         return torch.logaddexp(gap, torch.zeros_like(gap)).mean().item()
+
+
+def form_of(margin: Margin) -> Form | None:
+    """The form that the margin's own class gives: a class below it may have changed T."""
+    return margin.form() if "form" in vars(type(margin)) else None
 
 
 def batch_mean(values: Tensor, valid: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fusedface.kernels.margins.angular import angle, require_angle
 from fusedface.kernels.margins.base import Batch, Margin, State
+from fusedface.kernels.margins.form import Form, Target
 from fusedface.kernels.records import require
 
 
@@ -41,3 +42,7 @@ class Combined(Margin):
         """T(c), (B,)."""
         moved = self.m1 * angle(batch.cos_y) + self.m2
         return torch.cos(moved.clamp_max(math.pi)) - self.m3
+
+    def form(self) -> Form:
+        """A factor and a term on the angle, a term on the cosine."""
+        return Form(Target.FACTOR, (self.m1, self.m2, self.m3))

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fusedface.kernels.margins.base import Batch, Margin, State
+from fusedface.kernels.margins.form import Form, shift
 from fusedface.kernels.records import require
 
 
@@ -29,3 +30,7 @@ class CosFace(Margin):
     def target(self, batch: Batch, state: State) -> Tensor:
         """T(c) = c - m, (B,) -> (B,)."""
         return batch.cos_y - self.m
+
+    def form(self) -> Form:
+        """A shift by m."""
+        return shift(self.m)

@@ -14,6 +14,7 @@ from fusedface.kernels.margins.base import (
     batch_mean,
     fold_in,
 )
+from fusedface.kernels.margins.form import Average, Form, arc
 from fusedface.kernels.records import require
 
 
@@ -61,3 +62,7 @@ class CurricularFace(Margin):
     def reweighting(self, state: State) -> Reweighting:
         """N(c) = c (t + c): the modulation is t + 2 c."""
         return Reweighting(square=1.0, linear=state["t"])
+
+    def form(self) -> Form:
+        """An arc of m; t averages target cosines."""
+        return arc(self.m)._replace(average=Average.COSINES, momentum=self.t_momentum)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fusedface.kernels.margins.angular import arc_target, cos_plus, require_angle
 from fusedface.kernels.margins.base import Batch, Margin, Reweighting, State
+from fusedface.kernels.margins.form import Form, arc, shift
 from fusedface.kernels.records import require
 
 
@@ -50,6 +51,10 @@ class MVAM(_MisclassifiedVector):
         """T(c) = c - m, (B,) -> (B,)."""
         return batch.cos_y - self.m
 
+    def form(self) -> Form:
+        """A shift by m."""
+        return shift(self.m)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MVArc(_MisclassifiedVector):
@@ -79,3 +84,7 @@ class MVArc(_MisclassifiedVector):
     def threshold(self, batch: Batch, state: State) -> Tensor:
         """cos(theta_y + m), without the branch."""
         return cos_plus(batch.cos_y, self.m)
+
+    def form(self) -> Form:
+        """An arc of m."""
+        return arc(self.m, self.easy_margin)

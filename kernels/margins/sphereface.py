@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fusedface.kernels.margins.angular import angle
 from fusedface.kernels.margins.base import Batch, Margin, State
+from fusedface.kernels.margins.form import Form, Target
 from fusedface.kernels.records import require
 
 
@@ -34,3 +35,7 @@ class SphereFace(Margin):
     def target(self, batch: Batch, state: State) -> Tensor:
         """T(c), (B,) -> (B,)."""
         return torch.cos((self.m * angle(batch.cos_y)).clamp_max(math.pi))
+
+    def form(self) -> Form:
+        """A factor on the angle."""
+        return Form(Target.FACTOR, (self.m, 0.0, 0.0))

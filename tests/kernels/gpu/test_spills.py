@@ -4,52 +4,21 @@ Kernels are compiled for sm_80, and started on a driver without a device that sa
 """
 
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
 import triton
-from gpu_launches import TARGETS, run_on_meta
-from triton.compiler import compiler
+from gpu_launches import run_on_meta
 
-from fusedface.kernels.gpu import choice, flash, rows, wide
+from fusedface.bench import stub_driver
+from fusedface.bench.stub_driver import StubDriver
+from fusedface.kernels.gpu import choice, wide
 
 
-class Driver:
-    """What Triton asks of a driver; `spills` says of each kernel loaded how many words it spills."""
-
-    def __init__(self, spills, shared_memory=2**20):
-        self.started, self.loaded, self.spills = [], [], spills
-        properties = {"max_shared_mem": shared_memory, "multiprocessor_count": 3, "warpSize": 32}
-        self.utils = SimpleNamespace(
-            get_device_properties=lambda device: properties,
-            load_binary=self.load_binary,
-            unload_module=lambda module: None,
-        )
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 0
-
-    def get_current_target(self):
-        return TARGETS["sm_80"]
-
-    def load_binary(self, name, *_):
-        self.loaded.append(name)
-        return object(), 0, 128, self.spills(name, self.loaded.count(name)), 1024
-
+class Driver(StubDriver):
     def launcher_cls(self, source, metadata):
         assert metadata.enable_fp_fusion  # which later versions no longer do by themselves
-        names = source.fn.arg_names
-        blocks = {
-            names[i]: value for (i,), value in source.constants.items() if "BLOCK" in names[i]
-        }
-        return lambda *args: self.started.append((metadata.name, blocks))
-
-    def blocks(self, kernel):
-        return [blocks for name, blocks in self.started if name == kernel]
+        return super().launcher_cls(source, metadata)
 
 
 @pytest.fixture
@@ -58,22 +27,13 @@ def steps(monkeypatch):
 
     def run(driver, num=1, reweights=True):
         monkeypatch.setattr(triton.runtime.driver, "_active", driver)
-        compiler.max_shared_mem.cache_clear()
+        stub_driver.forget()
         for _ in range(num):
             run_on_meta(64, 1000, 16, "bfloat16", 1.0, reweights, False, torch.float32)
         return driver
 
-    choice.forget()
     yield run
-    choice.forget()
-    compiler.max_shared_mem.cache_clear()
-    for kernel in (
-        rows.unit_rows_kernel,
-        rows.target_cosine_kernel,
-        wide.lse_kernel,
-        flash.combine_kernel,
-    ):
-        kernel.device_caches.clear()  # of kernels loaded by that driver
+    stub_driver.forget()
 
 
 def shipped():

@@ -4,8 +4,8 @@ import pytest
 import torch
 from margin_oracle import inputs
 
-from fusedface.kernels import CurricularFace, MVArc, checks
-from fusedface.kernels.gpu import ops
+from fusedface.kernels import AdaFace, CurricularFace, HeadOptions, MVArc, checks
+from fusedface.kernels.gpu import ops, whole_ops
 from fusedface.models import MarginHead
 
 
@@ -38,6 +38,39 @@ def test_opcheck_of_the_backward(dim):
         torch.library.opcheck(
             torch.ops.fusedface.cosine_lse_backward.default,
             (*saved, d_cos_y, d_lse, *values[5:11], *needs),
+            test_utils=("test_schema", "test_faketensor"),
+        )
+
+
+def whole_arguments(margin, *, needs_embeddings, dim=16):
+    embeddings, weight, labels = inputs(6, 40, dim)
+    state = [torch.tensor(value) for value in margin.initial_state().values()]
+    call, _ = whole_ops._call(HeadOptions(margin), training=True, precision="float32")
+    return (
+        embeddings.requires_grad_(needs_embeddings), weight.requires_grad_(), labels, state, *call,
+        needs_embeddings,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("margin", "needs_embeddings"), [(AdaFace(), True), (MVArc(), False)])
+def test_opcheck_of_a_whole_loss(margin, needs_embeddings):
+    """Its state is written to, which the schema says. Nobody writes to the padding of what is saved."""
+    torch.library.opcheck(
+        torch.ops.fusedface.margin_loss.default,
+        whole_arguments(margin, needs_embeddings=needs_embeddings),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
+
+
+def test_opcheck_of_the_backward_of_a_whole_loss():
+    values = whole_arguments(CurricularFace(), needs_embeddings=True)
+    out = whole_ops.Whole(*torch.ops.fusedface.margin_loss(*values))
+    saved = [values[0], values[1], *out[whole_ops._NUM_RESULTS - 1 :]]
+    call = whole_ops.Call(*values[4:-1])
+    for d_loss, d_losses in ((torch.ones(()), None), (None, torch.ones(6))):
+        torch.library.opcheck(
+            torch.ops.fusedface.margin_loss_backward.default,
+            (*(t.detach() for t in saved), d_loss, d_losses, call.mean, *call.n, True, True),
             test_utils=("test_schema", "test_faketensor"),
         )
 

@@ -1,0 +1,47 @@
+"""A margin in numbers, for kernels that have the work on the B numbers of a batch in themselves.
+
+Kernels know few kinds of T (gpu/targets.py) and two averages. A margin of such a kind says so in `form`;
+one that does not is computed by its own `target`, which is the specification either way.
+"""
+
+import math
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Target(IntEnum):
+    """Kinds of T, at an angle theta with the cosine c, by numbers n."""
+
+    SHIFT = 0  # c - n0
+    ARC = 1  # angular.arc_target with n = cos m, sin m, m sin m
+    EASY_ARC = 2  # the same with its easy margin
+    FACTOR = 3  # cos(min(n0 theta + n1, pi)) - n2
+    QUALITY = 4  # AdaFace's with n = m, h
+
+
+class Average(IntEnum):
+    """What training folds into the state."""
+
+    NOTHING = 0
+    COSINES = 1  # the mean target cosine, into the only number of the state
+    LENGTHS = 2  # mean and deviation of the bounded lengths, as AdaFace has them, into both
+
+
+class Form(NamedTuple):
+    """T in numbers, and how training moves the state."""
+
+    target: Target
+    numbers: tuple[float, float, float]
+    average: Average = Average.NOTHING
+    momentum: float = 0.0
+
+
+def shift(m: float) -> Form:
+    """T(c) = c - m."""
+    return Form(Target.SHIFT, (m, 0.0, 0.0))
+
+
+def arc(m: float, easy_margin: bool = False) -> Form:
+    """T of `angular.arc_target`, and cos(theta + m) for the threshold."""
+    kind = Target.EASY_ARC if easy_margin else Target.ARC
+    return Form(kind, (math.cos(m), math.sin(m), m * math.sin(m)))

@@ -1,0 +1,31 @@
+"""What a margin head returns."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fusedface.kernels.margins import State
+
+
+class Modulation(NamedTuple):
+    """Smallest, mean and largest dN/dc over the hard negatives of a batch, 0-d; NaN without any.
+
+    The paper's M (CurricularFace, Fig. 2): t + 2 c there, t in MV-Softmax, 1 without re-weighting.
+    """
+
+    min: Tensor
+    mean: Tensor
+    max: Tensor
+
+
+class MarginOutput(NamedTuple):
+    """What a margin head returns; all but the losses without gradient."""
+
+    loss: Tensor  # 0-d, or (B,) with reduction="none"
+    per_sample_loss: Tensor  # (B,), 0 where the label is ignored
+    target_cosine: Tensor  # (B,), before the margin; NaN where the label is ignored
+    max_negative_cosine: Tensor  # (B,)
+    correct: Tensor  # (B,) bool: the target cosine is the largest; False where the label is ignored
+    hard_negatives: Tensor  # (B,) int64: negatives above the margin's threshold
+    modulation: Modulation
+    state: State  # what this batch used of margin and weighting, 0-d by name, such as CurricularFace's t

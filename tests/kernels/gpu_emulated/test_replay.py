@@ -1,0 +1,81 @@
+"""A step whose launches are repeated, on an emulated GPU: the same bits as one that is worked out."""
+
+import pytest
+import torch
+from emulated_head import emulated
+from margin_oracle import all_margins, fresh_state, inputs
+
+from fusedface.kernels import margin_loss
+from fusedface.kernels.gpu import choice, launch
+
+ROWS, CLASSES = 19, 70
+
+
+def batch(seed, dim, dtype):
+    embeddings, weight, labels = inputs(ROWS, CLASSES, dim)
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(seed))
+    return embeddings[order].to(dtype), weight.roll(seed, 0), labels[order]
+
+
+def step(margin, state, embeddings, weight, labels):
+    """All that a training step gives, of the tensors as they lie in memory."""
+    x, w = (tensor.detach().requires_grad_() for tensor in (embeddings, weight))
+    out = margin_loss(
+        x, w, labels, margin, state=state, backend="triton", precision="bfloat16", training=True
+    )
+    out.loss.backward()
+    numbers = [out.loss, out.per_sample_loss, out.target_cosine, out.max_negative_cosine]
+    numbers += [out.hard_negatives, *out.modulation, *state.values(), x.grad, w.grad]
+    return [number.detach().clone().nan_to_num(7.0) for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "dtype"),
+    [("curricularface", 32, torch.float32), ("adaface", 20, torch.bfloat16)],
+)
+def test_repeated_launches_compute_what_the_first_ones_did(name, dim, dtype, monkeypatch):
+    margin, started, start = all_margins()[name], [], launch.start
+
+    def noting(kernel, *args, **options):
+        started.append(kernel.__name__)
+        return start(kernel, *args, **options)
+
+    monkeypatch.setattr(launch, "start", noting)
+    batches = [batch(seed, dim, dtype) for seed in range(3)]
+    with emulated(80):
+        state, repeated, counts = fresh_state(margin), [], []
+        for tensors in (batches[0], *batches):
+            started.clear()
+            repeated.append(step(margin, state, *tensors))
+            counts.append(len(started))
+        assert counts[1] > 0
+        assert counts[2:] == [0, 0]  # nothing was worked out again
+        state, expected = fresh_state(margin), []
+        for tensors in (batches[0], *batches):
+            choice.replays.clear()
+            expected.append(step(margin, state, *tensors))
+            assert any(choice.replays.values())
+    for got, wanted in zip(repeated, expected, strict=True):
+        assert all(map(torch.equal, got, wanted))
+    assert not torch.equal(repeated[2][1], repeated[3][1])
+
+
+def test_what_differs_is_worked_out():
+    """Another batch size, memory that is not aligned, another option."""
+    margin = all_margins()["arcface"]
+    embeddings, weight, labels = batch(0, 32, torch.float32)
+    shifted = torch.cat([torch.zeros(1), weight.flatten()])[1:].view_as(weight)
+    assert shifted.data_ptr() % 16
+    variants = [
+        (embeddings, weight, labels), (embeddings[:7], weight, labels[:7]), (embeddings, shifted, labels),
+        (embeddings.T.contiguous().T, weight, labels),
+    ]  # fmt: skip
+    with emulated(80):
+        first = [step(margin, {}, *tensors) for tensors in variants]
+        again = [step(margin, {}, *tensors) for tensors in variants]
+        repeated = [step(margin, {}, *tensors) for tensors in variants]
+    for results in zip(first, again, repeated, strict=True):
+        assert all(map(torch.equal, results[0], results[1]))
+        assert all(map(torch.equal, results[0], results[2]))
+    for other in (first[2], first[3]):  # read in other pieces, added up in another order
+        torch.testing.assert_close(other, first[0], rtol=1e-4, atol=1e-4)
