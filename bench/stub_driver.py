@@ -1,6 +1,7 @@
 """A Triton driver without a device: kernels are compiled for sm_80, and starting one only notes it."""
 
 import contextlib
+import ctypes
 import functools
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -12,7 +13,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import compiler
 
 from fusedface.kernels import checks
-from fusedface.kernels.gpu import centres, choice, flash, loss, ops, rows, wide
+from fusedface.kernels.gpu import (
+    arguments,
+    choice,
+    combination,
+    gradients,
+    log_sum_exp,
+    margin,
+    reductions,
+    rows,
+)
 
 LAUNCH_ARGUMENTS = 9  # that a launcher gets before those of the kernel
 
@@ -64,7 +74,8 @@ class StubDriver:
     def _start(self, name: str, blocks: dict[str, int], *args: Any) -> None:
         self.started.append((name, blocks))
         if name == "margin_kernel":  # labels are in order, which an assertion reads
-            args[LAUNCH_ARGUMENTS + loss.margin_kernel.arg_names.index("fits_ptr")].fill_(True)
+            fits = args[LAUNCH_ARGUMENTS + margin.margin_kernel.arg_names.index("fits_ptr")]
+            ctypes.memset(fits.data_ptr(), 1, 1)  # as a kernel would: no operator of PyTorch's
 
 
 @contextlib.contextmanager
@@ -72,7 +83,7 @@ def installed(driver: StubDriver) -> Iterator[StubDriver]:
     """Tensors of the CPU are taken as a GPU's: nothing is read, kernels go to the driver."""
     with (
         mock.patch.object(triton.runtime.driver, "_active", driver),
-        mock.patch.object(ops, "INTERPRETED", new=True),  # which welcomes CPU tensors
+        mock.patch.object(arguments, "INTERPRETED", new=True),  # which welcomes CPU tensors
         mock.patch.object(checks, "can_be_read", return_value=False),
     ):
         forget()
@@ -86,7 +97,7 @@ def forget() -> None:
     """Whatever was compiled, loaded or decided with another driver."""
     compiler.max_shared_mem.cache_clear()
     choice.forget()
-    for module in (centres, flash, loss, rows, wide):
+    for module in (combination, gradients, log_sum_exp, margin, reductions, rows):
         for kernel in vars(module).values():
             if isinstance(kernel, triton.JITFunction):
                 kernel.device_caches.clear()

@@ -7,7 +7,7 @@ from fusedface.recipes.host.terminal import Table
 
 def doctor() -> None:
     """What runs here, and why: versions, devices, the backend chosen, tuned choices on disk."""
-    from fusedface.kernels.gpu.doctor import report
+    from fusedface.kernels.doctor import report
 
     table = Table("", ["", ""])
     for name, value in report():

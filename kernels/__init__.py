@@ -4,7 +4,7 @@
     weightings.py    what each sample counts
     options.py       HeadOptions: all that decides what a head computes and how
     functional.py    margin_loss: checks, the primitive, then plain autograd on B numbers
-    primitive.py     what a backend computes        reference.py, chunked.py: the backends
+    interface/       what a backend computes        reference.py, chunked.py, gpu/: the backends
     sharded.py       the same with the class centres split over processes
     initial_loss.py  the loss to expect at the start
 

@@ -24,8 +24,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fusedface.kernels.normalisation import inverse_norms, min_norm, project
-from fusedface.kernels.primitive import CosineLse, NegativeStats, Primitive, Spec, compute_dtype
+from fusedface.kernels.interface.normalisation import inverse_norms, min_norm, project
+from fusedface.kernels.interface.primitive import (
+    CosineLse,
+    NegativeStats,
+    Primitive,
+    Spec,
+    compute_dtype,
+)
 from fusedface.kernels.products import Products
 
 LOG2_E = math.log2(math.e)

@@ -6,16 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedface.kernels import chunked, reference
-from fusedface.kernels.primitive import Backend, compute_dtype, target_cosine
+from fusedface.kernels.interface.primitive import compute_dtype
 
-WITHOUT_COMPILER = {
-    "reference": Backend(reference.cosine_lse, target_cosine),
-    "chunked": Backend(chunked.cosine_lse, target_cosine),
-}
-"""The backends that are always there."""
-
-
+WITHOUT_COMPILER = ("reference", "chunked")  # the backends that are always there
 _AVAILABLE = f"use one of auto, {', '.join(WITHOUT_COMPILER)}"
 
 
@@ -27,13 +20,6 @@ def without_triton() -> str:
     except ImportError as error:
         return str(error)
     return ""
-
-
-@cache
-def _triton() -> Backend:
-    from fusedface.kernels.gpu import ops, whole_ops
-
-    return Backend(ops.cosine_lse, ops.target_cosine, whole_ops.margin_loss)
 
 
 class Choice(NamedTuple):
@@ -54,8 +40,8 @@ def choose(device: torch.device, dtype: torch.dtype) -> Choice:
     return Choice("triton", "fused kernels for CUDA devices")
 
 
-def pick_backend(name: str, embeddings: Tensor, weight: Tensor) -> Backend:
-    """The backend called `name`; for "auto" see `choose`.
+def pick_backend(name: str, embeddings: Tensor, weight: Tensor) -> str:
+    """The name of the backend to take; for "auto" see `choose`.
 
     Raises:
         ValueError: the backend is not available here. A backend that was asked for is never replaced.
@@ -63,12 +49,12 @@ def pick_backend(name: str, embeddings: Tensor, weight: Tensor) -> Backend:
     if name == "auto":
         name = choose(embeddings.device, compute_dtype(embeddings, weight)).backend
     if name in WITHOUT_COMPILER:
-        return WITHOUT_COMPILER[name]
+        return name
     if name != "triton":
         raise ValueError(f"backend={name!r} is not available in this version, {_AVAILABLE}, triton")
     if reason := without_triton():
         raise ValueError(f"backend='triton' needs Triton ({reason}): install it, or {_AVAILABLE}")
-    return _triton()
+    return name
 
 
 def pick_precision(name: str, device: torch.device) -> str:

@@ -5,18 +5,21 @@
 The form keeps full precision near 0, where a log-sum-exp and its own largest term would cancel.
 """
 
+import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusedface.kernels import checks, sharded
+from fusedface.kernels import checks, chunked, output, reference, sharded
 from fusedface.kernels.dispatch import pick_backend, pick_precision
-from fusedface.kernels.margins import Batch, Margin, NegativeStats, State
+from fusedface.kernels.interface.negatives import NegativeStats
+from fusedface.kernels.interface.primitive import Backend, Spec, compute_dtype, target_cosine
+from fusedface.kernels.interface.whole import Call, Whole
+from fusedface.kernels.margins import Batch, Margin, State
 from fusedface.kernels.options import HeadOptions, head_options
 from fusedface.kernels.output import MarginOutput, Modulation
-from fusedface.kernels.primitive import Backend, Spec, compute_dtype
 
 
 def margin_loss(
@@ -59,16 +62,17 @@ def margin_loss(
     # Before autocast is switched off.
     precision = pick_precision(chosen.precision, embeddings.device)
     training = training and not _is_recomputed()
-    run = pick_backend(chosen.backend, embeddings, weight)
+    run = _backend(pick_backend(chosen.backend, embeddings, weight))
     ranks, num_classes = None, len(weight)
     if process_group is not None:
         ranks = sharded.meet(embeddings, weight, state, training, process_group)
         embeddings, labels = ranks.gather(embeddings, labels)
         num_classes, run = ranks.num_classes, ranks.over(run)
-    if run.margin_loss is not None:
-        out = run.margin_loss(embeddings, weight, labels, chosen, state, training, precision)
-        if out is not None:
-            return out
+    if run.whole is not None:
+        call = _call(chosen, training, precision)
+        states = [state[name] for name in chosen.margin.initial_state()]
+        if call is not None and all(_is_number_on(embeddings.device, value) for value in states):
+            return _whole_loss(run.whole, embeddings, weight, labels, chosen, state, call)
     checks.check_values(embeddings, labels, state, num_classes, chosen.ignore_index)
     with torch.autocast(embeddings.device.type, enabled=False):
         return _margin_loss(embeddings, weight, labels, chosen, state, training, precision, run)
@@ -132,6 +136,53 @@ def _margin_loss(
         modulation=_modulation(stats),
         state=used,
     )
+
+
+@functools.cache
+def _backend(name: str) -> Backend:
+    if name == "triton":
+        from fusedface.kernels.gpu import ops, whole
+
+        return Backend(ops.cosine_lse, ops.target_cosine, whole.margin_loss)
+    module = {"reference": reference, "chunked": chunked}[name]
+    return Backend(module.cosine_lse, target_cosine)
+
+
+def _call(options: HeadOptions, training: bool, precision: str) -> Call | None:
+    # Looking it up costs less than making it, but is no part of a graph.
+    make = HeadOptions.call if torch.compiler.is_compiling() else _kept_call
+    return make(options, training, precision)
+
+
+_kept_call = functools.lru_cache(maxsize=256)(HeadOptions.call)
+
+
+def _is_number_on(device: torch.device, value: Tensor) -> bool:
+    return value.dtype == torch.float32 and value.dim() == 0 and value.device == device
+
+
+def _whole_loss(
+    whole: Whole,
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    options: HeadOptions,
+    state: State,
+    call: Call,
+) -> MarginOutput:
+    """`_margin_loss` by a backend that has all of it in its kernels."""
+    names = tuple(options.margin.initial_state())
+    is_read = checks.can_be_read(embeddings.device)
+    if is_read:
+        checks.check_values(embeddings, labels, state, len(weight), options.ignore_index)
+    out = whole(embeddings, weight, labels, [state[name] for name in names], call)
+    if is_read:
+        cos_y = out.target_cosine.masked_fill(labels == options.ignore_index, 0.0)
+        checks.check_centres(cos_y, out.lse, weight)
+    else:
+        # Without a message torch.compile drops it.
+        torch.ops.aten._assert_async.msg(out.fits, checks.WRONG_LABELS)
+    return output.of_whole(out, names, per_sample=options.reduction == "none")
 
 
 def _focal_cross_entropy(excess: Tensor, gamma: float) -> Tensor:

@@ -3,8 +3,12 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from fusedface.kernels.margins import CurricularFace, Margin
-from fusedface.kernels.records import check_types, choices, require
+from torch import Tensor, zeros
+
+from fusedface.kernels.interface.negatives import Reweighting
+from fusedface.kernels.interface.whole import Call
+from fusedface.kernels.margins import CurricularFace, Margin, form_of
+from fusedface.kernels.margins.records import check_types, choices, require
 from fusedface.kernels.weightings import Weighting
 
 BackendName = Literal["auto", "reference", "chunked", "triton"]
@@ -54,6 +58,22 @@ class HeadOptions:
         """What training carries from batch to batch, by name, with its first value."""
         weighting = {} if self.weighting is None else self.weighting.initial_state()
         return self.margin.initial_state() | weighting
+
+    def call(self, training: bool, precision: str) -> Call | None:
+        """What a backend that has all of the loss in its kernels is told; None where it has not all."""
+        form = form_of(self.margin)
+        if form is None or self.weighting is not None:
+            return None
+        n = self.margin.reweighting({name: zeros(()) for name in self.margin.initial_state()})
+        state_is_linear = isinstance(n.linear, Tensor)
+        linear = 1.0 if isinstance(n.linear, Tensor) else n.linear
+        return Call(
+            form.target.value, *form.numbers, form.average.value, form.momentum, linear, state_is_linear,
+            self.focal_gamma, self.target_gradient == "exact", training, self.ignore_index,
+            self.reduction == "mean",
+            self.margin.s, n.square, n.constant, precision,
+            state_is_linear or n != Reweighting(), abs(linear),
+        )  # fmt: skip
 
 
 def head_options(margin: Margin | HeadOptions, changes: dict[str, Any]) -> HeadOptions:

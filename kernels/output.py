@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from fusedface.kernels.interface.whole import WholeLoss
 from fusedface.kernels.margins import State
 
 
@@ -29,3 +30,17 @@ class MarginOutput(NamedTuple):
     hard_negatives: Tensor  # (B,) int64: negatives above the margin's threshold
     modulation: Modulation
     state: State  # what this batch used of margin and weighting, 0-d by name, such as CurricularFace's t
+
+
+def of_whole(out: WholeLoss, names: tuple[str, ...], per_sample: bool) -> MarginOutput:
+    """The output of a backend that has all of the loss, its states by name."""
+    return MarginOutput(
+        loss=out.per_sample if per_sample else out.loss,
+        per_sample_loss=out.per_sample,
+        target_cosine=out.target_cosine,
+        max_negative_cosine=out.max_cosine,
+        correct=out.correct,
+        hard_negatives=out.num_hard,
+        modulation=Modulation(*out.modulation),
+        state=dict(zip(names, out.state, strict=True)),
+    )

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from fusedface.kernels.interface.normalisation import min_norm, unit_rows
+from fusedface.kernels.interface.primitive import CosineLse, NegativeStats, Spec, compute_dtype
 from fusedface.kernels.margins import Reweighting
-from fusedface.kernels.normalisation import min_norm, unit_rows
-from fusedface.kernels.primitive import CosineLse, NegativeStats, Spec, compute_dtype
 
 
 def cosine_lse(

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fusedface.kernels import checks
+from fusedface.kernels.interface.normalisation import inverse_norms, min_norm
+from fusedface.kernels.interface.primitive import Backend, CosineLse, Spec, compute_dtype
 from fusedface.kernels.margins import NegativeStats, State
-from fusedface.kernels.normalisation import inverse_norms, min_norm
-from fusedface.kernels.primitive import Backend, CosineLse, Spec, compute_dtype
 from fusedface.kernels.reference import cosines
 
 Group = dist.ProcessGroup | Literal["world"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fusedface.kernels.margins.base import State
-from fusedface.kernels.records import check_types, require
+from fusedface.kernels.margins.records import check_types, require
 
 
 @dataclass(frozen=True, kw_only=True)

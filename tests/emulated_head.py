@@ -17,8 +17,8 @@ from ptx_emulator import Options, Run, emulated_gpu
 from ptx_emulator.driver import SHARED_MEMORY
 from ptx_emulator.profiles import growth, per_item, profile
 
-from fusedface.kernels.gpu import choice, ops
-from fusedface.kernels.gpu.configs import Limits
+from fusedface.kernels.gpu import arguments, choice
+from fusedface.kernels.gpu.tiles import Limits
 
 CAPABILITIES = (80, 90)
 NEAR_THRESHOLD = 1e-4  # a cosine; about the error of one with bfloat16 operands
@@ -38,7 +38,7 @@ def emulated(
         pytest.MonkeyPatch.context() as patch,
         emulated_gpu(capability).active(options, edit) as runs,
     ):
-        patch.setattr(ops, "INTERPRETED", True)  # which welcomes CPU tensors
+        patch.setattr(arguments, "INTERPRETED", True)  # which welcomes CPU tensors
         patch.setattr(choice, "limits", lambda device: limits)
         patch.setattr(choice, "stored", functools.cache(lambda name: {}))  # nothing was measured
         choice.forget()

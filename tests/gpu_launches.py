@@ -18,9 +18,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fusedface.kernels import HeadOptions
-from fusedface.kernels.gpu import backward, choice, forward, layout, whole, whole_ops
+from fusedface.kernels.gpu import backward, choice, forward, layout, whole
 from fusedface.kernels.gpu import launch as launching
-from fusedface.kernels.gpu.configs import SHARED_MEMORY, Limits, shipped
+from fusedface.kernels.gpu.arguments import Numbers
+from fusedface.kernels.gpu.operators import NUM_RESULTS, Kept, numbers_of
+from fusedface.kernels.gpu.tiles import SHARED_MEMORY, Limits, shipped
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -62,13 +64,15 @@ def recorded(monkeypatch, target="sm_90", every_tile=False):
         launches.append(Launch(kernel, kernel.__name__, grid, args, constants, tile))
 
     def first_that_runs(name, shape, device, precision, body, variant=None):
-        tiles = shipped(name, shape[2], precision, Limits(target, SHARED_MEMORY[target]))
+        itemsize = layout.operands(precision).dtype.itemsize
+        limits = Limits(target, SHARED_MEMORY[target])
+        tiles = shipped(name, shape[2], precision, itemsize, limits)
         results = [body(tile, start) for tile in (tiles if every_tile else tiles[:1])]
         return results[0]
 
     with monkeypatch.context() as patch:
         patch.setattr(launching, "start", start)
-        patch.setattr(launching, "first_that_runs", first_that_runs)
+        patch.setattr(choice, "first_that_runs", first_that_runs)
         patch.setattr(layout, "processors", lambda device: MULTIPROCESSORS)
         patch.setattr(torch.version, "hip", "6" if target == "gfx942" else None)
         yield launches
@@ -89,7 +93,7 @@ def record_whole(
     dtype=torch.float32, labels=torch.int64, monkeypatch, **options,
 ):  # fmt: skip
     """The launches of a forward and a backward of a margin that has a form (margins/form.py)."""
-    call, _ = whole_ops._call(HeadOptions(margin=margin, **options), training, precision)
+    call = HeadOptions(margin=margin, **options).call(training, precision)
     with torch.device("meta"):
         x = torch.empty(num_rows, dim, dtype=dtype)
         w = torch.empty(num_classes, dim, dtype=dtype)
@@ -99,8 +103,17 @@ def record_whole(
     choice.forget()
     with recorded(monkeypatch, target) as launches:
         out = whole.forward(x, w, y, state, call, True)
-        saved = (out.numbers, *out[out._fields.index("known") :])
-        whole.backward(x, w, *saved, d_loss, d_losses, call.mean, call.n, True, True)
+        whole.backward(
+            x,
+            w,
+            Kept(*out[NUM_RESULTS:]),
+            d_loss,
+            d_losses,
+            call.mean,
+            numbers_of(call),
+            True,
+            True,
+        )
     choice.forget()
     return launches
 
@@ -111,7 +124,7 @@ def run_on_meta(num_rows, num_classes, dim, precision, square, reweights, train,
         weight = torch.empty(num_classes, dim, dtype=dtype)
         labels = torch.empty(num_rows, dtype=torch.int64)
         row, number = torch.empty(num_rows), torch.empty(())
-    numbers = forward.Numbers(64.0, square, 0.0, precision, reweights)
+    numbers = Numbers(64.0, square, 0.0, precision, reweights)
     out = forward.forward(embeddings, weight, labels, row, number, numbers, train)
     if train:
         saved = backward.Saved(embeddings, weight, labels, number, *out[3:])

@@ -3,6 +3,8 @@
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
 
@@ -21,10 +23,11 @@ def test_the_folders_stand_in_the_order_of_imports():
     assert places == sorted(places)
 
 
-def test_the_rooms_of_recipes_stand_in_the_order_of_imports():
+@pytest.mark.parametrize("top", ["recipes", "kernels"])
+def test_rooms_stand_in_the_order_of_imports(top):
     previous = -1
-    for layer in contract("fusedface.recipes"):
-        folders = [name for name in layer if (ROOT / "recipes" / name).is_dir()]
+    for layer in contract(f"fusedface.{top}"):
+        folders = [name for name in layer if (ROOT / top / name).is_dir()]
         places = [PICTURE.index(f" {name}/") for name in folders]
         assert all(place > previous for place in places), layer
         previous = max(places, default=previous)

@@ -1,16 +1,18 @@
 """The fused head in Triton kernels; docs/performance.md has the method and the figures.
 
-    tile.py       device helpers: a tile of cosines, N and N', rounding to operands
-    rows.py       unit rows, target cosines, what the backward does per row
-    flash.py      D <= 256: one pass over the classes for log-sum-exp and gradient direction
-    centres.py    D <= 256: the gradient of the class centres
-    wide.py       any D: the log-sum-exp alone; D > 256: the backward in chunks of classes
-    forward.py, backward.py    what runs in which order, on the host
-    layout.py     sizes: padding, splits, chunks, buckets
-    configs.py    tile shapes that ship       choice.py   which one runs
-    launch.py     starting a kernel with it   tuning.py, cache.py    measuring, on request
-    traffic.py    flops and bytes             doctor.py   what runs here and why
-    ops.py        the operators of torch.library: the primitive
+    operators of torch.library, called by functional.py
+        ops.py            the primitive            whole.py, operators.py   all of a margin loss
+    what runs in which order, on the host
+        forward.py, backward.py                    arguments.py             what they pass on
+        choice.py         which tile shape runs    replay.py                launches repeated
+    kernels
+        log_sum_exp.py    the pass over the classes, and the gradient's direction at D <= 256
+        gradients.py      the gradients of the class centres and of the embeddings
+        rows.py, margin.py, combination.py, reductions.py    work per row and on the batch
+    below
+        tile.py           device helpers           slots.py                 where numbers of rows lie
+        layout.py         padding, splits, chunks  tiles.py                 tile shapes that ship
+        launch.py         starting a kernel        cache.py                 measured choices on disk
 
-Only doctor.py imports where triton is missing.
+tuning.py measures tile shapes on request; traffic.py counts flops and bytes. Imports where Triton is only.
 """

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedface.kernels.gpu import centres, launch, layout, rows, wide
-from fusedface.kernels.gpu.configs import Tile
-from fusedface.kernels.gpu.forward import Numbers, UnitRows
+from fusedface.kernels.gpu import choice, launch, layout, reductions, rows
+from fusedface.kernels.gpu import gradients as kernels
+from fusedface.kernels.gpu.arguments import Numbers, UnitRows
 from fusedface.kernels.gpu.launch import Start
+from fusedface.kernels.gpu.tiles import Tile
 
 
 class Saved(NamedTuple):
@@ -28,7 +29,7 @@ class Saved(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """Numbers of the rows (4, padded B), over `unscale` (0-d): see `rows.row_factors_kernel`."""
+    """Numbers of the rows (4, padded B), over `unscale` (0-d): see `reductions.row_factors_kernel`."""
 
     rows: Tensor
     unscale: Tensor
@@ -83,7 +84,7 @@ def _row_factors(
     padded = layout.padded_rows(num)
     factors = Factors(lse.new_empty(4, padded), lse.new_empty(()))
     launch.start(
-        rows.row_factors_kernel, 1,
+        reductions.row_factors_kernel, 1,
         lse, d_lse, d_cos_y, saved.labels, threshold, *factors,
         num, padded, numbers.scale, 2.0 ** layout.operands(numbers.precision).shift,
         BLOCK_B=layout.ROW_MULTIPLE,
@@ -97,7 +98,7 @@ def _centre_gradient(saved: Saved, factors: Factors, numbers: Numbers, d_weight:
 
     def run(tile: Tile, start: Start) -> None:
         start(
-            centres.centre_gradient_kernel, layout.ceil_div(num_classes, tile.block_c),
+            kernels.centre_gradient_kernel, layout.ceil_div(num_classes, tile.block_c),
             saved.x.rows, saved.w.rows, saved.w.rows, saved.w.inverse,
             saved.labels, saved.flags, *factors, saved.linear, d_weight,
             num_rows, factors.rows.shape[1], num_classes, saved.flags.shape[1], *numbers.scalars,
@@ -107,7 +108,7 @@ def _centre_gradient(saved: Saved, factors: Factors, numbers: Numbers, d_weight:
 
     shape = (num_rows, num_classes, dim)
     variant = (numbers.mode, d_weight.dtype, d_weight.shape[1])
-    launch.first_that_runs("centres", shape, d_weight.device, numbers.precision, run, variant)
+    choice.first_that_runs("centres", shape, d_weight.device, numbers.precision, run, variant)
 
 
 def _embedding_gradient(
@@ -169,7 +170,7 @@ def _coefficients(
         blocks = layout.ceil_div(num_rows, tile.block_b)
         along = factors.unscale.new_empty(blocks, chunk.size)
         start(
-            wide.coefficients_kernel, blocks * (chunk.size // tile.block_c),
+            kernels.coefficients_kernel, blocks * (chunk.size // tile.block_c),
             saved.x.rows, saved.w.rows, saved.labels, saved.flags, factors.rows, saved.linear,
             g, along, num_rows, factors.rows.shape[1], saved.flags.shape[1], chunk.first, chunk.size,
             *numbers.scalars,
@@ -179,7 +180,7 @@ def _coefficients(
         return along
 
     shape = (num_rows, num_classes, dim)
-    return launch.first_that_runs(
+    return choice.first_that_runs(
         "coefficients", shape, g.device, numbers.precision, run, numbers.mode
     )
 
@@ -192,13 +193,13 @@ def _embedding_product(
     def run(tile: Tile, start: Start) -> None:
         tiles = layout.ceil_div(num_rows, tile.block_b) * (dim // tile.block_d)
         start(
-            wide.embedding_product_kernel, tiles * num_parts,
+            kernels.embedding_product_kernel, tiles * num_parts,
             g, saved.w.rows, parts, num_rows, chunk.first, chunk.size, classes,
             tile=tile, DIM=dim, PRECISION=layout.operands(numbers.precision).dot,
         )  # fmt: skip
 
     shape = (num_rows, len(saved.weight), dim)
-    launch.first_that_runs("embedding_product", shape, g.device, numbers.precision, run)
+    choice.first_that_runs("embedding_product", shape, g.device, numbers.precision, run)
 
 
 def _centre_product(
@@ -209,7 +210,7 @@ def _centre_product(
 
     def run(tile: Tile, start: Start) -> None:
         start(
-            wide.centre_product_kernel, chunk.size // tile.block_c * (dim // tile.block_d),
+            kernels.centre_product_kernel, chunk.size // tile.block_c * (dim // tile.block_d),
             g, along, saved.x.rows, saved.w.rows, saved.w.inverse, factors.unscale, d_weight,
             num_rows, len(saved.weight), chunk.first, chunk.size, len(along),
             tile=tile, DIM=dim, WIDTH=d_weight.shape[1], PRECISION=layout.operands(numbers.precision).dot,
@@ -217,4 +218,4 @@ def _centre_product(
 
     shape = (num_rows, len(saved.weight), dim)
     variant = (d_weight.dtype, d_weight.shape[1])
-    launch.first_that_runs("centre_product", shape, g.device, numbers.precision, run, variant)
+    choice.first_that_runs("centre_product", shape, g.device, numbers.precision, run, variant)

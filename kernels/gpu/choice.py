@@ -6,14 +6,18 @@ two, so that a new batch size finds the old entry.
 """
 
 import functools
-from collections.abc import Hashable
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
 
-from fusedface.kernels.gpu import cache, layout
-from fusedface.kernels.gpu.configs import Limits, Tile, shipped
+from fusedface.kernels.gpu import cache, launch, layout
+from fusedface.kernels.gpu.launch import Start
+from fusedface.kernels.gpu.tiles import Limits, Tile, shipped
+
+Result = TypeVar("Result")
 
 
 class Case(NamedTuple):
@@ -31,12 +35,68 @@ def case_of(kernel: str, shape: tuple[int, int, int], precision: str) -> Case:
     return Case(kernel, shape[2], precision, layout.bucket(shape[0]), layout.bucket(shape[1]))
 
 
-# What was decided, for a case, a variant of its kernel and a device (`launch.first_that_runs`).
+# What was decided, for a case, a variant of its kernel and a device (`first_that_runs`).
 taken: dict[tuple[Case, Hashable, torch.device], Tile] = {}
-
-
 # How a call with that signature is repeated (`replay.run`); None where it is not.
 replays: dict[Hashable, Any] = {}
+# Sees every choice before it is made; set by `tuning.tune`.
+watch: Callable[[Case, Callable[[Tile, Start], object]], None] | None = None
+
+
+def first_that_runs(
+    kernel: str,
+    shape: tuple[int, int, int],
+    device: torch.device,
+    precision: str,
+    run: Callable[[Tile, Start], Result],
+    variant: Hashable = None,
+) -> Result:
+    """`run(tile, start)` with the best tile shape for (B, C, DIM) that the device accepts.
+
+    A tile shape that does not fit or compile is left out with a warning; one that spills, as some do
+    with one compiler and not with another, comes after those that do not. Nothing else changes. This
+    is decided from what was compiled alone, before anything has run, and then holds.
+
+    Args:
+        kernel: its name in the tables.
+        shape: (B, C, DIM).
+        device: where it runs.
+        precision: of the products.
+        run: starts the kernel, through the function it is given.
+        variant: what else the compiled code depends on.
+
+    Raises:
+        RuntimeError: the device accepts none, or a CUDA graph is being captured and nothing is chosen yet.
+    """
+    case = case_of(kernel, shape, precision)
+    if watch is not None:
+        watch(case, run)
+    key = (case, variant, device)
+    if tile := taken.get(key):
+        return run(tile, launch.start)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"the {kernel!r} kernel for (B, C, D) = {shape} has to be compiled, which cannot be done while "
+            "a CUDA graph is captured: run one step of the same sizes and dtypes before"
+        )
+    tiles = list(ranked(case, device))
+    for begin in (launch.start_unspilled, launch.start):
+        for tile in tuple(tiles):
+            try:
+                result = run(tile, begin)
+            except launch.SpillsError:
+                continue
+            except launch.REFUSALS as error:
+                tiles.remove(tile)
+                message = f"{kernel} kernel: {tile} does not work on this device, trying the next"
+                warnings.warn(f"{message} ({error})", RuntimeWarning, stacklevel=2)
+                continue
+            taken[key] = tile
+            return result
+    raise RuntimeError(
+        f"no tile shape of the {kernel!r} kernel works on this device for {case}: "
+        "use backend='chunked'"
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -52,7 +112,8 @@ def ranked(case: Case, device: torch.device) -> tuple[Tile, ...]:
 
 def candidates(case: Case, device: torch.device) -> tuple[Tile, ...]:
     """Shipped tile shapes that fit the shared memory of `device`, best first."""
-    return shipped(case.kernel, case.dim, case.precision, limits(device))
+    itemsize = layout.OPERANDS[case.precision].dtype.itemsize
+    return shipped(case.kernel, case.dim, case.precision, itemsize, limits(device))
 
 
 @functools.lru_cache

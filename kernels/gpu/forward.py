@@ -8,53 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fusedface.kernels.gpu import flash, launch, layout, rows, wide
-from fusedface.kernels.gpu.configs import Tile
+from fusedface.kernels.gpu import choice, combination, launch, layout, log_sum_exp, rows
+from fusedface.kernels.gpu.arguments import Numbers, UnitRows
 from fusedface.kernels.gpu.launch import Start
-from fusedface.kernels.gpu.tile import FULL, LINEAR, PLAIN, QUADRATIC
+from fusedface.kernels.gpu.tiles import Tile
 
 ROWS_TILE = 16  # class centres normalised by one program
 FLAGS_BLOCK = 128  # flags of a row block that one program writes
-LOG2_E = rows.LOG2_E.value
-
-
-class Numbers(NamedTuple):
-    """The scalars of a `Spec`; `linear` is a tensor apart from them, of which the host knows a bound."""
-
-    scale: float
-    square: float
-    constant: float
-    precision: str
-    reweights: bool
-    linear_bound: float = 1.0
-
-    @property
-    def mode(self) -> int:
-        """Which branch of N the kernels hold."""
-        if not self.reweights:
-            return PLAIN.value
-        if not self.square:
-            return LINEAR.value
-        return FULL.value if self.constant else QUADRATIC.value
-
-    @property
-    def scalars(self) -> tuple[float, float, float, float]:
-        """As the kernels take them: scale, square and constant of log2(e) s N, 2 square of N."""
-        scale = self.scale * LOG2_E
-        return scale, scale * self.square, 2.0 * self.square, scale * self.constant
-
-    def reference(self, num_classes: int) -> layout.Reference:
-        """What exponentials are taken over."""
-        bound = max(1.0, self.square + self.linear_bound + abs(self.constant))
-        bound = bound if self.reweights else 1.0
-        return layout.reference(self.scale * LOG2_E, bound, num_classes)
-
-
-class UnitRows(NamedTuple):
-    """Unit rows in the operand dtype and inverse lengths, padded with zeros to whole tiles."""
-
-    rows: Tensor
-    inverse: Tensor
 
 
 class Forward(NamedTuple):
@@ -67,11 +27,6 @@ class Forward(NamedTuple):
     x: UnitRows
     w: UnitRows
     flags: Tensor  # int8, of tiles that hold a target or end the classes (`rows.flags_kernel`)
-
-
-def has_direction(dim: int, precision: str, needs_embeddings: bool) -> bool:
-    """Whether the forward computes the gradient's direction in its own pass."""
-    return needs_embeddings and layout.is_narrow(dim, precision)
 
 
 def forward(
@@ -89,7 +44,9 @@ def forward(
         w = unit_rows(weight, numbers.precision, layout.padded_classes(len(weight)))
         flags = tile_flags(labels, len(weight))
         cos_y, _ = target_cosine(embeddings, weight, labels)
-        with_direction = has_direction(embeddings.shape[1], numbers.precision, needs_embeddings)
+        with_direction = layout.has_direction(
+            embeddings.shape[1], numbers.precision, needs_embeddings
+        )
         sums = Sums(x, w, labels, threshold, linear, flags, len(weight), numbers, with_direction)
         return Forward(cos_y, *sums.over_splits(*sums.over_classes()), x, w, flags)
 
@@ -170,7 +127,7 @@ class Sums:
         name = "flash" if self._with_direction else "lse"
         shape = (self._rows, self._classes, self._dim)
         variant = (self._numbers.mode, self.reference.fixed)
-        return launch.first_that_runs(
+        return choice.first_that_runs(
             name, shape, self._x.device, self._numbers.precision, self._over_classes, variant
         )
 
@@ -183,7 +140,7 @@ class Sums:
         weighted = totals.new_empty(splits.num * self._with_direction, self._rows, self._dim)
         sums = (totals, weighted) if self._with_direction else (totals,)
         start(
-            flash.flash_kernel if self._with_direction else wide.lse_kernel,
+            log_sum_exp.flash_kernel if self._with_direction else log_sum_exp.lse_kernel,
             splits.blocks * splits.num,
             self._x, self._w, *self._per_row, self._linear, self._flags, *sums,
             self._rows, self._classes, splits.num, splits.tiles, self._flags.shape[1],
@@ -198,7 +155,7 @@ class Sums:
         lse, stats = totals.new_empty(self._rows), totals.new_empty(5, self._rows)
         direction = lse.new_empty(self._rows * self._with_direction, self._dim)
         launch.start(
-            flash.combine_kernel, self._rows,
+            combination.combine_kernel, self._rows,
             totals, weighted, self._x, self._w, *self._per_row, self._linear, lse, stats, direction,
             self._rows, self._classes, num_splits, *self._numbers.scalars,
             self.reference.least_total,

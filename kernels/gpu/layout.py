@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 NARROW_BYTES = 512  # of a padded unit row: two tiles of such rows and the sums fit one program
-WIDE_MULTIPLE = 128  # columns: the largest BLOCK_D of wide.py
+WIDE_MULTIPLE = 128  # columns: the largest BLOCK_D of gradients.py
 SMALLEST_BLOCK = 16  # that tl.dot takes
 CHUNK_ELEMENTS = 2**23  # of coefficients: 16 MB in half precision stay in the L2 of an A100 or H100
 CHUNK_MULTIPLE = 128  # classes
@@ -55,12 +55,17 @@ def power_of_2(n: int) -> int:
 
 
 def is_narrow(dim: int, precision: str) -> bool:
-    """Whether `flash` and `centres` handle rows of `dim` numbers; `wide` handles the others.
+    """Whether kernels hold whole rows of `dim` numbers, or go through them in slices.
 
     Float32 as three products does not fit their registers at any D worth having (it spills at 128).
     """
     itemsize = OPERANDS[precision].dtype.itemsize
     return precision != "float32" and power_of_2(dim) * itemsize <= NARROW_BYTES
+
+
+def has_direction(dim: int, precision: str, needs_embeddings: bool) -> bool:
+    """Whether the forward computes the gradient's direction in its own pass."""
+    return needs_embeddings and is_narrow(dim, precision)
 
 
 def padded_dim(dim: int, precision: str) -> int:
@@ -86,7 +91,7 @@ def num_flags(classes: int) -> int:
 
 
 class Reference(NamedTuple):
-    """What exponentials are taken over (`flash.py`): the same for all rows, or the running maximum."""
+    """What exponentials are taken over (log_sum_exp.py): the same for all rows, or the running maximum."""
 
     fixed: bool
     top: float  # the largest exponential is 2^top at most, so that a sum over all classes is finite

@@ -6,18 +6,16 @@ without data (`register_fake`), and start no work on the host that waits for the
 
 # ruff: noqa: ARG001  (shapes without data take all arguments of their operator)
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fusedface.kernels.gpu import backward, forward, layout
+from fusedface.kernels.gpu.arguments import Numbers, UnitRows, check_operands
 from fusedface.kernels.gpu.backward import Saved
-from fusedface.kernels.gpu.forward import Numbers, UnitRows
-from fusedface.kernels.primitive import CosineLse, NegativeStats, Spec
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # read once, as Triton itself does
+from fusedface.kernels.interface.negatives import NegativeStats
+from fusedface.kernels.interface.primitive import CosineLse, Spec
 
 
 def cosine_lse(
@@ -56,21 +54,6 @@ def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[T
     """
     check_operands(embeddings, weight)
     return _target_cosine(embeddings, weight, labels)
-
-
-def check_operands(embeddings: Tensor, weight: Tensor) -> None:
-    """Raise TypeError or ValueError for operands that these kernels do not take."""
-    if embeddings.device.type == "cpu" and not INTERPRETED:
-        raise ValueError(
-            "backend='triton' needs tensors on a CUDA device, got embeddings on cpu: "
-            "use backend='chunked', or 'auto'"
-        )
-    for name, tensor in (("embeddings", embeddings), ("weight", weight)):
-        if tensor.dtype == torch.float64:
-            raise TypeError(
-                f"{name} is float64, but backend='triton' computes in float32: "
-                "use backend='chunked', or float32 inputs"
-            )
 
 
 @torch.library.custom_op("fusedface::target_cosine", mutates_args=())
@@ -120,7 +103,7 @@ def _(
     num_rows, dim = embeddings.shape
     operands = layout.operands(precision)
     padded = layout.padded_dim(dim, precision)
-    has_direction = forward.has_direction(dim, precision, needs_embeddings)
+    has_direction = layout.has_direction(dim, precision, needs_embeddings)
     row = embeddings.new_empty(num_rows, dtype=torch.float32)
     unit_rows, unit_classes = layout.padded_rows(num_rows), layout.padded_classes(len(weight))
     flags = (unit_rows // layout.FLAG_ROWS, layout.num_flags(len(weight)))

@@ -32,7 +32,7 @@ def run(
         compute: starts kernels with `launch.start` on the inputs and on memory that it allocates.
         inputs: their memory is aligned to 16 bytes unless the signature tells.
     """
-    if launch.watch is not None:
+    if choice.watch is not None:
         return compute(*inputs)
     found = choice.replays.get(signature, False)
     if found:
@@ -73,7 +73,7 @@ class _Replay:
         new = inputs[0].new_empty
         tensors += [new(size, dtype=dtype) for size, dtype in self._memory]
         with launch.on_device(inputs[0].device):
-            driver = triton.runtime.driver.active
+            driver: Any = triton.runtime.driver.active
             stream = driver.get_current_stream(driver.get_current_device())
             for start, pick, numbers in self._launches:
                 start(*pick(tensors), *numbers, stream=stream)
@@ -115,7 +115,7 @@ class _Recording(TorchDispatchMode):
             return None
         try:
             launches = [self._launch(*noted) for noted in self._noted]
-            picked = self._picker(results)
+            picked = _picker([self._place(result, whole=True) for result in results])
         except LookupError:  # a tensor that is part of another
             return None
         memory = [(t.shape, t.dtype) for t in self._tensors[self._num_inputs :]]
@@ -128,20 +128,22 @@ class _Recording(TorchDispatchMode):
         numbers = args[len(tensors) :]
         if any(isinstance(arg, Tensor) for arg in numbers):
             raise LookupError("numbers before tensors")
-        return _Launch(compiled[(grid, 1, 1)], self._picker(tensors), numbers + constants)
+        pick = _picker([self._place(tensor) for tensor in tensors])
+        return _Launch(compiled[(grid, 1, 1)], pick, numbers + constants)
 
-    def _picker(self, wanted: Any) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:
-        slots = [self._slot(tensor) for tensor in wanted]
-        return (
-            operator.itemgetter(*slots) if len(slots) > 1 else lambda tensors: (tensors[slots[0]],)
-        )
-
-    def _slot(self, tensor: Tensor) -> int:
-        """The place of a tensor, or of the one whose memory it has: kernels see the same."""
-        for slot, candidate in enumerate(self._tensors):
-            if candidate is tensor:
-                return slot
-        for slot, candidate in enumerate(self._tensors):
-            if candidate.dtype == tensor.dtype and candidate.data_ptr() == tensor.data_ptr():
-                return slot
+    def _place(self, tensor: Tensor, whole: bool = False) -> int:
+        """The place of what has the memory of a tensor, which a kernel sees alike; `whole`: all of it."""
+        for place, candidate in enumerate(self._tensors):
+            if candidate is tensor or (
+                candidate.dtype == tensor.dtype
+                and candidate.data_ptr() == tensor.data_ptr()
+                and (candidate.shape == tensor.shape or not whole)
+            ):
+                return place
         raise LookupError("not an input and not allocated")
+
+
+def _picker(places: list[int]) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:
+    if len(places) == 1:
+        return lambda tensors: (tensors[places[0]],)
+    return operator.itemgetter(*places)

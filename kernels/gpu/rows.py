@@ -1,21 +1,20 @@
-"""Work per row: unit rows in the operand dtype, target cosines, factors and projection of the backward.
+"""Work per row: unit rows in the operand dtype, target cosines, flags, projection of the backward.
 
 A row without direction becomes zero and takes no gradient, one too long to square becomes NaN
-(`kernels/normalisation.py`).
+(`kernels/interface/normalisation.py`).
 Unit rows are padded with zeros to DIM columns, so that no kernel after this one masks columns.
 """
 
 import triton
 import triton.language as tl
 
-from fusedface.kernels.gpu.tile import FLAG_CLASSES, FLAG_ROWS, INFINITE, as_operand, threshold_step
-from fusedface.kernels.normalisation import MIN_NORM as _MIN_NORM
-from fusedface.kernels.normalisation import MIN_NORM_FLOAT16 as _MIN_NORM_FLOAT16
+from fusedface.kernels.gpu.slots import COS, NORM, WRONG
+from fusedface.kernels.gpu.tile import FLAG_CLASSES, FLAG_ROWS, as_operand
+from fusedface.kernels.interface.normalisation import MIN_NORM as _MIN_NORM
+from fusedface.kernels.interface.normalisation import MIN_NORM_FLOAT16 as _MIN_NORM_FLOAT16
 
 MIN_NORM = tl.constexpr(_MIN_NORM)
 MIN_NORM_FLOAT16 = tl.constexpr(_MIN_NORM_FLOAT16)
-LOG2_E = tl.constexpr(1.4426950408889634)
-SMALLEST = tl.constexpr(1e-37)  # a divisor when every gradient is zero
 
 
 @triton.jit
@@ -25,6 +24,48 @@ def inverse_norm(squares, dtype: tl.constexpr):
     norm = tl.sqrt(squares)
     inverse = tl.where(norm > shortest, 1.0 / tl.maximum(norm, shortest), 0.0)
     return tl.where(norm == float("inf"), float("nan"), inverse)
+
+
+@triton.jit(
+    do_not_specialize=["num_rows", "num_padded", "num_classes", "ignore_index"],
+    do_not_specialize_on_alignment=["labels_ptr"],
+)
+def rows_kernel(
+    # tensors: (B, dim), (C, dim), (B,)
+    x_ptr, w_ptr, labels_ptr,
+    # out: (padded B, DIM), (padded B,), (B,), scratch
+    unit_ptr, inverse_ptr, known_ptr, scratch_ptr,
+    # run-time scalars
+    num_rows, num_padded, num_classes, ignore_index, dim,
+    label_stride, x_row_stride, x_column_stride, w_row_stride, w_column_stride,
+    # specialisation; BLOCK_D is at least DIM
+    DIM: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Unit rows, lengths, target cosines (of class 0 without one), labels; grid (padded B / BLOCK_N,)."""
+    rows = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+    is_row = rows < num_rows
+    labels = tl.load(labels_ptr + rows * label_stride, mask=is_row, other=0).to(tl.int64)
+    wrong = (labels < 0) | (labels >= num_classes)
+    known = tl.where(labels == ignore_index, -1, tl.where(wrong, WRONG, labels))
+    tl.store(known_ptr + rows, known, mask=is_row)
+    columns = tl.maximum(known, 0)
+
+    offs_d = tl.arange(0, BLOCK_D)
+    mask = is_row[:, None] & (offs_d < dim)[None, :]
+    x_ptrs = x_ptr + rows[:, None] * x_row_stride + offs_d[None, :] * x_column_stride
+    w_ptrs = w_ptr + columns[:, None] * w_row_stride + offs_d[None, :] * w_column_stride
+    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
+    w = tl.load(w_ptrs, mask=mask, other=0.0).to(tl.float32)
+    squares = tl.sum(x * x, axis=1)
+    inverse = inverse_norm(squares, x_ptr.dtype.element_ty)
+    inverse_w = inverse_norm(tl.sum(w * w, axis=1), w_ptr.dtype.element_ty)
+    unit = as_operand(x * inverse[:, None], unit_ptr.dtype.element_ty, PRECISION)
+    unit_ptrs = unit_ptr + rows[:, None] * DIM + offs_d[None, :]
+    tl.store(unit_ptrs, unit, mask=(offs_d < DIM)[None, :])
+    tl.store(inverse_ptr + rows, inverse)
+    cos = tl.sum(x * w, axis=1) * (inverse * inverse_w)
+    tl.store(scratch_ptr + COS * num_padded + rows, cos)
+    tl.store(scratch_ptr + NORM * num_padded + rows, tl.sqrt(squares))
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -93,42 +134,6 @@ def target_cosine_kernel(
     inverse *= inverse_norm(tl.sum(w * w, axis=0), w_ptr.dtype.element_ty)
     tl.store(cos_y_ptr + row, tl.sum(x * w, axis=0) * inverse)
     tl.store(norms_ptr + row, tl.sqrt(squares))
-
-
-@triton.jit(do_not_specialize=["num_rows", "num_padded"])
-def row_factors_kernel(
-    # (B,), (B,), (B,), (B,), (B,) -> (4, padded B), 0-d
-    lse_ptr, d_lse_ptr, d_cos_y_ptr, labels_ptr, threshold_ptr, factors_ptr, unscale_ptr,
-    num_rows, num_padded, scale, boost,
-    BLOCK_B: tl.constexpr,
-):  # fmt: skip
-    """What the backward multiplies a row by; grid (1,), padded B is a multiple of BLOCK_B.
-
-    `hard_step`'s number, log2 |a| - log2(e) lse, v and a; a and v are `boost` times themselves over
-    their largest magnitude. Past the last row nothing is hard and a and v are 0.
-    """
-    largest = tl.zeros((BLOCK_B,), dtype=tl.float32)
-    for start in range(0, num_rows, BLOCK_B):
-        rows = start + tl.arange(0, BLOCK_B)
-        mask = rows < num_rows
-        a = scale * tl.load(d_lse_ptr + rows, mask=mask, other=0.0)
-        v = tl.load(d_cos_y_ptr + rows, mask=mask, other=0.0)
-        largest = tl.maximum(largest, tl.maximum(tl.abs(a), tl.abs(v)))
-    unscale = tl.maximum(tl.max(largest, axis=0), SMALLEST)
-    tl.store(unscale_ptr, unscale / boost)
-    factor = boost / unscale
-    for start in range(0, num_padded, BLOCK_B):
-        rows = start + tl.arange(0, BLOCK_B)
-        mask = rows < num_rows
-        known = tl.load(labels_ptr + rows, mask=mask, other=-1) >= 0
-        a = scale * tl.load(d_lse_ptr + rows, mask=mask, other=0.0) * factor
-        v = tl.load(d_cos_y_ptr + rows, mask=mask, other=0.0) * factor
-        lse = tl.load(lse_ptr + rows, mask=mask, other=0.0)
-        threshold = tl.load(threshold_ptr + rows, mask=mask, other=INFINITE)
-        tl.store(factors_ptr + rows, threshold_step(threshold))
-        tl.store(factors_ptr + num_padded + rows, tl.log2(tl.abs(a)) - lse * LOG2_E)
-        tl.store(factors_ptr + 2 * num_padded + rows, tl.where(known, v, 0.0))
-        tl.store(factors_ptr + 3 * num_padded + rows, a)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_padded", "num_parts"])

@@ -26,6 +26,7 @@ ABSENT = tl.constexpr(-1e15)
 NO_LARGEST = tl.constexpr(-1e12)  # above ABSENT, below every cosine
 INFINITE = tl.constexpr(float("inf"))
 STEEP = tl.constexpr(2.0**100)  # times a difference of two float32 cosines: at least 1, or 0
+LOG2_E = tl.constexpr(1.4426950408889634)
 FLAG_ROWS, FLAG_CLASSES = tl.constexpr(64), tl.constexpr(64)  # what one flag speaks for
 
 
@@ -176,3 +177,13 @@ def store_totals(
     tl.store(ptrs + 3 * step, tl.sum(num_hard, axis=1), mask=mask)
     tl.store(ptrs + 4 * step, tl.max(least, axis=1), mask=mask)
     tl.store(ptrs + 5 * step, tl.sum(sum_lift, axis=1), mask=mask)
+
+
+@triton.jit
+def log1p_of(y):
+    """log(1 + y) for y in [0, 1], as the series 2 artanh(y / (2 + y)): exact for tiny y."""
+    z = y / (2.0 + y)
+    s = z * z
+    tail = ((0.0666666667 * s + 0.0769230769) * s + 0.0909090909) * s + 0.1111111111
+    tail = ((tail * s + 0.1428571429) * s + 0.2) * s + 0.3333333333
+    return 2.0 * (tail * s * z + z)

@@ -11,7 +11,7 @@ from fusedface.kernels.gpu import layout
 
 FLOAT32 = 4
 LABEL = 8
-NUM_TOTALS, NUM_FACTORS, NUM_STATS = 6, 4, 5  # numbers a row: flash.py, rows.py, NegativeStats
+NUM_TOTALS, NUM_FACTORS, NUM_STATS = 6, 4, 5  # numbers a row: tile.py, reductions.py, NegativeStats
 
 
 class Pass(NamedTuple):

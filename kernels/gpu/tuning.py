@@ -12,10 +12,10 @@ from torch import Tensor
 
 from fusedface.kernels.gpu import choice, launch, ops
 from fusedface.kernels.gpu.choice import Case
-from fusedface.kernels.gpu.configs import Tile
 from fusedface.kernels.gpu.launch import Start
-from fusedface.kernels.margins import Reweighting
-from fusedface.kernels.primitive import Spec
+from fusedface.kernels.gpu.tiles import Tile
+from fusedface.kernels.interface.negatives import Reweighting
+from fusedface.kernels.interface.primitive import Spec
 
 REPEATS = 20
 FLUSH_BYTES = 2**28  # more than any last-level cache holds; a training step finds it cold too
@@ -103,12 +103,12 @@ def _fastest(timings: list[Timing]) -> dict[Case, Tile]:
 
 
 @contextlib.contextmanager
-def _watched(watch: launch.Watch) -> Iterator[None]:
-    launch.watch = watch
+def _watched(watch: Callable[[Case, Callable[[Tile, Start], object]], None]) -> Iterator[None]:
+    choice.watch = watch
     try:
         yield
     finally:
-        launch.watch = None
+        choice.watch = None
 
 
 def _step(

@@ -1,79 +1,60 @@
-"""A whole margin loss on the host: the small kernels of loss.py around the pass over the classes.
+"""A whole margin loss on the host: small kernels around the pass over the classes.
 
 Everything here depends on shapes alone; nothing waits for the device.
 """
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fusedface.kernels.gpu import backward as of_classes
-from fusedface.kernels.gpu import launch, layout, loss, replay
-from fusedface.kernels.gpu.backward import Factors, Saved
-from fusedface.kernels.gpu.forward import (
-    Numbers,
-    Sums,
-    UnitRows,
-    has_direction,
-    tile_flags,
-    unit_rows,
+from fusedface.kernels.gpu import (
+    combination,
+    launch,
+    layout,
+    margin,
+    reductions,
+    replay,
+    rows,
+    slots,
 )
+from fusedface.kernels.gpu.arguments import Numbers, UnitRows, check_operands
+from fusedface.kernels.gpu.backward import Factors, Saved
+from fusedface.kernels.gpu.forward import Sums, tile_flags, unit_rows
+from fusedface.kernels.gpu.operators import (
+    NUM_KEPT,
+    NUM_RESULTS,
+    Kept,
+    Results,
+    implement,
+    numbers_of,
+)
+from fusedface.kernels.interface.whole import Call, WholeLoss
 from fusedface.kernels.margins.form import Average
 
 ROWS = 4  # that a program of `rows_kernel` takes
 BLOCK = 1024  # rows that the one program of a kernel takes at a time
 
 
-class Call(NamedTuple):
-    """All that is no tensor: the margin's form (margins/form.py), N, and options."""
+def margin_loss(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], call: Call
+) -> WholeLoss:
+    """See `interface.whole.Whole`. Not differentiable twice.
 
-    target: int
-    n0: float
-    n1: float
-    n2: float
-    average: int
-    momentum: float
-    linear: float
-    state_is_linear: bool
-    gamma: float
-    exact: bool  # whether T is differentiated, or T' = 1
-    training: bool  # whether the state takes the batch in
-    ignore_index: int
-    mean: bool  # whether the reduced loss is the mean, or the sum
-    scale: float
-    square: float
-    constant: float
-    precision: str
-    reweights: bool
-    linear_bound: float
-
-    @property
-    def n(self) -> Numbers:
-        """What the pass over the classes takes of it."""
-        return Numbers(*self[-6:])
-
-
-class Whole(NamedTuple):
-    """What the forward returns, and from `known` on what the backward needs; float32 unless told."""
-
-    loss: Tensor  # 0-d
-    per_sample: Tensor  # (B,)
-    target_cosine: Tensor  # (B,)
-    stats: Tensor  # (5, B), as in NegativeStats
-    correct: Tensor  # (B,) bool
-    num_hard: Tensor  # (B,) int64
-    modulation: Tensor  # (3,)
-    fits: Tensor  # 0-d bool: every label is a class or ignored
-    numbers: Tensor  # (4,), as in loss.py: among them the state that was used
-    known: Tensor  # (B,) int64: a class, or -1
-    saved: Tensor  # (4, padded B), as in loss.py
-    direction: Tensor  # (B, DIM), or (0, DIM)
-    x: Tensor  # unit rows and inverse lengths (`UnitRows`)
-    inverse_x: Tensor
-    w: Tensor
-    inverse_w: Tensor
-    flags: Tensor
+    Raises:
+        TypeError, ValueError: as `ops.cosine_lse`.
+    """
+    check_operands(embeddings, weight)
+    needs_embeddings = torch.is_grad_enabled() and embeddings.requires_grad
+    tensors = _operator(embeddings, weight, labels, state, *call, needs_embeddings)
+    out, kept = Results(*tensors[:NUM_RESULTS]), Kept(*tensors[NUM_RESULTS:])
+    first = slots.STATE.value
+    return WholeLoss(
+        out.loss, out.per_sample, out.target_cosine, kept.saved[slots.LSE.value, : len(labels)],
+        out.stats[0], out.correct, out.num_hard, out.modulation.unbind(), out.fits,
+        kept.numbers.unbind()[first : first + len(state)],
+    )  # fmt: skip
 
 
 def forward(
@@ -83,17 +64,19 @@ def forward(
     state: list[Tensor],
     call: Call,
     needs_embeddings: bool,
-) -> Whole:
-    """Loss and statistics; `state` is updated in place in training."""
+) -> tuple[Tensor, ...]:
+    """`Results` and `Kept`; `state` is updated in place in training."""
     signature = (
         _signature(embeddings), _signature(weight), labels.dtype, labels.stride(), call,
         embeddings.device, needs_embeddings,
     )  # fmt: skip
 
-    def compute(embeddings: Tensor, weight: Tensor, labels: Tensor, *state: Tensor) -> Whole:
+    def compute(
+        embeddings: Tensor, weight: Tensor, labels: Tensor, *state: Tensor
+    ) -> tuple[Tensor, ...]:
         return _forward(embeddings, weight, labels, state, call, needs_embeddings)
 
-    return Whole(*replay.run(signature, compute, embeddings, weight, labels, *state))
+    return replay.run(signature, compute, embeddings, weight, labels, *state)
 
 
 def _forward(
@@ -103,22 +86,22 @@ def _forward(
     state: tuple[Tensor, ...],
     call: Call,
     needs_embeddings: bool,
-) -> Whole:
+) -> tuple[Tensor, ...]:
     num_rows, dim = embeddings.shape
-    operands = layout.operands(call.precision)
+    n, operands = numbers_of(call), layout.operands(call.precision)
     num_padded, padded_dim = layout.padded_rows(num_rows), layout.padded_dim(dim, call.precision)
     with launch.on_device(embeddings.device):
         per_sample = embeddings.new_empty(num_rows, dtype=torch.float32)
-        saved = per_sample.new_empty(loss.NUM_SAVED, num_padded)
-        scratch = per_sample.new_empty(loss.NUM_SCRATCH, num_padded)
-        numbers = per_sample.new_empty(loss.NUM_NUMBERS)
+        saved = per_sample.new_empty(slots.NUM_SAVED, num_padded)
+        scratch = per_sample.new_empty(slots.NUM_SCRATCH, num_padded)
+        numbers = per_sample.new_empty(slots.NUM_NUMBERS)
         known = labels.new_empty(num_rows, dtype=torch.int64)
         x = UnitRows(
             embeddings.new_empty(num_padded, padded_dim, dtype=operands.dtype),
             per_sample.new_empty(num_padded),
         )
         launch.start(
-            loss.rows_kernel, num_padded // ROWS,
+            rows.rows_kernel, num_padded // ROWS,
             embeddings, weight, labels, *x, known, scratch,
             num_rows, num_padded, len(weight), call.ignore_index, dim,
             *labels.stride(), *embeddings.stride(), *weight.stride(),
@@ -128,7 +111,7 @@ def _forward(
         target_cosine = torch.empty_like(per_sample)
         fits = known.new_empty((), dtype=torch.bool)
         launch.start(
-            loss.margin_kernel, 1,
+            margin.margin_kernel, 1,
             known, scratch, *_two(state, numbers), saved, numbers, target_cosine, fits,
             num_rows, num_padded, call.n0, call.n1, call.n2, call.momentum, call.linear,
             KIND=call.target, NUM_STATES=len(state),
@@ -137,17 +120,17 @@ def _forward(
         )  # fmt: skip
         w = unit_rows(weight, call.precision, layout.padded_classes(len(weight)))
         flags = tile_flags(known, len(weight))
-        with_direction = has_direction(dim, call.precision, needs_embeddings)
-        sums = Sums(x, w, known, saved, numbers, flags, len(weight), call.n, with_direction)
+        with_direction = layout.has_direction(dim, call.precision, needs_embeddings)
+        sums = Sums(x, w, known, saved, numbers, flags, len(weight), n, with_direction)
         totals, weighted = sums.over_classes()
         stats = per_sample.new_empty(5, num_rows)
         direction = per_sample.new_empty(num_rows * with_direction, padded_dim)
         num_splits = totals.shape[1]
         launch.start(
-            loss.finish_kernel, num_rows,
+            combination.finish_kernel, num_rows,
             totals, weighted, x.rows, w.rows, known, scratch, numbers, saved,
             per_sample, stats, direction,
-            num_rows, num_padded, len(weight), num_splits, *call.n.scalars,
+            num_rows, num_padded, len(weight), num_splits, *n.scalars,
             sums.reference.least_total, call.scale, call.gamma,
             WITH_DIRECTION=with_direction, EXACT=call.exact, FOCAL=call.gamma != 0.0,
             BLOCK_S=layout.power_of_2(num_splits), BLOCK_D=layout.power_of_2(padded_dim),
@@ -156,28 +139,20 @@ def _forward(
         reduced, modulation = per_sample.new_empty(()), per_sample.new_empty(3)
         num_hard, correct = torch.empty_like(known), known.new_empty(num_rows, dtype=torch.bool)
         launch.start(
-            loss.reduce_kernel, 1,
+            reductions.reduce_kernel, 1,
             per_sample, stats, target_cosine, numbers, reduced, modulation, num_hard, correct,
             num_rows, MEAN=call.mean, BLOCK=BLOCK,
         )  # fmt: skip
-    return Whole(
-        reduced, per_sample, target_cosine, stats, correct, num_hard, modulation, fits,
-        numbers, known, saved, direction, *x, *w, flags,
-    )  # fmt: skip
+    results = Results(
+        reduced, per_sample, target_cosine, stats, correct, num_hard, modulation, fits
+    )
+    return *results, *Kept(numbers, known, saved, direction, *x, *w, flags)
 
 
 def backward(
     embeddings: Tensor,
     weight: Tensor,
-    numbers: Tensor,
-    known: Tensor,
-    saved: Tensor,
-    direction: Tensor,
-    x: Tensor,
-    inverse_x: Tensor,
-    w: Tensor,
-    inverse_w: Tensor,
-    flags: Tensor,
+    kept: Kept,
     d_loss: Tensor | None,
     d_losses: Tensor | None,
     mean: bool,
@@ -189,39 +164,34 @@ def backward(
 
     `d_loss` is 0-d and `d_losses` (B,): of the reduced loss and those of the samples, None for zero.
     """
-    saved_tensors = (numbers, known, saved, direction, x, inverse_x, w, inverse_w, flags)
     given = tuple(gradient for gradient in (d_loss, d_losses) if gradient is not None)
 
     def compute(embeddings: Tensor, weight: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
-        kept, left = others[: len(saved_tensors)], list(others[len(saved_tensors) :])
+        left = list(others[NUM_KEPT:])
         gradients = [None if gradient is None else left.pop(0) for gradient in (d_loss, d_losses)]
         return _backward(
-            embeddings, weight, *kept, *gradients, mean, n, needs_embeddings, needs_weight
-        )
+            embeddings, weight, Kept(*others[:NUM_KEPT]), gradients[0], gradients[1], mean, n,
+            needs_embeddings, needs_weight,
+        )  # fmt: skip
 
-    tensors = (embeddings, weight, *saved_tensors, *given)
-    if not layout.is_narrow(embeddings.shape[1], n.precision):
-        return compute(*tensors)  # chunk after chunk: the memory of one is to be free for the next
+    tensors = (embeddings, weight, *kept, *given)
+    is_aligned = not any(tensor.data_ptr() % 16 for tensor in kept)
+    # In chunks, the memory of one is to be free for the next.
+    if not (is_aligned and layout.is_narrow(embeddings.shape[1], n.precision)):
+        return compute(*tensors)
     signature = (
         _signature(embeddings), _signature(weight), d_loss is None,
         None if d_losses is None else d_losses.stride(), mean, n,
         embeddings.device, needs_embeddings, needs_weight,
     )  # fmt: skip
-    return replay.run(signature, compute, *tensors)
+    d_embeddings, d_weight = replay.run(signature, compute, *tensors)
+    return d_embeddings, d_weight
 
 
 def _backward(
     embeddings: Tensor,
     weight: Tensor,
-    numbers: Tensor,
-    known: Tensor,
-    saved: Tensor,
-    direction: Tensor,
-    x: Tensor,
-    inverse_x: Tensor,
-    w: Tensor,
-    inverse_w: Tensor,
-    flags: Tensor,
+    kept: Kept,
     d_loss: Tensor | None,
     d_losses: Tensor | None,
     mean: bool,
@@ -229,11 +199,12 @@ def _backward(
     needs_embeddings: bool,
     needs_weight: bool,
 ) -> tuple[Tensor, Tensor]:
-    num_rows, num_padded = len(known), saved.shape[1]
+    num_rows, num_padded = len(kept.known), kept.saved.shape[1]
+    saved, numbers = kept.saved, kept.numbers
     with launch.on_device(embeddings.device):
         factors = Factors(torch.empty_like(saved), saved.new_empty(()))
         launch.start(
-            loss.factors_kernel, 1,
+            reductions.factors_kernel, 1,
             saved, numbers, numbers if d_loss is None else d_loss,
             numbers if d_losses is None else d_losses, *factors,
             num_rows, num_padded, 0 if d_losses is None else d_losses.stride(0),
@@ -242,8 +213,8 @@ def _backward(
             BLOCK=min(BLOCK, num_padded & -num_padded),
         )  # fmt: skip
         needed = Saved(
-            embeddings, weight, known, numbers, direction, UnitRows(x, inverse_x),
-            UnitRows(w, inverse_w), flags,
+            embeddings, weight, kept.known, numbers, kept.direction,
+            UnitRows(kept.x, kept.inverse_x), UnitRows(kept.w, kept.inverse_w), kept.flags,
         )  # fmt: skip
         return of_classes.gradients(needed, factors, n, needs_embeddings, needs_weight)
 
@@ -255,3 +226,25 @@ def _signature(tensor: Tensor) -> tuple[object, ...]:
 
 def _two(state: tuple[Tensor, ...], filler: Tensor) -> list[Tensor]:
     return [*state, filler, filler][:2]
+
+
+def _forward_operator(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], *scalars: Any
+) -> tuple[Tensor, ...]:
+    *call, needs_embeddings = scalars
+    made = Call(*call)
+    if made.training and state:
+        torch.autograd.graph.increment_version(state)
+    return forward(embeddings, weight, labels, state, made, needs_embeddings)
+
+
+def _backward_operator(embeddings: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    kept, (d_loss, d_losses, mean, *rest) = others[:NUM_KEPT], others[NUM_KEPT:]
+    *numbers, needs_embeddings, needs_weight = rest
+    return backward(
+        embeddings, weight, Kept(*kept), d_loss, d_losses, mean, Numbers(*numbers),
+        needs_embeddings, needs_weight,
+    )  # fmt: skip
+
+
+_operator = implement(_forward_operator, _backward_operator)

@@ -9,14 +9,8 @@ from torch import Tensor
 
 from fusedface.kernels.margins.angular import angle, require_angle
 from fusedface.kernels.margins.base import Batch, Margin, State, batch_mean, fold_in
-from fusedface.kernels.margins.form import Average, Form, Target
-from fusedface.kernels.records import require
-
-# Bounds of the published implementation: lengths outside are clipped before the statistics.
-MIN_NORM, MAX_NORM = 1e-3, 100.0
-# Of the published implementation too: added to the deviation, and what keeps theta + margin inside
-# (0, pi), where its cosine falls with the angle.
-EPS = 1e-3
+from fusedface.kernels.margins.form import EPS, MAX_NORM, MIN_NORM, Average, Form, Target
+from fusedface.kernels.margins.records import require
 
 
 @dataclass(frozen=True, kw_only=True)

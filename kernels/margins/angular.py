@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedface.kernels.records import require
+from fusedface.kernels.margins.form import MIN_SINE
+from fusedface.kernels.margins.records import require
 
 # d/dc sqrt(1 - c^2) is infinite at |c| = 1, which is where published heads give NaN. Float32 cosines
-# next to 1 have a sine of 3.5e-4, so this bound acts at |c| = 1 alone and moves cos(angle + m) there
+# next to 1 have a sine of 3.5e-4, so MIN_SINE acts at |c| = 1 alone and moves cos(angle + m) there
 # by less than 5e-7. The gradient in the embedding is 0 there whatever the bound: c is at its maximum.
-MIN_SINE = 1e-6
 
 
 def sine(cos: Tensor) -> Tensor:

@@ -19,46 +19,14 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedface.kernels.interface.negatives import NegativeStats, Reweighting
 from fusedface.kernels.margins.form import Form
-from fusedface.kernels.records import check_types, require
+from fusedface.kernels.margins.records import check_types, require
 
 State = dict[str, Tensor]
 
 # Past it the rounding of a float32 cosine is a tenth of a logit; below its inverse all logits are 0.
 MAX_SCALE = 1e6
-
-
-class Reweighting(NamedTuple):
-    """N of a hard negative, `square c^2 + linear c + constant`, with square >= 0.
-
-    `linear` may be a 0-d tensor that stays on the device. With square >= 0 a larger cosine is never
-    modulated less, so the extremes of the slope are those of the cosine.
-    """
-
-    square: float = 0.0
-    linear: float | Tensor = 1.0
-    constant: float = 0.0
-
-    def value(self, cos: Tensor) -> Tensor:
-        """N(cos), of any shape."""
-        return (self.square * cos + self.linear) * cos + self.constant
-
-    def slope(self, cos: Tensor) -> Tensor:
-        """The modulation dN/dcos, of any shape."""
-        return 2.0 * self.square * cos + self.linear
-
-
-class NegativeStats(NamedTuple):
-    """Per row, over the negatives, without gradient; all (B,) in the compute dtype.
-
-    The slope is dN/dc over the hard negatives: a row without any has +inf, -inf and 0.
-    """
-
-    max_cosine: Tensor
-    num_hard: Tensor
-    slope_min: Tensor
-    slope_max: Tensor
-    slope_sum: Tensor
 
 
 class Batch(NamedTuple):

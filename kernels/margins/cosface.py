@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fusedface.kernels.margins.base import Batch, Margin, State
 from fusedface.kernels.margins.form import Form, shift
-from fusedface.kernels.records import require
+from fusedface.kernels.margins.records import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from fusedface.kernels.margins.base import (
     fold_in,
 )
 from fusedface.kernels.margins.form import Average, Form, arc
-from fusedface.kernels.records import require
+from fusedface.kernels.margins.records import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,19 @@
 """A margin in numbers, for kernels that have the work on the B numbers of a batch in themselves.
 
-Kernels know few kinds of T (gpu/targets.py) and two averages. A margin of such a kind says so in `form`;
+Kernels know few kinds of T (gpu/margin.py) and two averages. A margin of such a kind says so in `form`;
 one that does not is computed by its own `target`, which is the specification either way.
 """
 
 import math
 from enum import IntEnum
 from typing import NamedTuple
+
+# Bounds that T has wherever it is computed. That of the sine is explained in angular.py.
+MIN_SINE = 1e-6
+# AdaFace's, of the published implementation: lengths outside are clipped before the statistics; added to
+# the deviation, and what keeps theta + margin inside (0, pi), where its cosine falls with the angle.
+MIN_NORM, MAX_NORM = 1e-3, 100.0
+EPS = 1e-3
 
 
 class Target(IntEnum):

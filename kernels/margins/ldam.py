@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusedface.kernels.margins.base import Batch, Margin, State
-from fusedface.kernels.records import require
+from fusedface.kernels.margins.records import require
 
 
 @dataclass(frozen=True, kw_only=True)

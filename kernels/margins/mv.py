@@ -8,7 +8,7 @@ from torch import Tensor
 from fusedface.kernels.margins.angular import arc_target, cos_plus, require_angle
 from fusedface.kernels.margins.base import Batch, Margin, Reweighting, State
 from fusedface.kernels.margins.form import Form, arc, shift
-from fusedface.kernels.records import require
+from fusedface.kernels.margins.records import require
 
 
 @dataclass(frozen=True, kw_only=True)

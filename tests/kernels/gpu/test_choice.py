@@ -12,10 +12,10 @@ from gpu_launches import run_on_meta
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from fusedface.kernels import dispatch, margin_loss
-from fusedface.kernels.gpu import cache, choice, doctor, launch
+from fusedface.kernels import dispatch, doctor, margin_loss
+from fusedface.kernels.gpu import arguments, cache, choice, launch
 from fusedface.kernels.gpu.choice import Case
-from fusedface.kernels.gpu.configs import SHARED_MEMORY, Limits, Tile, operand_bytes, shipped
+from fusedface.kernels.gpu.tiles import SHARED_MEMORY, Limits, Tile, operand_bytes, shipped
 
 CPU = torch.device("cpu")
 SHAPE = (512, 85_742, 128)
@@ -30,7 +30,7 @@ def _fresh(tmp_path, monkeypatch):
 
 
 def run(kernel="flash", shape=SHAPE, body=lambda tile, start: tile, variant=None):
-    return launch.first_that_runs(kernel, shape, CPU, "bfloat16", body, variant)
+    return choice.first_that_runs(kernel, shape, CPU, "bfloat16", body, variant)
 
 
 def tiles():
@@ -90,7 +90,7 @@ def test_nothing_is_compiled_while_a_graph_is_captured(monkeypatch):
 
     def step():
         body = lambda tile, start: tile  # noqa: E731
-        return launch.first_that_runs("flash", SHAPE, torch.device("cuda"), "bfloat16", body)
+        return choice.first_that_runs("flash", SHAPE, torch.device("cuda"), "bfloat16", body)
 
     with monkeypatch.context() as patch:
         patch.setattr(choice, "ranked", lambda case, device: (shipped_first,))
@@ -170,7 +170,7 @@ def test_tuning_times_every_tile_shape_and_keeps_the_fastest(monkeypatch):
 
     monkeypatch.setattr(launch, "start", start)
     monkeypatch.setattr(launch, "start_unspilled", start)
-    monkeypatch.setattr(tuning.ops, "INTERPRETED", True)
+    monkeypatch.setattr(arguments, "INTERPRETED", True)
 
     def measure(call, device):
         started.clear()
@@ -189,7 +189,7 @@ def test_tuning_times_every_tile_shape_and_keeps_the_fastest(monkeypatch):
         assert {t.tile for t in mine} == set(choice.candidates(mine[0].case, CPU))
         fastest = min(mine, key=lambda timing: timing.milliseconds)
         assert choice.ranked(mine[0].case, CPU)[0] == fastest.tile
-    assert launch.watch is None
+    assert choice.watch is None
 
 
 @pytest.mark.parametrize("architecture", SHARED_MEMORY)
@@ -205,7 +205,8 @@ def test_every_case_has_a_tile_shape(architecture, precision, dim):
     )
     itemsize = layout.OPERANDS[precision].dtype.itemsize
     for kernel in kernels:
-        found = shipped(kernel, dim, precision, Limits(architecture, SHARED_MEMORY[architecture]))
+        limits = Limits(architecture, SHARED_MEMORY[architecture])
+        found = shipped(kernel, dim, precision, itemsize, limits)
         assert 1 <= len(found) <= 8
         for tile in found:
             assert operand_bytes(tile, dim, itemsize) <= SHARED_MEMORY[architecture]
@@ -217,8 +218,10 @@ def test_every_case_has_a_tile_shape(architecture, precision, dim):
 
 def test_less_shared_memory_leaves_out_what_cannot_fit():
     """A consumer GPU has 99 KiB."""
-    everything = shipped("embedding_product", 512, "tf32", Limits("sm_90", SHARED_MEMORY["sm_90"]))
-    small = shipped("embedding_product", 512, "tf32", Limits("sm_90", 48_000))
+    everything = shipped(
+        "embedding_product", 512, "tf32", 4, Limits("sm_90", SHARED_MEMORY["sm_90"])
+    )
+    small = shipped("embedding_product", 512, "tf32", 4, Limits("sm_90", 48_000))
     assert set(small) < set(everything)
 
 
@@ -246,7 +249,7 @@ def test_without_triton(monkeypatch):
 def test_import_without_triton():
     code = (
         "import sys; sys.modules['triton'] = None\n"
-        "import fusedface.kernels, fusedface.kernels.gpu.doctor as d\n"
+        "import fusedface.kernels, fusedface.kernels.doctor as d\n"
         "print(dict(d.report())['Triton'])"
     )
     result = subprocess.run(

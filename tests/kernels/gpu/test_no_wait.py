@@ -18,7 +18,7 @@ from fusedface.kernels.margins import form_of
 from fusedface.models import MarginHead
 
 triton = pytest.importorskip("triton", reason="Triton is there on Linux alone")
-from fusedface.kernels.gpu import choice, ops, whole_ops  # noqa: E402
+from fusedface.kernels.gpu import choice, ops, whole  # noqa: E402
 
 MARGINS = all_margins()
 
@@ -47,8 +47,8 @@ class Watch(TorchFunctionMode):
 
 
 IMPLEMENTATIONS = {
-    "margin_loss": whole_ops._forward,
-    "margin_loss_backward": whole_ops._backward,
+    "margin_loss": whole._forward_operator,
+    "margin_loss_backward": whole._backward_operator,
     "target_cosine": ops._target_cosine._init_fn,
     "cosine_lse": ops._forward._init_fn,
     "cosine_lse_backward": ops._backward._init_fn,
@@ -159,11 +159,11 @@ def started(monkeypatch):
 def test_a_step_is_few_launches(name, options, started):
     """Ours and PyTorch's together, at D = 128; the table is in the output of `pytest -rP`."""
     head, x, labels = head_and_batch(MARGINS[name], **options)
-    whole = torch.empty((32,) if options.get("reduction") == "none" else (), device="meta")
+    like_loss = torch.empty((32,) if options.get("reduction") == "none" else (), device="meta")
     head(x, labels)  # a margin of each class is copied to the device once, in the first step
     started.clear()
     with Operators(inside=True) as operators:
-        head(x, labels).loss.backward(torch.ones_like(whole))
+        head(x, labels).loss.backward(torch.ones_like(like_loss))
     total = len(started) + len(operators.called)
     print(
         f"{name:22} {total:3} launches: {len(started)} of ours, {len(operators.called)} of PyTorch's"

@@ -12,7 +12,7 @@ from gpu_launches import run_on_meta
 
 from fusedface.bench import stub_driver
 from fusedface.bench.stub_driver import StubDriver
-from fusedface.kernels.gpu import choice, wide
+from fusedface.kernels.gpu import choice, log_sum_exp
 
 
 class Driver(StubDriver):
@@ -78,7 +78,7 @@ def test_too_much_shared_memory_is_found_before_anything_has_run(steps):
 
 def test_a_pass_of_the_compiler_that_fails_is_no_more_than_a_refusal(steps, monkeypatch):
     """It raises a RuntimeError of no class of its own."""
-    warmup, tried = wide.lse_kernel.warmup, []
+    warmup, tried = log_sum_exp.lse_kernel.warmup, []
 
     def failing_once(*args, **options):
         tried.append(options["BLOCK_B"])
@@ -86,7 +86,7 @@ def test_a_pass_of_the_compiler_that_fails_is_no_more_than_a_refusal(steps, monk
             raise RuntimeError("PassManager::run failed")
         return warmup(*args, **options)
 
-    monkeypatch.setattr(wide.lse_kernel, "warmup", failing_once)
+    monkeypatch.setattr(log_sum_exp.lse_kernel, "warmup", failing_once)
     with pytest.warns(RuntimeWarning, match=r"trying the next \(PassManager::run failed"):
         driver = steps(Driver(lambda name, nth: 0), num=2)
     assert driver.blocks("lse_kernel") == [shipped()[1]] * 2

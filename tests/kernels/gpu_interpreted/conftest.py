@@ -44,7 +44,7 @@ def _uninitialised_memory_is_nan():
 def schedule(request, monkeypatch):
     """Both schedules in plain float32, in several splits and chunks, whatever the sizes."""
     from fusedface.kernels.gpu import choice, layout
-    from fusedface.kernels.gpu.configs import Tile
+    from fusedface.kernels.gpu.tiles import Tile
 
     monkeypatch.setattr(layout, "is_narrow", lambda dim, precision: request.param == "narrow")
     monkeypatch.setattr(layout, "CHUNK_ELEMENTS", 1)

@@ -5,7 +5,9 @@ import torch
 from margin_oracle import inputs
 
 from fusedface.kernels import AdaFace, CurricularFace, HeadOptions, MVArc, checks
-from fusedface.kernels.gpu import ops, whole_ops
+from fusedface.kernels.gpu import ops, whole
+from fusedface.kernels.gpu.operators import NUM_RESULTS, numbers_of
+from fusedface.kernels.interface.whole import Call
 from fusedface.models import MarginHead
 
 
@@ -45,7 +47,7 @@ def test_opcheck_of_the_backward(dim):
 def whole_arguments(margin, *, needs_embeddings, dim=16):
     embeddings, weight, labels = inputs(6, 40, dim)
     state = [torch.tensor(value) for value in margin.initial_state().values()]
-    call, _ = whole_ops._call(HeadOptions(margin), training=True, precision="float32")
+    call = HeadOptions(margin=margin).call(training=True, precision="float32")
     return (
         embeddings.requires_grad_(needs_embeddings), weight.requires_grad_(), labels, state, *call,
         needs_embeddings,
@@ -56,7 +58,7 @@ def whole_arguments(margin, *, needs_embeddings, dim=16):
 def test_opcheck_of_a_whole_loss(margin, needs_embeddings):
     """Its state is written to, which the schema says. Nobody writes to the padding of what is saved."""
     torch.library.opcheck(
-        torch.ops.fusedface.margin_loss.default,
+        whole._operator,
         whole_arguments(margin, needs_embeddings=needs_embeddings),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
@@ -64,13 +66,21 @@ def test_opcheck_of_a_whole_loss(margin, needs_embeddings):
 
 def test_opcheck_of_the_backward_of_a_whole_loss():
     values = whole_arguments(CurricularFace(), needs_embeddings=True)
-    out = whole_ops.Whole(*torch.ops.fusedface.margin_loss(*values))
-    saved = [values[0], values[1], *out[whole_ops._NUM_RESULTS - 1 :]]
-    call = whole_ops.Call(*values[4:-1])
+    out = whole._operator(*values)
+    saved = [values[0], values[1], *out[NUM_RESULTS:]]
+    call = Call(*values[4:-1])
     for d_loss, d_losses in ((torch.ones(()), None), (None, torch.ones(6))):
         torch.library.opcheck(
             torch.ops.fusedface.margin_loss_backward.default,
-            (*(t.detach() for t in saved), d_loss, d_losses, call.mean, *call.n, True, True),
+            (
+                *(t.detach() for t in saved),
+                d_loss,
+                d_losses,
+                call.mean,
+                *numbers_of(call),
+                True,
+                True,
+            ),
             test_utils=("test_schema", "test_faketensor"),
         )
 

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from margin_oracle import all_margins, compare, fresh_state, inputs, matched_state, relative
+from margin_oracle import all_margins, fresh_state, inputs, matched_state, relative
 
-from fusedface.kernels import Batch, margin_loss
-from fusedface.kernels.gpu import whole_ops
+from fusedface.kernels import Batch, functional, margin_loss
 from fusedface.kernels.margins import form_of
 
 MARGINS = {name: margin for name, margin in all_margins().items() if form_of(margin)}
@@ -26,7 +25,7 @@ def paths(monkeypatch):
     def both(run):
         results = [run()]
         with monkeypatch.context() as patch:
-            patch.setattr(whole_ops, "_kept_call", lambda *args: None)
+            patch.setattr(functional, "_kept_call", lambda *args: None)
             results.append(run())
         return results
 
@@ -34,24 +33,27 @@ def paths(monkeypatch):
 
 
 OPTIONS = [
+    {},
     {"focal_gamma": 2.0, "reduction": "sum"},
     {"focal_gamma": 0.5, "target_gradient": "straight_through"},
     {"reduction": "none", "ignore_index": 255},
     {"training": True, "ignore_index": 3},
     {"training": True, "precision": "float16"},
 ]
-KINDS = ("cosface", "arcface easy", "curricularface", "sphereface", "adaface")
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [(name, {}) for name in MARGINS] + [(name, options) for name in KINDS for options in OPTIONS],
+    # Each margin with some option, and those with a state with every one.
+    [(name, OPTIONS[i % len(OPTIONS)]) for i, name in enumerate(MARGINS)]
+    + [("curricularface", options) for options in OPTIONS[:-2]]
+    + [("adaface", options) for options in OPTIONS[-2:]],
     ids=str,
 )
 def test_as_the_plain_path(name, options, paths):
     """Losses, gradients, statistics and state, of a loss that depends on all that has gradient."""
     margin = MARGINS[name]
-    embeddings, weight, labels = inputs(21, 141, 16)
+    embeddings, weight, labels = inputs(9, 70, 16)
     labels[::5] = options.get("ignore_index", -1)
     weights = torch.linspace(0.5, 2.0, len(labels))
 
@@ -79,18 +81,14 @@ def test_as_the_plain_path(name, options, paths):
         assert all(value != fresh[key] for key, value in state.items())
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_focal_and_ignored_rows_against_the_oracle(name):
-    embeddings, weight, labels = inputs(20, 141, 16)
-    labels[::3] = -1
-    compare(MARGINS[name], embeddings, weight, labels, "triton", FLOAT32, focal_gamma=2.0)
-
-
-@pytest.mark.parametrize("name", MARGINS)
+# One of each kind of T.
+@pytest.mark.parametrize(
+    "name", ["cosface", "arcface", "arcface easy", "combined m1=1.35", "adaface"]
+)
 def test_target_and_its_slope(name):
     """T and T' of the device at every angle, ends included, against the margin in float64."""
     margin = MARGINS[name]
-    dim, num = 2, 64
+    dim, num = 2, 40
     theta = torch.linspace(0, torch.pi, num, dtype=torch.float64)
     # A third class far away in both: its logit hardly counts, so loss and gradient tell T and T'.
     embeddings = 25.0 * torch.stack([theta.cos(), theta.sin()], dim=1).float()
@@ -187,7 +185,7 @@ def test_a_margin_of_ones_own_takes_the_plain_path():
 
 
 def test_the_same_bits_again():
-    embeddings, weight, labels = inputs(33, 141, 16)
+    embeddings, weight, labels = inputs(9, 70, 16)
     runs = []
     for _ in range(2):
         x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()

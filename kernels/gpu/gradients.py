@@ -1,110 +1,119 @@
-"""Any D: the log-sum-exp alone; and for D > 256 the backward in chunks of classes.
+"""The gradient of the class centres, and of the embeddings where the forward has not left its direction.
 
-A row of D > 256 partial sums does not fit in registers next to a tile of cosines, so there the gradient
-goes through its coefficients g (docs/losses.md (4)) of one chunk of classes at a time, in the operand
-dtype: (B, K) numbers that stay in L2, whatever C is. Two products read them:
+    dw_j = sum_i g_ij x_i     dx_i = sum_j g_ij w_j
+    g_ij = a_i q_ij N'_ij (j != y),  v_i (j = y)                                         docs/losses.md (4)
 
-    dx_i += sum_{j in chunk} g_ij w_j         dw_j = sum_i g_ij x_i
+D <= 256 (`centre_gradient_kernel`): a program owns BLOCK_C classes and walks the batch. It computes its
+cosines again, takes a q from the saved log-sum-exp, and adds up its rows of the gradient in registers. Then
+it projects them and stores them.
 
-Unit rows, coefficients and factors are padded to whole tiles, so that no loop masks
-them. Neither needs atomics: the first adds to its own slice of `parts`, chunk after chunk.
+Larger D: a row of partial sums does not fit in registers next to a tile of cosines, so there the gradient
+goes through the coefficients g of one chunk of classes at a time, in the operand dtype: (B, K) numbers that
+stay in L2, whatever C is. Two products read them; the one for the embeddings adds to its own slice of
+`parts`, chunk after chunk, so that neither needs atomics.
+
+Unit rows, coefficients and factors are padded to whole tiles, so that no loop masks them. a and v come
+divided by their largest magnitude (reductions.py), so that neither float16 nor bfloat16 loses
+them; `unscale` restores it.
 """
 
 import triton
 import triton.language as tl
 
-from fusedface.kernels.gpu.centres import coefficients, with_targets
-from fusedface.kernels.gpu.flash import fixed_reference
 from fusedface.kernels.gpu.tile import (
     FLAG_CLASSES,
     FLAG_ROWS,
-    INFINITE,
-    NO_LARGEST,
-    QUADRATIC,
+    PLAIN,
     as_operand,
     hard_step,
     is_flagged,
-    lane_maxima,
-    lane_sums,
     lifts,
     logits,
-    most_lift,
     sliced_cosines,
-    store_totals,
-    threshold_step,
-    without_targets,
 )
 
 
-@triton.jit(
-    do_not_specialize=["num_rows", "num_classes", "num_splits", "tiles_per_split", "num_flags"]
-)
-def lse_kernel(
-    # tensors: unit rows (B, DIM) and (C, DIM), padded; (B,), (B,), 0-d, flags of tiles
-    x_ptr, w_ptr, labels_ptr, threshold_ptr, linear_ptr, flags_ptr,
-    # out: totals of each split, (6, num_splits, B)
-    totals_ptr,
-    # run-time scalars
-    num_rows, num_classes, num_splits, tiles_per_split, num_flags,
-    scale, square, bend, constant, top,
-    # specialisation
-    DIM: tl.constexpr, MODE: tl.constexpr, PRECISION: tl.constexpr, SHIFT: tl.constexpr,
-    FIXED: tl.constexpr,
-    # tiling
-    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+@triton.jit
+def coefficients(
+    cos, factors_ptr, rows, num_padded, scale, square, bend, line, constant,
+    MODE: tl.constexpr, SIGNED: tl.constexpr,
 ):  # fmt: skip
-    """`flash_kernel` without the weighted sum; grid (row blocks * num_splits,)."""
-    num_blocks = tl.cdiv(num_rows, BLOCK_B)
-    split = tl.program_id(0) // num_blocks
-    first_row = (tl.program_id(0) % num_blocks) * BLOCK_B
-    rows = first_row + tl.arange(0, BLOCK_B)
-    mask_b = rows < num_rows
-    step = threshold_step(tl.load(threshold_ptr + rows, mask=mask_b, other=INFINITE))
+    """g [BLOCK_B, BLOCK_C] as if no column were a target; 0 past the last row."""
+    step = tl.load(factors_ptr + rows)
+    offset = tl.load(factors_ptr + num_padded + rows)  # log2 |a| - log2(e) lse
+    hard = hard_step(cos, step[:, None])
+    g = tl.exp2(logits(cos, hard, offset[:, None], scale, square, line, constant, MODE))
+    if SIGNED:
+        a = tl.load(factors_ptr + 3 * num_padded + rows)
+        g = g * tl.where(a < 0.0, -1.0, 1.0)[:, None]
+    if MODE != PLAIN:
+        g = g * lifts(cos, hard, bend, line, MODE) + g
+    return g
+
+
+@triton.jit
+def with_targets(g, labels_ptr, factors_ptr, rows, num_rows, num_padded, columns):
+    """`g` with v where the column is the row's target."""
+    labels = tl.load(labels_ptr + rows, mask=rows < num_rows, other=-1).to(tl.int32)
+    v = tl.load(factors_ptr + 2 * num_padded + rows)
+    return tl.where(labels[:, None] == columns[None, :], v[:, None], g)
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_padded", "num_classes", "num_flags"])
+def centre_gradient_kernel(
+    # tensors: unit rows (B, DIM) and (C, DIM), padded; once more w for the epilogue; (C,), padded
+    x_ptr, w_ptr, w_again_ptr, inverse_w_ptr,
+    # tensors: (B,), flags of tiles, (4, padded B) of row_factors_kernel, 0-d, 0-d
+    labels_ptr, flags_ptr, factors_ptr, unscale_ptr, linear_ptr,
+    # out: like the class centres, (C, WIDTH)
+    d_weight_ptr,
+    # run-time scalars
+    num_rows, num_padded, num_classes, num_flags, scale, square, bend, constant,
+    # specialisation
+    DIM: tl.constexpr, WIDTH: tl.constexpr, MODE: tl.constexpr, PRECISION: tl.constexpr,
+    SIGNED: tl.constexpr,
+    # tiling
+    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_C classes against the whole batch; grid (class blocks,)."""
+    first = tl.program_id(0) * BLOCK_C
+    offs_c = tl.arange(0, BLOCK_C)
+    columns = first + offs_c
+    offs_d = tl.arange(0, DIM)
+    # One 64-bit pointer to each tile that is read; the offsets within fit 32 bits, which spares registers.
+    w_offset = first.to(tl.int64) * DIM
+    w_offsets = offs_c[:, None] * DIM + offs_d[None, :]
+    w = tl.load(w_ptr + w_offset + w_offsets)
     line = tl.load(linear_ptr) - 1.0
-    reference = fixed_reference(scale, square, line, constant, top, MODE)
-    most = most_lift(bend, line)
+    d_w = tl.zeros((BLOCK_C, DIM), dtype=tl.float32)
 
-    largest = tl.full((BLOCK_B,), NO_LARGEST, dtype=tl.float32)
-    total = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
-    max_cos = tl.full((BLOCK_B, 4), NO_LARGEST, dtype=tl.float32)
-    num_hard = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
-    least = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
-    sum_lift = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
-
-    first = split * tiles_per_split * BLOCK_C
-    last = tl.minimum(first + tiles_per_split * BLOCK_C, num_classes)
-    for start in range(first, last, BLOCK_C):
-        cos = sliced_cosines(
-            x_ptr, w_ptr, first_row, start, DIM, BLOCK_B, BLOCK_C, BLOCK_K, PRECISION
+    tile_ptr = x_ptr
+    offs_b = tl.arange(0, BLOCK_B)
+    x_offsets = offs_b[:, None] * DIM + offs_d[None, :]
+    for start in range(0, num_rows, BLOCK_B):
+        rows = start + offs_b
+        x = tl.load(tile_ptr + x_offsets)
+        tile_ptr += BLOCK_B * DIM
+        cos = tl.dot(x, tl.trans(w), input_precision=PRECISION)
+        g = coefficients(
+            cos, factors_ptr, rows, num_padded, scale, square, bend, line, constant, MODE, SIGNED
         )
         if is_flagged(
-            flags_ptr, first_row // FLAG_ROWS, start // FLAG_CLASSES, num_flags, BLOCK_B, BLOCK_C
+            flags_ptr, start // FLAG_ROWS, first // FLAG_CLASSES, num_flags, BLOCK_B, BLOCK_C
         ):
-            labels = tl.load(labels_ptr + rows, mask=mask_b, other=-1).to(tl.int32)
-            cos = without_targets(cos, labels, start + tl.arange(0, BLOCK_C), num_classes)
-        hard = hard_step(cos, step[:, None])
-        max_cos = tl.maximum(max_cos, lane_maxima(cos))
-        num_hard += lane_sums(hard)
-        if MODE >= QUADRATIC:
-            lift = lifts(cos, hard, bend, line, MODE)
-            least = tl.maximum(least, lane_maxima(most * hard - lift))
-            sum_lift += lane_sums(lift)
-        if FIXED:
-            z = logits(cos, hard, -reference, scale, square, line, constant, MODE)
-            total += lane_sums(tl.exp2(z))
-        else:
-            z = logits(cos, hard, 0.0, scale, square, line, constant, MODE)
-            new_largest = tl.maximum(largest, tl.max(z, axis=1))
-            p = tl.exp2(z + (SHIFT - new_largest)[:, None])
-            total = total * tl.exp2(largest - new_largest)[:, None] + lane_sums(p)
-            largest = new_largest
+            g = with_targets(g, labels_ptr, factors_ptr, rows, num_rows, num_padded, columns)
+        g = as_operand(g, x_ptr.dtype.element_ty, PRECISION)
+        d_w = tl.dot(tl.trans(g), x, d_w, input_precision=PRECISION)
 
-    if FIXED:
-        largest = tl.zeros((BLOCK_B,), dtype=tl.float32) + reference
-    store_totals(
-        totals_ptr, split.to(tl.int64), rows, num_rows, num_splits,
-        largest, total, max_cos, num_hard, least, sum_lift,
-    )  # fmt: skip
+    # Read w again, through another argument: held across the loop it would take the registers of d_w.
+    w = tl.load(w_again_ptr + w_offset + w_offsets).to(tl.float32)
+    along = tl.sum(d_w * w, axis=1)
+    factor = tl.load(inverse_w_ptr + columns) * tl.load(unscale_ptr)
+    d_weight = (d_w - along[:, None] * w) * factor[:, None]
+    # WIDTH is known to the compiler: with stores that it cannot join, products in the loop wait for others.
+    out = d_weight_ptr + first.to(tl.int64) * WIDTH + (offs_c[:, None] * WIDTH + offs_d[None, :])
+    mask = (columns < num_classes)[:, None] & (offs_d < WIDTH)[None, :]
+    tl.store(out, d_weight.to(d_weight_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_padded", "num_flags", "first_class"])

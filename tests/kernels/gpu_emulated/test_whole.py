@@ -1,11 +1,11 @@
-"""A step whose launches are repeated, on an emulated GPU: the same bits as one that is worked out."""
+"""A whole loss on an emulated GPU: as the plain path in bfloat16, and the same bits when repeated."""
 
 import pytest
 import torch
 from emulated_head import emulated
-from margin_oracle import all_margins, fresh_state, inputs
+from margin_oracle import all_margins, fresh_state, inputs, matched_state
 
-from fusedface.kernels import margin_loss
+from fusedface.kernels import functional, margin_loss
 from fusedface.kernels.gpu import choice, launch
 
 ROWS, CLASSES = 19, 70
@@ -27,6 +27,22 @@ def step(margin, state, embeddings, weight, labels):
     numbers = [out.loss, out.per_sample_loss, out.target_cosine, out.max_negative_cosine]
     numbers += [out.hard_negatives, *out.modulation, *state.values(), x.grad, w.grad]
     return [number.detach().clone().nan_to_num(7.0) for number in numbers]
+
+
+@pytest.mark.parametrize("name", ["mvarc easy t=1.4", "combined", "adaface"])
+def test_as_the_plain_path_in_bfloat16(name, monkeypatch):
+    """Losses, gradients, statistics and state; gpu_interpreted/test_whole.py has all in float32."""
+    margin = all_margins()[name]
+    embeddings, weight, labels = batch(0, 32, torch.bfloat16)
+    weight, labels[::5] = weight.bfloat16(), -1
+    results = []
+    for _ in range(2):
+        state = matched_state(margin, embeddings)
+        with emulated(80):
+            results.append(step(margin, state, embeddings, weight, labels))
+        monkeypatch.setattr(functional, "_kept_call", lambda *args: None)
+    # Gradients are rounded to bfloat16 at the end.
+    torch.testing.assert_close(*results, rtol=1e-2, atol=1e-5)
 
 
 @pytest.mark.parametrize(

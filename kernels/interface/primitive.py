@@ -6,15 +6,15 @@ Everything else of a margin loss is ordinary autograd on B numbers (functional.p
 a function of the signature of `Primitive`, and may have its own `target_cosine`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from fusedface.kernels.margins import NegativeStats, Reweighting
-from fusedface.kernels.normalisation import inverse_norms, min_norm
+from fusedface.kernels.interface.negatives import NegativeStats, Reweighting
+from fusedface.kernels.interface.normalisation import inverse_norms, min_norm
+from fusedface.kernels.interface.whole import Whole
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Backend(NamedTuple):
 
     cosine_lse: Primitive
     target_cosine: TargetCosine
-    margin_loss: Callable[..., Any] | None = None
-    """All of `functional.margin_loss` at once, for the margins that it knows; None for the others."""
+    whole: Whole | None = None
+    """All of the loss at once, for margins with a form."""
 
 
 def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

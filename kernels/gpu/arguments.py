@@ -1,0 +1,67 @@
+"""What the kernels of both passes take: operands, N in numbers, unit rows."""
+
+import os
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusedface.kernels.gpu import layout, tile
+from fusedface.kernels.gpu.tile import FULL, LINEAR, PLAIN, QUADRATIC
+
+LOG2_E = tile.LOG2_E.value
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # read once, as Triton itself does
+
+
+def check_operands(embeddings: Tensor, weight: Tensor) -> None:
+    """Raise TypeError or ValueError for operands that these kernels do not take."""
+    if embeddings.device.type == "cpu" and not INTERPRETED:
+        raise ValueError(
+            "backend='triton' needs tensors on a CUDA device, got embeddings on cpu: "
+            "use backend='chunked', or 'auto'"
+        )
+    for name, tensor in (("embeddings", embeddings), ("weight", weight)):
+        if tensor.dtype == torch.float64:
+            raise TypeError(
+                f"{name} is float64, but backend='triton' computes in float32: "
+                "use backend='chunked', or float32 inputs"
+            )
+
+
+class Numbers(NamedTuple):
+    """The scalars of a `Spec`; `linear` is a tensor apart from them, of which the host knows a bound."""
+
+    scale: float
+    square: float
+    constant: float
+    precision: str
+    reweights: bool
+    linear_bound: float = 1.0
+
+    @property
+    def mode(self) -> int:
+        """Which branch of N the kernels hold."""
+        if not self.reweights:
+            return PLAIN.value
+        if not self.square:
+            return LINEAR.value
+        return FULL.value if self.constant else QUADRATIC.value
+
+    @property
+    def scalars(self) -> tuple[float, float, float, float]:
+        """As the kernels take them: scale, square and constant of log2(e) s N, 2 square of N."""
+        scale = self.scale * LOG2_E
+        return scale, scale * self.square, 2.0 * self.square, scale * self.constant
+
+    def reference(self, num_classes: int) -> layout.Reference:
+        """What exponentials are taken over."""
+        bound = max(1.0, self.square + self.linear_bound + abs(self.constant))
+        bound = bound if self.reweights else 1.0
+        return layout.reference(self.scale * LOG2_E, bound, num_classes)
+
+
+class UnitRows(NamedTuple):
+    """Unit rows in the operand dtype and inverse lengths, padded with zeros to whole tiles."""
+
+    rows: Tensor
+    inverse: Tensor

@@ -1,0 +1,54 @@
+"""A whole margin loss, for backends that have the work on the B numbers of a batch in their kernels too."""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Call(NamedTuple):
+    """All that is no tensor: T and the state's average as `margins.form.Form` has them, options, N."""
+
+    target: int
+    n0: float
+    n1: float
+    n2: float
+    average: int
+    momentum: float
+    linear: float
+    state_is_linear: bool  # whether N takes its linear coefficient from the state
+    gamma: float
+    exact: bool  # whether T is differentiated, or T' = 1
+    training: bool  # whether the state takes the batch in
+    ignore_index: int
+    mean: bool  # whether the reduced loss is the mean, or the sum
+    scale: float
+    square: float
+    constant: float
+    precision: str
+    reweights: bool
+    linear_bound: float
+
+
+class WholeLoss(NamedTuple):
+    """What comes back; the first two are differentiable. Float32 unless told."""
+
+    loss: Tensor  # 0-d, the sum or the mean
+    per_sample: Tensor  # (B,)
+    target_cosine: Tensor  # (B,), NaN where the label is ignored
+    lse: Tensor  # (B,)
+    max_cosine: Tensor  # (B,), of the negatives
+    correct: Tensor  # (B,) bool
+    num_hard: Tensor  # (B,) int64
+    modulation: tuple[Tensor, ...]  # smallest, mean and largest, 0-d
+    fits: Tensor  # 0-d bool: every label is a class or ignored
+    state: tuple[Tensor, ...]  # what was used, 0-d
+
+
+class Whole(Protocol):
+    """embeddings (B, D), weight (C, D), labels (B,) as they came, the margin's state, the rest."""
+
+    def __call__(
+        self, embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], call: Call
+    ) -> WholeLoss:
+        """Compute in float32; in training the state, 0-d float32 tensors, is updated in place."""
+        ...
