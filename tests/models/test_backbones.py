@@ -132,7 +132,11 @@ def test_autocast_bfloat16_trains_and_returns_float32(name):
             assert torch.isfinite(parameter.grad).all(), key
 
 
-@pytest.mark.parametrize("name", MODELS)
+# The others differ from a neighbour in sizes, or in the activation, only.
+COMPILED = MODELS.keys() - {"mobilefacenet_relu", "mbf_large", "ghostfacenet_v1_s2", "edgeface_s"}
+
+
+@pytest.mark.parametrize("name", sorted(COMPILED))
 def test_compiles_in_one_graph(name):
     model = _create(name, **SMALL).eval()
     images = _images(2, SIZE)
