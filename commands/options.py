@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+InitOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--init",
+        help="Begin with the weights of this checkpoint, of a run or a public one; network and images "
+        "are as it has them.",
+    ),
+]
 RecipeName = Annotated[str, typer.Argument(help="A name from `recipe list`, or a recipe.toml.")]
 DataOption = Annotated[
     str | None,

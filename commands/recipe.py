@@ -11,6 +11,7 @@ from rich.console import Console
 from fusedface.commands.options import (
     DataOption,
     DeviceOption,
+    InitOption,
     PairsOption,
     RecipeName,
     RootOption,
@@ -27,11 +28,11 @@ app = typer.Typer(help="Recipes: list, show, run, compare.", no_args_is_help=Tru
 def recipe_list() -> None:
     """Every recipe, a line each."""
     from fusedface.recipes.backbones import BACKBONES
-    from fusedface.recipes.registry import MOBILEFACENET
+    from fusedface.recipes.registry import FINETUNE, MOBILEFACENET
     from fusedface.recipes.synthetic_sets import SETS
 
     table = Table("", ["recipe", "what it trains"])
-    for name, make in MOBILEFACENET.items():
+    for name, make in (MOBILEFACENET | FINETUNE).items():
         table.add_row(name, make().summary)
     for backbone, described in BACKBONES.items():
         table.add_row(f"{backbone}-...", f"each of these on {described}")
@@ -42,19 +43,20 @@ def recipe_list() -> None:
 
 @app.command("show")
 def recipe_show(
-    recipe: RecipeName, data: DataOption = None, pairs: PairsOption = None, root: RootOption = None,
-    settings: SetOption = None,
+    recipe: RecipeName, data: DataOption = None, init: InitOption = None, pairs: PairsOption = None,
+    root: RootOption = None, settings: SetOption = None,
 ) -> None:  # fmt: skip
     """A recipe as TOML, with all its settings; the output is a recipe file."""
     from fusedface.recipes.configuration.settings import to_toml
 
-    typer.echo(to_toml(_resolve(recipe, data, pairs, root, settings)), nl=False)
+    typer.echo(to_toml(_resolve(recipe, data, pairs, root, settings, init)), nl=False)
 
 
 @app.command("run")
 def recipe_run(
     recipe: RecipeName,
     data: DataOption = None,
+    init: InitOption = None,
     val: ValOption = None,
     pairs: PairsOption = None,
     root: RootOption = None,
@@ -84,7 +86,8 @@ def recipe_run(
         raise ValueError("--allow-change needs --resume: a new run is as its recipe says")
     if skip_bad:
         settings = ["data.skip_bad=true", *(settings or [])]
-    resolved = _resolve(recipe, data, [*(pairs or []), *_val_sets(val, data)], root, settings)
+    lists = [*(pairs or []), *_val_sets(val, data)]
+    resolved = _resolve(recipe, data, lists, root, settings, init)
     with _run_folder(out, resolved.name) as folder:
         summary = run_recipe(
             resolved, folder, resume=resume, allow_change=allow_change or (), device=device
@@ -110,6 +113,7 @@ def recipe_compare(
         ),
     ] = None,
     data: DataOption = None,
+    init: InitOption = None,
     val: ValOption = None,
     pairs: PairsOption = None,
     root: RootOption = None,
@@ -133,7 +137,7 @@ def recipe_compare(
 
     changes = [*get_protocol(protocol or ("recipe" if data else "small")), *(settings or [])]
     lists = [*(pairs or []), *_val_sets(val, data)]
-    chosen = [_resolve(name, data, lists, root, []) for name in recipes or PAPER_SET]
+    chosen = [_resolve(name, data, lists, root, [], init) for name in recipes or PAPER_SET]
     losses = compare(
         with_settings(chosen, changes),
         out,
@@ -148,14 +152,17 @@ def recipe_compare(
     raise typer.Exit(1 if any(FAILED in loss.verdicts for loss in losses) else 0)
 
 
-def _resolve(recipe, data, pairs, root, settings):
+def _resolve(recipe, data, pairs, root, settings, init):
     """The recipe that the arguments describe."""
     from fusedface.recipes.configuration.settings import override, with_data
+    from fusedface.recipes.configuration.starting import with_init
     from fusedface.recipes.registry import get_recipe
 
     resolved = get_recipe(recipe)
     if data is not None or pairs:
         resolved = with_data(resolved, data, pairs or [], root)
+    if init is not None:
+        resolved = with_init(resolved, init)
     return override(resolved, settings or [])
 
 

@@ -11,6 +11,7 @@ from fusedface.models.head import MarginHead
 from fusedface.models.head_checkpoints import load_head, read_head
 from fusedface.models.preprocessing import Preprocessing
 from fusedface.models.registry import MODELS, create
+from fusedface.models.starting_point import StartingPoint
 
 __all__ = [
     "MODELS",
@@ -18,6 +19,7 @@ __all__ = [
     "LoadedCheckpoint",
     "MarginHead",
     "Preprocessing",
+    "StartingPoint",
     "build_from_checkpoint",
     "count_macs",
     "count_parameters",

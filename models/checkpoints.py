@@ -7,7 +7,7 @@ refused, and none of it runs. A checkpoint either fits the backbone completely o
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class LoadedCheckpoint:
 
 
 @dataclass(frozen=True)
-class _Contents:
+class Contents:
     """A file's tensors under its own names, and what it says of itself."""
 
     layout: str
@@ -62,7 +62,7 @@ def load_checkpoint(model: Backbone, path: str | Path) -> LoadedCheckpoint:
         ValueError: there is no such file, it is damaged or no checkpoint, or it does not fit the
             backbone (what is missing, unexpected or of another shape is listed).
     """
-    return _fill(model, _interpret(read_archive(path), path), path)
+    return _fill(model, interpret(read_archive(path), path), path)
 
 
 def build_from_checkpoint(path: str | Path) -> Backbone:
@@ -75,7 +75,7 @@ def build_from_checkpoint(path: str | Path) -> Backbone:
         ValueError: as `load_checkpoint`; or the file is a bare state_dict, which does not say what
             it is of.
     """
-    contents = _interpret(read_archive(path), path)
+    contents = interpret(read_archive(path), path)
     if contents.config is None:
         raise ValueError(
             f"{path} holds tensors but not the backbone they belong to; "
@@ -92,7 +92,7 @@ def build_from_checkpoint(path: str | Path) -> Backbone:
     return model.eval()
 
 
-def _interpret(archive: dict[Any, Any], path: str | Path) -> _Contents:
+def interpret(archive: dict[Any, Any], path: str | Path) -> Contents:
     """Tell the layout of a file's dictionary."""
     if "format" in archive:
         return _interpret_own(archive, path)
@@ -101,14 +101,14 @@ def _interpret(archive: dict[Any, Any], path: str | Path) -> _Contents:
         if isinstance(wrapped, dict) and layout.marker in wrapped:
             return _interpret_public(layout, wrapped, path)
     if not archive or not all(isinstance(value, Tensor) for value in archive.values()):
-        keys = _listed([str(key) for key in archive]) or "none"
+        keys = listed([str(key) for key in archive]) or "none"
         raise ValueError(
             f"{path} is no checkpoint of a known layout; its top-level keys are: {keys}"
         )
-    return _Contents("state_dict", _tensors(archive, path))
+    return Contents("state_dict", _tensors(archive, path))
 
 
-def _interpret_own(archive: dict[Any, Any], path: str | Path) -> _Contents:
+def _interpret_own(archive: dict[Any, Any], path: str | Path) -> Contents:
     if archive["format"] != FORMAT or archive.get("version") != VERSION:
         raise ValueError(
             f"{path} must have format {FORMAT!r}, version {VERSION}, "
@@ -126,7 +126,7 @@ def _interpret_own(archive: dict[Any, Any], path: str | Path) -> _Contents:
         preprocessing = Preprocessing.from_dict(archive["preprocessing"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return _Contents(
+    return Contents(
         "fusedface",
         _tensors(archive["model"], path),
         config=archive["backbone"],
@@ -135,9 +135,9 @@ def _interpret_own(archive: dict[Any, Any], path: str | Path) -> _Contents:
     )
 
 
-def _interpret_public(layout: Layout, tensors: dict[Any, Any], path: str | Path) -> _Contents:
+def _interpret_public(layout: Layout, tensors: dict[Any, Any], path: str | Path) -> Contents:
     backbone = {key: value for key, value in tensors.items() if key != layout.head}
-    return _Contents(
+    return Contents(
         layout.name,
         _tensors(backbone, path),
         names=layout.names(),
@@ -158,17 +158,17 @@ def _tensors(values: dict[Any, Any], path: str | Path) -> dict[str, Tensor]:
         str(k) for k, v in values.items() if not (isinstance(k, str) and isinstance(v, Tensor))
     ]
     if wrong:
-        raise ValueError(f"{path}: these entries must be tensors, they are not: {_listed(wrong)}")
+        raise ValueError(f"{path}: these entries must be tensors, they are not: {listed(wrong)}")
     empty = [k for k, v in values.items() if v.layout != torch.strided or v.device.type == "meta"]
     if empty:
         raise ValueError(
             f"{path}: these entries must be dense tensors with values, they are sparse or on the meta "
-            f"device: {_listed(empty)}"
+            f"device: {listed(empty)}"
         )
     return values
 
 
-def _fill(model: Backbone, contents: _Contents, path: str | Path) -> LoadedCheckpoint:
+def _fill(model: Backbone, contents: Contents, path: str | Path) -> LoadedCheckpoint:
     """Copy a file's tensors into a backbone they fit."""
     model.load_state_dict(_fitting(model, contents, path))
     if contents.preprocessing is not None:
@@ -176,51 +176,55 @@ def _fill(model: Backbone, contents: _Contents, path: str | Path) -> LoadedCheck
     return LoadedCheckpoint(contents.layout, model.preprocessing, contents.step)
 
 
-def _fitting(model: Backbone, contents: _Contents, path: str | Path) -> dict[str, Tensor]:
+def _fitting(model: Backbone, contents: Contents, path: str | Path) -> dict[str, Tensor]:
     """A file's tensors under our names; ValueError if they do not fit."""
-    state, differences = _match(model.state_dict(), contents)
-    if differences:
+    found = match(model.state_dict(), contents)
+    if found.differences:
         known = contents.config is not None
         hint = "\nbuild_from_checkpoint(path) makes the backbone that fits" if known else ""
         raise ValueError(
             f"{path} (layout {contents.layout}) does not fit the backbone {model.config}:\n"
-            + "\n".join(differences)
+            + "\n".join(f"  {len(k)} {kind}: {listed(k)}" for kind, k in found.differences.items())
             + hint
         )
-    return state
+    return found.state
 
 
-def _match(
-    expected: Mapping[str, Tensor], contents: _Contents
-) -> tuple[dict[str, Tensor], list[str]]:
-    """A file's tensors under our names, and a line for each way in which they differ from ours."""
+class Match(NamedTuple):
+    """What a file has for a backbone."""
+
+    state: dict[str, Tensor]
+    """The tensors that fit, under our names."""
+    differences: dict[str, list[str]]
+    """By kind, the tensors that do not, under the file's names; only kinds of which there are some."""
+
+
+def match(expected: Mapping[str, Tensor], contents: Contents) -> Match:
+    """Hold a file's tensors to the names and shapes of `expected`."""
     names = contents.names or {key: key for key in expected}
     state: dict[str, Tensor] = {}
-    unexpected: list[str] = []
-    reshaped: list[str] = []
-    retyped: list[str] = []
-    for key, tensor in contents.tensors.items():
-        ours = names.get(key)
-        if ours is None or ours not in expected:
-            unexpected.append(key)
-            continue
-        state[ours] = tensor
-        want = expected[ours]
-        if tensor.shape != want.shape:
-            reshaped.append(f"{key} {tuple(tensor.shape)} instead of {tuple(want.shape)}")
-        elif tensor.is_floating_point() != want.is_floating_point():
-            retyped.append(f"{key} {tensor.dtype} instead of {want.dtype}")
+    kinds = ("missing", "unexpected", "of another shape", "of another type")
+    differences: dict[str, list[str]] = {kind: [] for kind in kinds}
+    found = {names[key]: key for key in contents.tensors if names.get(key) in expected}
+    differences["unexpected"] = [key for key in contents.tensors if names.get(key) not in expected]
     theirs = {ours: key for key, ours in names.items()}
-    missing = [theirs.get(ours, ours) for ours in expected if ours not in state]
-    differences = {
-        "missing": missing,
-        "unexpected": unexpected,
-        "of another shape": reshaped,
-        "of another type": retyped,
-    }
-    return state, [f"  {len(k)} {kind}: {_listed(k)}" for kind, k in differences.items() if k]
+    for ours, want in expected.items():
+        if ours not in found:
+            differences["missing"].append(theirs.get(ours, ours))
+            continue
+        key = found[ours]
+        tensor = contents.tensors[key]
+        if tensor.shape != want.shape:
+            sizes = f"{tuple(tensor.shape)} instead of {tuple(want.shape)}"
+            differences["of another shape"].append(f"{key} {sizes}")
+        elif tensor.is_floating_point() != want.is_floating_point():
+            differences["of another type"].append(f"{key} {tensor.dtype} instead of {want.dtype}")
+        else:
+            state[ours] = tensor
+    return Match(state, {kind: keys for kind, keys in differences.items() if keys})
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first few of many names."""
     rest = len(names) - MAX_LISTED
     return ", ".join(names[:MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,6 +1,7 @@
 """MarginHead: the class centres, the margin's state, and one call into the kernels."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -73,14 +74,28 @@ class MarginHead(nn.Module):
             self.shard.check_same((embedding_dim, num_classes, str(self.options)))
         self.classes = range(num_classes) if self.shard is None else self.shard.classes
         self.weight = nn.Parameter(torch.empty(len(self.classes), embedding_dim, device=device))
-        for name, value in self.options.initial_state().items():
-            self.register_buffer(name, torch.tensor(value, dtype=torch.float32, device=device))
+        self._register_state()
         self.reset_parameters()
 
     @property
     def margin(self) -> Margin:
         """The margin of `options`."""
         return self.options.margin
+
+    def set_margin(self, margin: Margin) -> None:
+        """Go on with another margin, between steps; state that the head has by name goes on, other begins.
+
+        State is never dropped: `state_dict` has that of every margin that the head has had.
+        """
+        self.options = replace(self.options, margin=margin)
+        self._register_state()
+
+    def _register_state(self) -> None:
+        """A buffer for each number of the state that there is none of."""
+        for name, value in self.options.initial_state().items():
+            if name not in self._buffers:
+                first = torch.tensor(value, dtype=torch.float32, device=self.weight.device)
+                self.register_buffer(name, first)
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -98,7 +113,7 @@ class MarginHead(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `.to`, `.half` and the like go through: the state moves, but stays float32."""
-        state = {id(buffer) for buffer in self.state.values()}
+        state = {id(buffer) for buffer in self.buffers()}
 
         def moved(tensor: Tensor) -> Tensor:
             result = fn(tensor)

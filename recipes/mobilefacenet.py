@@ -45,6 +45,8 @@ class Loss(NamedTuple):
 
     head: HeadOptions
     summary: str
+    stages: tuple[str, ...] = ()
+    """`schedule.loss`."""
 
 
 LOSSES = {
@@ -79,6 +81,16 @@ LOSSES = {
         HeadOptions(margin=AdaFace(m=0.4, s=64.0)),
         "AdaFace with m = 0.4: the margin follows the quality of the image",
     ),
+    "arcface-scale-warmup": Loss(
+        HeadOptions(margin=ArcFace(m=0.5, s=64.0)),
+        "ArcFace with s = 16 and 32 for a tenth of the run each, then 64",
+        ("0.1 s=16", "0.2 s=32"),
+    ),
+    "arcface-softmax-first": Loss(
+        HeadOptions(margin=ArcFace(m=0.5, s=64.0)),
+        "ArcFace after a quarter of the run without a margin",
+        ("0.25 normface",),
+    ),
     # The classical curriculum, of samples, in place of CurricularFace's, of negatives.
     "spl": Loss(
         HeadOptions(margin=ArcFace(m=0.5, s=64.0), weighting=SelfPaced()),
@@ -90,13 +102,13 @@ LOSSES = {
 
 def recipe(loss: str) -> Recipe:
     """The network at full width and 128 dimensions, at 112x112, with a loss of LOSSES."""
-    head, summary = LOSSES[loss]
+    head, summary, stages = LOSSES[loss]
     return Recipe(
         name=f"mobilefacenet-{loss}",
         summary=summary,
         head=head,
         data=Data(synthetic=Synthetic(num_identities=140, images_per_identity=10, difficulty=0.5)),
         optim=Optim(lr=0.1, batch_size=64),
-        schedule=Schedule(epochs=6.0, warmup_steps=20, kind="cosine"),
+        schedule=Schedule(epochs=6.0, warmup_steps=20, kind="cosine", loss=stages),
         evaluation=Evaluation(every=2.0, num_identities=50, images_per_identity=8),
     )

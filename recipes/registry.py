@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from fusedface.recipes import backbones, mobilefacenet, synthetic_sets
+from fusedface.recipes import backbones, finetune, mobilefacenet, synthetic_sets
 from fusedface.recipes.configuration.fields import nearest
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import read_recipe
@@ -20,8 +20,11 @@ MOBILEFACENET: dict[str, Callable[[], Recipe]] = {
     f"mobilefacenet-{loss}": partial(mobilefacenet.recipe, loss) for loss in mobilefacenet.LOSSES
 }
 
+FINETUNE: dict[str, Callable[[], Recipe]] = {"mobilefacenet-finetune": finetune.recipe}
+
 RECIPES: dict[str, Callable[[], Recipe]] = (
     MOBILEFACENET
+    | FINETUNE
     | synthetic_sets.SETS
     | {
         f"{backbone}-{loss}": partial(_on_backbone, backbone, loss)

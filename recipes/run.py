@@ -12,7 +12,8 @@ from rich.console import Console
 
 from fusedface.data import FaceDataset, FaceSource, fingerprint
 from fusedface.kernels import HeadOptions, predicted_initial_loss
-from fusedface.models import Backbone, MarginHead
+from fusedface.models import Backbone, MarginHead, StartingPoint
+from fusedface.recipes.configuration.loss_stages import Stage, stages_of
 from fusedface.recipes.configuration.recipe import SYNTHETIC, Recipe
 from fusedface.recipes.configuration.settings import to_dict
 from fusedface.recipes.host.device import pick_device
@@ -36,8 +37,15 @@ from fusedface.recipes.training.display import Display, Status, make_display
 from fusedface.recipes.training.faces import Faces, open_faces
 from fusedface.recipes.training.optim import build_optimizer
 from fusedface.recipes.training.precision import Precision, pick_precision
-from fusedface.recipes.training.schedule import Batches, LearningRate, Timetable, num_steps
+from fusedface.recipes.training.schedule import (
+    Batches,
+    LearningRate,
+    LossSchedule,
+    Timetable,
+    num_steps,
+)
 from fusedface.recipes.training.seeding import seed_everything
+from fusedface.recipes.training.starting import place_centres, read_start
 from fusedface.recipes.training.step import Learner
 from fusedface.recipes.training.trainer import Trainer
 
@@ -100,11 +108,16 @@ def _train(
     model = recipe.backbone.build()
     device = precision.device
     faces = open_faces(recipe.data, recipe.evaluation, model.preprocessing, device, display.note)
+    # A run that goes on has everything in its own checkpoints.
+    begun = CheckpointFolder(directory.checkpoints, 1).last_step() is not None
+    start = None if begun else read_start(recipe)
     trainer = _trainer(recipe, model, faces, directory.checkpoints, precision, display, began)
+    if start is not None:
+        _load_weights(trainer, start)
     # Not before: a mistake in the recipe or in a path must leave nothing behind.
     with directory.claim():
         try:
-            return _run(recipe, directory, trainer, faces)
+            return _run(recipe, directory, trainer, faces, start)
         except OSError as error:  # a full disk, a worker that died, images that are gone
             raise OSError(f"{error}. {what_is_left(directory, trainer)}") from error
 
@@ -120,7 +133,8 @@ def _trainer(
 ) -> Trainer:
     """Take a recipe apart: each part of the training is made from what it needs of it."""
     optim, train = recipe.optim, recipe.train
-    head = _head(recipe.head, model.embedding_dim, faces.train)
+    stages = _stages(recipe, faces.train)
+    head = _head(recipe.head, stages[-1], model.embedding_dim, faces.train.num_classes)
     # Moved after they are drawn: a seed means the same weights on every device.
     model, head = model.to(precision.device), head.to(precision.device)
     if train.channels_last:
@@ -133,6 +147,10 @@ def _trainer(
             head,
             build_optimizer(model, head, optim),
             lr=LearningRate(base=optim.lr, num_steps=steps, schedule=recipe.schedule),
+            losses=LossSchedule(stages, steps),
+            freeze=train.freeze,
+            freeze_statistics=train.freeze_statistics,
+            ema=train.ema,
             clip_norm=optim.clip_norm,
             precision=precision,
             channels_last=train.channels_last,
@@ -144,14 +162,20 @@ def _trainer(
             log_every=train.log_every,
             evaluate_every=math.ceil(recipe.evaluation.every * batches.steps_per_epoch),
             checkpoint_every=train.checkpoint_every,
+            # A run that goes on from there needs the checkpoint it began with no more.
+            saves_first=recipe.init.checkpoint is not None,
         ),
         # Generated faces are kept by this process.
         num_workers=0 if recipe.data.source == SYNTHETIC else recipe.data.num_workers,
-        evaluate=lambda: faces.evaluate(model),
+        evaluate=faces.evaluate,
         checkpoints=CheckpointFolder(
             checkpoints,
             train.keep_checkpoints,
-            {"recipe": to_dict(recipe), "data": fingerprint(faces.train)},
+            {
+                "recipe": to_dict(recipe),
+                "data": fingerprint(faces.train),
+                "classes": list(faces.train.class_names),
+            },
         ),
         display=display,
         status=Status(
@@ -159,41 +183,67 @@ def _trainer(
             num_steps=steps,
             num_epochs=steps / batches.steps_per_epoch,
             batch_size=batches.batch_size,
-            initial_loss=predicted_initial_loss(head.margin, head.num_classes, head.embedding_dim),
-            collapse_loss=head.margin.collapse_loss(head.num_classes),
+            initial_loss=predicted_initial_loss(
+                stages[0].margin, head.num_classes, head.embedding_dim
+            ),
+            collapse_loss=stages[-1].margin.collapse_loss(head.num_classes),
         ),
         began=began,
     )
 
 
-def _head(options: HeadOptions, embedding_dim: int, source: FaceSource) -> MarginHead:
-    """The class centres of the people to train on, freshly drawn."""
+def _stages(recipe: Recipe, source: FaceSource) -> list[Stage]:
+    """The margins of the run, which may depend on how many images each person has."""
     counts = tuple(np.bincount(source.labels, minlength=source.num_classes).tolist())
-    margin = options.margin.with_class_counts(counts)
-    return MarginHead(embedding_dim, source.num_classes, replace(options, margin=margin))
+    stages = stages_of(recipe.schedule.loss, recipe.head.margin)
+    return [stage._replace(margin=stage.margin.with_class_counts(counts)) for stage in stages]
 
 
-def _run(recipe: Recipe, directory: RunDirectory, trainer: Trainer, faces: Faces) -> Summary:
+def _head(options: HeadOptions, last: Stage, embedding_dim: int, num_classes: int) -> MarginHead:
+    """The class centres of the people to train on, freshly drawn."""
+    return MarginHead(embedding_dim, num_classes, replace(options, margin=last.margin))
+
+
+def _load_weights(trainer: Trainer, start: StartingPoint) -> None:
+    """Begin with a checkpoint's backbone, and say what of it did not fit."""
+    for line in trainer.learner.begin_with(start):
+        trainer.display.note(f"not taken from {start.path}, and as drawn: {line}")
+
+
+def _run(
+    recipe: Recipe,
+    directory: RunDirectory,
+    trainer: Trainer,
+    faces: Faces,
+    start: StartingPoint | None,
+) -> Summary:
     """Go on from the newest checkpoint if there is one, train, summarise."""
     directory.read_starts()  # damaged ones are refused before anything is changed
     resumed = load_newest(directory, trainer)
+    if not resumed and start is None and (start := read_start(recipe)) is not None:
+        _load_weights(trainer, start)  # its own checkpoints are all damaged
+    if not resumed and start is not None:
+        learner, note = trainer.learner, trainer.display.note
+        place_centres(learner.head, learner.model, faces.train, recipe, start, note)
     directory.write_recipe()
     trainer.checkpoints.remove_after(trainer.progress.step)
     with MetricsLog(directory.folder, trainer.progress.step if resumed else -1) as log:
         if log.notice:
             trainer.display.note(log.notice)
         precision = trainer.learner.precision
-        start = {"seed": recipe.train.seed, "precision": precision.name}
-        start |= describe_environment(precision.device)
-        directory.add_start(trainer.progress.step, start)
+        begun = {"seed": recipe.train.seed, "precision": precision.name}
+        begun |= describe_environment(precision.device)
+        directory.add_start(trainer.progress.step, begun)
         end = trainer.train(log)
     judgement = judge(
         read_metrics(log.path),
         ended=end.how,
         end_message=end.message,
         end_step=end.step,
-        margin=trainer.learner.head.margin,
+        margin=trainer.learner.losses.stages[-1].margin,
         num_classes=faces.train.num_classes,
+        margin_begins=trainer.learner.losses.last_begins,
+        from_weights=recipe.init.checkpoint is not None,
     )
     summary = _summarise(recipe, trainer, faces, judgement)
     directory.write_summary(summary.as_dict())
@@ -224,6 +274,7 @@ def _summarise(recipe: Recipe, trainer: Trainer, faces: Faces, judgement: Judgem
         verification=progress.verification or {},
         untrained=progress.untrained or {},
         overlap=faces.overlap,
+        init=recipe.init.checkpoint or "",
         recipe_changes=progress.recipe_changes,
     )
 

@@ -21,9 +21,10 @@ from fusedface.data.align import read_landmarks
 from fusedface.data.check import check
 from fusedface.data.gallery import face_files
 from fusedface.data.sources.images import UnreadableImage, read_image
-from fusedface.models import build_from_checkpoint, create, read_head
+from fusedface.models import MarginHead, build_from_checkpoint, create, read_head
 from fusedface.models.checkpoints import FORMAT, VERSION
 from fusedface.recipes.configuration.settings import read_recipe, to_toml
+from fusedface.recipes.configuration.starting import with_init
 from fusedface.recipes.evaluation.onnx_recogniser import OnnxRecogniser
 from fusedface.recipes.evaluation.scores import PairScores
 from fusedface.recipes.evaluation.threshold_file import (
@@ -186,6 +187,23 @@ def _heads(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in ("valid.pth", "training.pth")]
 
 
+def _starting_points(folder: Path) -> list[bytes]:
+    _checkpoints(folder)
+    archive = torch.load(folder / "valid.pt", weights_only=True)
+    archive |= {
+        "classes": ["ann", "bob"],
+        "head": MarginHead(8, 2).state_dict(),
+        "recipe": {"data": {}},
+    }
+    torch.save(archive, folder / "people.pt")
+    torch.save(archive, folder / "people-old.pt", _use_new_zipfile_serialization=False)
+    return [(folder / name).read_bytes() for name in ("people.pt", "people-old.pt")]
+
+
+def _begin(path: Path) -> None:
+    with_init(get_recipe("mobilefacenet-finetune"), path)
+
+
 def _safetensors(folder: Path) -> list[bytes]:
     from safetensors.torch import save
 
@@ -246,6 +264,7 @@ READERS = {
     "head": Reader("head.pth", _heads, read_head),
     "thresholds": Reader("thresholds.json", _threshold_files, read_thresholds),
     "ONNX": Reader("model.onnx", _onnx_files, _read_onnx),
+    "starting point": Reader("start.pt", _starting_points, _begin),
     "safetensors": Reader("model.safetensors", _safetensors, build_from_checkpoint),
 }  # fmt: skip
 

@@ -75,6 +75,14 @@ class Margin:
     def update_state(self, batch: Batch, state: State) -> None:
         """Fold one batch into `state`, 0-d tensors by the names of `initial_state`, in place."""
 
+    def state_at(self, target_cosine: float) -> dict[str, float]:
+        """The part of the state that follows the target cosines, once they have long had this mean.
+
+        A network that begins with weights is ahead of `initial_state`; what is not named is as there.
+        """
+        del target_cosine
+        return {}
+
     def target(self, batch: Batch, state: State) -> Tensor:
         """T (B,): the target cosine after the margin, differentiable in `batch.cos_y`."""
         return batch.cos_y

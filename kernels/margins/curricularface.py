@@ -46,6 +46,10 @@ class CurricularFace(Margin):
         """t starts at 0."""
         return {"t": 0.0}
 
+    def state_at(self, target_cosine: float) -> dict[str, float]:
+        """t is what its average tends to."""
+        return {"t": target_cosine}
+
     def update_state(self, batch: Batch, state: State) -> None:
         """t <- t_momentum mean(c_y) + (1 - t_momentum) t."""
         mean = batch_mean(batch.cos_y, batch.valid)

@@ -4,10 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from fusedface.kernels import HeadOptions
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import differences, override
 
-OF_THE_LOSS = ("name:", "summary:", "head.margin.", "head.weighting.", "head.focal_gamma:")
+OF_THE_LOSS = (
+    "name:", "summary:", "head.margin.", "head.weighting.", "head.focal_gamma:", "schedule.loss:",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def _sweep(recipes: Iterable[Recipe], margins: str) -> dict[str, Recipe]:
         for value in values:
             changed = override(recipe, [f"head.margin.{key}={value}"])
             # Two presets that differ in this parameter alone become one.
-            if changed.head not in [other.head for other in losses.values()]:
+            if _loss(changed) not in map(_loss, losses.values()):
                 losses[f"{recipe.name} {key}={getattr(changed.head.margin, key)}"] = changed
     return losses
 
@@ -84,7 +87,7 @@ def _check_alike(recipes: list[Recipe]) -> None:
         raise ValueError("a comparison needs at least two losses; `recipe list` names them")
     first = recipes[0]
     for other in recipes[1:]:
-        if other.head == first.head:
+        if _loss(other) == _loss(first):
             raise ValueError(f"{first.name} and {other.name} have the same loss")
         unfair = [d for d in differences(other, first) if not d.startswith(OF_THE_LOSS)]
         if unfair:
@@ -93,6 +96,10 @@ def _check_alike(recipes: list[Recipe]) -> None:
                 + "; ".join(unfair)
                 + ". Make them alike with --set"
             )
+
+
+def _loss(recipe: Recipe) -> tuple[HeadOptions, tuple[str, ...]]:
+    return recipe.head, recipe.schedule.loss
 
 
 def _with_seed(recipe: Recipe, seed: int) -> Recipe:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 
-from fusedface.kernels import HeadOptions
 from fusedface.recipes.compare.results import RunResult
+from fusedface.recipes.configuration.recipe import Recipe
 
 SHARES = (0.90, 0.95, 0.99)
 """Of the best accuracy of the whole comparison; the steps a loss takes to reach each are reported."""
@@ -137,7 +137,7 @@ def _loss_result(
     tars = [t for run in runs if far and (t := _tar(run, far)) is not None]
     return LossResult(
         label=label,
-        margin=_parameters(runs[0].run.recipe.head),
+        margin=_parameters(runs[0].run.recipe),
         verdicts=verdicts,
         best=Spread.of([max(a for _, a in run.accuracies) for run in runs if run.accuracies]),
         final=Spread.of(finals),
@@ -151,12 +151,15 @@ def _loss_result(
     )
 
 
-def _parameters(head: HeadOptions) -> str:
+def _parameters(recipe: Recipe) -> str:
+    head = recipe.head
     values = asdict(head.margin) | ({"gamma": head.focal_gamma} if head.focal_gamma else {})
     values |= asdict(head.weighting) if head.weighting else {}
-    return " ".join(
+    own = " ".join(
         f"{name}={value:g}" for name, value in values.items() if isinstance(value, float | int)
     )
+    stages = recipe.schedule.loss
+    return f"until {', '.join(stages)}, then {own}" if stages else own
 
 
 def _tar(run: RunResult, far: str) -> float | None:

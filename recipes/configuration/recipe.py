@@ -1,18 +1,23 @@
 """The parts of a recipe: frozen records that say everything that decides a run's result."""
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from fusedface.kernels import HeadOptions
 from fusedface.models import Backbone, create
+from fusedface.models.blocks import Activation
+from fusedface.models.preprocessing import Crop, Flip
+from fusedface.recipes.configuration.loss_stages import stages_of
 
 Decay = Literal["step", "cosine", "polynomial"]
 Arithmetic = Literal["auto", "float32", "bfloat16", "float16"]
+Optimizer = Literal["sgd", "adamw"]
+Centres = Literal["checkpoint", "mean", "random"]
 
 SYNTHETIC = "synthetic"
 NAME = re.compile(r"[^\W_](?:[\w .+=@()-]*[\w+=@()-])?")
@@ -21,11 +26,16 @@ LARGEST_COUNT = 10**9
 """Of any setting that counts something; more is a slip, and would overflow what it is multiplied with."""
 LARGEST_NUMBER = 1e9
 """Of any other."""
+LARGEST_GREY = 1e4
+"""Of means and deviations: images have 256 grey levels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneOptions:
-    """The arguments of `fusedface.models.create`, which makes the network."""
+    """The network, by its name in `fusedface.models.MODELS`, and how its images are prepared.
+
+    What is none, or false, is as the network itself has it.
+    """
 
     name: str = "mobilefacenet"
     """A key of `fusedface.models.MODELS`."""
@@ -35,13 +45,50 @@ class BackboneOptions:
     """Height and width in pixels, multiples of 16."""
     width: float = 1.0
     """Multiplies the channel counts."""
+    activation: Activation | None = None
+    """Of mobilefacenet: after its convolutions."""
+    stem_activation: Activation | None = None
+    """Of mobilefacenet: between the first convolution and the bottlenecks; none: `activation`."""
+    stem_pointwise: bool = False
+    """Of mobilefacenet: a 1x1 convolution after the depthwise one of the stem."""
+    embedding_bias: bool = False
+    """Of mobilefacenet: a bias in the embedding convolution."""
+    mean: tuple[float, float, float] | None = None
+    """Subtracted from R, G and B, in grey levels."""
+    std: tuple[float, float, float] | None = None
+    """Divides R, G and B after that, in grey levels."""
+    flip: Flip | None = None
+    """How verification joins the features of both mirror images."""
+    crop: Crop | None = None
+    """What is done with images larger than `input_size`: "center" cuts, "none" refuses them."""
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name) or ()
+            fits = all(abs(value) <= LARGEST_GREY for value in values)
+            _require(f"backbone.{name}", values, fits, f"at most {LARGEST_GREY:g} each")
         _check_backbone(self)
 
     def build(self) -> Backbone:
-        """The network, with freshly drawn weights."""
-        return create(**asdict(self))
+        """The network, with freshly drawn weights and its preprocessing."""
+        model = create(
+            self.name,
+            embedding_dim=self.embedding_dim,
+            input_size=self.input_size,
+            width=self.width,
+            **self._given(OPTIONS),
+        )
+        model.preprocessing = replace(model.preprocessing, **self._given(PREPARATION))
+        return model
+
+    def _given(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(self, name))}
+
+
+OPTIONS = ("activation", "stem_activation", "stem_pointwise", "embedding_bias")
+"""Of `fusedface.models.create`, beyond those that every network has."""
+PREPARATION = ("mean", "std", "flip", "crop")
+"""Of `fusedface.models.Preprocessing`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,14 +145,20 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optim:
-    """SGD with Nesterov momentum; biases, slopes and scales are never decayed."""
+    """The optimiser; biases, slopes and scales are never decayed."""
 
+    kind: Optimizer = "sgd"
+    """SGD with Nesterov momentum, or AdamW, which decays weights apart from their gradient."""
     lr: float = 0.1
     """Learning rate after the warm-up."""
+    lr_head: float | None = None
+    """That of the class centres; none: `lr`."""
     batch_size: int = 512
     """Images a step."""
     momentum: float = 0.9
-    """Nesterov momentum, in (0, 1)."""
+    """Nesterov momentum, or AdamW's beta1, in (0, 1)."""
+    beta2: float = 0.999
+    """Of AdamW, in (0, 1)."""
     weight_decay: float = 4e-5
     """Of the convolutions."""
     weight_decay_head: float = 4e-4
@@ -115,6 +168,11 @@ class Optim:
 
     def __post_init__(self) -> None:
         _require("optim.lr", self.lr, 0.0 < self.lr < float("inf"), "positive and finite")
+        if self.lr_head is not None:
+            fits = 0.0 < self.lr_head < float("inf")
+            _require("optim.lr_head", self.lr_head, fits, "positive and finite")
+        _require_choice("optim.kind", self.kind, get_args(Optimizer))
+        _require("optim.beta2", self.beta2, 0.0 < self.beta2 < 1.0, "in (0, 1)")
         rule = "at least 2, for batch normalisation"
         _require("optim.batch_size", self.batch_size, self.batch_size >= 2, rule)
         _require("optim.momentum", self.momentum, 0.0 < self.momentum < 1.0, "in (0, 1)")
@@ -127,7 +185,7 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """How long to train, and how the learning rate goes from warm-up to the end."""
+    """How long to train, and how the learning rate and the loss go from the start to the end."""
 
     epochs: float = 6.0
     """Length in passes over the training images."""
@@ -143,6 +201,9 @@ class Schedule:
     """For kind "step": the factor at each milestone."""
     power: float = 2.0
     """For kind "polynomial": the rate is proportional to (what is left)^power."""
+    loss: tuple[str, ...] = ()
+    """Losses before that of the head, each until a fraction of the run: "0.1 s=16" changes settings of the
+    head's margin, "0.2 normface" takes another one; see `loss_stages.py`."""
 
     def __post_init__(self) -> None:
         _require("schedule.epochs", self.epochs, 0.0 < self.epochs < float("inf"), "positive")
@@ -170,6 +231,13 @@ class Train:
     """Of the backbone's products; "auto" is the fastest that is safe on the device."""
     channels_last: bool = True
     """Memory order of images and convolutions; faster on CPUs and on GPUs with tensor cores."""
+    freeze: int = 0
+    """So many steps at the start only the class centres learn; the backbone stays as it is."""
+    freeze_statistics: bool = False
+    """Batch normalisation keeps the statistics that the backbone begins with; its weights still learn."""
+    ema: float = 0.0
+    """Decay of an exponential average of the backbone's weights, which is then what is verified and saved
+    as the network; 0 is off."""
     log_every: int = 10
     """Steps between lines of metrics."""
     checkpoint_every: int = 100
@@ -180,6 +248,8 @@ class Train:
     def __post_init__(self) -> None:
         _require("train.seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2^32)")
         _require_choice("train.precision", self.precision, get_args(Arithmetic))
+        _require("train.freeze", self.freeze, self.freeze >= 0, "at least 0")
+        _require("train.ema", self.ema, 0.0 <= self.ema < 1.0, "in [0, 1)")
         for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
             _require(f"train.{name}", getattr(self, name), getattr(self, name) >= 1)
 
@@ -217,6 +287,30 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Init:
+    """What a run begins with, if not with weights drawn from `train.seed`; `--init` fills it in."""
+
+    checkpoint: str | None = None
+    """The path of the checkpoint whose backbone the run begins with; none: drawn weights."""
+    sha256: str | None = None
+    """Of that file, so that the recipe says which weights they are."""
+    centres: Centres = "checkpoint"
+    """Class centres: "checkpoint" keeps the file's own of people it was trained on and has the others at
+    the mean embedding of their images, "mean" has all of them there, "random" draws them."""
+    required: bool = False
+    """Whether the recipe makes no sense without a checkpoint."""
+
+    def __post_init__(self) -> None:
+        _require_choice("init.centres", self.centres, get_args(Centres))
+        if (self.checkpoint is None) != (self.sha256 is None):
+            raise ValueError(
+                "init.checkpoint and init.sha256 go together; --init CHECKPOINT fills in both"
+            )
+        is_digest = self.sha256 is None or re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
+        _require("init.sha256", self.sha256, is_digest, "64 hexadecimal digits")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """One experiment. A variant of it is `dataclasses.replace(recipe, ...)`."""
 
@@ -226,6 +320,8 @@ class Recipe:
     """One line on what it trains and why."""
     backbone: BackboneOptions = field(default_factory=BackboneOptions)
     """The network."""
+    init: Init = field(default_factory=Init)
+    """What it begins with."""
     head: HeadOptions = field(default_factory=HeadOptions)
     """The loss."""
     data: Data = field(default_factory=Data)
@@ -248,6 +344,7 @@ class Recipe:
         _require("name", self.name, bool(fits), rule)
         is_number = self.head.reduction != "none"
         _require("head.reduction", self.head.reduction, is_number, "'mean' or 'sum' to train with")
+        stages_of(self.schedule.loss, self.head.margin)
 
 
 @lru_cache

@@ -8,7 +8,7 @@ from fusedface.recipes.evaluation.input_contract import InputContract
 from fusedface.recipes.export.check import HEADINGS, TOLERANCE, Check, check_rows
 from fusedface.recipes.export.formats import Format
 from fusedface.recipes.export.source import NUM_CALIBRATION, Trained
-from fusedface.recipes.run_directory.summary import figure_rows
+from fusedface.recipes.run_directory.summary import before_training, figure_rows
 
 FLIPS = {
     "sum": "the embedding of the image plus that of its mirror image",
@@ -134,7 +134,8 @@ def _results(trained: Trained) -> str:
     summary = trained.summary()
     if not summary or not summary.get("verification"):
         return "No figures are known.\n"
-    rows = ["| set | figure | untrained | trained |", "|---|---|---|---|"]
+    column = before_training(summary.get("init", ""))
+    rows = [f"| set | figure | {column} | trained |", "|---|---|---|---|"]
     for name, figures in summary["verification"].items():
         before = figure_rows(summary.get("untrained", {}).get(name))
         rows += [

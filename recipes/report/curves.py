@@ -1,5 +1,6 @@
 """The training curve of a run, drawn from its metrics.jsonl."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -14,7 +15,8 @@ from fusedface.recipes.run_directory.summary import SUMMARY, Summary
 def plot_curves(folder: str | Path) -> list[Path]:
     """Draw curves.png and curves.svg into a run directory.
 
-    Panels over the steps: the loss with the losses predicted for random and for collapsed embeddings,
+    Panels over the steps: the loss with the losses predicted for random and for collapsed embeddings and
+    with the steps at which `schedule.loss` changes the margin,
     the cosines, the share of hard negatives with that of images told right, the verification accuracy
     of each set, the modulation of hard negatives, and the state of the loss, if it has one.
 
@@ -67,7 +69,20 @@ def _draw_loss(axis: Axes, train: list[Line], summary: Summary) -> None:
         (summary.collapse_loss, "collapsed", "--"),
     ):
         axis.axhline(loss, linestyle=dashes, color="grey", linewidth=1.0, label=label)
+    for step, stage in _stages(train):
+        axis.axvline(step, linestyle="-.", color="grey", linewidth=1.0)
+        axis.annotate(stage, (step, 1.0), xycoords=("data", "axes fraction"), fontsize=8,
+                      rotation=90, va="top", ha="right")  # fmt: skip
     axis.legend()
+
+
+def _stages(train: list[Line]) -> list[tuple[int, str]]:
+    """Where `schedule.loss` goes on to another margin: the last step logged before, and the margin."""
+    return [
+        (one["step"], str(other["stage"]))
+        for one, other in pairwise(train)
+        if "stage" in other and other["stage"] != one.get("stage")
+    ]
 
 
 def _draw_series(axis: Axes, lines: list[Line], ylabel: str, labels: dict[str, str]) -> None:

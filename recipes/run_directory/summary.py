@@ -61,9 +61,11 @@ class Summary:
     verification: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Figures by set name, of the trained network."""
     untrained: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The same, before training."""
+    """The same, before training: of drawn weights, or of those of `init`."""
     overlap: dict[str, str] = field(default_factory=dict)
     """By set name: what its people and images have in common with those trained on."""
+    init: str = ""
+    """The checkpoint that it began with; empty where weights were drawn."""
     recipe_changes: list[dict[str, Any]] = field(default_factory=list)
     """Where it was resumed with other settings: {"step": ..., "changes": [a line each]}."""
 
@@ -140,8 +142,9 @@ def _kinds(hint: Any) -> tuple[type, ...]:
 def verification_table(summary: Summary) -> Table:
     """Untrained against trained, a row for each figure of each set; numbers in percent."""
     table = Table(
-        f"{summary.recipe}: verification", ["set", "figure"], ["untrained", "trained"], num_keys=2
-    )
+        f"{summary.recipe}: verification", ["set", "figure"], [before_training(summary.init), "trained"],
+        num_keys=2,
+    )  # fmt: skip
     sets = summary.verification or summary.untrained
     for name in sets:
         before, after = (
@@ -151,6 +154,11 @@ def verification_table(summary: Summary) -> Table:
         for label in before | after:
             table.add_row(name, label, before.get(label, "-"), after.get(label, "-"))
     return table
+
+
+def before_training(init: str) -> str:
+    """What the figures from before training are of: the head of their column."""
+    return "checkpoint" if init else "untrained"
 
 
 def figure_rows(figures: dict[str, Any] | None) -> dict[str, str]:

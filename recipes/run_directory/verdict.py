@@ -3,7 +3,7 @@
 non_finite    a loss, gradient or weight became NaN or infinite
 interrupted   a signal stopped it
 collapsed     at its end the loss was that of a network all of whose cosines are the same (closed form)
-chance        it verifies no better than chance, or than the same network untrained
+chance        it verifies no better than chance, or than the same network with drawn weights
 unfinished    it learned, and its accuracy was still rising when its steps were over
 converged     it learned, and its accuracy had stopped rising
 """
@@ -58,6 +58,8 @@ def judge(
     end_step: int,
     margin: Margin,
     num_classes: int,
+    margin_begins: int = 0,
+    from_weights: bool = False,
 ) -> Judgement:
     """Judge a run.
 
@@ -66,8 +68,10 @@ def judge(
         ended: how training stopped.
         end_message: a sentence on that.
         end_step: the step at which it stopped.
-        margin: its loss.
+        margin: its loss, at the end.
         num_classes: C.
+        margin_begins: the step after which it is trained with that loss.
+        from_weights: whether it began with trained weights, which it need not surpass to have learned.
     """
     if ended != "finished":
         return Judgement(ended, end_step if ended == "non_finite" else None, end_message)
@@ -75,15 +79,20 @@ def judge(
     if not train:
         return Judgement("unfinished", None, "no line of training metrics is left to judge it by")
     accuracies = accuracies_of([line for line in lines if line["kind"] == "evaluation"])
-    if (since := collapsed_since(train, margin, num_classes)) is not None:
+    at_the_end = [line for line in train if line["step"] > margin_begins]
+    if (since := collapsed_since(at_the_end, margin, num_classes)) is not None:
         text = (
             f"from step {since} to the end the loss was that of cosines that are all the same: at last "
             f"{train[-1]['loss']:.1f} at a cosine of {train[-1]['target_cosine']:.2f}"
         )
         return Judgement("collapsed", since, text)
-    if chance := _chance(lines, accuracies):
+    if chance := _chance(lines, accuracies, from_weights):
         return Judgement("chance", _last_step(lines), chance)
     gain, sunk = _late_gain(accuracies), _sunk(train)
+    if from_weights and accuracies:
+        sunk += (
+            f"; accuracy is {accuracies[-1][1]:.2%}, and was {accuracies[0][1]:.2%} at the start"
+        )
     if gain is None:
         fall = _late_fall(train)
         text = (
@@ -124,8 +133,8 @@ def collapsed_since(train: Lines, margin: Margin, num_classes: int) -> int | Non
     return since if last - since >= max(COLLAPSE_STEPS, 0.1 * last) else None
 
 
-def _chance(lines: Lines, accuracies: list[tuple[int, float]]) -> str | None:
-    """A sentence if the last accuracy is no better than chance or than before training, else None."""
+def _chance(lines: Lines, accuracies: list[tuple[int, float]], from_weights: bool) -> str | None:
+    """A sentence if the last accuracy is no better than chance or than drawn weights, else None."""
     if not accuracies:
         return None
     last = accuracies[-1][1]
@@ -135,6 +144,8 @@ def _chance(lines: Lines, accuracies: list[tuple[int, float]]) -> str | None:
     if last <= 0.5 + error:
         return f"accuracy is {last:.1%}, within {CHANCE_SIGMAS:g} standard errors of 50 %"
     first_step, untrained = accuracies[0]
+    if from_weights:
+        return None
     if first_step == 0 and len(accuracies) > 1 and last <= untrained:
         return f"accuracy is {last:.1%}, and was {untrained:.1%} before training"
     return None

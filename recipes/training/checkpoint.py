@@ -1,16 +1,16 @@
 """Checkpoints: written whole or not at all, the newest undamaged one found again and checked.
 
 A file is a dictionary that `torch.load(path, weights_only=True)` reads. `fusedface.models` reads the
-first six entries of it, the recipes all:
+first eight entries of it, the recipes all:
 
-    format, version, step, backbone, preprocessing, model, head
-    recipe, optimizer, scaler, rng, progress, data
+    format, version, step, backbone, preprocessing, model, head, classes
+    recipe, optimizer, scaler, rng, progress, data, in_training (with `train.ema`)
 
 A file may be whole and yet of another run, of an edited recipe, or put together by hand: every entry is
 checked before it is loaded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +30,13 @@ from fusedface.recipes.training.seeding import set_rng_state
 BEST = "best.pt"
 PATTERN = "step-*.pt"
 MAX_LISTED = 5  # names in a message
+IN_TRAINING = "in_training"
+"""The entry with the weights that training goes on with, where "model" is their average."""
+MOMENTUM: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
+}
+"""What an optimiser holds of the size of each parameter; AdamW counts its steps too, as "step"."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Checkpoint:
         return progress, meter
 
     def tensors(self, key: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of "model" or "head", which have the names and shapes of `expected`."""
+        """The tensors of "model", IN_TRAINING or "head", with the names and shapes of `expected`."""
         found = self._entry(key)
         problems = [f"{name} is missing" for name in expected if name not in found]
         problems += [f"{str(name)[:80]} is unexpected" for name in found if name not in expected]
@@ -83,25 +90,25 @@ class Checkpoint:
             raise self.unusable(f"its {key} does not fit this recipe: {listed}")
         return found
 
-    def momentum(self, optimizer: torch.optim.Optimizer, may_be_empty: bool) -> dict[str, Any]:
+    def momentum(
+        self, optimizer: torch.optim.Optimizer, may_lack: Collection[str]
+    ) -> dict[str, Any]:
         """What `optimizer.load_state_dict` takes: momentum as it was, settings as the recipe has them.
 
         Args:
             optimizer: over the parameters of the recipe's network and head.
-            may_be_empty: whether no step may have been taken yet.
+            may_lack: names of the groups whose parameters may not have been changed yet.
         """
         state = self._entry("optimizer").get("state")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if not isinstance(state, dict) or not (
-            (may_be_empty and not state) or set(state) == set(range(len(parameters)))
-        ):
+        names = [g["name"] for g in optimizer.param_groups for _ in g["params"]]
+        needed = {index for index, name in enumerate(names) if name not in may_lack}
+        if not isinstance(state, dict) or not needed <= set(state) <= set(range(len(parameters))):
             raise self.unusable(
                 "its optimizer holds no momentum of just the parameters of this recipe"
             )
         for index in sorted(state):
-            values = state[index]
-            momentum = values.get("momentum_buffer") if isinstance(values, dict) else None
-            if set(values) != {"momentum_buffer"} or _misfit(momentum, parameters[index]):
+            if not _is_momentum(state[index], parameters[index], MOMENTUM[type(optimizer)]):
                 raise self.unusable(f"its optimizer's state {index} is not momentum")
         return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
@@ -251,6 +258,18 @@ def _is_plain(value: object) -> bool:
         and value.layout == torch.strided
         and not value.is_meta
         and value.is_floating_point()
+    )
+
+
+def _is_momentum(values: object, parameter: Tensor, names: tuple[str, ...]) -> bool:
+    """Whether a state is what an optimiser keeps of one parameter."""
+    expected = dict.fromkeys(names, parameter)
+    if len(names) > 1:
+        expected["step"] = torch.empty(())
+    return (
+        isinstance(values, dict)
+        and values.keys() == expected.keys()
+        and not any(_misfit(values[name], like) for name, like in expected.items())
     )
 
 

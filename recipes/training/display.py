@@ -27,6 +27,8 @@ class Status:
     batch_size: int
     initial_loss: float
     collapse_loss: float
+    stage: str = ""
+    """The margin of the moment, where `schedule.loss` has several."""
     step: int = 0
     seconds_per_step: float = 0.0
     lr: float = 0.0
@@ -134,6 +136,7 @@ def _figures(status: Status) -> list[tuple[str, str]]:
     """Label and text of every figure there is."""
     landmarks = f"(random {status.initial_loss:.1f}, collapsed {status.collapse_loss:.1f})"
     shown = [("loss", f"{status.figures['loss']:.2f} {landmarks}")] if status.figures else []
+    shown += [("of", status.stage)] if status.stage else []
     for key, label, form in (
         ("target_cosine", "target cosine", ".3f"),
         *((name, name, ".3f") for name in STATE_NAMES),

@@ -43,7 +43,7 @@ class Meter:
     """
 
     def __init__(self, num_classes: int, state_names: tuple[str, ...] = ()) -> None:
-        self.num_classes = num_classes
+        self.num_classes, self.state_names = num_classes, state_names
         self.names = FIGURES + state_names
         self.rows: list[Tensor] = []
 
@@ -65,7 +65,7 @@ class Meter:
             out.correct.float().mean(),
             out.hard_negatives.float().mean() / (self.num_classes - 1),
             *out.modulation,
-            *out.state.values(),
+            *(out.state.get(name, nan) for name in self.state_names),
         )
         self.rows.append(torch.stack([value.detach().float() for value in values]))
 

@@ -1,4 +1,4 @@
-"""The optimiser: SGD with Nesterov momentum, and which parameters are decayed by how much."""
+"""The optimiser, and which parameters are decayed by how much and learn at which rate."""
 
 from typing import Any
 
@@ -9,15 +9,18 @@ from fusedface.models import MarginHead
 from fusedface.models.backbone import Backbone
 from fusedface.recipes.configuration.recipe import Optim
 
+CENTRES = "centres"
+
 
 def parameter_groups(model: Backbone, head: MarginHead, optim: Optim) -> list[dict[str, Any]]:
-    """Every parameter of backbone and head in exactly one group, with its weight decay.
+    """Every parameter of backbone and head in exactly one group, with its weight decay and rate.
 
-    "backbone" (`optim.weight_decay`): weights before the embedding layers. "head"
-    (`optim.weight_decay_head`): weights of the embedding layers, and the class centres. "undecayed"
-    (0): vectors, so biases, slopes of PReLU, and what multiplies channels or heads, of normalisations
-    for example; of the embedding layers too. This is the split of the MobileFaceNets paper
-    (arXiv:1804.07573, section 4.1) with nothing decayed that is no matrix and no filter.
+    "backbone" (`optim.weight_decay`): weights before the embedding layers. "embedding"
+    (`optim.weight_decay_head`): weights of the embedding layers. CENTRES (the same): the class centres,
+    which learn at `optim.lr_head`. "undecayed" (0): vectors, so biases, slopes of PReLU, and what
+    multiplies channels or heads, of normalisations for example; of the embedding layers too. This is the
+    split of the MobileFaceNets paper (arXiv:1804.07573, section 4.1) with nothing decayed that is no
+    matrix and no filter. "lr_factor" is a group's rate over that of the schedule.
     """
     backbone: list[Tensor] = []
     decayed_more: list[Tensor] = []
@@ -30,15 +33,26 @@ def parameter_groups(model: Backbone, head: MarginHead, optim: Optim) -> list[di
             decayed_more.append(parameter)
         else:
             backbone.append(parameter)
-    decayed_more.extend(head.parameters())
+    factor = 1.0 if optim.lr_head is None else optim.lr_head / optim.lr
+    more = optim.weight_decay_head
+    usual, own = {"lr_factor": 1.0}, {"lr_factor": factor}
     return [
-        {"name": "backbone", "params": backbone, "weight_decay": optim.weight_decay},
-        {"name": "head", "params": decayed_more, "weight_decay": optim.weight_decay_head},
-        {"name": "undecayed", "params": undecayed, "weight_decay": 0.0},
+        {"name": "backbone", "params": backbone, "weight_decay": optim.weight_decay, **usual},
+        {"name": "embedding", "params": decayed_more, "weight_decay": more, **usual},
+        {"name": CENTRES, "params": [*head.parameters()], "weight_decay": more, **own},
+        {"name": "undecayed", "params": undecayed, "weight_decay": 0.0, **usual},
     ]
 
 
-def build_optimizer(model: Backbone, head: MarginHead, optim: Optim) -> torch.optim.SGD:
-    """SGD with Nesterov momentum over `parameter_groups`."""
+def build_optimizer(model: Backbone, head: MarginHead, optim: Optim) -> torch.optim.Optimizer:
+    """`optim.kind` over `parameter_groups`."""
     groups = parameter_groups(model, head, optim)
+    if optim.kind == "adamw":
+        return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.momentum, optim.beta2))
     return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group its share of the schedule's rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]

@@ -43,7 +43,7 @@ class Progress:
             ("train_seconds", _is_duration, "a time in seconds"),
             ("final_loss", lambda v: v is None or is_number(v), "a number or none"),
             ("best_accuracy", lambda v: is_number(v) and not math.isnan(v), "a number"),
-            ("untrained", is_verification, "figures by set name"),
+            ("untrained", lambda v: v is None or is_verification(v), "figures by set name"),
             ("verification", lambda v: v is None or is_verification(v), "figures by set name"),
             (
                 "unreadable",

@@ -1,16 +1,17 @@
-"""What happens at which step: its images, its learning rate, and what is written after it.
+"""What happens at which step: its images, its learning rate, its loss, and what is written after it.
 
 All of it is a function of the seed and the step, so nothing of it is saved, and nothing restored.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader
 
 from fusedface.data import FaceBatch, FaceDataset, collate_whole
+from fusedface.recipes.configuration.loss_stages import Stage
 from fusedface.recipes.configuration.recipe import Schedule
 from fusedface.recipes.training.signals import ignore_interrupts
 
@@ -103,6 +104,30 @@ class LearningRate:
         return self.base * (1.0 - done) ** schedule.power
 
 
+class LossSchedule:
+    """The margin that each step is trained with: a stage holds while the step i < fraction n.
+
+    Args:
+        stages: see `loss_stages.stages_of`; the last is the margin of the head.
+        num_steps: n.
+    """
+
+    def __init__(self, stages: Sequence[Stage], num_steps: int) -> None:
+        self.stages, self.num_steps = tuple(stages), num_steps
+
+    def __call__(self, step: int) -> Stage:
+        """The stage of the step with this index (from 0)."""
+        inside = (stage for stage in self.stages if step < stage.until * self.num_steps)
+        return next(inside, self.stages[-1])
+
+    @property
+    def last_begins(self) -> int:
+        """How many steps are trained before the margin of the head."""
+        if len(self.stages) == 1:
+            return 0
+        return math.ceil(self.stages[-2].until * self.num_steps)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timetable:
     """After which steps a run logs, evaluates and saves; after the last it does all three.
@@ -112,12 +137,14 @@ class Timetable:
         log_every: steps between lines of metrics.
         evaluate_every: steps between evaluations, each with a checkpoint; 0 for none but the last.
         checkpoint_every: steps between the other checkpoints.
+        saves_first: whether a checkpoint precedes the first step.
     """
 
     num_steps: int
     log_every: int
     evaluate_every: int
     checkpoint_every: int
+    saves_first: bool = False
 
     def logs(self, step: int) -> bool:
         """Whether a line of metrics follows the first `step` steps."""

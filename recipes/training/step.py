@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from fusedface.kernels import NonFiniteInputError
-from fusedface.models import Backbone, MarginHead
-from fusedface.recipes.training.checkpoint import Checkpoint
+from fusedface.models import Backbone, MarginHead, StartingPoint
+from fusedface.recipes.training.average import WeightAverage
+from fusedface.recipes.training.checkpoint import IN_TRAINING, Checkpoint
 from fusedface.recipes.training.diagnose import first_non_finite
 from fusedface.recipes.training.meter import Meter
+from fusedface.recipes.training.optim import CENTRES, set_rate
 from fusedface.recipes.training.precision import Precision
+from fusedface.recipes.training.schedule import LossSchedule
 
 
 class NonFiniteTrainingError(RuntimeError):
@@ -31,11 +34,16 @@ class Learner:
         head: the class centres, on the device.
         optimizer: over the parameters of both.
         lr: the learning rate of each step, counted from 0.
+        losses: the margin of each step; the last is that of `head`.
+        freeze: in so many steps at the start only the class centres learn.
+        freeze_statistics: whether batch normalisation keeps the statistics that it has.
+        ema: decay of an average of the backbone's weights; 0 for none.
         clip_norm: largest norm of the backbone's gradient; 0 is off.
         precision: device and dtype.
         channels_last: the memory order of the images.
 
     Attributes:
+        average: of the backbone's weights; None without one.
         meter: what was measured since the last line of metrics.
     """
 
@@ -46,47 +54,85 @@ class Learner:
         optimizer: torch.optim.Optimizer,
         *,
         lr: Callable[[int], float],
+        losses: LossSchedule,
+        freeze: int,
+        freeze_statistics: bool,
+        ema: float,
         clip_norm: float,
         precision: Precision,
         channels_last: bool,
     ) -> None:
         self.model, self.head, self.optimizer, self.lr = model, head, optimizer, lr
+        self.losses, self.freeze, self.freeze_statistics = losses, freeze, freeze_statistics
         self.limit = clip_norm or math.inf
         self.precision, self.channels_last = precision, channels_last
         self.scaler = precision.grad_scaler()
-        self.meter = Meter(head.num_classes, tuple(head.state))
+        self.average = WeightAverage(model, ema) if ema else None
+        for stage in losses.stages:  # a checkpoint holds the state of all of them, from the start
+            head.set_margin(stage.margin)
+        self.meter = Meter(head.num_classes, tuple(name for name, _ in head.named_buffers()))
         # Of the newest step, to find out what was not finite in it.
         self._step, self._inputs = 0, torch.empty(0)
 
+    @property
+    def network(self) -> Backbone:
+        """What is verified, and saved as the network: the average of the weights, if there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def begin_with(self, start: StartingPoint) -> list[str]:
+        """Take the backbone of a checkpoint; see `StartingPoint.load`."""
+        differences = start.load(self.model)
+        if self.average is not None:
+            self.average.model.load_state_dict(self.model.state_dict())
+        return differences
+
+    def prepare(self, step: int) -> None:
+        """The modes of a step; a frozen backbone, or frozen statistics, are as in evaluation."""
+        self.head.train()
+        self.model.train(step >= self.freeze)
+        if self.freeze_statistics:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
     def learn(self, step: int, images: Tensor, labels: Tensor) -> None:
-        """One step, counted from 0, on images (B, H, W, 3) uint8 and labels (B,).
+        """One step, counted from 0, on images (B, H, W, 3) uint8 and labels (B,), after `prepare`.
 
         Raises:
             NonFiniteTrainingError: on a CPU at this step, on other devices by the next `check_finite`.
         """
         device = self.precision.device
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(step)
+        is_frozen = step < self.freeze
+        set_rate(self.optimizer, self.lr(step))
+        if self.losses(step).margin is not self.head.margin:
+            self.head.set_margin(self.losses(step).margin)
+        if step == self.freeze > 0:
+            self.prepare(step)
         inputs = self.model.preprocessing.images_to_tensor(images.to(device, non_blocking=True))
         if not self.channels_last:
             inputs = inputs.contiguous()
         self._step, self._inputs = step, inputs
         try:
             with self.precision.autocast():
-                out = self.head(self.model(inputs), labels.to(device, non_blocking=True))
+                with torch.set_grad_enabled(not is_frozen):
+                    embeddings = self.model(inputs)
+                out = self.head(embeddings, labels.to(device, non_blocking=True))
         except NonFiniteInputError as error:
             raise self._non_finite(steps_ago=0) from error
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(out.loss).backward()
         self.scaler.unscale_(self.optimizer)
         # Not the class centres: their gradient grows as they are short, and says nothing of the loss.
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.limit)
+        trained = [] if is_frozen else self.model.parameters()
+        norm = nn.utils.clip_grad_norm_(trained, self.limit).to(device)
         assert self.head.weight.grad is not None
         self.meter.add(out, norm, self.head.weight.grad.norm())
         if device.type == "cpu":  # reading the loss is free here, so the weights stay good
             self.check_finite()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.model, step + 1)
 
     def check_finite(self) -> None:
         """Raise NonFiniteTrainingError if a step since the last line of metrics was not finite."""
@@ -108,34 +154,48 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it, the rows of the meter apart."""
+        average = {} if self.average is None else {IN_TRAINING: self.model.state_dict()}
         return {
             "backbone": self.model.config,
             "preprocessing": self.model.preprocessing.as_dict(),
-            "model": self.model.state_dict(),
+            "model": self.network.state_dict(),
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            **average,
         }
 
-    def load(self, checkpoint: Checkpoint, meter: Tensor, *, has_begun: bool) -> None:
+    def load(self, checkpoint: Checkpoint, meter: Tensor, *, step: int) -> None:
         """Go on from a checkpoint; nothing is changed unless all of it fits.
 
         Args:
             checkpoint: that was saved with `state`.
             meter: the rows of the meter, (n, figures).
-            has_begun: whether a step has been made, so that there is momentum.
+            step: how many steps have been made, so that there is momentum.
 
         Raises:
             ValueError: it is of another network or head, or an entry is damaged.
         """
-        model = checkpoint.tensors("model", self.model.state_dict())
+        network = checkpoint.tensors("model", self.model.state_dict())
+        model = network
+        if IN_TRAINING in checkpoint.content:
+            model = checkpoint.tensors(IN_TRAINING, self.model.state_dict())
         head = checkpoint.tensors("head", self.head.state_dict())
-        needed = has_begun and not self.scaler.is_enabled()
-        momentum = checkpoint.momentum(self.optimizer, may_be_empty=not needed)
+        momentum = checkpoint.momentum(self.optimizer, may_lack=self._unchanged(step))
         scaler = checkpoint.scaler(self.scaler)
         self.model.load_state_dict(model)
+        if self.average is not None:
+            self.average.model.load_state_dict(network)
         self.head.load_state_dict(head)
         self.optimizer.load_state_dict(momentum)
         if scaler is not None:
             self.scaler.load_state_dict(scaler)
         self.meter.restore(meter, self.precision.device)
+
+    def _unchanged(self, step: int) -> list[str]:
+        """The groups of parameters that may have no momentum after so many steps."""
+        names = [group["name"] for group in self.optimizer.param_groups]
+        # A gradient scaler leaves out steps, all of them at first.
+        if step == 0 or self.scaler.is_enabled():
+            return names
+        return [name for name in names if name != CENTRES] if step <= self.freeze else []

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fusedface.data import FaceBatch, FaceDataset
+from fusedface.models import Backbone
 from fusedface.recipes.evaluation.evaluate import NonFiniteEmbeddingsError
 from fusedface.recipes.run_directory.metrics import MetricsLog, Verification, mean_accuracy
 from fusedface.recipes.run_directory.verdict import Ended
@@ -44,7 +45,7 @@ class Trainer:
         batches: which of them make up which step.
         timetable: when to log, evaluate and save.
         num_workers: processes that read images beside the training.
-        evaluate: verifies the network as it is; no result must depend on whether it was called.
+        evaluate: verifies a network as it is; no result must depend on whether it was called.
         checkpoints: where the states go.
         display: where progress is reported.
         status: the figures that it shows.
@@ -59,7 +60,7 @@ class Trainer:
         batches: Batches,
         timetable: Timetable,
         num_workers: int,
-        evaluate: Callable[[], Verification],
+        evaluate: Callable[[Backbone], Verification],
         checkpoints: CheckpointFolder,
         display: Display,
         status: Status,
@@ -86,6 +87,8 @@ class Trainer:
         with StopRequest() as stop:
             if self.progress.untrained is None:
                 self.progress.untrained = self._evaluate(log)
+                if self.timetable.saves_first:
+                    self.save(best=False)
             try:
                 while self.progress.step < self.timetable.num_steps and stop.signal_name is None:
                     self._train_epoch(log, stop)
@@ -103,8 +106,7 @@ class Trainer:
 
     def _train_epoch(self, log: MetricsLog, stop: StopRequest) -> None:
         """Train what is left of the current epoch, or until a signal."""
-        self.learner.model.train()
-        self.learner.head.train()
+        self.learner.prepare(self.progress.step)
         began = time.perf_counter()
         for images, labels, unreadable in self._read():
             self._report_unreadable(unreadable)
@@ -173,16 +175,21 @@ class Trainer:
         figures = self.learner.meter.take()
         self.status.figures, self.status.lr = figures, self.learner.lr(self.progress.step - 1)
         self.progress.final_loss = figures["loss"]
-        rates = {"lr": self.status.lr, "epoch": self.progress.step / self.batches.steps_per_epoch}
+        rates: dict[str, float | str] = {
+            "lr": self.status.lr,
+            "epoch": self.progress.step / self.batches.steps_per_epoch,
+        }
+        if len(self.learner.losses.stages) > 1:
+            rates["stage"] = self.status.stage = self.learner.losses(self.progress.step - 1).text
         pace = {"images_per_second": self.status.images_per_second, "seconds": self._train_seconds}
         log.write("train", self.progress.step, figures | rates | pace)
         self.display.logged(self.status)
 
     def _evaluate(self, log: MetricsLog) -> Verification:
         """Verify, log, and go back to training."""
-        self.learner.model.eval()
+        network = self.learner.network.eval()
         try:
-            results = self.evaluate()
+            results = self.evaluate(network)
         except NonFiniteEmbeddingsError as error:
             if self.progress.step == 0:
                 raise
@@ -192,7 +199,7 @@ class Trainer:
                 raise
             # Not saved: a run that goes on from here would never be verified at this step.
             raise OSError(f"the faces to verify can no longer be read: {error}") from error
-        self.learner.model.train()
+        self.learner.prepare(self.progress.step)
         figures = {"verification": results, "seconds": self._train_seconds}
         log.write("evaluation", self.progress.step, figures)
         accuracies = {name: figures["accuracy"] for name, figures in results.items()}
@@ -232,7 +239,7 @@ class Trainer:
                 the entry are named.
         """
         progress, meter = checkpoint.progress(self.timetable.num_steps)
-        self.learner.load(checkpoint, meter, has_begun=progress.step > 0)
+        self.learner.load(checkpoint, meter, step=progress.step)
         checkpoint.restore_generators()
         self.progress = progress
         self.saved_step = progress.step

@@ -10,13 +10,14 @@ from fusedface.recipes.configuration.recipe import (
     BackboneOptions,
     Data,
     Evaluation,
+    Init,
     Optim,
     Recipe,
     Schedule,
     Synthetic,
     Train,
 )
-from fusedface.recipes.registry import RECIPES, get_recipe
+from fusedface.recipes.registry import FINETUNE, RECIPES, get_recipe
 from fusedface.recipes.synthetic_sets import SETS
 
 WRONG = [
@@ -35,6 +36,18 @@ WRONG = [
     (Optim, {"momentum": 1.0}, "optim.momentum"),
     (Optim, {"weight_decay_head": -1e-4}, "optim.weight_decay_head"),
     (Optim, {"clip_norm": -1.0}, "optim.clip_norm"),
+    (Optim, {"kind": "adam"}, "optim.kind"),
+    (Optim, {"lr_head": 0.0}, "optim.lr_head"),
+    (Optim, {"beta2": 1.0}, "optim.beta2"),
+    (BackboneOptions, {"activation": "gelu"}, "activation"),
+    (BackboneOptions, {"name": "mbf", "stem_pointwise": True}, "stem_pointwise"),
+    (BackboneOptions, {"std": (1.0, 0.0, 1.0)}, "std"),
+    (BackboneOptions, {"mean": (float("nan"), 0.0, 1.0)}, "backbone.mean"),
+    (BackboneOptions, {"flip": "mean"}, "flip"),
+    (Init, {"centres": "kmeans"}, "init.centres"),
+    (Init, {"checkpoint": "x.pt"}, "init.sha256"),
+    (Train, {"freeze": -1}, "train.freeze"),
+    (Train, {"ema": 1.0}, "train.ema"),
     (Schedule, {"epochs": 0.0}, "schedule.epochs"),
     (Schedule, {"steps": 0}, "schedule.steps"),
     (Schedule, {"kind": "linear"}, "schedule.kind"),
@@ -78,17 +91,24 @@ def test_registry_rows_carry_their_own_name_and_a_summary(name):
     assert recipe.summary
 
 
-def test_variants_differ_in_the_head_alone():
+def test_variants_differ_in_the_loss_alone():
     main = get_recipe("mobilefacenet-curricular")
     assert main.head.margin == CurricularFace(m=0.5, s=64.0)
-    for name in RECIPES.keys() - SETS.keys():
+    for name in RECIPES.keys() - SETS.keys() - FINETUNE.keys():
         variant = get_recipe(name)
         network = variant.backbone
         assert name.startswith(f"{network.name}-")
         assert network == main.backbone or network.name != main.backbone.name
-        same = replace(variant, name=main.name, summary=main.summary, head=main.head)
+        same = replace(
+            variant, name=main.name, summary=main.summary, head=main.head,
+            schedule=replace(variant.schedule, loss=()),
+        )  # fmt: skip
         assert same == replace(main, backbone=network)
         assert name.endswith("-curricular") or variant.head != main.head
+    staged = {name for name in RECIPES if get_recipe(name).schedule.loss}
+    assert {name.partition("-")[2] for name in staged} == {
+        "arcface-scale-warmup", "arcface-softmax-first",
+    }  # fmt: skip
     assert get_recipe("mobilefacenet-mvarc-t1.4").head.margin == MVArc(m=0.5, s=64.0, t=1.4)
     assert get_recipe("mobilefacenet-arcface-m045").head.margin.m == 0.45
     assert get_recipe("mobilefacenet-focal").head.focal_gamma == 2.0

@@ -6,7 +6,7 @@ from torch import nn
 
 from fusedface.models import MODELS, MarginHead, create
 from fusedface.recipes.configuration.recipe import Optim
-from fusedface.recipes.training.optim import build_optimizer, parameter_groups
+from fusedface.recipes.training.optim import build_optimizer, parameter_groups, set_rate
 
 
 def build(name="mobilefacenet"):
@@ -52,6 +52,42 @@ def test_scales_of_edgeface_are_not_decayed(name):
     assert len(scales) == 3 * 3 + 15
     norms = [f"{key}.weight" for key, m in model.named_modules() if isinstance(m, nn.LayerNorm)]
     assert {id(model.get_parameter(key)) for key in scales + norms} <= undecayed
+
+
+def test_the_class_centres_have_a_rate_of_their_own():
+    model, head = build()
+    optimizer = build_optimizer(model, head, Optim(lr=0.1, lr_head=0.4))
+    set_rate(optimizer, 0.05)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates.pop(id(head.weight)) == pytest.approx(0.2)
+    assert set(rates.values()) == {0.05}
+
+
+def test_adamw_by_hand():
+    """Loshchilov and Hutter, Algorithm 2, with its schedule multiplier taken into the rate."""
+    torch.manual_seed(0)
+    model = create("mobilefacenet", embedding_dim=8, input_size=(32, 32), width=0.25).double()
+    head = MarginHead(8, 5).double()
+    optim = Optim(
+        kind="adamw", lr=0.01, momentum=0.8, beta2=0.95, weight_decay=0.1, weight_decay_head=0.2
+    )
+    optimizer = build_optimizer(model, head, optim)
+    for parameter, decay in (
+        (model.stem[0].weight, 0.1),
+        (head.weight, 0.2),
+        (model.stem[1].bias, 0),
+    ):
+        expected = parameter.detach().clone()
+        first, second = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        for step in (1, 2):
+            optimizer.zero_grad()
+            parameter.grad = torch.randn_like(parameter)
+            first = 0.8 * first + 0.2 * parameter.grad
+            second = 0.95 * second + 0.05 * parameter.grad.square()
+            size = first / (1 - 0.8**step) / ((second / (1 - 0.95**step)).sqrt() + 1e-8)
+            expected = expected - 0.01 * decay * expected - 0.01 * size
+            optimizer.step()
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-14)
 
 
 def test_two_steps_by_hand():

@@ -45,6 +45,24 @@ def verdict(lines, ended="finished", **options):
     return judge(lines, ended=ended, **given)
 
 
+def test_a_run_from_weights_need_not_surpass_them():
+    """A checkpoint at 99.7 % that ends at 99.6 % has not fallen to chance; drawn weights would have."""
+    lines = [*falling(), *evaluations(0.997, 0.996)]
+    assert verdict(lines).verdict == "chance"
+    found = verdict(lines, from_weights=True)
+    assert found.verdict in ("converged", "unfinished")
+    assert "accuracy is 99.60%, and was 99.70% at the start" in found.message
+    lines = [*falling(), *evaluations(0.997, 0.51)]
+    assert verdict(lines, from_weights=True).verdict == "chance"
+
+
+def test_a_collapse_is_told_by_the_margin_of_the_end():
+    losses = [50.0] * 20 + [COLLAPSE] * 20
+    assert verdict(train(losses)).verdict == "collapsed"
+    assert verdict(train([COLLAPSE] * 40), margin_begins=350).verdict != "collapsed"
+    assert verdict(train([COLLAPSE] * 40), margin_begins=200).step == 210
+
+
 def test_the_collapse_loss_is_the_closed_form():
     assert pytest.approx(64 * math.sin(0.5) + math.log(999), abs=1e-6) == COLLAPSE
     # Every negative is hard there: N(0) = t - 1 for each.

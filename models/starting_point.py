@@ -1,0 +1,106 @@
+"""What training can start from: a checkpoint's weights where they fit, and its class centres by name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedface.models.archives import read_archive
+from fusedface.models.backbone import Backbone
+from fusedface.models.checkpoints import Contents, interpret, listed, match
+from fusedface.models.preprocessing import Preprocessing
+
+SMALLEST_SHARE = 0.5
+"""Of a backbone's tensors; a checkpoint that has fewer is of another network."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The people that a checkpoint was trained on.
+
+    Attributes:
+        names: of each class.
+        centres: (C, D) float.
+        data: the group of that name of the recipe it was trained with; empty where it is not said.
+    """
+
+    names: tuple[str, ...]
+    centres: Tensor
+    data: dict[str, Any]
+
+
+class StartingPoint:
+    """A checkpoint that was read, of any layout that `load_checkpoint` takes.
+
+    Attributes:
+        path: of the file.
+        config: `create(**config)` builds its backbone; None of a bare state_dict.
+        preprocessing: with which it was trained; None of a bare state_dict.
+        classes: whom it was trained on; None where the file does not say.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: as `build_from_checkpoint`; or its class centres are damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        archive = read_archive(path)
+        self._contents: Contents = interpret(archive, path)
+        self.path = Path(path)
+        self.config: dict[str, Any] | None = self._contents.config
+        self.preprocessing: Preprocessing | None = self._contents.preprocessing
+        self.classes = _classes(archive, path)
+
+    def load(self, model: Backbone) -> list[str]:
+        """Copy every tensor that fits into a backbone; the others of the backbone stay as drawn.
+
+        Returns:
+            A line on each kind of tensors that were not taken; none where all were.
+
+        Raises:
+            ValueError: less than half of the backbone's tensors fit, or some are not finite; nothing
+                was loaded.
+        """
+        expected = model.state_dict()
+        state, differences = match(expected, self._contents)
+        lines = [f"{len(k)} {kind}: {listed(k)}" for kind, k in differences.items()]
+        if len(state) < SMALLEST_SHARE * len(expected):
+            told = "\n  ".join(lines)
+            raise ValueError(
+                f"{self.path} has {len(state)} of the {len(expected)} tensors of the backbone "
+                f"{model.config}, less than half: it is of another network\n  {told}"
+            )
+        broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+        if broken:
+            raise ValueError(f"{self.path}: these tensors are not finite: {listed(broken)}")
+        model.load_state_dict(state, strict=False)
+        return lines
+
+
+def _classes(archive: dict[Any, Any], path: str | Path) -> Classes | None:
+    """The people of a file that names them, checked."""
+    if "classes" not in archive:
+        return None
+    names, head = archive["classes"], archive.get("head")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: key 'classes' must be a list of names")
+    centres = head.get("weight") if isinstance(head, dict) else None
+    if not (
+        isinstance(centres, Tensor)
+        and centres.layout == torch.strided
+        and not centres.is_meta
+        and centres.is_floating_point()
+        and centres.ndim == 2
+        and len(centres) == len(names)
+        and bool(centres.isfinite().all())
+    ):
+        raise ValueError(
+            f"{path}: head.weight must be the finite class centres of the {len(names)} people in 'classes'"
+        )
+    recipe = archive.get("recipe")
+    data = recipe.get("data") if isinstance(recipe, dict) else None
+    return Classes(tuple(names), centres, data if isinstance(data, dict) else {})

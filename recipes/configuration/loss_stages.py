@@ -1,0 +1,78 @@
+"""`schedule.loss`: which margin is trained with when, as a short list.
+
+    "0.1 s=16", "0.2 s=32"        scale warm-up: s = 16 for a tenth of the run, 32 for another
+    "0.1 m=0.0", "0.2 m=0.25"     margin warm-up
+    "0.2 normface"                softmax on cosines first, with the s of the head's margin
+
+An entry is a fraction of the run, the name of another margin if it is one, and settings of the margin.
+After the last the head's own margin follows.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from fusedface.kernels import MARGINS, Margin
+from fusedface.recipes.configuration.fields import build, hints_of, nearest, parse
+
+
+class Stage(NamedTuple):
+    """A margin, and until when it is trained with."""
+
+    until: float
+    """A fraction of the run."""
+    margin: Margin
+    text: str
+    """What people call it: the entry without its fraction."""
+
+
+def stages_of(entries: Sequence[str], margin: Margin) -> list[Stage]:
+    """The stages of a run, the last of which is the margin of its head.
+
+    Args:
+        entries: `schedule.loss`.
+        margin: of the head.
+
+    Raises:
+        ValueError: an entry cannot be read, or the fractions do not rise within (0, 1).
+    """
+    stages = [_stage(entry, margin) for entry in entries]
+    fractions = [0.0, *(stage.until for stage in stages), 1.0]
+    if any(a >= b for a, b in pairwise(fractions)):
+        raise ValueError(
+            "schedule.loss must have rising fractions of the run, each in (0, 1), "
+            f"got {', '.join(f'{stage.until:g}' for stage in stages)}"
+        )
+    return [*stages, Stage(1.0, margin, margin.name)]
+
+
+def _stage(entry: str, own: Margin) -> Stage:
+    fraction, *words = entry.split() or ("",)
+    try:
+        until = float(fraction)
+    except ValueError:
+        until = float("nan")
+    if not 0.0 < until < 1.0 or not words:
+        raise ValueError(
+            "schedule.loss must have entries such as '0.1 s=16' or '0.2 normface': a fraction of the run "
+            f"in (0, 1), then what differs in the margin until there; got {entry!r}"
+        )
+    kind, values = type(own), {name: getattr(own, name) for name in hints_of(type(own))}
+    if "=" not in words[0]:
+        name = words[0].lower()
+        if name not in MARGINS:
+            known = ", ".join(MARGINS)
+            raise ValueError(
+                f"schedule.loss: there is no margin {name!r}{nearest(name, MARGINS)}\nThey are: {known}"
+            )
+        kind, values = MARGINS[name], {"s": own.s}
+    hints = hints_of(kind)
+    for word in words if "=" in words[0] else words[1:]:
+        key, _, text = word.partition("=")
+        if key not in hints:
+            raise ValueError(
+                f"schedule.loss: {kind.name} has no setting {key!r}{nearest(key, hints)}; it has "
+                f"{', '.join(hints)}"
+            )
+        values[key] = parse(hints[key], text, f"schedule.loss: {key}")
+    return Stage(until, build(kind, values, "schedule.loss."), " ".join(words))

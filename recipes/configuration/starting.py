@@ -1,0 +1,59 @@
+"""A recipe that begins with a checkpoint: which file, by hash, and the network that it is of."""
+
+from dataclasses import fields, replace
+from hashlib import file_digest
+from pathlib import Path
+
+from fusedface.models import StartingPoint
+from fusedface.recipes.configuration.fields import build
+from fusedface.recipes.configuration.recipe import PREPARATION, BackboneOptions, Recipe
+
+
+def with_init(recipe: Recipe, checkpoint: str | Path) -> Recipe:
+    """A recipe that begins with a checkpoint; network and preprocessing are those of the file.
+
+    Args:
+        recipe: where the other settings come from; its backbone is kept if the file does not say which
+            it is of (a bare state_dict).
+        checkpoint: of any layout that `fusedface.models` reads.
+
+    Raises:
+        ValueError: the file cannot be read, or holds a network that no recipe can describe.
+    """
+    path = Path(checkpoint).absolute()
+    start = StartingPoint(path)
+    init = replace(recipe.init, checkpoint=str(path), sha256=sha256(path))
+    return replace(recipe, init=init, backbone=_backbone(start) or recipe.backbone)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal digits.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"cannot read the checkpoint {path}: {error.strerror}") from None
+
+
+def _backbone(start: StartingPoint) -> BackboneOptions | None:
+    """The network of a checkpoint as a recipe describes it."""
+    if start.config is None or start.preprocessing is None:
+        return None
+    known = {field.name for field in fields(BackboneOptions)}
+    if unknown := sorted(str(key) for key in set(start.config) - known):
+        raise ValueError(f"{start.path}: no recipe can describe a backbone with {unknown[0]!r}")
+    prepared = {name: getattr(start.preprocessing, name) for name in PREPARATION}
+    try:
+        backbone = build(BackboneOptions, start.config | prepared, "backbone.")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{start.path}: {error}") from None
+    if start.preprocessing.input_size != backbone.input_size:
+        raise ValueError(
+            f"{start.path}: its images have {start.preprocessing.input_size}, its backbone takes "
+            f"{backbone.input_size}"
+        )
+    return backbone

@@ -1,0 +1,35 @@
+"""An exponential average of a backbone's weights."""
+
+from copy import deepcopy
+
+import torch
+
+from fusedface.models import Backbone
+
+
+class WeightAverage:
+    """average <- d average + (1 - d) weights after every step, d = min(decay, (1 + n) / (10 + n)).
+
+    n counts the steps: early in a run the average must not remember the weights that it began with
+    (as TensorFlow's ExponentialMovingAverage has it). Running statistics of batch normalisation are
+    averaged too, integers copied.
+
+    Args:
+        model: the backbone, as it begins.
+        decay: the largest d, in (0, 1).
+    """
+
+    def __init__(self, model: Backbone, decay: float) -> None:
+        self.decay = decay
+        self.model = deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: Backbone, step: int) -> None:
+        """Fold in the weights after step number `step` (from 1)."""
+        weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        theirs = model.state_dict()
+        for name, average in self.model.state_dict().items():
+            if average.is_floating_point():
+                average.lerp_(theirs[name], weight)
+            else:
+                average.copy_(theirs[name])

@@ -1,0 +1,204 @@
+"""How a run begins with a checkpoint: its weights, and class centres where its people already lie."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fusedface.data import FaceSource
+from fusedface.data.sources.images import UnreadableImage
+from fusedface.data.transforms import fit
+from fusedface.models import Backbone, MarginHead, StartingPoint
+from fusedface.models.starting_point import Classes
+from fusedface.recipes.configuration.fields import build
+from fusedface.recipes.configuration.recipe import SYNTHETIC, Data, Recipe
+from fusedface.recipes.configuration.starting import sha256
+
+BATCH_SIZE = 64
+
+
+def read_start(recipe: Recipe) -> StartingPoint | None:
+    """The checkpoint that a recipe begins with; None if it begins with drawn weights.
+
+    Raises:
+        ValueError: the file is gone, damaged, or another than the recipe names; or the recipe needs one
+            and names none.
+    """
+    init = recipe.init
+    if init.checkpoint is None:
+        if init.required:
+            raise ValueError(
+                f"{recipe.name} begins with the weights of a checkpoint: name it with --init CHECKPOINT "
+                "(--set init.required=false draws weights instead)"
+            )
+        return None
+    start = StartingPoint(init.checkpoint)
+    if sha256(Path(init.checkpoint)) != init.sha256:
+        raise ValueError(
+            f"{init.checkpoint} has changed: it is not the file that the recipe names by its SHA-256 "
+            f"{init.sha256}; restore it, or begin with this one by --init"
+        )
+    return start
+
+
+class Embedded(NamedTuple):
+    """Where the images of each person lie, in float64 on the CPU."""
+
+    sums: Tensor
+    """(C, D), of the embeddings of length 1."""
+    counts: Tensor
+    """(C,) of images that could be read."""
+
+
+def embed_people(model: Backbone, source: FaceSource) -> Embedded:
+    """Embed every image of a source as it is, without augmentation, in evaluation mode and float32.
+
+    Args:
+        model: on any device; its mode is put back.
+        source: N images of C people; those that cannot be read are left out.
+
+    Raises:
+        ValueError: some embeddings are not finite.
+    """
+    device, size = next(model.parameters()).device, model.preprocessing.image_size
+    sums = torch.zeros(source.num_classes, model.embedding_dim, dtype=torch.float64)
+    counts = torch.zeros(source.num_classes, dtype=torch.float64)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            for first in range(0, len(source), BATCH_SIZE):
+                batch = range(first, min(first + BATCH_SIZE, len(source)))
+                images, kept = _read(source, batch, size)
+                if not kept:
+                    continue
+                inputs = model.preprocessing.images_to_tensor(torch.from_numpy(images).to(device))
+                # Added up on the CPU, where the order is always the same.
+                units = F.normalize(model(inputs).double()).cpu()
+                labels = torch.from_numpy(source.labels[kept])
+                sums.index_add_(0, labels, units)
+                counts.index_add_(0, labels, torch.ones(len(kept), dtype=torch.float64))
+    finally:
+        model.train(was_training)
+    if not sums.isfinite().all():
+        who = source.class_names[int((~sums.isfinite().all(dim=1)).nonzero()[0])]
+        raise ValueError(
+            f"the checkpoint's network embeds images of {who} as NaN or infinity: no run can begin with it"
+        )
+    return Embedded(sums, counts)
+
+
+def place_centres(
+    head: MarginHead,
+    model: Backbone,
+    source: FaceSource,
+    recipe: Recipe,
+    start: StartingPoint,
+    note: Callable[[str], None],
+) -> None:
+    """Put the class centres where `init.centres` says, and the loss's state where that puts it.
+
+    A centre of a mean has length 1; the checkpoint's own keep theirs; a person without an image that can
+    be read keeps the drawn one. State that follows target cosines (CurricularFace's t) begins at their mean
+    over all images.
+
+    Args:
+        head: with drawn centres; changed in place.
+        model: with the checkpoint's weights.
+        source: the training images.
+        recipe: the run's.
+        start: the checkpoint.
+        note: told what was done.
+    """
+    if recipe.init.centres == "random":
+        return
+    note(f"embedding {len(source):,} images for the class centres")
+    people = embed_people(model, source)
+    means = F.normalize(people.sums)
+    seen = means.square().sum(dim=1) > 0.5  # no image, or opposite ones: no direction
+    centres = head.weight.detach().cpu().double()
+    centres[seen] = means[seen]
+    kept: dict[int, int] = {}
+    if recipe.init.centres == "checkpoint" and start.classes is not None:
+        kept = same_people(start.classes, source.class_names, recipe.data)
+        theirs = start.classes.centres
+        if theirs.shape[1] == head.embedding_dim:
+            centres[list(kept)] = theirs[list(kept.values())].double()
+        else:
+            kept = {}
+            note(
+                f"the class centres of the checkpoint have {theirs.shape[1]} dimensions, these "
+                f"{head.embedding_dim}: none is kept"
+            )
+    cosine = (people.sums * F.normalize(centres)).sum() / people.counts.sum()
+    with torch.no_grad():
+        head.weight.copy_(centres)
+        for name, value in head.margin.state_at(cosine.item()).items():
+            head.get_buffer(name).fill_(value)
+    means_used = int(seen.sum()) - sum(bool(seen[j]) for j in kept)
+    note(
+        f"class centres: {len(kept):,} kept by name, {means_used:,} at the mean of their images; mean "
+        f"target cosine {cosine.item():.3f}"
+    )
+
+
+def same_people(classes: Classes, names: Sequence[str], data: Data) -> dict[int, int]:
+    """Which classes of a run are classes of its checkpoint: ours -> theirs.
+
+    People are the same by name. Numbers, and generated people, only mean the same person where the data
+    are the same; a name that several classes have means none.
+
+    Args:
+        classes: of the checkpoint.
+        names: of the run's classes.
+        data: of the run's recipe.
+    """
+    same_data = _same_data(classes.data, data)
+    theirs = _unique(classes.names)
+    return {
+        ours: theirs[name]
+        for name, ours in _unique(names).items()
+        if name in theirs and (same_data or not (name.isdigit() or data.source == SYNTHETIC))
+    }
+
+
+def _unique(names: Sequence[str]) -> dict[str, int]:
+    counts = Counter(names)
+    return {name: i for i, name in enumerate(names) if counts[name] == 1}
+
+
+def _same_data(theirs: dict, ours: Data) -> bool:
+    """Whether a checkpoint's training images are numbered like those of a run."""
+    try:
+        before = build(Data, theirs, "data.")
+    except (ValueError, TypeError):
+        return False
+    if ours.source != SYNTHETIC:
+        return before.source == ours.source
+    sizes = {"num_identities": 2, "images_per_identity": 1, "label_noise": 0.0}
+    return before.source == SYNTHETIC and (
+        replace(before.synthetic, **sizes) == replace(ours.synthetic, **sizes)
+    )
+
+
+def _read(
+    source: FaceSource, indices: Sequence[int], size: tuple[int, int]
+) -> tuple[np.ndarray, list[int]]:
+    """The images (B, H, W, 3) at `indices` that can be read, and which they are."""
+    images, kept = [], []
+    try:
+        images, kept = source.read(indices), list(indices)
+    except UnreadableImage:
+        for index in indices:
+            try:
+                images.append(source.image(index))
+            except UnreadableImage:
+                continue
+            kept.append(index)
+    return np.stack([fit(image, size) for image in images]) if kept else np.empty(0), kept
