@@ -37,7 +37,7 @@ BUILD = ROOT / "build" / "mutation"
 TREE, SITE = BUILD / "tree", BUILD / "site"
 FOUND, REACH, DONE = (BUILD / name for name in ("found.json", "reach.json", "results.jsonl"))
 TARGETS = (
-    "kernels", "kernels/margins", "recipes/evaluation", "data/pairs.py",
+    "kernels", "kernels/interface", "kernels/margins", "recipes/evaluation", "data/pairs.py",
     *(f"recipes/training/{name}.py" for name in (
         "trainer", "step", "checkpoint", "meter", "optim", "schedule")),
     *(f"recipes/run_directory/{name}.py" for name in ("metrics", "verdict")),

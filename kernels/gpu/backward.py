@@ -61,10 +61,10 @@ def gradients(
     """`backward` from the factors of its rows."""
     embeddings, weight = saved.embeddings, saved.weight
     d_embeddings = torch.empty_like(
-        embeddings[: len(embeddings) * needs_embeddings], memory_format=torch.contiguous_format
+        embeddings if needs_embeddings else embeddings[:0], memory_format=torch.contiguous_format
     )
     d_weight = torch.empty_like(
-        weight[: len(weight) * needs_weight], memory_format=torch.contiguous_format
+        weight if needs_weight else weight[:0], memory_format=torch.contiguous_format
     )
     if layout.is_narrow(embeddings.shape[1], numbers.precision):
         if needs_weight:
@@ -139,7 +139,7 @@ def _chunked_gradients(
         dim, layout.WIDE_MULTIPLE
     )
     split = layout.split_chunk(tiles, chunk, 2 * layout.processors(g.device))
-    parts = factors.unscale.new_zeros(split.num * needs_embeddings, num_rows, dim)
+    parts = factors.unscale.new_zeros(split.num if needs_embeddings else 0, num_rows, dim)
     for first in range(0, num_classes, chunk):
         fitting = min(chunk, num_classes - first)
         here = _Chunk(

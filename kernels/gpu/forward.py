@@ -137,7 +137,8 @@ class Sums:
             self._rows, self._classes, tile.block_b, tile.block_c, programs
         )
         totals = self._linear.new_empty(6, splits.num, self._rows)
-        weighted = totals.new_empty(splits.num * self._with_direction, self._rows, self._dim)
+        num_weighted = splits.num if self._with_direction else 0
+        weighted = totals.new_empty(num_weighted, self._rows, self._dim)
         sums = (totals, weighted) if self._with_direction else (totals,)
         start(
             log_sum_exp.flash_kernel if self._with_direction else log_sum_exp.lse_kernel,
@@ -153,7 +154,7 @@ class Sums:
         """lse (B,), statistics (5, B) and direction (B, DIM) or (0, DIM)."""
         num_splits = totals.shape[1]
         lse, stats = totals.new_empty(self._rows), totals.new_empty(5, self._rows)
-        direction = lse.new_empty(self._rows * self._with_direction, self._dim)
+        direction = lse.new_empty(self._rows if self._with_direction else 0, self._dim)
         launch.start(
             combination.combine_kernel, self._rows,
             totals, weighted, self._x, self._w, *self._per_row, self._linear, lse, stats, direction,

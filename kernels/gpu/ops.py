@@ -17,6 +17,8 @@ from fusedface.kernels.gpu.backward import Saved
 from fusedface.kernels.interface.negatives import NegativeStats
 from fusedface.kernels.interface.primitive import CosineLse, Spec
 
+NUM_TENSORS = 5  # that `fusedface::cosine_lse` takes, before its numbers and `needs_embeddings`
+
 
 def cosine_lse(
     embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, spec: Spec
@@ -38,12 +40,12 @@ def cosine_lse(
         reweights = (hard.square, hard.linear, hard.constant) != (0.0, 1.0, 0.0)
         linear_bound = abs(hard.linear)
     needs_embeddings = torch.is_grad_enabled() and embeddings.requires_grad
-    out = _forward(
+    cos_y, lse, stats, *_ = _forward(
         embeddings, weight, labels, threshold.float().contiguous(), linear,
         spec.scale, hard.square, hard.constant, spec.precision, reweights, linear_bound,
         needs_embeddings,
     )  # fmt: skip
-    return CosineLse(out[0], out[1], NegativeStats(*out[2].unbind()))
+    return CosineLse(cos_y, lse, NegativeStats(*stats.unbind()))
 
 
 def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,33 +120,37 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)  # a gradient of zeros for the unit rows would be of their size
-    ctx.mark_non_differentiable(*output[2:])
-    ctx.save_for_backward(*inputs[:5], output[1], *output[3:])
-    ctx.numbers = inputs[5:11]
+    tensors, (*numbers, _) = inputs[:NUM_TENSORS], inputs[NUM_TENSORS:]
+    _, lse, stats, *kept = output
+    ctx.mark_non_differentiable(stats, *kept)
+    ctx.save_for_backward(lse, *tensors, *kept)
+    ctx.numbers = numbers
 
 
 def _autograd(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
+    lse, *saved = ctx.saved_tensors
     d_cos_y, d_lse = (
-        torch.zeros_like(saved[5]) if grad is None else grad.contiguous()
-        for grad in grad_outputs[:2]
+        torch.zeros_like(lse) if grad is None else grad.contiguous() for grad in grad_outputs[:2]
     )
-    needs = ctx.needs_input_grad[:2]
-    grads = _backward(*saved, d_cos_y, d_lse, *ctx.numbers, *needs)
+    needs_embeddings, needs_weight = ctx.needs_input_grad[:2]
+    d_embeddings, d_weight = _backward(
+        lse, *saved, d_cos_y, d_lse, *ctx.numbers, needs_embeddings, needs_weight
+    )
     return (
-        *(grad if need else None for grad, need in zip(grads, needs, strict=True)),
-        *[None] * 10,
+        d_embeddings if needs_embeddings else None,
+        d_weight if needs_weight else None,
+        *[None] * (NUM_TENSORS - 2 + len(ctx.numbers) + 1),
     )
 
 
 @torch.library.custom_op("fusedface::cosine_lse_backward", mutates_args=())
 def _backward(
+    lse: Tensor,
     embeddings: Tensor,
     weight: Tensor,
     labels: Tensor,
     threshold: Tensor,
     linear: Tensor,
-    lse: Tensor,
     direction: Tensor,
     x: Tensor,
     inverse_x: Tensor,
@@ -175,8 +181,8 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, linear: Tensor,
-    lse: Tensor, direction: Tensor, x: Tensor, inverse_x: Tensor, w: Tensor, inverse_w: Tensor,
+    lse: Tensor, embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor,
+    linear: Tensor, direction: Tensor, x: Tensor, inverse_x: Tensor, w: Tensor, inverse_w: Tensor,
     flags: Tensor, d_cos_y: Tensor, d_lse: Tensor, scale: float, square: float, constant: float,
     precision: str, reweights: bool, linear_bound: float, needs_embeddings: bool, needs_weight: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip

@@ -124,7 +124,7 @@ def _forward(
         sums = Sums(x, w, known, saved, numbers, flags, len(weight), n, with_direction)
         totals, weighted = sums.over_classes()
         stats = per_sample.new_empty(5, num_rows)
-        direction = per_sample.new_empty(num_rows * with_direction, padded_dim)
+        direction = per_sample.new_empty(num_rows if with_direction else 0, padded_dim)
         num_splits = totals.shape[1]
         launch.start(
             combination.finish_kernel, num_rows,

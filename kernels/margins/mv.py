@@ -19,10 +19,10 @@ class _MisclassifiedVector(Margin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        hint = f"; did you mean 1 + t = {1.0 + self.t:g}? The authors' code calls that t" * (
-            self.t < 1
-        )
-        require("t", self.t, 1.0 <= self.t < 10.0, f"in the paper's convention, 1 <= t < 10{hint}")
+        rule = "in the paper's convention, 1 <= t < 10"
+        if self.t < 1:
+            rule += f"; did you mean 1 + t = {1.0 + self.t:g}? The authors' code calls that t"
+        require("t", self.t, 1.0 <= self.t < 10.0, rule)
 
     def reweighting(self, state: State) -> Reweighting:
         """N(c) = t c + t - 1: the modulation is t for every hard negative."""

