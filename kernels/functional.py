@@ -17,7 +17,7 @@ from fusedface.kernels.dispatch import pick_backend, pick_precision
 from fusedface.kernels.interface.negatives import NegativeStats
 from fusedface.kernels.interface.primitive import Backend, Spec, compute_dtype, target_cosine
 from fusedface.kernels.interface.whole import Call, Whole
-from fusedface.kernels.margins import Batch, Margin, State
+from fusedface.kernels.margins import Batch, Margin, State, form_of
 from fusedface.kernels.options import HeadOptions, head_options
 from fusedface.kernels.output import MarginOutput, Modulation
 
@@ -149,6 +149,9 @@ def _backend(name: str) -> Backend:
 
 
 def _call(options: HeadOptions, training: bool, precision: str) -> Call | None:
+    # What has no form may be long to look up, as LDAM with all its counts, or have no hash.
+    if options.weighting is not None or form_of(options.margin) is None:
+        return None
     # Looking it up costs less than making it, but is no part of a graph.
     make = HeadOptions.call if torch.compiler.is_compiling() else _kept_call
     return make(options, training, precision)
