@@ -29,7 +29,7 @@ def step(margin, state, embeddings, weight, labels):
     return [number.detach().clone().nan_to_num(7.0) for number in numbers]
 
 
-@pytest.mark.parametrize("name", ["mvarc easy t=1.4", "combined", "adaface"])
+@pytest.mark.parametrize("name", ["mvarc easy t=1.4", "adaface"])
 def test_as_the_plain_path_in_bfloat16(name, monkeypatch):
     """Losses, gradients, statistics and state; gpu_interpreted/test_whole.py has all in float32."""
     margin = all_margins()[name]
