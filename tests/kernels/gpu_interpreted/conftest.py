@@ -40,6 +40,16 @@ def _uninitialised_memory_is_nan():
     torch.use_deterministic_algorithms(before)
 
 
+@pytest.fixture(autouse=True)
+def _few_programs(monkeypatch):
+    """The interpreter takes as long for a program of many rows as for one of few."""
+    if not EMULATED:
+        from fusedface.kernels.gpu import forward, whole
+
+        monkeypatch.setattr(whole, "ROWS", 64)
+        monkeypatch.setattr(forward, "ROWS_TILE", 64)
+
+
 @pytest.fixture(params=["narrow", "wide"])
 def schedule(request, monkeypatch):
     """Both schedules in plain float32, in several splits and chunks, whatever the sizes."""
