@@ -90,7 +90,7 @@ def evaluate_checkpoint(
         _print(measured, console)
     if templates:
         console.print(templates_table({name: result for name, (result, _) in templates.items()}))
-    others = {} if known is None else {f"{fixed} ({n})": s for n, s in known.sets.items()}
+    others = {} if known is None else {f"{n} (known)": s for n, s in known.sets.items()}
     others |= {name: m.thresholds for name, m in measured.items()} if len(measured) > 1 else {}
     if others and measured:
         console.print(fixed_table(others, measured))

@@ -45,6 +45,7 @@ def draw_mistakes(measured: Measured, path: Path) -> None:
 
 
 def _caption(measured: Measured, position: int, pair: tuple[int, int]) -> list[str]:
-    """The cosine, and the ends of both names."""
-    names = [measured.pairs.images.describe(index) for index in pair]
-    return [f"{measured.scores.cosine[position]:.3f}", *(Path(name).name for name in names)]
+    """The cosine, and the ends of both names: person and file, where images are files."""
+    paths = [Path(measured.pairs.images.describe(index)) for index in pair]
+    names = ["/".join(path.parts[-2:]) for path in paths]
+    return [f"{measured.scores.cosine[position]:.3f}", *names]

@@ -5,6 +5,13 @@ from pathlib import Path
 
 from fusedface.models import count_macs, count_parameters
 from fusedface.recipes.evaluation.input_contract import InputContract
+from fusedface.recipes.evaluation.tables import (
+    THRESHOLD_HEADINGS,
+    threshold_notes,
+    threshold_rows,
+)
+from fusedface.recipes.evaluation.threshold_file import SUFFIX
+from fusedface.recipes.evaluation.thresholds import SetThresholds
 from fusedface.recipes.export.check import HEADINGS, TOLERANCE, Check, check_rows
 from fusedface.recipes.export.formats import Format
 from fusedface.recipes.export.source import NUM_CALIBRATION, Trained
@@ -42,6 +49,7 @@ def model_card(
     checks: Mapping[str, Check],
     sizes: Mapping[str, int],
     calibration: str | None,
+    thresholds: Mapping[str, SetThresholds],
 ) -> str:
     """Markdown.
 
@@ -52,6 +60,7 @@ def model_card(
         checks: of this file, its siblings and PyTorch, by name.
         sizes: bytes, by name of the format.
         calibration: where the faces for 8-bit ranges came from; None if they were generated.
+        thresholds: of this file, by the set they come from.
     """
     file = f"{trained.name}{kind.suffix}"
     sections = {
@@ -61,6 +70,7 @@ def model_card(
         "Training": _training(trained),
         "Measured when it was trained": _results(trained),
         "This file beside PyTorch": _fidelity(checks, sizes, kind, calibration),
+        "Thresholds": _thresholds(file, thresholds),
         "Limits": LIMITS if kind.is_exact else LIMITS + EIGHT_BITS,
         "Licence": LICENCE,
     }
@@ -143,6 +153,28 @@ def _results(trained: Trained) -> str:
             for label, value in figure_rows(figures).items()
         ]
     return "At the end of the run, in percent.\n\n" + "\n".join(rows) + "\n"
+
+
+def _thresholds(file: str, sets: Mapping[str, SetThresholds]) -> str:
+    if not sets:
+        return (
+            "None are known: no pairs of real faces were given. Measure them on faces like yours, with "
+            f"`fusedface export ... --pairs LIST --root FACES` or `fusedface evaluate {file} --root FACES "
+            "--out RESULTS` (checkpoints and ONNX files).\n"
+        )
+    parts = [
+        "Accept a pair whose cosine, of embeddings with mirror features joined, lies strictly above. "
+        f"`{file}{SUFFIX}` has them for programs.\n"
+    ]
+    for name, found in sets.items():
+        rows = [
+            f"| {name}: FAR | {' | '.join(THRESHOLD_HEADINGS)} |",
+            "|---" * (len(THRESHOLD_HEADINGS) + 1) + "|",
+            *(f"| {' | '.join(row)} |" for row in threshold_rows(found)),
+        ]
+        notes = (f"- {note.replace('warning:', '**Warning:**')}" for note in threshold_notes(found))
+        parts.append("\n".join([*rows, "", *notes]) + "\n")
+    return "\n".join(parts)
 
 
 def _fidelity(

@@ -11,7 +11,9 @@ from fusedface.data import PairList, read_batches
 from fusedface.models import Backbone
 from fusedface.recipes.evaluation.evaluate import BATCH_SIZE, people_to_score
 from fusedface.recipes.evaluation.input_contract import InputContract
-from fusedface.recipes.evaluation.verification import VerificationResult, verify
+from fusedface.recipes.evaluation.measure import Measured, measure
+from fusedface.recipes.evaluation.thresholds import SetThresholds
+from fusedface.recipes.evaluation.verification import VerificationResult
 from fusedface.recipes.host.terminal import Table
 from fusedface.recipes.run_directory.summary import figure_rows
 
@@ -29,6 +31,8 @@ class Check:
 
     results: dict[str, VerificationResult]
     """By pair list."""
+    thresholds: dict[str, SetThresholds]
+    """By pair list, of this file; 8 bits move them."""
     max_error: float
     """Largest difference in a component of embeddings of length 1, over all images and their mirrors."""
     min_cosine: float
@@ -66,8 +70,11 @@ def compare(
         pair_lists: by name.
         size: (H, W) the images are scaled to.
         flip: how features of mirror images join for verification, as in `Preprocessing`.
+
+    Raises:
+        ValueError: embeddings are not finite.
     """
-    results: dict[str, dict[str, VerificationResult]] = {name: {} for name in embed}
+    measured: dict[str, dict[str, Measured]] = {name: {} for name in embed}
     errors, cosines = dict.fromkeys(embed, 0.0), dict.fromkeys(embed, 1.0)
     one_face = None
     for list_name, pairs in pair_lists.items():
@@ -79,17 +86,22 @@ def compare(
             reference = _unit(rows[PYTORCH])
             for name, row in rows.items():
                 unit = _unit(row)
-                # np.maximum keeps a NaN, which max() may lose
-                errors[name] = float(np.maximum(errors[name], np.abs(unit - reference).max()))
-                cosines[name] = float(np.minimum(cosines[name], (unit * reference).sum(1).min()))
+                errors[name] = max(errors[name], float(np.abs(unit - reference).max()))
+                cosines[name] = min(cosines[name], float((unit * reference).sum(1).min()))
                 features[name].append(_join(row, flip))
         for name, parts in features.items():
-            results[name][list_name] = _verify(np.concatenate(parts), pairs)
+            embeddings = np.concatenate(parts)
+            if not np.isfinite(embeddings).all():
+                raise ValueError(
+                    f"format {name!r}: embeddings of {list_name} are not finite; nothing was written"
+                )
+            measured[name][list_name] = measure(embeddings, pairs, people_to_score(pairs))
     assert one_face is not None
     times = latencies(embed, one_face)
     return {
         name: Check(
-            results=results[name],
+            results={on: found.figures for on, found in measured[name].items()},
+            thresholds={on: found.thresholds for on, found in measured[name].items()},
             max_error=errors[name],
             min_cosine=cosines[name],
             latency_ms=times[name],
@@ -109,13 +121,12 @@ def latencies(embed: Mapping[str, Embed], face: np.ndarray) -> dict[str, float]:
     return {name: float(np.median(values[WARM_UP:])) for name, values in times.items()}
 
 
-def refuse_inexact(name: str, check: Check, is_exact: bool) -> None:
-    """Raise ValueError if a file's embeddings are not PyTorch's, or (8 bits) no numbers at all."""
-    allowed = TOLERANCE if is_exact else float("inf")
-    if not check.max_error <= allowed or np.isinf(check.max_error):
+def refuse_inexact(name: str, check: Check) -> None:
+    """Raise ValueError if the embeddings of a float32 file are not PyTorch's."""
+    if not check.max_error <= TOLERANCE:
         raise ValueError(
             f"format {name!r}: its embeddings (length 1) differ from PyTorch's by up to "
-            f"{check.max_error:.2g}, allowed is {allowed:g}; nothing was written"
+            f"{check.max_error:.2g}, allowed is {TOLERANCE:g}; nothing was written"
         )
 
 
@@ -151,9 +162,3 @@ def _join(row: np.ndarray, flip: str) -> np.ndarray:
 
 def _unit(row: np.ndarray) -> np.ndarray:
     return row / np.maximum(np.linalg.norm(row, axis=1, keepdims=True), 1e-12)
-
-
-def _verify(features: np.ndarray, pairs: PairList) -> VerificationResult:
-    return verify(
-        features, pairs.first, pairs.second, pairs.same, pairs.fold, people_to_score(pairs)
-    )[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fusedface.data import open_source
+from fusedface.recipes.evaluation.threshold_file import SUFFIX, model_file, write_thresholds
 from fusedface.recipes.export.card import model_card
 from fusedface.recipes.export.check import check_table, compare, embedders, refuse_inexact
 from fusedface.recipes.export.deployed import Deployed
@@ -29,14 +30,15 @@ def export(
     grey_levels: bool = False,
     console: Console | None = None,
 ) -> list[Path]:
-    """Write a file and a model card for each format into `out`; all of them, or nothing.
+    """Write a file, a model card and thresholds for each format into `out`; all of them, or nothing.
 
     Args:
         source: a run directory or a checkpoint.
         formats: keys of `FORMATS`.
         out: a folder; files of the same name are replaced.
         data: faces for the calibration of 8-bit formats; without it generated ones.
-        pair_lists: what accuracy is compared on; without any, pairs of generated faces.
+        pair_lists: what accuracy is compared on and thresholds come from; without any, pairs of generated
+            faces and no thresholds, as those of drawn faces would fit no photo.
         root: the folder the paths of `pair_lists` start from.
         grey_levels: the files take grey levels 0..255, whatever the network was trained with.
         console: where the comparison is printed.
@@ -45,8 +47,8 @@ def export(
         The files, without the cards.
 
     Raises:
-        ValueError: something cannot be read, a format is unknown or not installed, or a float32 file's
-            embeddings are not PyTorch's.
+        ValueError: something cannot be read, a format is unknown or not installed, a float32 file's
+            embeddings are not PyTorch's, or those of any file are not finite.
     """
     console = console or Console()
     chosen = [get_format(name) for name in dict.fromkeys(formats)]
@@ -80,19 +82,24 @@ def export(
                 trained.model.preprocessing.flip,
             )
         for kind in chosen:
-            refuse_inexact(kind.name, checks[kind.name], kind.is_exact)
+            if kind.is_exact:
+                refuse_inexact(kind.name, checks[kind.name])
         sizes = {name: path.stat().st_size for name, path in files.items()}
         for list_name in pairs:
             console.print(check_table(list_name, checks, sizes))
         for kind in chosen:
-            card = model_card(trained, kind, contract, checks, sizes, data)
-            write_text(files[kind.name].with_name(files[kind.name].name + ".md"), card)
+            path, known = files[kind.name], checks[kind.name].thresholds if pair_lists else {}
+            card = model_card(trained, kind, contract, checks, sizes, data, known)
+            write_text(path.with_name(path.name + ".md"), card)
+            if known:
+                write_thresholds(path.with_name(path.name + SUFFIX), model_file(path), known)
         out.mkdir(parents=True, exist_ok=True)
         for path in Path(temporary).iterdir():
             os.replace(path, out / path.name)
     written = [out / path.name for path in files.values()]
     for path in written:
-        say(console, f"wrote {path} and {path.name}.md")
+        more = f", {path.name}{SUFFIX}" if pair_lists else ""
+        say(console, f"wrote {path}{more} and {path.name}.md")
     return written
 
 

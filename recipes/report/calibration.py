@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusedface.recipes.report.style import COLORS, new_figure, save, use_style
+from fusedface.recipes.report.style import COLORS, GREY, new_figure, save, use_style
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,16 @@ def plot_calibration(curves: Mapping[str, CalibrationCurve], path: Path) -> None
             axes.plot(
                 curve.middle, curve.share, color=colour, marker="o", linestyle="", markersize=4
             )
+        axes.plot([], [], color=GREY, label="fitted")
+        axes.plot(
+            [],
+            [],
+            color=GREY,
+            marker="o",
+            linestyle="",
+            markersize=4,
+            label="share in a bin of cosines",
+        )
         axes.set_xlabel("cosine")
         axes.set_ylabel("probability of one person")
         axes.set_ylim(-0.02, 1.02)

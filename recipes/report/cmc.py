@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.ticker import MaxNLocator
-
-from fusedface.recipes.report.style import new_figure, save, use_style
+from fusedface.recipes.report.style import end_at_one, new_figure, save, use_style
 
 
 def plot_cmc(curves: Mapping[str, Sequence[float]], path: Path) -> None:
@@ -20,9 +18,10 @@ def plot_cmc(curves: Mapping[str, Sequence[float]], path: Path) -> None:
         axes = figure.add_subplot()
         for name, rates in curves.items():
             axes.plot(range(1, len(rates) + 1), rates, marker="o", markersize=3, label=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        longest = max(len(rates) for rates in curves.values())
+        axes.set_xticks([1, *range(5, longest + 1, 5)] if longest > 5 else range(1, longest + 1))
         axes.set_xlabel("rank k")
         axes.set_ylabel("identification rate")
-        axes.set_ylim(top=1.005)
+        end_at_one(axes)
         axes.legend(loc="lower right")
         save(figure, path)

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from fusedface.recipes.report.style import new_figure, save, use_style
+from fusedface.recipes.report.style import GREY, end_at_one, new_figure, save, use_style
 
 MOST_POINTS = 2000  # drawn of a curve
-PERCENT = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90)
+PERCENT = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60)  # where a DET curve may have its ends
+LEAST_TOP = 2  # percent; so that the curve of a good network does not hide what little it errs
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """False and true accept rates (K,) by name, as `verification.roc` gives them."""
@@ -33,7 +34,7 @@ def plot_roc(curves: Curves, path: Path) -> None:
             axes.step(x, y, where="post", label=name)
         axes.set_xscale("log")
         axes.set_xlim(lowest, 1.0)
-        axes.set_ylim(top=1.005)
+        end_at_one(axes)
         axes.set_xlabel("false accept rate")
         axes.set_ylabel("true accept rate")
         axes.legend(loc="lower right")
@@ -53,17 +54,20 @@ def plot_det(curves: Curves, path: Path) -> None:
     with use_style():
         figure = new_figure(5.0, 4.8)
         axes = figure.add_subplot()
-        lowest = 0.01
+        lowest, highest = 0.01, 0.0
         for name, (far, tar) in curves.items():
             shown = (far > 0) & (far < 1) & (tar > 0) & (tar < 1)
             x, y = thinned(far[shown], 1 - tar[shown])
-            axes.plot(norm.ppf(x), norm.ppf(y), label=name)
+            label = name if len(x) else f"{name}: no threshold errs both ways"
+            axes.plot(norm.ppf(x), norm.ppf(y), label=label)
             if len(x):
                 lowest = min(lowest, x.min(), y.min())
+                highest = max(highest, x.max(), y.max())
         lowest = max(lowest, PERCENT[0] / 100)
-        ticks = [p for p in PERCENT if p / 100 >= lowest * 0.999]
-        ends = float(norm.ppf(lowest)), float(norm.ppf(0.6))
-        axes.plot(ends, ends, color="#888888", linewidth=0.8, linestyle=":")
+        top = next((p for p in PERCENT if p > 100 * highest and p >= LEAST_TOP), PERCENT[-1])
+        ticks = [p for p in PERCENT if 99.9 * lowest <= p <= top]
+        ends = float(norm.ppf(lowest)), float(norm.ppf(top / 100))
+        axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle=":")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(norm.ppf(np.array(ticks) / 100), [f"{p:g}" for p in ticks])
         axes.set_xlim(*ends)

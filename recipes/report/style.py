@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, the darker half first.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+GREY = "#888888"
+LOWEST_RATE = 0.95  # where an axis of rates begins at the latest
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -42,6 +47,14 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def end_at_one(axes: Axes) -> None:
+    """Limits of an axis of rates: a little above 1, so that a line there is seen, and no tick above it."""
+    low = min(float(np.min(line.get_ydata(), initial=1.0)) for line in axes.get_lines())
+    low = min(low, LOWEST_RATE)
+    room = 0.02 * (1 - low)
+    axes.set_ylim(max(0.0, low - room), 1 + room)
 
 
 def save(figure: Figure, path: Path) -> None:

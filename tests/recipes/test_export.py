@@ -21,6 +21,7 @@ from fusedface.data.gallery import face_files
 from fusedface.models import MODELS, Backbone, build_from_checkpoint, create
 from fusedface.models.checkpoints import FORMAT, VERSION
 from fusedface.recipes.evaluation.recognisers import open_recogniser
+from fusedface.recipes.evaluation.threshold_file import read_thresholds, thresholds_of
 from fusedface.recipes.export import check, formats
 from fusedface.recipes.export.export import export
 from fusedface.recipes.run import run_recipe
@@ -276,7 +277,8 @@ def test_files_do_not_tell_where_they_were_made(run, exported):
 def test_cards(run, exported, unusual):
     names = {path.name for path in exported.iterdir()}
     files = {"run.onnx", "run.int8.onnx", "run.safetensors", "run.pt2"}
-    assert names == files | {f"{name}.md" for name in files}
+    more = (".md", ".thresholds.json")
+    assert names == files | {name + suffix for name in files for suffix in more}
     card = (exported / "run.onnx.md").read_text(encoding="utf-8")
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     figures = summary["verification"]["pairs"]
@@ -305,6 +307,27 @@ def test_cards(run, exported, unusual):
         "says neither which data nor which recipe",
     ):
         assert text in odd
+
+
+def test_cards_and_files_of_thresholds(run, exported, unusual, tmp_path):
+    """Those that `evaluate` finds with the file, beside it, and in its card with the set and a warning."""
+    path = exported / "run.onnx"
+    name, found = thresholds_of(path.with_name("run.onnx.thresholds.json"), path, None)
+    assert (name, found.num_genuine, found.num_impostor) == ("pairs", 50, 50)
+    listed, out = ["--pairs", str(run.parent / "pairs.csv")], ["--out", str(tmp_path)]
+    CliRunner().invoke(cli.app, ["evaluate", str(path), *listed, *out], catch_exceptions=False)
+    expected = read_thresholds(tmp_path / "thresholds.json").sets["pairs"]
+    assert found.best == pytest.approx(expected.best, abs=1e-5)
+    assert [p.far for p in found.points] == [p.far for p in expected.points] == [0.1]
+    assert found.points[0].threshold == pytest.approx(expected.points[0].threshold, abs=1e-5)
+    card = (exported / "run.onnx.md").read_text(encoding="utf-8")
+    assert "| pairs: FAR | threshold |" in card
+    assert f"| 0.1 | {found.points[0].threshold:.4f} |" in card
+    assert "50 genuine and 50 impostor pairs (listed)" in card
+    assert "**Warning:** 50 impostor pairs are too few for a threshold at FAR 0.1" in card
+    odd = (unusual / "odd.onnx.md").read_text(encoding="utf-8")
+    assert "None are known: no pairs of real faces were given" in odd
+    assert not list(unusual.glob("*.json"))
 
 
 def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monkeypatch):
@@ -411,14 +434,13 @@ def test_comparison_is_of_embeddings_of_length_one_and_of_mirror_images_too():
     assert scaled["other"].max_error < 1e-12
 
 
-@pytest.mark.parametrize(("value", "is_exact"), [(np.nan, True), (np.nan, False), (np.inf, False)])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_embeddings_that_are_no_numbers_are_refused(value, is_exact):
+def test_embeddings_that_are_no_numbers_are_refused(value):
     def spoil(rows):
         rows[-1, 3] = value
         return rows
 
-    with np.errstate(invalid="ignore"):
-        _, _, checks = _compare(spoil)
-    with pytest.raises(ValueError, match="nothing was written"):
-        check.refuse_inexact("other", checks["other"], is_exact)
+    message = "'other': embeddings of list are not finite; nothing was written"
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match=message):
+        _compare(spoil)

@@ -50,8 +50,8 @@ def test_the_worst_of_each_kind_come_first(measured, monkeypatch, tmp_path):
     assert genuine.title == "One person, least alike: 3 of 4 pairs are rejected at 0.600"
     assert impostor.pairs == [(1, 6), (5, 2), (3, 4), (7, 0)]
     assert genuine.pairs == [(2, 5), (6, 1), (4, 3), (0, 7)]
-    assert impostor.captions[0] == ["0.700", "1.png", "6.png"]
-    assert genuine.captions[0] == ["0.200", "2.png", "5.png"]
+    assert impostor.captions[0] == ["0.700", "folder/1.png", "folder/6.png"]
+    assert genuine.captions[0] == ["0.200", "folder/2.png", "folder/5.png"]
 
 
 def test_twelve_pairs_are_shown():
