@@ -42,20 +42,29 @@ class OnnxRecogniser(Recogniser):
     """
 
     def __init__(self, path: Path) -> None:
+        self.path, self.name = path, "ONNX"
         model, self._session = _open(path)
+        try:
+            self._understand(model)
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{path} is damaged: a name or the metadata in it is not text"
+            ) from None
+
+    def _understand(self, model: "ModelProto") -> None:
+        """What goes in, what comes out, and how faces are prepared."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise ValueError(
-                f"{path} is no face recogniser: it has {len(inputs)} inputs and {len(outputs)} outputs, "
-                "one of each is needed"
+                f"{self.path} is no face recogniser: it has {len(inputs)} inputs and {len(outputs)} "
+                "outputs, one of each is needed"
             )
         (given,), (wanted,) = inputs, outputs
-        self._input, self._output, self.size = given.name, wanted.name, _size(given, path)
+        self._input, self._output, self.size = given.name, wanted.name, _size(given, self.path)
         self._batch = given.shape[0] if isinstance(given.shape[0], int) else BATCH_SIZE
         mean, std = _normalisation(model)
         self._contract = InputContract(self.size, mean, std)
-        self.path, self.name = path, "ONNX"
-        self.flip = _flip(self._session.get_modelmeta().custom_metadata_map, path)
+        self.flip = _flip(self._session.get_modelmeta().custom_metadata_map, self.path)
 
     def embed(self, images: Images) -> np.ndarray:
         """See `Recogniser`."""

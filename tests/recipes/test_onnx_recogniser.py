@@ -97,6 +97,10 @@ REFUSED = {
     "external": (changed(external=True), "keeps tensors in other files .*'zero'"),
     "metadata": (changed(preprocessing="{"), "metadata 'preprocessing' is damaged"),
     "metadata, list": (changed(preprocessing="[1]"), "metadata 'preprocessing' is damaged"),
+    "metadata, bytes": (
+        changed(preprocessing="QQQQ").replace(b"QQQQ", b"\xff\xfe\xfd\xfc"),
+        r"net\.onnx is damaged: a name or the metadata",
+    ),
     "nan": (
         changed(nan=True),
         "embeddings of 1 of 1 images are not finite, first that of .*face.png",
