@@ -17,6 +17,7 @@ try:
 
     import fusedface
     from fusedface.commands import bench, data, doctor, evaluate, export, faces, plot, recipe
+    from fusedface.recipes.host.processes import speaks
     from fusedface.recipes.host.terminal import bounded, print_error, visible
 except ModuleNotFoundError as error:
     sys.exit(
@@ -96,7 +97,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        print_error(error)
+        if speaks(error):
+            print_error(error)
         sys.exit(2)
 
 

@@ -78,8 +78,13 @@ def recipe_run(
     device: DeviceOption = None,
 ) -> None:
     """Train, verify, and leave a run directory with everything in it."""
+    from fusedface.recipes.host.processes import is_shared
     from fusedface.recipes.run import run_recipe
 
+    if is_shared() and out is None:
+        raise ValueError(
+            "under torchrun a run needs --out, one run directory for all its processes"
+        )
     if resume and out is None:
         raise ValueError("--resume needs --out, the run directory to go on with")
     if allow_change and not resume:
@@ -133,7 +138,13 @@ def recipe_compare(
     from fusedface.recipes.compare.compare import compare
     from fusedface.recipes.compare.protocols import PAPER_SET, get_protocol, with_settings
     from fusedface.recipes.compare.results import FAILED
+    from fusedface.recipes.host.processes import is_shared
     from fusedface.recipes.run import pick_device
+
+    if is_shared():
+        raise ValueError(
+            "recipe compare starts a process for each run itself: start it without torchrun"
+        )
 
     changes = [*get_protocol(protocol or ("recipe" if data else "small")), *(settings or [])]
     lists = [*(pairs or []), *_val_sets(val, data)]

@@ -1,5 +1,6 @@
 """How a run goes on from what its directory holds: its newest checkpoint, if it is of this recipe."""
 
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -8,6 +9,7 @@ from fusedface.data import changed_images
 from fusedface.recipes.host.terminal import say
 from fusedface.recipes.run_directory.directory import RECIPE, RunDirectory
 from fusedface.recipes.run_directory.summary import Summary
+from fusedface.recipes.training.agreement import check_same_step
 from fusedface.recipes.training.checkpoint import CheckpointFolder
 from fusedface.recipes.training.trainer import Trainer
 
@@ -43,8 +45,10 @@ def load_newest(directory: RunDirectory, trainer: Trainer) -> bool:
         ValueError: it was trained with another recipe or on other images, or an entry is damaged.
     """
     display, checkpoints = trainer.display, trainer.checkpoints
-    checkpoints.remove_partial()
-    checkpoint, problems = checkpoints.newest()
+    processes = trainer.processes
+    processes.from_first(checkpoints.remove_partial)
+    checkpoint, problems = processes.together(checkpoints.newest)
+    check_same_step(None if checkpoint is None else checkpoint.content["step"], processes)
     for problem in problems:
         display.note(f"skipped a checkpoint: {problem}")
     changes = directory.changes
@@ -52,7 +56,7 @@ def load_newest(directory: RunDirectory, trainer: Trainer) -> bool:
         changes = directory.check_recipe(checkpoint.recipe(), checkpoint.path)
         now = checkpoints.entries["data"]
         changes += _data_changes(directory, checkpoint.content.get("data"), now)
-        trainer.load(checkpoint)
+        processes.together(partial(trainer.load, checkpoint))
         display.note(f"going on after step {trainer.progress.step} of {trainer.status.num_steps}")
     if changes:
         step = trainer.progress.step

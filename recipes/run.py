@@ -3,20 +3,23 @@
 import math
 import time
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
 from fusedface.data import FaceDataset, FaceSource, fingerprint
-from fusedface.kernels import HeadOptions, predicted_initial_loss
+from fusedface.kernels import predicted_initial_loss
 from fusedface.models import Backbone, MarginHead, StartingPoint
 from fusedface.recipes.configuration.loss_stages import Stage, stages_of
 from fusedface.recipes.configuration.recipe import SYNTHETIC, Recipe
 from fusedface.recipes.configuration.settings import to_dict
 from fusedface.recipes.host.device import pick_device
+from fusedface.recipes.host.processes import Processes, joined, own_device
 from fusedface.recipes.host.terminal import say
 from fusedface.recipes.resume import finished_before, load_newest, what_is_left
 from fusedface.recipes.run_directory.directory import RunDirectory
@@ -25,18 +28,21 @@ from fusedface.recipes.run_directory.environment import (
     device_name,
     peak_memory_mib,
 )
-from fusedface.recipes.run_directory.metrics import MetricsLog, read_metrics
+from fusedface.recipes.run_directory.metrics import FILE as METRICS
+from fusedface.recipes.run_directory.metrics import MetricsLog, NoLog, read_metrics
 from fusedface.recipes.run_directory.summary import (
     Summary,
     print_summary,
     print_verification,
 )
 from fusedface.recipes.run_directory.verdict import Judgement, judge
+from fusedface.recipes.training.agreement import check_same_faces, check_same_recipe
 from fusedface.recipes.training.checkpoint import CheckpointFolder
 from fusedface.recipes.training.display import Display, Status, make_display
 from fusedface.recipes.training.faces import Faces, open_faces
 from fusedface.recipes.training.optim import build_optimizer
 from fusedface.recipes.training.precision import Precision, pick_precision
+from fusedface.recipes.training.replicas import synchronise
 from fusedface.recipes.training.schedule import (
     Batches,
     LearningRate,
@@ -47,7 +53,7 @@ from fusedface.recipes.training.schedule import (
 from fusedface.recipes.training.seeding import seed_everything
 from fusedface.recipes.training.starting import place_centres, read_start
 from fusedface.recipes.training.step import Learner
-from fusedface.recipes.training.trainer import Trainer
+from fusedface.recipes.training.trainer import End, Trainer
 
 
 def run_recipe(
@@ -58,6 +64,7 @@ def run_recipe(
     allow_change: Collection[str] = (),
     device: str | torch.device | None = None,
     console: Console | None = None,
+    processes: Processes | None = None,
 ) -> Summary:
     """Train and verify what a recipe says, in a run directory (its content: `run_directory/directory.py`).
 
@@ -71,6 +78,8 @@ def run_recipe(
             that the images themselves have changed, too.
         device: such as "cuda:1"; without it a GPU if there is one, else the CPU.
         console: where progress is shown.
+        processes: that share the run, each of which calls this; without them those that torchrun has
+            started (docs/scaling.md).
 
     Returns:
         The summary, as it is in summary.json.
@@ -80,11 +89,21 @@ def run_recipe(
             damaged; nothing was trained.
         OSError: nothing more can be read or written; says how far the run is kept and how it goes on.
     """
+    target = own_device(pick_device(device))
+    if processes is None:
+        with joined(target) as processes:
+            return run_recipe(
+                recipe, out, resume=resume, allow_change=allow_change, device=device, console=console,
+                processes=processes,
+            )  # fmt: skip
     console = console or Console()
-    target = pick_device(device)
+    if not processes.is_first:
+        console = Console(quiet=True)
+    check_same_recipe(recipe, processes)
     named = None if device is None else str(device)
-    directory = RunDirectory(Path(out), recipe, resume, allow_change, named)
-    earlier = finished_before(directory, console)
+    directory, earlier = processes.from_first(
+        lambda: _open(RunDirectory(Path(out), recipe, resume, allow_change, named), console)
+    )
     if earlier is not None:
         say(console, f"{out} has already finished: nothing to resume")
         print_verification(earlier, console)
@@ -92,54 +111,89 @@ def run_recipe(
     precision = pick_precision(recipe.train.precision, target)
     display = make_display(console)
     try:
-        summary = _train(recipe, directory, precision, display)
+        summary = _train(recipe, directory, precision, display, processes)
     finally:
         display.close()
-    _report(summary, directory, console)
+    if processes.is_first:
+        _report(summary, directory, console)
     return summary
 
 
+def _open(directory: RunDirectory, console: Console) -> tuple[RunDirectory, Summary | None]:
+    """A run directory, and the summary of a run that has come to its end in it."""
+    return directory, finished_before(directory, console)
+
+
 def _train(
-    recipe: Recipe, directory: RunDirectory, precision: Precision, display: Display
+    recipe: Recipe,
+    directory: RunDirectory,
+    precision: Precision,
+    display: Display,
+    processes: Processes,
 ) -> Summary:
-    """Build everything, then have the directory for this process and run in it."""
+    """Build everything, then have the directory for this run and run in it."""
     began = time.perf_counter()
     seed_everything(recipe.train.seed)
     model = recipe.backbone.build()
-    device = precision.device
-    faces = open_faces(recipe.data, recipe.evaluation, model.preprocessing, device, display.note)
+    preparation, device = model.preprocessing, precision.device
+    faces = processes.together(
+        lambda: open_faces(recipe.data, recipe.evaluation, preparation, device, display.note)
+    )
+    entries = _entries(recipe, faces)
+    check_same_faces(entries["data"], processes)
     # A run that goes on has everything in its own checkpoints.
-    begun = CheckpointFolder(directory.checkpoints, 1).last_step() is not None
-    start = None if begun else read_start(recipe)
-    trainer = _trainer(recipe, model, faces, directory.checkpoints, precision, display, began)
+    last_step = CheckpointFolder(directory.checkpoints, 1).last_step
+    begun = processes.from_first(last_step) is not None
+    start = None if begun else processes.together(lambda: read_start(recipe))
+    checkpoints = CheckpointFolder(directory.checkpoints, recipe.train.keep_checkpoints, entries)
+    trainer = _trainer(recipe, model, faces, checkpoints, precision, display, began, processes)
     if start is not None:
         _load_weights(trainer, start)
-    # Not before: a mistake in the recipe or in a path must leave nothing behind.
-    with directory.claim():
+    with ExitStack() as held:
+        # Not before: a mistake in the recipe or in a path must leave nothing behind.
+        processes.from_first(lambda: held.enter_context(directory.claim()))
         try:
-            return _run(recipe, directory, trainer, faces, start)
+            with processes.alive():
+                return _run(recipe, directory, trainer, faces, start)
         except OSError as error:  # a full disk, a worker that died, images that are gone
             raise OSError(f"{error}. {what_is_left(directory, trainer)}") from error
+
+
+def _entries(recipe: Recipe, faces: Faces) -> dict[str, Any]:
+    """What every checkpoint says of the run: with which recipe it learns whom."""
+    return {
+        "recipe": to_dict(recipe),
+        "data": fingerprint(faces.train),
+        "classes": list(faces.train.class_names),
+    }
 
 
 def _trainer(
     recipe: Recipe,
     model: Backbone,
     faces: Faces,
-    checkpoints: Path,
+    checkpoints: CheckpointFolder,
     precision: Precision,
     display: Display,
     began: float,
+    processes: Processes,
 ) -> Trainer:
     """Take a recipe apart: each part of the training is made from what it needs of it."""
     optim, train = recipe.optim, recipe.train
+    batches = Batches(
+        len(faces.train), optim.batch_size, train.seed, processes.rank, processes.count
+    )
     stages = _stages(recipe, faces.train)
-    head = _head(recipe.head, stages[-1], model.embedding_dim, faces.train.num_classes)
+    options = replace(recipe.head, margin=stages[-1].margin)
+    # The class centres of the people to train on, freshly drawn.
+    head = MarginHead(
+        model.embedding_dim, faces.train.num_classes, options, process_group=processes.group
+    )
     # Moved after they are drawn: a seed means the same weights on every device.
     model, head = model.to(precision.device), head.to(precision.device)
+    model = synchronise(model, processes)
     if train.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    batches = Batches(len(faces.train), optim.batch_size, train.seed)
     steps = num_steps(recipe.schedule, batches.steps_per_epoch)
     return Trainer(
         Learner(
@@ -154,6 +208,7 @@ def _trainer(
             clip_norm=optim.clip_norm,
             precision=precision,
             channels_last=train.channels_last,
+            processes=processes,
         ),
         dataset=FaceDataset(faces.train, recipe.data.augmentation, model.preprocessing, train.seed),
         batches=batches,
@@ -167,16 +222,8 @@ def _trainer(
         ),
         # Generated faces are kept by this process.
         num_workers=0 if recipe.data.source == SYNTHETIC else recipe.data.num_workers,
-        evaluate=faces.evaluate,
-        checkpoints=CheckpointFolder(
-            checkpoints,
-            train.keep_checkpoints,
-            {
-                "recipe": to_dict(recipe),
-                "data": fingerprint(faces.train),
-                "classes": list(faces.train.class_names),
-            },
-        ),
+        evaluate=lambda network: processes.from_first(lambda: faces.evaluate(network)),
+        checkpoints=checkpoints,
         display=display,
         status=Status(
             name=recipe.name,
@@ -189,6 +236,7 @@ def _trainer(
             collapse_loss=stages[-1].margin.collapse_loss(head.num_classes),
         ),
         began=began,
+        processes=processes,
     )
 
 
@@ -197,11 +245,6 @@ def _stages(recipe: Recipe, source: FaceSource) -> list[Stage]:
     counts = tuple(np.bincount(source.labels, minlength=source.num_classes).tolist())
     stages = stages_of(recipe.schedule.loss, recipe.head.margin)
     return [stage._replace(margin=stage.margin.with_class_counts(counts)) for stage in stages]
-
-
-def _head(options: HeadOptions, last: Stage, embedding_dim: int, num_classes: int) -> MarginHead:
-    """The class centres of the people to train on, freshly drawn."""
-    return MarginHead(embedding_dim, num_classes, replace(options, margin=last.margin))
 
 
 def _load_weights(trainer: Trainer, start: StartingPoint) -> None:
@@ -218,25 +261,46 @@ def _run(
     start: StartingPoint | None,
 ) -> Summary:
     """Go on from the newest checkpoint if there is one, train, summarise."""
-    directory.read_starts()  # damaged ones are refused before anything is changed
+    processes = trainer.processes
+    processes.from_first(
+        directory.read_starts
+    )  # damaged ones are refused before anything is changed
     resumed = load_newest(directory, trainer)
     if not resumed and start is None and (start := read_start(recipe)) is not None:
         _load_weights(trainer, start)  # its own checkpoints are all damaged
     if not resumed and start is not None:
         learner, note = trainer.learner, trainer.display.note
         place_centres(learner.head, learner.model, faces.train, recipe, start, note)
-    directory.write_recipe()
-    trainer.checkpoints.remove_after(trainer.progress.step)
-    with MetricsLog(directory.folder, trainer.progress.step if resumed else -1) as log:
-        if log.notice:
-            trainer.display.note(log.notice)
-        precision = trainer.learner.precision
-        begun = {"seed": recipe.train.seed, "precision": precision.name}
-        begun |= describe_environment(precision.device)
-        directory.add_start(trainer.progress.step, begun)
+    with _open_log(recipe, directory, trainer, resumed) as log:
         end = trainer.train(log)
+    return processes.from_first(lambda: _judged(recipe, directory, trainer, faces, end))
+
+
+def _open_log(
+    recipe: Recipe, directory: RunDirectory, trainer: Trainer, resumed: bool
+) -> MetricsLog | NoLog:
+    """Write down how the run begins or goes on; on the first process, which writes everything."""
+    if not trainer.processes.is_first:
+        return NoLog()
+    directory.write_recipe()
+    step = trainer.progress.step
+    trainer.checkpoints.remove_after(step)
+    log = MetricsLog(directory.folder, step if resumed else -1)
+    if log.notice:
+        trainer.display.note(log.notice)
+    precision = trainer.learner.precision
+    begun = {"seed": recipe.train.seed, "precision": precision.name}
+    begun |= {"processes": trainer.processes.count, **describe_environment(precision.device)}
+    directory.add_start(step, begun)
+    return log
+
+
+def _judged(
+    recipe: Recipe, directory: RunDirectory, trainer: Trainer, faces: Faces, end: End
+) -> Summary:
+    """Say what came of a run, and write it down."""
     judgement = judge(
-        read_metrics(log.path),
+        read_metrics(directory.folder / METRICS),
         ended=end.how,
         end_message=end.message,
         end_step=end.step,

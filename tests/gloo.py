@@ -13,8 +13,8 @@ import torch.distributed as dist
 TIMEOUT = timedelta(seconds=60)  # for what another process has not sent, in a test that fails
 
 
-def run_cases(module, num_ranks, folder):
-    """Call each of `module.CASES` in `num_ranks` processes; what went wrong in each, by name and rank.
+def run_cases(module, num_ranks, folder, cases="CASES"):
+    """Call each of these of `module` in `num_ranks` processes; what went wrong in each, by name and rank.
 
     A process that fails ends there, and with it the others, since nothing is left to answer them.
     """
@@ -23,7 +23,8 @@ def run_cases(module, num_ranks, folder):
     context.set_forkserver_preload([module])
     store = f"file://{folder}/store"
     arguments = [
-        (module, rank, num_ranks, store, f"{folder}/{rank}.json") for rank in range(num_ranks)
+        (f"{module}:{cases}", rank, num_ranks, store, f"{folder}/{rank}.json")
+        for rank in range(num_ranks)
     ]
     processes = [context.Process(target=_run, args=each) for each in arguments]
     for process in processes:
@@ -37,9 +38,10 @@ def run_cases(module, num_ranks, folder):
     return reports
 
 
-def _run(module, rank, num_ranks, store, path):
+def _run(name, rank, num_ranks, store, path):
     torch.set_num_threads(1)
-    cases = import_module(module).CASES
+    module, _, cases = name.partition(":")
+    cases = getattr(import_module(module), cases)
     report = dict.fromkeys(cases, "not reached")
     dist.init_process_group(
         "gloo", init_method=store, rank=rank, world_size=num_ranks, timeout=TIMEOUT
@@ -48,7 +50,7 @@ def _run(module, rank, num_ranks, store, path):
         for name, case in cases.items():
             case(rank, num_ranks)
             report[name] = ""
-    except Exception:
+    except BaseException:
         report[name] = traceback.format_exc()
     with open(path, "w") as file:
         json.dump(report, file)

@@ -1,8 +1,11 @@
 """What to type to call this program again: it may run from a checkout or be installed."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
+
+from fusedface.recipes.host.processes import is_shared
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder of cli.py: of a checkout, or of the installed package."""
@@ -27,6 +30,12 @@ def install_command(extra: str) -> str:
 
 def _program() -> list[str]:
     called = Path(sys.argv[0])
-    if not is_checkout() or called.stem == "fusedface":
-        return ["fusedface"]
-    return ["python", sys.argv[0] if called.name == "cli.py" else "cli.py"]
+    script = sys.argv[0] if called.name == "cli.py" else "cli.py"
+    is_installed = not is_checkout() or called.stem == "fusedface"
+    if is_shared():
+        machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+        more = ["--nnodes", str(machines)] if machines > 1 else []
+        each = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+        program = ["--no-python", "fusedface"] if is_installed else [script]
+        return ["torchrun", *more, "--nproc-per-node", each, *program]
+    return ["fusedface"] if is_installed else ["python", script]

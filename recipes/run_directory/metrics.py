@@ -78,6 +78,19 @@ class MetricsLog:
             self._board.close()
 
 
+class NoLog:
+    """In place of `MetricsLog`, where another process writes it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def write(self, kind: str, step: int, figures: dict[str, Any]) -> None:
+        """Nothing."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a last line that a killed process left half-written is skipped.
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from fusedface.models import Backbone, MarginHead
 
+THE_LOSS = "the loss"
+
 
 def first_non_finite(model: Backbone, head: MarginHead, images: Tensor) -> str:
     """Name it, in the order in which a step computes: inputs, weights, activations, loss, gradients.
@@ -29,7 +31,7 @@ def first_non_finite(model: Backbone, head: MarginHead, images: Tensor) -> str:
     for name, gradient in _gradients(model, head):
         if not gradient.isfinite().all():
             return f"the gradient of {name}"
-    return "the loss"
+    return THE_LOSS
 
 
 def _first_activation(model: Backbone, images: Tensor) -> str | None:

@@ -103,4 +103,4 @@ class Meter:
 @lru_cache
 def _quantiles(device: torch.device) -> Tensor:
     """Made once: a tensor of given numbers is a copy from the host, for which a GPU would wait."""
-    return torch.tensor([0.05, 0.95], device=device)
+    return torch.tensor([0.05, 0.95], dtype=torch.float32, device=device)

@@ -26,22 +26,36 @@ class Batches:
         num_images: N.
         batch_size: at most this many images a step.
         seed: of the permutations.
+        rank: of this process, which reads its part of every batch.
+        num_ranks: how many processes share a batch.
+
+    Raises:
+        ValueError: they cannot share it evenly.
     """
 
-    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, num_images: int, batch_size: int, seed: int, rank: int = 0, num_ranks: int = 1
+    ) -> None:
         self.num_images, self.seed = num_images, seed
         self.batch_size = min(batch_size, num_images)
+        if self.batch_size % num_ranks:
+            why = "" if num_images >= batch_size else f" (there are {num_images} images)"
+            raise ValueError(
+                f"a batch of {self.batch_size} images{why} cannot be shared evenly by {num_ranks} "
+                "processes: set optim.batch_size to a multiple of their number, or start another number"
+            )
+        self.rank, self.own_size = rank, self.batch_size // num_ranks
         self.steps_per_epoch = num_images // self.batch_size
 
     def rest_of_epoch(self, step: int) -> Iterator[list[int]]:
-        """The indices of the batch of `step` and of all later ones of its epoch."""
+        """The indices of this process's part of the batch of `step` and of all later ones of its epoch."""
         epoch, done = divmod(step, self.steps_per_epoch)
         # One stream of random numbers an epoch: seeds that differ by one must not share any.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.num_images, generator=generator)
         for batch in range(done, self.steps_per_epoch):
-            start = batch * self.batch_size
-            yield order[start : start + self.batch_size].tolist()
+            start = batch * self.batch_size + self.rank * self.own_size
+            yield order[start : start + self.own_size].tolist()
 
     def load(
         self, dataset: FaceDataset, step: int, *, num_workers: int, pin_memory: bool

@@ -122,7 +122,9 @@ def place_centres(
     people = embed_people(model, source)
     means = F.normalize(people.sums)
     seen = means.square().sum(dim=1) > 0.5  # no image, or opposite ones: no direction
-    centres = head.weight.detach().cpu().double()
+    own = slice(head.classes.start, head.classes.stop)
+    centres = torch.zeros(head.num_classes, head.embedding_dim, dtype=torch.float64)
+    centres[own] = head.weight.detach().cpu().double()
     centres[seen] = means[seen]
     kept: dict[int, int] = {}
     if recipe.init.centres == "checkpoint" and start.classes is not None:
@@ -138,7 +140,7 @@ def place_centres(
             )
     cosine = (people.sums * F.normalize(centres)).sum() / people.counts.sum()
     with torch.no_grad():
-        head.weight.copy_(centres)
+        head.weight.copy_(centres[own])
         for name, value in head.margin.state_at(cosine.item()).items():
             head.get_buffer(name).fill_(value)
     means_used = int(seen.sum()) - sum(bool(seen[j]) for j in kept)

@@ -9,13 +9,16 @@ from torch import Tensor, nn
 
 from fusedface.kernels import NonFiniteInputError
 from fusedface.models import Backbone, MarginHead, StartingPoint
+from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.average import WeightAverage
 from fusedface.recipes.training.checkpoint import IN_TRAINING, Checkpoint
-from fusedface.recipes.training.diagnose import first_non_finite
+from fusedface.recipes.training.diagnose import THE_LOSS, first_non_finite
 from fusedface.recipes.training.meter import Meter
 from fusedface.recipes.training.optim import CENTRES, set_rate
 from fusedface.recipes.training.precision import Precision
+from fusedface.recipes.training.replicas import grad_scaler, replicate
 from fusedface.recipes.training.schedule import LossSchedule
+from fusedface.recipes.training.whole import own_part, whole_head, whole_optimizer
 
 
 class NonFiniteTrainingError(RuntimeError):
@@ -41,6 +44,7 @@ class Learner:
         clip_norm: largest norm of the backbone's gradient; 0 is off.
         precision: device and dtype.
         channels_last: the memory order of the images.
+        processes: that share each step; each has its part of the images and of the class centres.
 
     Attributes:
         average: of the backbone's weights; None without one.
@@ -61,13 +65,16 @@ class Learner:
         clip_norm: float,
         precision: Precision,
         channels_last: bool,
+        processes: Processes | None = None,
     ) -> None:
         self.model, self.head, self.optimizer, self.lr = model, head, optimizer, lr
         self.losses, self.freeze, self.freeze_statistics = losses, freeze, freeze_statistics
         self.limit = clip_norm or math.inf
         self.precision, self.channels_last = precision, channels_last
-        self.scaler = precision.grad_scaler()
+        self.processes = processes or Processes()
+        self.scaler = grad_scaler(precision, self.processes)
         self.average = WeightAverage(model, ema) if ema else None
+        self._replica = replicate(model, self.processes)
         for stage in losses.stages:  # a checkpoint holds the state of all of them, from the start
             head.set_margin(stage.margin)
         self.meter = Meter(head.num_classes, tuple(name for name, _ in head.named_buffers()))
@@ -115,7 +122,7 @@ class Learner:
         try:
             with self.precision.autocast():
                 with torch.set_grad_enabled(not is_frozen):
-                    embeddings = self.model(inputs)
+                    embeddings = self._replica(inputs)
                 out = self.head(embeddings, labels.to(device, non_blocking=True))
         except NonFiniteInputError as error:
             raise self._non_finite(steps_ago=0) from error
@@ -126,7 +133,7 @@ class Learner:
         trained = [] if is_frozen else self.model.parameters()
         norm = nn.utils.clip_grad_norm_(trained, self.limit).to(device)
         assert self.head.weight.grad is not None
-        self.meter.add(out, norm, self.head.weight.grad.norm())
+        self.meter.add(out, norm, self.processes.norm(self.head.weight.grad))
         if device.type == "cpu":  # reading the loss is free here, so the weights stay good
             self.check_finite()
         self.scaler.step(self.optimizer)
@@ -143,7 +150,9 @@ class Learner:
     def _non_finite(self, steps_ago: int) -> NonFiniteTrainingError:
         """The error for a step before the newest, or for that one."""
         step = self._step - steps_ago
-        what = first_non_finite(self.model, self.head, self._inputs)
+        found = self.processes.gather(first_non_finite(self.model, self.head, self._inputs))
+        rank = next((r for r, what in enumerate(found) if what != THE_LOSS), 0)
+        what = found[rank] + (f" on rank {rank}" if rank else "")
         if steps_ago > 0:
             what += f" ({steps_ago} steps later, when it was read)"
         return NonFiniteTrainingError(
@@ -153,14 +162,14 @@ class Learner:
         )
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it, the rows of the meter apart."""
+        """What a checkpoint holds of it, the rows of the meter apart; with several processes on rank 0."""
         average = {} if self.average is None else {IN_TRAINING: self.model.state_dict()}
         return {
             "backbone": self.model.config,
             "preprocessing": self.model.preprocessing.as_dict(),
             "model": self.network.state_dict(),
-            "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "head": whole_head(self.head),
+            "optimizer": whole_optimizer(self.optimizer, self.head),
             "scaler": self.scaler.state_dict(),
             **average,
         }
@@ -176,6 +185,7 @@ class Learner:
         Raises:
             ValueError: it is of another network or head, or an entry is damaged.
         """
+        checkpoint = own_part(checkpoint, self.optimizer, self.head)
         network = checkpoint.tensors("model", self.model.state_dict())
         model = network
         if IN_TRAINING in checkpoint.content:

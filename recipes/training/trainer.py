@@ -10,7 +10,13 @@ from torch import Tensor
 from fusedface.data import FaceBatch, FaceDataset
 from fusedface.models import Backbone
 from fusedface.recipes.evaluation.evaluate import NonFiniteEmbeddingsError
-from fusedface.recipes.run_directory.metrics import MetricsLog, Verification, mean_accuracy
+from fusedface.recipes.host.processes import Processes
+from fusedface.recipes.run_directory.metrics import (
+    MetricsLog,
+    NoLog,
+    Verification,
+    mean_accuracy,
+)
 from fusedface.recipes.run_directory.verdict import Ended
 from fusedface.recipes.training.checkpoint import Checkpoint, CheckpointFolder
 from fusedface.recipes.training.display import Display, Status
@@ -21,6 +27,7 @@ from fusedface.recipes.training.signals import StopRequest
 from fusedface.recipes.training.step import Learner, NonFiniteTrainingError
 
 SHOWN_UNREADABLE = 10
+LOST, STOP, NEWS = 1, 2, 4  # what the processes of a run tell each other before a step
 RECENT_STEPS = 20  # whose pace is shown: the first ones of a run are slow, and would be for long
 
 
@@ -50,6 +57,7 @@ class Trainer:
         display: where progress is reported.
         status: the figures that it shows.
         began: when this process began with the run, on the clock of `time.perf_counter`.
+        processes: that share the run; the first one verifies, logs and saves.
     """
 
     def __init__(
@@ -65,6 +73,7 @@ class Trainer:
         display: Display,
         status: Status,
         began: float,
+        processes: Processes | None = None,
     ) -> None:
         self.learner, self.dataset, self.batches = learner, dataset, batches
         self.timetable, self.num_workers, self.evaluate = timetable, num_workers, evaluate
@@ -74,11 +83,12 @@ class Trainer:
             status,
             began,
         )
+        self.processes = processes or Processes()
         self.progress = Progress()
         self.saved_step = 0
         self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
 
-    def train(self, log: MetricsLog) -> End:
+    def train(self, log: MetricsLog | NoLog) -> End:
         """Train from where the states are to the end, or to a signal, or to a loss that is not finite.
 
         Raises:
@@ -89,10 +99,11 @@ class Trainer:
                 self.progress.untrained = self._evaluate(log)
                 if self.timetable.saves_first:
                     self.save(best=False)
+            signal_name = None
             try:
-                while self.progress.step < self.timetable.num_steps and stop.signal_name is None:
-                    self._train_epoch(log, stop)
-                if stop.signal_name is not None and self.progress.step > self.saved_step:
+                while self.progress.step < self.timetable.num_steps and signal_name is None:
+                    signal_name = self._train_epoch(log, stop)
+                if signal_name is not None and self.progress.step > self.saved_step:
                     self.save(best=False)
             except NonFiniteTrainingError as error:
                 return End("non_finite", error.step, str(error))
@@ -102,21 +113,49 @@ class Trainer:
         step = self.progress.step
         if step == self.timetable.num_steps:
             return End("finished", step, f"trained all {step} steps")
-        return End("interrupted", step, f"{stop.signal_name} after {step} steps")
+        return End("interrupted", step, f"{signal_name} after {step} steps")
 
-    def _train_epoch(self, log: MetricsLog, stop: StopRequest) -> None:
-        """Train what is left of the current epoch, or until a signal."""
+    def _train_epoch(self, log: MetricsLog | NoLog, stop: StopRequest) -> str | None:
+        """Train what is left of the current epoch, or until a signal, which is returned."""
         self.learner.prepare(self.progress.step)
         began = time.perf_counter()
-        for images, labels, unreadable in self._read():
-            self._report_unreadable(unreadable)
-            self._train_step(images, labels)
+        batches = self._read()
+        while (batch := self._next(batches, stop)) is not None:
+            if isinstance(batch, str):
+                return batch
+            self._train_step(batch.images, batch.labels)
             self._durations.append(time.perf_counter() - began)
             self.progress.train_seconds += self._durations[-1]
             self._after_step(log)
-            if stop.signal_name is not None or self.progress.step == self.timetable.num_steps:
-                return
+            if self.progress.step == self.timetable.num_steps:
+                return None
             began = time.perf_counter()
+        return None
+
+    def _next(self, batches: Iterator[FaceBatch], stop: StopRequest) -> FaceBatch | str | None:
+        """The next batch; None at the end of an epoch; the name of a signal if any process has one.
+
+        Raises:
+            LostImagesError: on all processes, if one of them cannot read its part.
+        """
+        batch, problem = None, None
+        try:
+            batch = next(batches, None)
+        except LostImagesError as error:
+            problem = error
+        unreadable = batch.unreadable if batch is not None else ()
+        code = LOST * (problem is not None) | STOP * (stop.signal_name is not None)
+        code = self.processes.any_code(code | NEWS * bool(unreadable))
+        if code & LOST:
+            texts = self.processes.gather(None if problem is None else str(problem))
+            raise LostImagesError(next(text for text in texts if text is not None)) from problem
+        if code & STOP:
+            names = self.processes.gather(stop.signal_name)
+            return next(name for name in names if name is not None)
+        if code & NEWS:
+            for problems in self.processes.gather(unreadable):
+                self._report_unreadable(problems)
+        return batch
 
     def _read(self) -> Iterator[FaceBatch]:
         """The batches that are left of the current epoch."""
@@ -151,7 +190,7 @@ class Trainer:
         self.learner.learn(self.progress.step, images, labels)
         self.progress.step += 1
 
-    def _after_step(self, log: MetricsLog) -> None:
+    def _after_step(self, log: MetricsLog | NoLog) -> None:
         """Log, evaluate and save where the timetable says so."""
         step = self.progress.step
         self.status.step = step
@@ -170,7 +209,7 @@ class Trainer:
         if self.timetable.saves(step):
             self.save(better)
 
-    def _log(self, log: MetricsLog) -> None:
+    def _log(self, log: MetricsLog | NoLog) -> None:
         """Write a line of metrics and show it."""
         figures = self.learner.meter.take()
         self.status.figures, self.status.lr = figures, self.learner.lr(self.progress.step - 1)
@@ -185,7 +224,7 @@ class Trainer:
         log.write("train", self.progress.step, figures | rates | pace)
         self.display.logged(self.status)
 
-    def _evaluate(self, log: MetricsLog) -> Verification:
+    def _evaluate(self, log: MetricsLog | NoLog) -> Verification:
         """Verify, log, and go back to training."""
         network = self.learner.network.eval()
         try:
@@ -223,12 +262,15 @@ class Trainer:
         return self.progress.seconds + time.perf_counter() - self.began
 
     def save(self, best: bool) -> None:
-        """Write a checkpoint of everything, unless it is no good: then raise NonFiniteTrainingError."""
+        """Write a checkpoint of everything, unless it is no good: then raise NonFiniteTrainingError.
+
+        All processes call it, and the first one writes.
+        """
         self.learner.check_finite()
         rows = self.learner.meter.state()
         progress = vars(self.progress) | {"seconds": self.seconds, "meter": rows}
         content = self.learner.state() | {"rng": rng_state(), "progress": progress}
-        self.checkpoints.save(self.progress.step, content, best)
+        self.processes.from_first(lambda: self.checkpoints.save(self.progress.step, content, best))
         self.saved_step = self.progress.step
 
     def load(self, checkpoint: Checkpoint) -> None:

@@ -1,0 +1,148 @@
+"""A run of several processes is the run of one; what ends one of them ends all."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from distributed_cases import RUNS, STEPS_AND_ERRORS
+from gloo import outcome, run_cases
+from rich.console import Console
+from tiny_run import tiny_recipe, write_faces
+from typer.testing import CliRunner
+
+from fusedface import cli
+from fusedface.recipes.configuration.settings import to_toml
+from fusedface.recipes.host import processes
+from fusedface.recipes.run import run_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def reports(tmp_path_factory, num_ranks, cases):
+    folder = tmp_path_factory.mktemp(f"processes{num_ranks}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSEDFACE_TEST_FOLDER", str(folder))
+        return run_cases("distributed_cases", num_ranks, folder, cases)
+
+
+@pytest.fixture(scope="module")
+def reports_of_four(tmp_path_factory):
+    return reports(tmp_path_factory, 4, "RUNS")
+
+
+@pytest.fixture(scope="module")
+def reports_of_two(tmp_path_factory):
+    return reports(tmp_path_factory, 2, "STEPS_AND_ERRORS")
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_four_processes(reports_of_four, case):
+    problem = outcome(reports_of_four, case)
+    assert not problem, problem
+
+
+@pytest.mark.parametrize("case", STEPS_AND_ERRORS)
+def test_two_processes(reports_of_two, case):
+    problem = outcome(reports_of_two, case)
+    assert not problem, problem
+
+
+def torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "cli.py"]
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "300"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def process_of(rank, parent):
+    """The number of the process that torchrun has given a rank."""
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
+    raise LookupError(rank)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_killed_process_is_named_and_ends_the_others(tmp_path):
+    recipe = tiny_recipe(write_faces(tmp_path))
+    slow = replace(recipe, schedule=replace(recipe.schedule, epochs=2000.0))
+    (tmp_path / "slow.toml").write_text(to_toml(slow), encoding="utf-8")
+    out = tmp_path / "run"
+    process = torchrun("recipe", "run", tmp_path / "slow.toml", "--out", out, "--device", "cpu")
+    deadline = time.monotonic() + 120
+    while not list(out.glob("checkpoints/step-*.pt")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    killed = process_of(1, process.pid)
+    os.kill(killed, signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert output.count("has died") == 1, output
+    assert f"rank 1 (process {killed} on" in output
+    assert "The run is kept up to step" in output
+    resume = (
+        f"torchrun --nproc-per-node 2 cli.py recipe run {out / 'recipe.toml'} --out {out} --resume"
+    )
+    assert resume in output
+    assert not (out / "run.lock").exists()
+    saved = max(int(path.stem[5:]) for path in out.glob("checkpoints/step-*.pt"))
+    short = replace(slow, schedule=replace(slow.schedule, steps=saved + 1))
+    summary = run_recipe(
+        short,
+        out,
+        resume=True,
+        allow_change=["schedule"],
+        device="cpu",
+        console=Console(quiet=True),
+    )
+    assert summary.steps == saved + 1
+
+
+def test_an_error_of_all_is_said_once(monkeypatch):
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    processes._store.cache_clear()
+    assert processes.speaks(ValueError("one process"))
+    for name, value in {
+        "WORLD_SIZE": 3,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": store.port,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    said = []
+    for rank in (2, 0, 1, 2):
+        monkeypatch.setenv("RANK", str(rank))
+        said.append(processes.speaks(ValueError("the same mistake")))
+    processes._store.cache_clear()
+    assert said == [True, False, False, True]
+
+
+def test_what_torchrun_does_not_fit(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert processes.own_device(torch.device("cpu")) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert processes.own_device(torch.device("cuda")) == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="--device cuda, not cuda:0"):
+        processes.own_device(torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="process 1 of this machine has no GPU, there are 1"):
+        processes.own_device(torch.device("cuda"))
+    with pytest.raises(ValueError, match="not on mps"):
+        processes.own_device(torch.device("mps"))
+    for command, words in ((["run", "mobilefacenet"], "--out"), (["compare"], "without torchrun")):
+        result = CliRunner().invoke(cli.app, ["recipe", *command])
+        assert isinstance(result.exception, ValueError)
+        assert words in str(result.exception)
