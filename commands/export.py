@@ -39,6 +39,14 @@ def export(
             "needs.",
         ),
     ] = False,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-float",
+            help="A layer or block that onnx-int8 leaves float32, such as blocks.0; may be repeated. "
+            "The table of an export names them, with what 8 bits cost in each.",
+        ),
+    ] = None,
 ) -> None:
     """Write a network for other software, checked against PyTorch, with a model card."""
     from fusedface.recipes.export.export import export as run_export
@@ -51,5 +59,6 @@ def export(
         pair_lists=pairs or [],
         root=root,
         grey_levels=grey_levels,
+        keep_float=keep_float or (),
         console=Console(),
     )

@@ -9,10 +9,12 @@ from rich.console import Console
 
 from fusedface.data import open_source
 from fusedface.recipes.evaluation.threshold_file import SUFFIX, model_file, write_thresholds
+from fusedface.recipes.export import onnx_int8
 from fusedface.recipes.export.card import model_card
 from fusedface.recipes.export.check import check_table, compare, embedders, refuse_inexact
 from fusedface.recipes.export.deployed import Deployed
 from fusedface.recipes.export.formats import get_format
+from fusedface.recipes.export.int8_layers import layer_table
 from fusedface.recipes.export.job import Job
 from fusedface.recipes.export.source import calibration_faces, checking_pairs, open_trained
 from fusedface.recipes.host.terminal import say, working
@@ -28,6 +30,7 @@ def export(
     pair_lists: Sequence[Path] = (),
     root: Path | None = None,
     grey_levels: bool = False,
+    keep_float: Sequence[str] = (),
     console: Console | None = None,
 ) -> list[Path]:
     """Write a file, a model card and thresholds for each format into `out`; all of them, or nothing.
@@ -41,6 +44,7 @@ def export(
             faces and no thresholds, as those of drawn faces would fit no photo.
         root: the folder the paths of `pair_lists` start from.
         grey_levels: the files take grey levels 0..255, whatever the network was trained with.
+        keep_float: layers or blocks that 8-bit files leave float32, such as "blocks.0.expand.conv".
         console: where the comparison is printed.
 
     Returns:
@@ -57,6 +61,8 @@ def export(
             "a .safetensors file holds weights and no graph that could take grey levels: "
             "export it without --grey-levels"
         )
+    if keep_float and all(kind.is_exact for kind in chosen):
+        raise ValueError("--keep-float is of 8-bit files: give --format onnx-int8 too")
     if data is not None:
         open_source(data)  # a wrong path is told before minutes of work
     trained = open_trained(source)
@@ -67,7 +73,7 @@ def export(
     def calibration():
         return contract.prepare(calibration_faces(data, contract.size))
 
-    job = Job(network, trained.loaded.step, calibration)
+    job = Job(network, trained.loaded.step, calibration, tuple(keep_float))
     with tempfile.TemporaryDirectory(dir=_existing(out), prefix=".export-") as temporary:
         files = {f.name: Path(temporary) / f"{trained.name}{f.suffix}" for f in chosen}
         for kind in chosen:
@@ -84,6 +90,9 @@ def export(
         for kind in chosen:
             if kind.is_exact:
                 refuse_inexact(kind.name, checks[kind.name])
+        for kind in chosen:
+            if not kind.is_exact:
+                console.print(layer_table(onnx_int8.cosines(job, files[kind.name]), keep_float))
         sizes = {name: path.stat().st_size for name, path in files.items()}
         for list_name in pairs:
             console.print(check_table(list_name, checks, sizes))

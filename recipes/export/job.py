@@ -16,8 +16,10 @@ class Job:
         network: what is exported.
         step: how many steps it was trained, where known.
         calibration: makes (N, 3, H, W) float32 inputs of faces, for formats with integers.
+        keep_float: layers and blocks that such formats leave float32.
     """
 
     network: Deployed
     step: int | None
     calibration: Callable[[], np.ndarray]
+    keep_float: tuple[str, ...] = ()

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from fusedface.recipes.export import onnx_float
+from fusedface.recipes.export.int8_layers import OPERATORS, layer_cosines, nodes_to_keep
 from fusedface.recipes.export.job import Job
 
 BATCH_SIZE = 32
-OPERATORS = ["Conv", "Gemm", "MatMul"]
 PERCENTILE = 99.99
 
 
@@ -47,7 +47,8 @@ def write(job: Job, path: Path) -> None:
             str(path),
             Faces(job.calibration()),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=OPERATORS,
+            op_types_to_quantize=list(OPERATORS),
+            nodes_to_exclude=nodes_to_keep(onnx.load(exact), job.keep_float),
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
@@ -56,3 +57,12 @@ def write(job: Job, path: Path) -> None:
         )
     exact.unlink()
     onnx.save(onnx_float.finish(onnx.load(path), job.network), path)
+
+
+def cosines(job: Job, path: Path) -> dict[str, tuple[float, float]]:
+    """Least and mean cosine with float32 of each layer of a file that `write` wrote."""
+    exact = path.with_name(path.name + ".float32")
+    onnx_float.write(job, exact)
+    found = layer_cosines(exact, path, job.calibration())
+    exact.unlink()
+    return found

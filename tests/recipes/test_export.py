@@ -22,7 +22,7 @@ from fusedface.models import MODELS, Backbone, build_from_checkpoint, create
 from fusedface.models.checkpoints import FORMAT, VERSION
 from fusedface.recipes.evaluation.recognisers import open_recogniser
 from fusedface.recipes.evaluation.threshold_file import read_thresholds, thresholds_of
-from fusedface.recipes.export import check, formats
+from fusedface.recipes.export import check, formats, int8_layers
 from fusedface.recipes.export.export import export
 from fusedface.recipes.run import run_recipe
 
@@ -212,6 +212,36 @@ def test_8_bit_files_are_near_and_have_8_bit_weights(run, exported, unusual):
         weights = onnx.load(path).graph.initializer
         kinds = {t.data_type for t in weights if len(t.dims) == 4 and t.dims[0] > 1}
         assert kinds == {onnx.TensorProto.INT8}
+
+
+def test_layers_that_stay_float(run, exported, tmp_path):
+    """Their weights are float32, the others 8-bit; float32 layers at the input lose nothing."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=100)
+    keep = ["stem", "stem_depthwise", "blocks.0"]
+    data = str(run.parent / "train")
+    export(run, ["onnx-int8"], tmp_path, data=data, keep_float=keep, console=console)
+    exact, path = exported / "run.onnx", tmp_path / "run.int8.onnx"
+    weights = {t.name: t.data_type for t in onnx.load(path).graph.initializer}
+    names = int8_layers.layers(onnx.load(exact))
+    assert {"stem.conv", "blocks.0.expand.conv", "blocks.1.expand.conv", "embedding.conv"} <= set(
+        names
+    )
+    images = (faces(4).astype(np.float32) - 127.5) / 127.5
+    found = int8_layers.layer_cosines(exact, path, images.transpose(0, 3, 1, 2).copy())
+    for name in names:
+        is_float = name.startswith(("stem.", "stem_depthwise.", "blocks.0."))
+        assert (f"backbone.{name}.weight" in weights) == is_float, name
+        assert (found[name][0] > 1 - 1e-9) == is_float, name
+        assert f"{name} " in stream.getvalue()
+
+
+def test_unknown_layers_are_refused(run, tmp_path):
+    with pytest.raises(ValueError, match=r"no layer 'block'; there are: stem.conv, "):
+        export(run, ["onnx-int8"], tmp_path, keep_float=["block"], console=quiet())
+    with pytest.raises(ValueError, match="give --format onnx-int8 too"):
+        export(run, ["onnx"], tmp_path, keep_float=["stem"], console=quiet())
+    assert not list(tmp_path.iterdir())
 
 
 def test_onnx_file_is_one_and_describes_itself(exported):
