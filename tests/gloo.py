@@ -40,6 +40,8 @@ def run_cases(module, num_ranks, folder, cases="CASES"):
 
 def _run(name, rank, num_ranks, store, path):
     torch.set_num_threads(1)
+    # Its parent may have been started by another module of tests, with another environment.
+    os.environ["FUSEDFACE_TEST_FOLDER"] = os.path.dirname(path)
     module, _, cases = name.partition(":")
     cases = getattr(import_module(module), cases)
     report = dict.fromkeys(cases, "not reached")

@@ -27,9 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 def reports(tmp_path_factory, num_ranks, cases):
     folder = tmp_path_factory.mktemp(f"processes{num_ranks}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FUSEDFACE_TEST_FOLDER", str(folder))
-        return run_cases("distributed_cases", num_ranks, folder, cases)
+    return run_cases("distributed_cases", num_ranks, folder, cases)
 
 
 @pytest.fixture(scope="module")
