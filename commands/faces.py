@@ -124,6 +124,6 @@ def _no_thresholds(model: Path) -> str:
 
     run = command("evaluate", model, "--root", "FACES", "--out", "RESULTS")
     return (
-        "no thresholds are known for this model, so there is no probability and no decision: measure them "
+        "this model has no thresholds yet, so neither a probability nor a decision is shown: measure them "
         f"on faces like yours with {run} and give --thresholds RESULTS/thresholds.json"
     )

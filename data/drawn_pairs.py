@@ -25,7 +25,7 @@ def sample_pairs(source: FaceSource, num_pairs: int, *, whole: bool = False) -> 
         whole: keep the images that are in no pair, too; all pairs of them can be scored.
 
     Raises:
-        ValueError: no person has two images, so that there is no genuine pair.
+        ValueError: no person has two images, so there are no genuine pairs.
     """
     rng = np.random.default_rng(0)
     genuine = _genuine_pairs(source.labels, rng)[: num_pairs // 2]

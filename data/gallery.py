@@ -10,11 +10,11 @@ def read_gallery(root: Path) -> tuple[ImageFiles, list[str]]:
     """The images of a gallery and the person on each; hidden files and links out are left.
 
     Raises:
-        ValueError: it is no folder, or holds no images.
+        ValueError: it is not a folder, or holds no images.
     """
     if not root.is_dir():
         raise ValueError(
-            f"{root} is no folder: give one with a folder, or an image, for each person"
+            f"{root} is not a folder; give one that holds a folder, or an image, for each person"
         )
     inside = root.resolve()
     paths, people = [], []

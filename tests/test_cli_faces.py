@@ -265,7 +265,7 @@ def test_crops_of_a_multiple_are_scaled(place, tmp_path):
         (["embed", "nowhere.png"], "nowhere.png does not exist"),
         (["embed", "{faces}", "-o", "x.txt"], "must end in .npz"),
         (["embed", "{faces}", "-o", "no/such/x.npz"], "does not exist"),
-        (["identify", "{faces}/person00/0.png", "nowhere"], "nowhere is no folder"),
+        (["identify", "{faces}/person00/0.png", "nowhere"], "nowhere is not a folder"),
         (["verify", "{faces}/person00/0.png", "nowhere.png"], "nowhere.png does not exist"),
         (["verify", "{faces}", "{faces}", "--thresholds", "no.json"], "no.json"),
     ],

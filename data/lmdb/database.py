@@ -90,7 +90,7 @@ class Database(MappedFile):
         start = page * self._page_size + PAGE.size
         magic, version, _, _ = META.unpack(self._bytes(start, META.size))
         if magic != MAGIC:
-            raise ValueError(f"{self.path} is no LMDB file: page {page} lacks its magic number")
+            raise ValueError(f"{self.path} is not an LMDB file: page {page} lacks its magic number")
         if version != VERSION:
             raise ValueError(f"{self.path} has LMDB's data version {version}, {VERSION} is read")
         return TREE.unpack(self._bytes(start + META.size + which * TREE.size, TREE.size))

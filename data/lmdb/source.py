@@ -106,12 +106,14 @@ def open_lmdb(path: str | Path, *, skip_bad: bool = False) -> LmdbSource:
         skip_bad: leave out images whose records are broken; `notes` counts and lists them.
 
     Raises:
-        ValueError: it is no LMDB file, is damaged, or holds something else than labelled images; file,
+        ValueError: it is not an LMDB file, is damaged, or holds other things than labelled images; file,
             key and byte offset are named.
     """
     file = lmdb_file(Path(path))
     if file is None:
-        raise ValueError(f"{path} is no LMDB file: a file .lmdb or .mdb, or a folder with data.mdb")
+        raise ValueError(
+            f"{path} is not an LMDB file; give a .lmdb or .mdb file, or a folder with data.mdb"
+        )
     database = Database(file)
     found, described = _sort(database)
     promised = {key: _number(database, described[key]) for key in (LENGTH, CLASSES)}

@@ -30,7 +30,7 @@ class MappedFile:
     """A file mapped into memory.
 
     Safe in any number of processes: none shares a position in the file, and one that receives it
-    pickled maps the file anew.
+    pickled maps the file again.
 
     Args:
         path: of the file.

@@ -185,7 +185,7 @@ def test_files_that_are_no_lmdb_files(tmp_path):
     for content, reason in [
         (b"", "is empty"),
         (b"x" * 30, "end past the end of the file"),
-        (b"x" * 9000, "is no LMDB file: page 0 lacks its magic number"),
+        (b"x" * 9000, "is not an LMDB file: page 0 lacks its magic number"),
     ]:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"set.lmdb.*{reason}"):
