@@ -16,7 +16,7 @@ from fusedface.bench.timing import alternate, quartiles, stopwatch
 from fusedface.data import FaceBatch, FaceDataset, SyntheticFaces
 from fusedface.kernels import Batch, CurricularFace
 from fusedface.models import Backbone, MarginHead, create
-from fusedface.recipes.configuration.recipe import Optim
+from fusedface.recipes.configuration.training import Optim
 from fusedface.recipes.training.optim import build_optimizer
 from fusedface.recipes.training.precision import Precision, pick_precision
 from fusedface.recipes.training.schedule import Batches

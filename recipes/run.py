@@ -15,8 +15,9 @@ from rich.console import Console
 from fusedface.data import FaceDataset, FaceSource, fingerprint
 from fusedface.kernels import predicted_initial_loss
 from fusedface.models import Backbone, MarginHead, StartingPoint
+from fusedface.recipes.configuration.faces import SYNTHETIC
 from fusedface.recipes.configuration.loss_stages import Stage, stages_of
-from fusedface.recipes.configuration.recipe import SYNTHETIC, Recipe
+from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import to_dict
 from fusedface.recipes.host.device import pick_device
 from fusedface.recipes.host.processes import Processes, joined, own_device

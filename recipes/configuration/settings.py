@@ -9,6 +9,7 @@ from typing import Any
 
 import tomli_w
 
+from fusedface.recipes.configuration.faces import SYNTHETIC
 from fusedface.recipes.configuration.fields import (
     REGISTRIES,
     build,
@@ -18,7 +19,7 @@ from fusedface.recipes.configuration.fields import (
     parse,
     without_none,
 )
-from fusedface.recipes.configuration.recipe import SYNTHETIC, Recipe
+from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.host.terminal import visible
 
 HEADER = "# A resolved recipe; `recipe run` takes this file in place of a name.\n\n"

@@ -5,8 +5,9 @@ from hashlib import file_digest
 from pathlib import Path
 
 from fusedface.models import StartingPoint
+from fusedface.recipes.configuration.backbone import PREPARATION, BackboneOptions
 from fusedface.recipes.configuration.fields import build
-from fusedface.recipes.configuration.recipe import PREPARATION, BackboneOptions, Recipe
+from fusedface.recipes.configuration.recipe import Recipe
 
 
 def with_init(recipe: Recipe, checkpoint: str | Path) -> Recipe:

@@ -30,7 +30,7 @@ from fusedface.data import (
 )
 from fusedface.data.drawn_pairs import sample_pairs
 from fusedface.models import Backbone, Preprocessing
-from fusedface.recipes.configuration.recipe import SYNTHETIC, Data, Evaluation, Synthetic
+from fusedface.recipes.configuration.faces import SYNTHETIC, Data, Evaluation, Synthetic
 from fusedface.recipes.evaluation.evaluate import evaluate_pairs
 from fusedface.recipes.run_directory.metrics import Verification
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fusedface.models import MarginHead
 from fusedface.models.backbone import Backbone
-from fusedface.recipes.configuration.recipe import Optim
+from fusedface.recipes.configuration.training import Optim
 
 CENTRES = "centres"
 

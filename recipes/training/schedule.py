@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from fusedface.data import FaceBatch, FaceDataset, collate_whole
 from fusedface.recipes.configuration.loss_stages import Stage
-from fusedface.recipes.configuration.recipe import Schedule
+from fusedface.recipes.configuration.training import Schedule
 from fusedface.recipes.training.signals import ignore_interrupts
 
 

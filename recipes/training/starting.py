@@ -16,8 +16,9 @@ from fusedface.data.sources.images import UnreadableImage
 from fusedface.data.transforms import fit
 from fusedface.models import Backbone, MarginHead, StartingPoint
 from fusedface.models.starting_point import Classes
+from fusedface.recipes.configuration.faces import SYNTHETIC, Data
 from fusedface.recipes.configuration.fields import build
-from fusedface.recipes.configuration.recipe import SYNTHETIC, Data, Recipe
+from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.starting import sha256
 
 BATCH_SIZE = 64
