@@ -1,4 +1,4 @@
-"""`recipe ...`: list, show, run, compare."""
+"""`recipe ...`: list, show, run, judge, compare."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +21,7 @@ from fusedface.commands.options import (
 )
 from fusedface.recipes.host.terminal import Table
 
-app = typer.Typer(help="Recipes: list, show, run, compare.", no_args_is_help=True)
+app = typer.Typer(help="Recipes: list, show, run, judge, compare.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -98,6 +98,18 @@ def recipe_run(
             resolved, folder, resume=resume, allow_change=allow_change or (), device=device
         )
     raise typer.Exit({"interrupted": 130, "non_finite": 1}.get(summary.verdict, 0))
+
+
+@app.command("judge")
+def recipe_judge(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories, or folders of runs such as a comparison.")
+    ],
+) -> None:
+    """The verdict that finished runs were given, and the one by today's rules; nothing is changed."""
+    from fusedface.recipes.run_directory.rejudge import find_runs, judgement_table, rejudge
+
+    Console().print(judgement_table([rejudge(folder) for folder in find_runs(runs)]))
 
 
 @app.command("compare")

@@ -23,6 +23,7 @@ from fusedface.recipes.host.device import pick_device
 from fusedface.recipes.host.processes import Processes, joined, own_device
 from fusedface.recipes.host.terminal import say
 from fusedface.recipes.resume import finished_before, load_newest, what_is_left
+from fusedface.recipes.run_directory.closing import print_summary
 from fusedface.recipes.run_directory.directory import RunDirectory
 from fusedface.recipes.run_directory.environment import (
     describe_environment,
@@ -31,11 +32,7 @@ from fusedface.recipes.run_directory.environment import (
 )
 from fusedface.recipes.run_directory.metrics import FILE as METRICS
 from fusedface.recipes.run_directory.metrics import MetricsLog, NoLog, read_metrics
-from fusedface.recipes.run_directory.summary import (
-    Summary,
-    print_summary,
-    print_verification,
-)
+from fusedface.recipes.run_directory.summary import Summary, print_verification
 from fusedface.recipes.run_directory.verdict import Judgement, judge
 from fusedface.recipes.training.agreement import check_same_faces, check_same_recipe
 from fusedface.recipes.training.checkpoint import CheckpointFolder

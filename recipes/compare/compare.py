@@ -147,6 +147,8 @@ def _content(
                 "folder": Path(os.path.relpath(result.run.folder, out)).as_posix(),
                 "verdict": result.verdict,
                 "message": result.summary.message if result.summary else last_words(result.run),
+                "accuracies": result.accuracies,
+                "last": result.train[-1] if result.train else None,
             }
             for result in results
         ],

@@ -10,7 +10,7 @@ from fusedface.recipes.run_directory.metrics import FILE, accuracies_of, read_me
 from fusedface.recipes.run_directory.summary import SUMMARY, Summary, read_summary
 
 Line = dict[str, Any]
-WENT_WRONG = frozenset({"non_finite", "collapsed", "chance"})
+WENT_WRONG = frozenset({"non_finite", "collapsed", "sunk", "chance"})
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 
-from fusedface.recipes.host.terminal import Table, plain, say
+from fusedface.recipes.host.terminal import Table, say
 from fusedface.recipes.run_directory.files import read_json
 from fusedface.recipes.run_directory.metrics import is_verification
 
@@ -16,6 +16,7 @@ VERDICT_COLOURS = {
     "unfinished": "yellow",
     "interrupted": "yellow",
     "chance": "red",
+    "sunk": "red",
     "collapsed": "red",
     "non_finite": "red",
 }
@@ -77,28 +78,6 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """For summary.json."""
         return asdict(self)
-
-
-def print_summary(summary: Summary, folder: Path, resume: str, console: Console) -> None:
-    """What a run tells at its end.
-
-    Args:
-        summary: of the run.
-        folder: its directory.
-        resume: what to type to go on.
-        console: where.
-    """
-    if summary.verification:
-        print_verification(summary, console)
-    for change in summary.recipe_changes:
-        say(console, f"changed after step {change['step']}: {'; '.join(change['changes'])}")
-    colour = VERDICT_COLOURS[summary.verdict]
-    say(console, plain(summary.verdict, colour) + plain(f": {summary.message}"))
-    if summary.verdict == "interrupted":
-        say(console, f"go on with: {resume}")
-    minutes, seconds = divmod(round(summary.seconds), 60)
-    speed = f"{summary.images_per_second:.1f} images/s"
-    say(console, f"{minutes} min {seconds} s, {speed}; see {folder}")
 
 
 def print_verification(summary: Summary, console: Console) -> None:

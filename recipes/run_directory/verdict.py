@@ -3,9 +3,12 @@
 non_finite    a loss, gradient or weight became NaN or infinite
 interrupted   a signal stopped it
 collapsed     at its end the loss was that of a network all of whose cosines are the same (closed form)
+sunk          the cosines of all classes fell together, and it tells few training images right (`sunk.py`)
 chance        it verifies no better than chance, or than the same network with drawn weights
 unfinished    it learned, and its accuracy was still rising when its steps were over
 converged     it learned, and its accuracy had stopped rising
+
+The first that fits is given.
 """
 
 import math
@@ -15,9 +18,12 @@ from typing import Any, Literal
 
 from fusedface.kernels import Margin
 from fusedface.recipes.run_directory.metrics import accuracies_of
+from fusedface.recipes.run_directory.sunk import low_cosine, sunk
 
 Ended = Literal["finished", "interrupted", "non_finite"]
-Verdict = Literal["converged", "unfinished", "chance", "collapsed", "non_finite", "interrupted"]
+Verdict = Literal[
+    "converged", "unfinished", "chance", "sunk", "collapsed", "non_finite", "interrupted"
+]
 Lines = Sequence[dict[str, Any]]
 
 COLLAPSE_BAND = 0.03
@@ -29,16 +35,14 @@ COLLAPSE_STEPS = 100
 band in their first tens of steps, while batch normalisation and class centres find their scale."""
 CHANCE_SIGMAS = 3.0
 """Accuracy within so many standard errors of 50 % (of a binomial over the pairs) is chance."""
-SUNK_COSINE = -0.1
-"""Random embeddings have target cosines of 0 on average. Far below, a network has sunk towards a collapse,
-even if it tells some people apart: the verdict stays, its sentence says so."""
-PLATEAU_SHARE = 0.25
-"""The last part of a run that tells whether it was still getting better."""
-PLATEAU_GAIN = 0.005
-"""Accuracy gained in that part by a run that has not converged: half a percentage point, about the
-standard error of accuracy on some thousands of pairs."""
-PLATEAU_LOSS = 0.05
-"""Without such evaluations: the share of the loss's whole fall that fell in that part."""
+LATE_SHARE = 0.1
+"""The last part of a run that tells whether it was still getting better. Short, because a schedule brings
+most of its gain in the last quarter, where the rate falls, and then comes to rest."""
+LATE_GAIN = 0.005
+"""Accuracy gained in that part by a run that is still rising: half a percentage point, about the standard
+error of accuracy on some thousands of pairs."""
+LATE_FALL = 0.02
+"""Without such evaluations: the share of the loss's whole fall that came in that part."""
 
 
 @dataclass(frozen=True)
@@ -86,30 +90,32 @@ def judge(
             f"{train[-1]['loss']:.1f} at a cosine of {train[-1]['target_cosine']:.2f}"
         )
         return Judgement("collapsed", since, text)
+    if (found := sunk(at_the_end)) is not None:
+        return Judgement("sunk", *found)
     if chance := _chance(lines, accuracies, from_weights):
         return Judgement("chance", _last_step(lines), chance)
-    gain, sunk = _late_gain(accuracies), _sunk(train)
-    if from_weights and accuracies:
-        sunk += (
-            f"; accuracy is {accuracies[-1][1]:.2%}, and was {accuracies[0][1]:.2%} at the start"
-        )
+    return _learned(train, accuracies, from_weights)
+
+
+def _learned(train: Lines, accuracies: list[tuple[int, float]], from_weights: bool) -> Judgement:
+    """Whether a run that learned was still rising at its end."""
+    gain = _late_gain(accuracies)
     if gain is None:
         fall = _late_fall(train)
+        is_rising = fall > LATE_FALL
+        text = f"{fall:.0%} of the loss's fall came in the last {LATE_SHARE:.0%} of the steps"
+    else:
+        is_rising = gain > LATE_GAIN
         text = (
-            f"{fall:.0%} of the loss's fall came in the last {PLATEAU_SHARE:.0%} of the steps{sunk}"
+            f"accuracy {'rose' if gain >= 0 else 'fell'} by {100 * abs(gain):.2f} points in the last "
+            f"{LATE_SHARE:.0%} of the steps"
         )
-        return Judgement("unfinished" if fall > PLATEAU_LOSS else "converged", None, text)
-    text = (
-        f"the best accuracy in the last {PLATEAU_SHARE:.0%} of the steps is {100 * abs(gain):.2f} points "
-        f"{'above' if gain >= 0 else 'below'} the best before{sunk}"
-    )
-    return Judgement("unfinished" if gain > PLATEAU_GAIN else "converged", None, text)
-
-
-def _sunk(train: Lines) -> str:
-    """What to add where images ended further from their own class centre than random ones are."""
-    cosine = train[-1].get("target_cosine", 0.0) if train else 0.0
-    return f"; but the target cosine is {cosine:.2f}" if cosine < SUNK_COSINE else ""
+    text = f"{'still rising' if is_rising else 'at rest'} at the end: {text}{low_cosine(train)}"
+    if from_weights and accuracies:
+        text += (
+            f"; accuracy is {accuracies[-1][1]:.2%}, and was {accuracies[0][1]:.2%} at the start"
+        )
+    return Judgement("unfinished" if is_rising else "converged", None, text)
 
 
 def collapsed_since(train: Lines, margin: Margin, num_classes: int) -> int | None:
@@ -152,16 +158,23 @@ def _chance(lines: Lines, accuracies: list[tuple[int, float]], from_weights: boo
 
 
 def _late_gain(accuracies: list[tuple[int, float]]) -> float | None:
-    """How much better the best accuracy of the last part is than the best before it, if that is known."""
-    begins = (1.0 - PLATEAU_SHARE) * accuracies[-1][0] if accuracies else 0.0
-    before = [accuracy for step, accuracy in accuracies if 0 < step <= begins]
-    after = [accuracy for step, accuracy in accuracies if step > begins]
-    return max(after) - max(before) if before else None
+    """Accuracy at the end less that where the last part begins, on a line between evaluations.
+
+    None where it was not verified between the first step and the last.
+    """
+    trained = [point for point in accuracies if point[0] > 0]
+    if len(trained) < 2:
+        return None
+    begins = (1.0 - LATE_SHARE) * trained[-1][0]
+    before = max(point for point in trained if point[0] <= max(begins, trained[0][0]))
+    after = min(point for point in trained if point[0] > before[0])
+    share = max(0.0, begins - before[0]) / (after[0] - before[0])
+    return trained[-1][1] - before[1] - share * (after[1] - before[1])
 
 
 def _late_fall(train: Lines) -> float:
     """Share of the loss's whole fall that came in the last part of a run."""
-    begins = (1.0 - PLATEAU_SHARE) * train[-1]["step"]
+    begins = (1.0 - LATE_SHARE) * train[-1]["step"]
     before = min((line["loss"] for line in train if line["step"] <= begins), default=math.inf)
     least = min(line["loss"] for line in train)
     fall = train[0]["loss"] - least

@@ -4,45 +4,13 @@ import math
 
 import pytest
 import torch
+from verdict_curves import ARCFACE, COLLAPSE, NUM_PAIRS, evaluations, falling, train, verdict
 
 from fusedface.kernels import ArcFace, CurricularFace, MVArc
 from fusedface.models import MarginHead, create
 from fusedface.recipes.run_directory import verdict as verdicts
-from fusedface.recipes.run_directory.verdict import COLLAPSE_STEPS, collapsed_since, judge
+from fusedface.recipes.run_directory.verdict import COLLAPSE_STEPS, collapsed_since
 from fusedface.recipes.training.diagnose import first_non_finite
-
-ARCFACE = ArcFace(m=0.5, s=64.0)
-COLLAPSE = ARCFACE.collapse_loss(1000)
-NUM_PAIRS = 2400
-
-
-def train(losses, every=10, cosine=0.0):
-    return [
-        {"kind": "train", "step": every * (i + 1), "loss": loss, "target_cosine": cosine}
-        for i, loss in enumerate(losses)
-    ]
-
-
-def evaluations(*accuracies, last_step=1000):
-    steps = [round(last_step * i / (len(accuracies) - 1)) for i in range(len(accuracies))]
-    return [
-        {
-            "kind": "evaluation",
-            "step": step,
-            "verification": {"lfw": {"accuracy": accuracy, "num_pairs": NUM_PAIRS}},
-        }
-        for step, accuracy in zip(steps, accuracies, strict=True)
-    ]
-
-
-def falling(num=100, start=45.0, end=5.0):
-    return train([end + (start - end) * math.exp(-6 * i / num) for i in range(num)], cosine=0.5)
-
-
-def verdict(lines, ended="finished", **options):
-    lines = sorted(lines, key=lambda line: line["step"])
-    given = {"end_message": "said", "end_step": 7, "margin": ARCFACE, "num_classes": 1000} | options
-    return judge(lines, ended=ended, **given)
 
 
 def test_a_run_from_weights_need_not_surpass_them():
@@ -93,18 +61,9 @@ def test_converged_and_unfinished():
     assert verdict(falling() + flat_end).verdict == "converged"
     rising = verdict(falling() + evaluations(0.6, 0.7, 0.8, 0.85, 0.9))
     assert rising.verdict == "unfinished"
-    assert "5.00 points" in rising.message
+    assert rising.message.startswith("still rising at the end: accuracy rose by 2.00 points")
     worse = evaluations(0.6, 0.8, 0.9, 0.9, 0.85)
     assert verdict(falling() + worse).verdict == "converged"  # past its best: it does not rise
-
-
-def test_a_network_that_sank_is_said_to_have():
-    sunk = [line | {"target_cosine": -0.8} for line in falling()]
-    curve = evaluations(0.5, 0.7, 0.71, 0.71, 0.71)
-    found = verdict(sunk + curve)
-    assert found.verdict == "converged"
-    assert found.message.endswith("; but the target cosine is -0.80")
-    assert "cosine" not in verdict(falling() + curve).message
 
 
 def test_without_evaluations_on_the_way_the_loss_decides():
@@ -208,62 +167,36 @@ def test_better_than_untrained_by_anything_is_not_chance():
     assert verdict(falling() + evaluations(0.65, better)).verdict != "chance"
 
 
-def test_a_gain_of_exactly_the_limit_has_converged(monkeypatch):
-    monkeypatch.setattr(verdicts, "PLATEAU_GAIN", 0.0625)
-    accuracies = (0.5, 0.6, 0.7, 0.75)
-    assert verdict(falling() + evaluations(*accuracies, 0.8125)).verdict == "converged"
-    above = math.nextafter(0.8125, 1.0)
-    assert verdict(falling() + evaluations(*accuracies, above)).verdict == "unfinished"
-
-
-def test_the_last_part_begins_after_three_quarters():
-    """What is measured at step 750 of 1000 is before it, for accuracies as for losses."""
-    risen_by_then = evaluations(0.6, 0.7, 0.7, 0.9, 0.9)
+def test_the_last_part_is_the_last_tenth():
+    """A gain between evaluations counts evenly: of 5 points from step 800 to 1000 half."""
+    risen_by_then = evaluations(0.6, *[0.7] * 8, 0.9, 0.9)
     assert verdict(falling() + risen_by_then).verdict == "converged"
-    sunk_after = evaluations(0.6, 0.7, 0.7, 0.9, 0.8)
-    assert "is 10.00 points below" in verdict(falling() + sunk_after).message
-    fallen_by_then = train([40.0, 30.0, 10.0, 10.0], every=250, cosine=0.5)
+    fallen = evaluations(0.6, *[0.7] * 8, 0.9, 0.8)
+    assert "fell by 10.00 points" in verdict(falling() + fallen).message
+    assert "rose by 2.50 points" in verdict(falling() + evaluations(*[0.6] * 5, 0.65)).message
+    fallen_by_then = train([40.0, *[30.0] * 7, 10.0, 10.0], every=100, cosine=0.5)
     assert verdict(fallen_by_then).verdict == "converged"
-    fallen_after = train([40.0, 30.0, 30.0, 10.0], every=250, cosine=0.5)
+    fallen_after = train([40.0, *[30.0] * 8, 10.0], every=100, cosine=0.5)
     assert verdict(fallen_after).verdict == "unfinished"
 
 
-def test_a_late_fall_of_exactly_the_limit_has_converged(monkeypatch):
-    monkeypatch.setattr(verdicts, "PLATEAU_LOSS", 1 / 16)
-    lines = train([17.0, 9.0, 2.0, 1.0], every=250, cosine=0.5)  # 1 of 16 in the last quarter
-    assert verdict(lines).verdict == "converged"
-    lines[-1]["loss"] = 0.75
-    assert verdict(lines).verdict == "unfinished"
+def test_a_rise_that_came_before_the_end_is_over():
+    """What the old rule called unfinished: a point in the last quarter, and nothing in its last part."""
+    curve = evaluations(0.5, 0.6, 0.7, 0.78, 0.8, 0.85, 0.85, 0.86, 0.862, 0.8622, 0.8622)
+    assert verdict(falling() + curve).verdict == "converged"
 
 
 @pytest.mark.parametrize(("gained", "found"), [(0.0045, "converged"), (0.0055, "unfinished")])
 def test_half_a_percentage_point_is_a_gain(gained, found):
-    curve = evaluations(0.5, 0.6, 0.7, 0.75, 0.75 + gained)
+    curve = evaluations(0.5, *[0.75] * 9, 0.75 + gained)
     assert verdict(falling() + curve).verdict == found
 
 
-@pytest.mark.parametrize(("late", "found"), [(0.045, "converged"), (0.055, "unfinished")])
-def test_a_twentieth_of_the_fall_is_a_late_fall(late, found):
+@pytest.mark.parametrize(("late", "found"), [(0.015, "converged"), (0.025, "unfinished")])
+def test_a_fiftieth_of_the_fall_is_a_late_fall(late, found):
     """Of a loss that falls by 10 in all."""
-    lines = train([20.0, 15.0, 10.0 + 10.0 * late, 10.0], every=250, cosine=0.5)
+    lines = train([20.0, *[15.0] * 7, 10.0 + 10.0 * late, 10.0], every=100, cosine=0.5)
     assert verdict(lines).verdict == found
-
-
-def test_a_cosine_at_the_limit_has_not_sunk():
-    at_limit = [line | {"target_cosine": verdicts.SUNK_COSINE} for line in falling()]
-    below = [line | {"target_cosine": verdicts.SUNK_COSINE - 1e-6} for line in falling()]
-    curve = evaluations(0.5, 0.7, 0.71, 0.71, 0.71)
-    assert "cosine" not in verdict(at_limit + curve).message
-    assert "cosine is -0.10" in verdict(below + curve).message
-
-
-def test_the_last_cosine_tells_whether_it_has_sunk():
-    curve = evaluations(0.5, 0.7, 0.71, 0.71, 0.71)
-    first, *between, last = falling()
-    sinking = [first, *between, last | {"target_cosine": -0.5}]
-    assert "cosine is -0.50" in verdict(sinking + curve).message
-    risen = [line | {"target_cosine": -0.5} for line in (first, *between)] + [last]
-    assert "cosine" not in verdict(risen + curve).message
 
 
 @pytest.fixture

@@ -1,0 +1,76 @@
+"""Finished runs judged again by today's rules, from the files that they left; nothing is written."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from fusedface.recipes.configuration.loss_stages import stages_of
+from fusedface.recipes.configuration.settings import read_recipe
+from fusedface.recipes.host.terminal import Table, plain
+from fusedface.recipes.run_directory.directory import RECIPE
+from fusedface.recipes.run_directory.metrics import FILE, read_metrics
+from fusedface.recipes.run_directory.summary import SUMMARY, VERDICT_COLOURS, read_summary
+from fusedface.recipes.run_directory.verdict import Judgement, judge
+
+
+class Rejudged(NamedTuple):
+    """A run, the verdict that it was given, and the one of today."""
+
+    folder: Path
+    before: str
+    now: Judgement
+
+
+def rejudge(folder: Path) -> Rejudged:
+    """Judge a run again.
+
+    Args:
+        folder: its directory.
+
+    Raises:
+        ValueError: it has no summary, or a file of it is damaged.
+    """
+    if not (folder / SUMMARY).is_file():
+        raise ValueError(
+            f"{folder} holds no {SUMMARY}: the run has not ended, so there is no verdict"
+        )
+    summary, recipe = read_summary(folder / SUMMARY), read_recipe(folder / RECIPE)
+    stages = stages_of(recipe.schedule.loss, recipe.head.margin)
+    begins = math.ceil(stages[-2].until * summary.num_steps) if len(stages) > 1 else 0
+    how = summary.verdict if summary.verdict in ("interrupted", "non_finite") else "finished"
+    found = judge(
+        read_metrics(folder / FILE),
+        ended=how,
+        end_message=summary.message,
+        end_step=summary.verdict_step or summary.steps,
+        margin=recipe.head.margin,
+        num_classes=summary.num_identities,
+        margin_begins=begins,
+        from_weights=bool(summary.init),
+    )
+    return Rejudged(folder, summary.verdict, found)
+
+
+def find_runs(folders: list[Path]) -> list[Path]:
+    """The run directories in these folders, themselves included.
+
+    Raises:
+        ValueError: a folder holds none.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        runs = sorted(path.parent for path in folder.rglob(FILE))
+        if not runs:
+            raise ValueError(f"{folder} holds no run: there is no {FILE} in it")
+        found += runs
+    return list(dict.fromkeys(found))
+
+
+def judgement_table(runs: list[Rejudged]) -> Table:
+    """A row a run: both verdicts, and why."""
+    table = Table("", ["run", "verdict given", "by today's rules", "why"])
+    for run in runs:
+        now = plain(run.now.verdict, VERDICT_COLOURS[run.now.verdict])
+        before = plain(run.before, VERDICT_COLOURS[run.before])
+        table.add_row(str(run.folder), before, now, run.now.message)
+    return table
