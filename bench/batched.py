@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch at once, in torch, on any device, beside which `bench data` times ours.
+"""Augmentation of a whole batch at once, in torch, on any device; `bench data` times it in turn with ours.
 
 As the presets "crop" and "color" of data/transforms.py, both: mirroring and a crop that is scaled back
 up are one resampling; brightness, saturation and hue one 3x3 matrix for each image, then contrast.
@@ -14,7 +14,7 @@ from torch.nn import functional
 CROP_SHARE, COLOR_SHARE = 0.5, 0.5  # of the images
 AREA, RATIO, FACTOR, HUE = (0.8, 1.0), (0.9, 1.1), (0.7, 1.3), 0.03
 LUMA = (0.299, 0.587, 0.114)
-# RGB to luma and the two axes of hue (YIQ): a turn in their plane changes hue alone.
+# RGB to luma and the two axes of hue (YIQ): a turn in their plane changes only the hue.
 TO_YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 

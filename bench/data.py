@@ -40,7 +40,7 @@ def run(
         path: also a source of one's own, as `open_source` takes it.
         presets: of the augmentation.
         device: where whole batches are augmented (bench/batched.py); all else is the CPU's work.
-        note: told what is being done.
+        note: called with what is being done.
 
     Returns:
         A row for each source and preset: images a second with quartiles, or a note why not. Rendering

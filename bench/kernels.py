@@ -65,7 +65,7 @@ def run_to_file(
         plan: how.
         out: written after each case, if given.
         resume: keep the cases that `out` holds already, and run the others.
-        note: told what is being done.
+        note: called with what is being done.
         benchmark: its name in the file.
 
     Returns:
@@ -202,7 +202,9 @@ class _CaseRun:
                 continue
             with self._failing(head, inputs):
                 if head.in_graph and inputs[1].nbytes > MAX_GRAPH_BYTES:
-                    raise RuntimeError("left out: what a graph allocates stays beside the others")
+                    raise RuntimeError(
+                        "left out: what a graph allocates stays allocated next to the others"
+                    )
                 make = graph_run if head.in_graph else step_run
                 run = make(loss, inputs, optimizer, watch)
                 run()

@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/benchmarks.md, written from bench/results/*.json alone."""
+"""The tables of README.md and docs/benchmarks.md, written from bench/results/*.json only."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -40,7 +40,7 @@ class Meter:
             self._pool.shutdown()
 
     def peak_mib(self, case: Case, head: str, loss: Loss, inputs: Inputs) -> float | None:
-        """Peak of a head; None where it cannot be told.
+        """Peak of a head; None where it cannot be known.
 
         Raises:
             MemoryError: it does not fit.

@@ -1,4 +1,4 @@
-"""Time and memory against the number of classes or the batch, from result files alone."""
+"""Time and memory against the number of classes or the batch, from result files."""
 
 from collections.abc import Sequence
 from pathlib import Path

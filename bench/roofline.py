@@ -124,7 +124,7 @@ def _exp_rate(device: torch.device, chain: int = 200) -> float:
 
 
 def _exp_rate_on_gpu(device: torch.device) -> float:
-    """Of a chain of exponentials in registers: one a load would measure the memory."""
+    """Exponentials a second, of a chain in registers: one for each load would measure the memory."""
     from fusedface.bench.exp_kernel import exp_chain_kernel
 
     numbers = torch.rand(GPU_EXPS, device=device)

@@ -60,7 +60,7 @@ def alternate(
     Args:
         runs: each returns named figures, the same names each time.
         rounds: at most so many.
-        deadline: on the clock of `time.perf_counter`; no round begins after it, but for MIN_ROUNDS.
+        deadline: on the clock of `time.perf_counter`; no round begins after it, except MIN_ROUNDS.
 
     Returns:
         By run and figure, a list with an entry a round.

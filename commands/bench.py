@@ -253,7 +253,7 @@ def bench_compare(
 
 @app.command("readme")
 def bench_readme() -> None:
-    """Write the tables of README.md and docs/benchmarks.md anew from bench/results/*.json."""
+    """Write the tables of README.md and docs/benchmarks.md again from bench/results/*.json."""
     from fusedface.bench import markdown
     from fusedface.recipes.host.program import ROOT, is_checkout
 

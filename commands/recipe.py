@@ -116,7 +116,7 @@ def recipe_judge(
 def recipe_compare(
     recipes: Annotated[
         list[str] | None,
-        typer.Argument(help="Recipes that differ in the loss alone; without any the paper's set."),
+        typer.Argument(help="Recipes that differ only in the loss; without any the paper's set."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each loss.")] = 3,
     margins: Annotated[

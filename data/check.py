@@ -45,7 +45,7 @@ def check(
     Args:
         path: what to look at.
         root: the folder from which the paths of a pair list start; without it its own.
-        progress: told how many images of how many have been read.
+        progress: called with how many images of how many have been read.
 
     Raises:
         ValueError: it cannot be opened at all.
@@ -109,7 +109,7 @@ def _check_records(source: PackSource, report: Report) -> None:
 
 
 class _Seen(NamedTuple):
-    """Of N images."""
+    """Digests, sizes and failures of N images."""
 
     digests: np.ndarray  # (N,) uint64
     sizes: Counter[tuple[int, int]]  # by (H, W), of those that can be read

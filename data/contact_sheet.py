@@ -29,7 +29,7 @@ def contact_sheet(
         path: the picture to write, any kind that Pillow writes.
         num_identities: rows, at most.
         images_per_identity: columns, at most.
-        cell: (H, W) in pixels to which images are scaled; a red cell stands for an unreadable one.
+        cell: (H, W) in pixels to which images are scaled; an unreadable one is a red cell.
 
     Raises:
         ValueError: there are no rows or columns, or too many for a picture.

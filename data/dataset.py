@@ -29,7 +29,7 @@ class FaceBatch(NamedTuple):
 class FaceDataset(Dataset[FaceBatch]):
     """A source as a network sees it in training.
 
-    An image depends on (seed, epoch, index) alone. Batches are read whole (`__getitems__`), because
+    An image depends only on (seed, epoch, index). Batches are read whole (`__getitems__`), because
     generated faces are rendered many at a time; use a DataLoader with `collate_fn=collate_whole`.
 
     Args:
@@ -51,7 +51,7 @@ class FaceDataset(Dataset[FaceBatch]):
         self._augment = _augment(augmentation, self.size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Augment anew; before the workers of the epoch start."""
+        """Draw new augmentation; call it before the workers of the epoch start."""
         self.epoch = epoch
 
     def __len__(self) -> int:

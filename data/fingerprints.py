@@ -16,8 +16,8 @@ MISSING = (-1, 0)
 def fingerprint(source: FaceSource) -> dict[str, Any]:
     """Sizes, a digest of the label of every image and the name of every class, and one of the files.
 
-    Small sets are told by the bytes of their files, larger ones by the size and the time of each; which
-    of the two is the entry "by". Generated faces have no files: the recipe describes them.
+    Small sets are recognised by the bytes of their files, larger ones by the size and the time of
+    each; the entry "by" says which of the two. Generated faces have no files: the recipe describes them.
     """
     digest = hashlib.sha256(np.ascontiguousarray(source.labels, dtype=np.int64).tobytes())
     for name in source.class_names:

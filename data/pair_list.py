@@ -89,7 +89,8 @@ class PairList:
 
     Args:
         images: each image once; `identities` says who is on them.
-        first, second: (P,) int64, indices into `images`.
+        first: (P,) int64, indices into `images`.
+        second: (P,) int64, as `first`: the other image of each pair.
         same: (P,) bool.
         fold: (P,) int64, 0, 1, ...
         drawn: here, from images whose people are known, and not listed by anyone.

@@ -14,7 +14,7 @@ MAX_SHARE = 0.05  # of images of other sizes, unless they are to be scaled
 
 
 class OtherSizes(NamedTuple):
-    """Of the images that were looked at."""
+    """Images of another size than asked for, among those that were looked at."""
 
     size: tuple[int, int]  # H, W that is asked for
     num_images: int  # in all
@@ -52,7 +52,7 @@ def other_sizes(images: Images, size: tuple[int, int]) -> OtherSizes:
         try:
             found[image_size(images.encoded(index), images.describe(index))] += 1
         except UnreadableImage:
-            continue  # told when the image is needed
+            continue  # reported when the image is needed
     looked_at = found.total()
     del found[size]
     return OtherSizes(size, len(images), looked_at, found)

@@ -61,7 +61,7 @@ def read_bin(path: Path) -> PairList:
 
 
 def find_sets(names: str, folder: Path | None) -> list[Path]:
-    """The files of "lfw.bin,cfp_fp.bin,agedb_30.bin"; by custom they lie beside the training images.
+    """The files of "lfw.bin,cfp_fp.bin,agedb_30.bin"; by custom next to the training images.
 
     Args:
         names: separated by commas.
@@ -111,7 +111,7 @@ def _items(value: Any) -> list | tuple:
     if isinstance(value, Array):
         return value.items()
     if not isinstance(value, list | tuple):
-        raise RefusedPickle(f"a {type(value).__name__} stands for a list")
+        raise RefusedPickle(f"a {type(value).__name__} in place of a list")
     return value
 
 
@@ -129,7 +129,7 @@ def _image(item: Any) -> bytes:
             raise RefusedPickle(f"an image is an array of {values.dtype} instead of uint8")
         return values.tobytes()
     if not isinstance(item, bytes | bytearray):
-        raise RefusedPickle(f"a {type(item).__name__} stands for an image")
+        raise RefusedPickle(f"a {type(item).__name__} in place of an image")
     return bytes(item)
 
 

@@ -8,7 +8,7 @@
     sharded.py       the same with the class centres split over processes
     initial_loss.py  the loss to expect at the start
 
-Imports torch alone, nothing of the rest of the project.
+Imports only torch, nothing of the rest of the project.
 """
 
 from fusedface.kernels.checks import NonFiniteInputError
@@ -43,7 +43,7 @@ STATE_NAMES = tuple(
         for name in kind().initial_state()
     )
 )
-"""Of whatever any margin or weighting carries from batch to batch, each once."""
+"""Names of all that any margin or weighting carries from batch to batch, each once."""
 
 __all__ = [
     "LDAM",

@@ -4,7 +4,7 @@ Forward, one pass over the class centres with an online log-sum-exp (docs/losses
 
     lse_i = log sum_j e^(s N_ij)        direction_i = sum_j q_ij N'_ij w_j        q_ij = e^(s N_ij - lse_i)
 
-`direction` is the gradient in the unit embedding but for a factor per row, so the backward owes only
+`direction` is the gradient in the unit embedding up to a factor per row, so the backward owes only
 the class centres: one more pass that computes the same cosines again. 8 B C D flops, and nothing of
 size B x C. Logits are kept in base 2, y = s log2(e) c, because exp2 is four times as fast as exp here;
 in y, N' and N keep their form with rescaled coefficients, so no pass over a chunk is spent on s.

@@ -52,7 +52,7 @@ def _read_torch_archive(path: Path) -> object:
         # Raised for foreign objects and for random bytes alike; torch's own message says how to
         # switch the protection off, which no user should do with a file from elsewhere.
         raise ValueError(
-            f"{path} is refused: it is not a file of torch.save, or it holds Python objects beside "
+            f"{path} is refused: it is not a file of torch.save, or it holds Python objects next to "
             "tensors and plain values. Nothing in it was run; save a state_dict instead"
         ) from None
     except Exception as error:  # damaged files fail in torch in many ways

@@ -3,7 +3,7 @@
 this project     "head" of a checkpoint, or a head's state_dict    weight (C, D), state 0-d
 CurricularFace   a state_dict, or "HEAD" of its training files     kernel (D, C), t (1,)
 insightface      Partial FC's state_dict, or a checkpoint_gpu_N    weight (C, D)
-bubbliiiing      beside the backbone's tensors                     head.weight (C, D)
+bubbliiiing      with the backbone's tensors                       head.weight (C, D)
 """
 
 from pathlib import Path

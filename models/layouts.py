@@ -23,7 +23,7 @@ class Layout:
         name: what users see.
         wrapper: key of the file's dictionary that holds the tensors, if it is not the tensors itself.
         marker: a tensor name that no other layout has.
-        embedding: their name of a tensor (D, ...); public recipes differ in D alone.
+        embedding: their name of a tensor (D, ...); public recipes differ in D only.
         config: `create(**config, embedding_dim=D)` builds the backbone.
         preprocessing: with which the checkpoint was trained and evaluated.
         names: returns their name -> our name, of every tensor.

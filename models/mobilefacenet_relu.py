@@ -9,7 +9,7 @@ from fusedface.models.mobilefacenet import MobileFaceNet
 
 
 class MobileFaceNetReLU(MobileFaceNet):
-    """`MobileFaceNet` with ReLU in place of PReLU everywhere, and 512 dimensions unless told.
+    """`MobileFaceNet` with ReLU in place of PReLU everywhere, and 512 dimensions by default.
 
     Args:
         embedding_dim: D.

@@ -13,7 +13,7 @@ from fusedface.models.checkpoints import Contents, interpret, listed, match
 from fusedface.models.preprocessing import Preprocessing
 
 SMALLEST_SHARE = 0.5
-"""Of a backbone's tensors; a checkpoint that has fewer is of another network."""
+"""The least share of a backbone's tensors; a checkpoint that has fewer is of another network."""
 
 
 @dataclass(frozen=True)

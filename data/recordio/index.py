@@ -16,7 +16,7 @@ MAX_LINE_BYTES = 42
 
 
 class Index(NamedTuple):
-    """Of a pack, sorted by key."""
+    """The records of a pack, sorted by key."""
 
     keys: np.ndarray  # (N,) int64, different ones, none negative
     offsets: np.ndarray  # (N,) int64, none negative
@@ -50,9 +50,7 @@ def read_index(path: Path, rec_size: int) -> Index:
         raise ValueError(f"{path}: key {table[row, 0]}, byte {table[row, 1]}: must not be negative")
     twice = np.flatnonzero(keys[1:] == keys[:-1])
     if len(twice):
-        raise ValueError(
-            f"{path}: key {keys[twice[0]]} and {len(twice) - 1} more stand there twice"
-        )
+        raise ValueError(f"{path}: key {keys[twice[0]]} and {len(twice) - 1} more occur twice")
     return Index(keys, offsets)
 
 

@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
-# Of formats that are not read: a folder of them is told what it is.
+# Endings of formats that are not read; the message on a folder of them names the format.
 FOREIGN_SUFFIXES = frozenset(
     {".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".pcx"}
 )

@@ -11,7 +11,7 @@ def inside_path(text: str, root: Path, where: str) -> str:
     """`text` as a path below `root`.
 
     Raises:
-        ValueError: it leads out of `root`; `where` says where it stands.
+        ValueError: it leads out of `root`; `where` says which line it is on.
     """
     try:
         inside, target = root.resolve(), (root / text).resolve()

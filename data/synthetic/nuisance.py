@@ -19,7 +19,7 @@ class Tiles(NamedTuple):
     noise: Tensor
     """White: of the camera."""
     grain: Tensor
-    """Of two pixels or so: skin, stubble, curls."""
+    """Grain of about two pixels: skin, stubble, curls."""
     streaks: Tensor
     """Long and upright: hair."""
 

@@ -66,7 +66,7 @@ def _span(low: float, high: float, count: int, height: int) -> slice:
 
 
 class Pose:
-    """Of n photos; c holds conditions already scaled by the difficulty."""
+    """Poses of n photos; c holds conditions already scaled by the difficulty."""
 
     def __init__(self, c: Named) -> None:
         self._c = c

@@ -43,7 +43,7 @@ class SyntheticFaces(FaceSource):
 
     A person is a set of traits (shape of face, eyes, brows, nose, mouth; skin, hair, beard, marks), a
     photo a set of conditions (pose, expression, light, background, occlusion, blur, noise). Each image is a
-    function of (seed, identity, image) alone: of no batch, order or process.
+    function of (seed, identity, image) only, and not of batch, order or process.
 
     Args:
         num_identities: people, at least 2.

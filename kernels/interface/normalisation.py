@@ -35,6 +35,6 @@ def unit_rows(rows: Tensor, shortest: float) -> Tensor:
 
 
 def project(d_unit: Tensor, unit: Tensor) -> Tensor:
-    """Gradient in the rows, but for their inverse lengths: (I - u u^T) d; (N, D), in place."""
+    """Gradient in the rows without their inverse lengths: (I - u u^T) d; (N, D), in place."""
     along = (d_unit * unit).sum(dim=1, keepdim=True)
     return d_unit.addcmul_(unit, along, value=-1.0)

@@ -10,7 +10,7 @@ from fusedface.kernels.margins.form import MIN_SINE
 from fusedface.kernels.margins.records import require
 
 # d/dc sqrt(1 - c^2) is infinite at |c| = 1, which is where published heads give NaN. Float32 cosines
-# next to 1 have a sine of 3.5e-4, so MIN_SINE acts at |c| = 1 alone and moves cos(angle + m) there
+# next to 1 have a sine of 3.5e-4, so MIN_SINE acts only at |c| = 1 and moves cos(angle + m) there
 # by less than 5e-7. The gradient in the embedding is 0 there whatever the bound: c is at its maximum.
 
 
@@ -45,7 +45,7 @@ def arc_target(cos_y: Tensor, m: float | Tensor, easy_margin: bool) -> Tensor:
 
 
 def _cos_sin(m: float | Tensor) -> tuple[Any, Any]:
-    """Of one margin, or of one for each sample."""
+    """Cosine and sine of one margin, or of one for each sample."""
     return (m.cos(), m.sin()) if isinstance(m, Tensor) else (math.cos(m), math.sin(m))
 
 

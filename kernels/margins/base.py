@@ -30,7 +30,7 @@ MAX_SCALE = 1e6
 
 
 class Batch(NamedTuple):
-    """What a margin is told of a batch; all (B,)."""
+    """What a margin knows of a batch; all (B,)."""
 
     cos_y: Tensor
     """Target cosines, without margin; any number where the label is ignored."""
@@ -108,7 +108,7 @@ class Margin:
         return self
 
     def example_labels(self, num_classes: int) -> Tensor:
-        """Labels that stand for all C classes: a single one unless the margin differs between classes."""
+        """Labels that represent all C classes: a single one unless the margin differs between classes."""
         return torch.zeros(1, dtype=torch.int64)
 
     def collapse_loss(

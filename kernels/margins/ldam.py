@@ -38,7 +38,7 @@ class LDAM(Margin):
             raise ValueError(f"class_counts must be at least 1 each, got {least}")
 
     def with_class_counts(self, counts: tuple[int, ...]) -> "LDAM":
-        """The margin for these classes; as it is if it has been told its own."""
+        """The margin for these classes; unchanged if it has its own."""
         return self if self.class_counts else replace(self, class_counts=counts)
 
     def example_labels(self, num_classes: int) -> Tensor:

@@ -207,7 +207,7 @@ DAMAGE = {
     "columns": ["train.idx: expected lines of 'key<TAB>byte offset'", "row 3"],
     "fraction": ["train.idx: expected lines of 'key<TAB>byte offset'"],
     "negative": ["train.idx: key 3, byte -8: must not be negative"],
-    "twice": ["train.idx: key 2 and 0 more stand there twice"],
+    "twice": ["train.idx: key 2 and 0 more occur twice"],
     "missing key": ["the index has no key 3, though keys up to 9"],
     "long index": ["train.idx has", "more than an index of a .rec file"],
     "no index": ["cannot read", "train.idx: No such file"],

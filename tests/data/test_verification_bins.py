@@ -161,7 +161,7 @@ def hostile(folder):
             pickle.dumps(([np.array([None])], SAME)), "an array of something else than bytes"
         ),
         "objects for images": (
-            pickle.dumps((np.array([3] * 8, dtype=object), SAME)), "a int stands for an image"
+            pickle.dumps((np.array([3] * 8, dtype=object), SAME)), "a int in place of an image"
         ),
         "length of a bytearray": (
             b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", "asks for a bytearray of a int"
@@ -177,11 +177,11 @@ def hostile(folder):
         "cut": (pickle.dumps((IMAGES, SAME))[:-40], "no whole pickle"),
         "empty": (b"", "no whole pickle"),
         "text": (b"1 2 3\n", "no whole pickle"),
-        "function": (b"c_codecs\nencode\nN\x86.", "a function stands for a list"),
+        "function": (b"c_codecs\nencode\nN\x86.", "a function in place of a list"),
         "call a list": (b"\x80\x02](" + b"tR.", "no whole pickle"),
         "three": (pickle.dumps((IMAGES, SAME, 1)), "3 parts instead of 2"),
-        "number": (pickle.dumps(3), "a int stands for a list"),
-        "no bytes": (pickle.dumps(([1] * 8, SAME)), "a int stands for an image"),
+        "number": (pickle.dumps(3), "a int in place of a list"),
+        "no bytes": (pickle.dumps(([1] * 8, SAME)), "a int in place of an image"),
         "floats": (pickle.dumps(([np.zeros(3)] * 8, SAME)), "an array of the type 'f8'"),
         "numbers": (pickle.dumps(([np.zeros(3, int)] * 8, SAME)), "of int64 instead of uint8"),
         "cut numbers": (
