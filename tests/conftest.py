@@ -21,10 +21,10 @@ def real_data() -> Path:
 
 @pytest.hookimpl(trylast=True)  # after -m
 def pytest_collection_modifyitems(config, items):
-    """What is marked `emulator` takes hours: it runs only where the mark is asked for."""
-    if "emulator" in config.option.markexpr:
+    """What is marked `exhaustive` takes up to hours: it runs only where the mark is asked for."""
+    if "exhaustive" in config.option.markexpr:
         return
-    left_out = [item for item in items if item.get_closest_marker("emulator")]
+    left_out = [item for item in items if item.get_closest_marker("exhaustive")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

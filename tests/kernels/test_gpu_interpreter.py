@@ -22,7 +22,7 @@ def test_in_the_interpreter(file):
     run_apart(file, TRITON_INTERPRET="1")
 
 
-@pytest.mark.emulator
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("capability", ["80", "90"])
 @pytest.mark.parametrize("file", sorted(TESTS.glob("test_*.py")), ids=lambda file: file.stem)
 def test_on_the_emulated_gpu(file, capability):

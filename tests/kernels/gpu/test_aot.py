@@ -1,6 +1,7 @@
-"""Every tile shape that ships, compiled for the GPUs it ships to, on a machine without one.
+"""Tile shapes that ship, compiled for the GPUs they ship to, on a machine without one.
 
-The table is in the output of `pytest -rP tests/kernels/gpu/test_aot.py`.
+A sample is always compiled: the first choice of each kernel, every case and every GPU. With
+`-m exhaustive` every tile shape is, and `-rP` prints the table.
 """
 
 from dataclasses import replace
@@ -57,11 +58,33 @@ COMPILED = [
 ]
 
 
+def sample():
+    """The first case for every GPU, each other one for one of the GPUs in turn."""
+    taken = [(target, *CASES[0][:3]) for target in TARGETS]
+    for i, case in enumerate(CASES[1:]):
+        targets = [target for target in TARGETS if (target, *case) in COMPILED]
+        taken.append((targets[(i + 1) % len(targets)], *case[:3]))
+    return taken
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(("target", "dim", "precision", "mode"), sample())
+def test_first_choices_compile_without_spills(target, dim, precision, mode, monkeypatch):
+    launches = recorded_launches(target, dim, precision, mode, monkeypatch)
+    with_small = (dim, precision, mode) == CASES[0][:3]
+    check(target, dim, precision, mode, launches, every_tile=False, with_small=with_small)
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("target", "dim", "precision", "mode", "every_tile"), COMPILED)
 def test_what_ships_compiles_without_spills(target, dim, precision, mode, every_tile, monkeypatch):
+    launches = recorded_launches(target, dim, precision, mode, monkeypatch)
+    check(target, dim, precision, mode, launches, every_tile, with_small=every_tile)
+
+
+def recorded_launches(target, dim, precision, mode, monkeypatch):
     square, reweights = MODES[mode]
-    launches = [
+    return [
         launch
         for train in (True, False)
         for launch in record(
@@ -69,8 +92,11 @@ def test_what_ships_compiles_without_spills(target, dim, precision, mode, every_
             target=target, train=train, every_tile=True, monkeypatch=monkeypatch,
         )
     ]  # fmt: skip
-    # Kernels without products are alike everywhere but for D: they are compiled where every tile shape is.
-    once = {(launch.name, launch.tile): launch for launch in launches if every_tile or launch.tile}
+
+
+def check(target, dim, precision, mode, launches, every_tile, with_small):
+    """Compile each kernel with its first choice or with all; those without products are alike but for D."""
+    once = {(launch.name, launch.tile): launch for launch in launches if with_small or launch.tile}
     assert PRODUCTS & {name for name, _ in once}
     runs, wrong = set(), []
     for launch in once.values():

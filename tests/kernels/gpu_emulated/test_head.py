@@ -1,6 +1,6 @@
 """Loss and gradients of the kernels as compiled, executed on an emulated GPU, against float64.
 
-Every run checks bounds and races and starts from memory full of NaN. `pytest -m emulator` runs all.
+Every run checks bounds and races and starts from memory full of NaN. `pytest -m exhaustive` runs all.
 """
 
 import emulated_head
@@ -77,7 +77,7 @@ def test_a_step(name, precision, dim, capability):
     assert all(map(torch.equal, *results))
 
 
-@pytest.mark.emulator
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{}".format)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("dim", DIMS)
@@ -90,7 +90,7 @@ def test_every_tile(name, dim, precision, capability):
             hold(step(problem, precision, reduction="sum"), *expected)
 
 
-@pytest.mark.emulator
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{}".format)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("dim", [128, 512])
@@ -102,7 +102,7 @@ def test_few_negatives_are_hard_or_all(name, state, dim, precision, capability):
         hold(step(problem, precision, reduction="sum"), *references(problem, precision))
 
 
-@pytest.mark.emulator
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{}".format)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("dim", DIMS)

@@ -86,7 +86,7 @@ def test_products(gpu, dtype, precision, tolerance):
         assert matmul_error(dtype, precision, transposed=True) < tolerance
 
 
-@pytest.mark.emulator
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("warps", "stages", "depth"), TILES)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("dtype", "precision", "tolerance"), OPERANDS)
