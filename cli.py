@@ -6,24 +6,27 @@ python cli.py --help
 
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Annotated
 
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ."
 
+MISSING = (
+    "{}. FusedFace is not installed in this Python. In the folder of cli.py, run\n"
+    f"  {INSTALL}\nand then .venv/bin/python cli.py"
+)
+
 try:
-    import torch
     import typer
     from typer.core import TyperGroup
 
     import fusedface
     from fusedface.commands import bench, data, doctor, evaluate, export, faces, plot, recipe
-    from fusedface.recipes.host.processes import speaks
     from fusedface.recipes.host.terminal import bounded, print_error, visible
 except ModuleNotFoundError as error:
-    sys.exit(
-        f"{error}. FusedFace is not installed in this Python. In the folder of cli.py, run\n"
-        f"  {INSTALL}\nand then .venv/bin/python cli.py"
-    )
+    sys.exit(MISSING.format(error))
+if find_spec("torch") is None:  # imported by the commands that compute, so that help comes at once
+    sys.exit(MISSING.format("No module named 'torch'"))
 
 
 class Commands(TyperGroup):
@@ -78,6 +81,8 @@ app.command()(doctor.doctor)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        import torch
+
         typer.echo(f"fusedface {fusedface.__version__}, torch {torch.__version__}")
         raise typer.Exit
 
@@ -97,6 +102,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
+        from fusedface.recipes.host.processes import speaks
+
         if speaks(error):
             print_error(error)
         sys.exit(2)

@@ -178,6 +178,17 @@ def test_mistakes_are_messages(case, capsys, monkeypatch, tmp_path):
     assert all(word in message for word in words), message
 
 
+@pytest.mark.parametrize("words", [["--help"], ["recipe", "run", "--help"]])
+def test_help_waits_for_no_torch(words):
+    code = (
+        "import sys, fusedface.cli as cli\n"
+        "try:\n    cli.main()\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
 def test_without_the_package_it_says_what_to_run():
     """A Python that has none of the dependencies, as after a fresh clone."""
     done = subprocess.run(
