@@ -1,12 +1,16 @@
 """The picture in docs/architecture.md shows the rooms that there are, in the order that imports follow."""
 
+import ast
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PICTURE = PAGE.split("```")[1]
+TOPS = ("cli", "commands", "bench", "recipes", "data", "models", "kernels")
 
 
 def contract(container):
@@ -45,3 +49,21 @@ def test_the_picture_names_every_folder_and_no_other():
     }
     tops = {"commands", "recipes", "bench", "data", "models", "kernels"}
     assert named - tops == folders
+
+
+def imported(path):
+    """Folders of this project that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fusedface":
+            parts = node.module.split(".")[1:]
+            yield from [parts[0]] if parts else [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize("top", TOPS)
+def test_the_table_says_which_folder_imports_which(top):
+    files = [ROOT / "cli.py"] if top == "cli" else sorted((ROOT / top).rglob("*.py"))
+    found = {name for file in files for name in imported(file)} & set(TOPS) - {top}
+    name = "cli.py" if top == "cli" else f"{top}/"
+    (row,) = re.findall(rf"^\| `{re.escape(name)}` \| (.*) \|$", PAGE, re.MULTILINE)
+    said = set(re.findall(r"`(\w+)(?:\.py|/)`", row))
+    assert said == found, f"the row of {name} in docs/architecture.md should name {sorted(found)}"
