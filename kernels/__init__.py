@@ -5,6 +5,7 @@
     options.py       HeadOptions: all that decides what a head computes and how
     functional.py    margin_loss: checks, the primitive, then plain autograd on B numbers
     interface/       what a backend computes        reference.py, chunked.py, gpu/: the backends
+    sampling.py      the same over a part of the classes
     sharded.py       the same with the class centres split over processes
     initial_loss.py  the loss to expect at the start
 
@@ -33,6 +34,7 @@ from fusedface.kernels.margins import (
 from fusedface.kernels.options import HeadOptions
 from fusedface.kernels.output import MarginOutput, Modulation
 from fusedface.kernels.reference import cosines
+from fusedface.kernels.sampling import check_sample_rate
 from fusedface.kernels.sharded import Group
 from fusedface.kernels.weightings import WEIGHTINGS, SelfPaced, SelfPacedLinear, Weighting
 
@@ -70,6 +72,7 @@ __all__ = [
     "SelfPacedLinear",
     "SphereFace",
     "Weighting",
+    "check_sample_rate",
     "cosines",
     "margin_loss",
     "predicted_initial_loss",

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusedface.kernels import checks, chunked, output, reference, sharded
+from fusedface.kernels import checks, chunked, output, reference, sampling, sharded
 from fusedface.kernels.dispatch import pick_backend, pick_precision
 from fusedface.kernels.interface.negatives import NegativeStats
 from fusedface.kernels.interface.primitive import Backend, Spec, compute_dtype, target_cosine
@@ -43,7 +43,8 @@ def margin_loss(
         state: running numbers by name (`HeadOptions.initial_state()`) as 0-d tensors of float32 or
             float64; without it they have their first value.
         training: fold this batch into `state`, in place, before it is used; not in the second forward
-            that gradient checkpointing runs inside the backward, which uses `state` as it is.
+            that gradient checkpointing runs inside the backward, which uses `state` as it is. With
+            `sample_rate` below 1, draw the classes: the gradient of `weight`, if a leaf, is then sparse.
         process_group: N processes that share the class centres; "world" for all. `weight` is this rank's
             (C_r, D), `embeddings` and `labels` (in all C classes) its rows of the batch, as many as on
             every rank; the output is that of the whole batch, in the order of the ranks. The gradient of
@@ -61,13 +62,24 @@ def margin_loss(
     state = _state_for(chosen, state, embeddings)
     # Before autocast is switched off.
     precision = pick_precision(chosen.precision, embeddings.device)
+    is_sampled = training and chosen.sample_rate < 1.0
     training = training and not _is_recomputed()
     run = _backend(pick_backend(chosen.backend, embeddings, weight))
-    ranks, num_classes = None, len(weight)
+    ranks, num_classes, first_class = None, len(weight), 0
     if process_group is not None:
         ranks = sharded.meet(embeddings, weight, state, training, process_group)
         embeddings, labels = ranks.gather(embeddings, labels)
-        num_classes, run = ranks.num_classes, ranks.over(run)
+        num_classes, first_class = ranks.num_classes, ranks.first_class
+    if is_sampled:
+        sampling.check_sample_rate(chosen.sample_rate, len(labels), num_classes)
+        run = sampling.over(
+            run,
+            sampling.next_sample(
+                chosen.sample_rate, chosen.sample_correction, first_class, labels.device
+            ),
+        )
+    if ranks is not None:
+        run = ranks.over(run)
     if run.whole is not None:
         call = _call(chosen, training, precision)
         states = [state[name] for name in chosen.margin.initial_state()]

@@ -41,6 +41,12 @@ class HeadOptions:
     """"mean" over the samples that are not ignored, "sum" or "none"."""
     ignore_index: int = -1
     """A label that takes no part in loss, gradients and state."""
+    sample_rate: float = 1.0
+    """Of the classes that a batch meets in training, 0 < rate <= 1: its own, and others drawn by chance
+    (Partial FC), see `sampling.py`; at least B / C. 1: all of them, as always outside training."""
+    sample_correction: bool = True
+    """Whether a sampled log-sum-exp is raised by log(1 / rate), so that its sum has the expectation of that
+    over all classes; Partial FC has it not."""
     backend: BackendName = "auto"
     """"reference" materialises (B, C), "chunked" and "triton" (CUDA) do not; "auto" picks one."""
     precision: Precision = "auto"
@@ -52,6 +58,7 @@ class HeadOptions:
         in_range = 0.0 <= self.focal_gamma <= MAX_GAMMA
         fits = -(2**63) <= self.ignore_index < 2**63
         require("ignore_index", self.ignore_index, fits, "an integer of 64 bits, as labels are")
+        require("sample_rate", self.sample_rate, 0.0 < self.sample_rate <= 1.0, "in (0, 1]")
         require("focal_gamma", self.focal_gamma, in_range, f"between 0 and {MAX_GAMMA:g}")
 
     def initial_state(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ from fusedface.models.head import MarginHead
 from fusedface.models.head_checkpoints import load_head, read_head
 from fusedface.models.preprocessing import Preprocessing
 from fusedface.models.registry import MODELS, create
+from fusedface.models.sampled_rows import update_only_sampled
 from fusedface.models.starting_point import StartingPoint
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "load_checkpoint",
     "load_head",
     "read_head",
+    "update_only_sampled",
 ]

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from fusedface.data import FaceDataset, FaceSource, fingerprint
-from fusedface.kernels import predicted_initial_loss
+from fusedface.kernels import check_sample_rate, predicted_initial_loss
 from fusedface.models import Backbone, MarginHead, StartingPoint
 from fusedface.recipes.configuration.faces import SYNTHETIC
 from fusedface.recipes.configuration.loss_stages import Stage, stages_of
@@ -181,6 +181,7 @@ def _trainer(
     batches = Batches(
         len(faces.train), optim.batch_size, train.seed, processes.rank, processes.count
     )
+    check_sample_rate(recipe.head.sample_rate, batches.batch_size, faces.train.num_classes)
     stages = _stages(recipe, faces.train)
     options = replace(recipe.head, margin=stages[-1].margin)
     # The class centres of the people to train on, freshly drawn.

@@ -196,11 +196,12 @@ def logits(margin: Margin, embeddings, cos, labels, state, straight_through=Fals
 
 def loss_and_gradients(
     margin, embeddings, weight, labels, state, *,
-    gamma=0.0, reduction="mean", ignore_index=-1, straight_through=False, of_cosines=None,
+    gamma=0.0, reduction="mean", ignore_index=-1, straight_through=False, of_cosines=None, added=None,
 ):  # fmt: skip
     """Per-sample loss (B,) and the gradients of the reduced loss, all float64.
 
-    `of_cosines` makes all cosines of embeddings and weight, where they are not to be the exact ones.
+    `of_cosines` makes all cosines of embeddings and weight, where they are not to be the exact ones;
+    `added` (B, C) is added to the logits of negatives.
     """
     x = embeddings.detach().double().requires_grad_()
     w = weight.detach().double().requires_grad_()
@@ -209,6 +210,8 @@ def loss_and_gradients(
     known = labels.where(valid, torch.zeros_like(labels))
     cos = (of_cosines or cosines)(x, w)
     z, penalty = logits(margin, x, cos, known, state, straight_through)
+    if added is not None:
+        z = z + added.scatter(1, known[:, None], 0.0)
     loss = F.cross_entropy(z, labels, reduction="none", ignore_index=ignore_index)
     if gamma:
         loss = (1 - torch.exp(-loss)) ** gamma * loss

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
+from sampling_cases import SAMPLING
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -519,4 +520,4 @@ CASES = {"truths": truths} | {f"training {name}": trained(name) for name in MARG
         few_classes, ignored, reductions, without_direction, half_precision, evaluation, one_process,
         functional, new_class_centres, state_dicts, mistakes, bytes_sent,
     )
-}  # fmt: skip
+} | SAMPLING  # fmt: skip

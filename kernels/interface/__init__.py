@@ -1,5 +1,6 @@
 """What margins and backends have in common; imports nothing of ours.
 
 negatives.py has N of a hard negative and the statistics of the negatives, primitive.py what a backend
-computes, whole.py what one does that has all of a loss, normalisation.py the lengths of rows.
+computes, whole.py what one does that has all of a loss, normalisation.py the lengths of rows,
+random_bits.py random numbers by counter.
 """

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedface.models import Backbone, MarginHead
+from fusedface.models.sampled_rows import stored
 
 THE_LOSS = "the loss"
 
@@ -65,4 +66,4 @@ def _gradients(model: Backbone, head: MarginHead) -> Iterator[tuple[str, Tensor]
     parameters += [(f"the head's {name}", p) for name, p in head.named_parameters()]
     for name, parameter in reversed(parameters):
         if parameter.grad is not None:
-            yield name, parameter.grad
+            yield name, stored(parameter.grad)

@@ -38,7 +38,7 @@ class Meter:
     are quantiles over the batch.
 
     Args:
-        num_classes: C.
+        num_classes: C, or how many of them a batch meets.
         state_names: of the head's state.
     """
 

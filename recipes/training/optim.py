@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedface.models import MarginHead
+from fusedface.models import MarginHead, update_only_sampled
 from fusedface.models.backbone import Backbone
 from fusedface.recipes.configuration.training import Optim
 
@@ -45,11 +45,13 @@ def parameter_groups(model: Backbone, head: MarginHead, optim: Optim) -> list[di
 
 
 def build_optimizer(model: Backbone, head: MarginHead, optim: Optim) -> torch.optim.Optimizer:
-    """`optim.kind` over `parameter_groups`."""
+    """`optim.kind` over `parameter_groups`; of sampled class centres, it moves those of the sample."""
     groups = parameter_groups(model, head, optim)
     if optim.kind == "adamw":
-        return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.momentum, optim.beta2))
-    return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=True)
+        adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.momentum, optim.beta2))
+        return update_only_sampled(adamw)
+    sgd = torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=True)
+    return update_only_sampled(sgd)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fusedface.kernels import NonFiniteInputError
+from fusedface.kernels.sampling import num_kept
 from fusedface.models import Backbone, MarginHead, StartingPoint
+from fusedface.models.sampled_rows import stored
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.average import WeightAverage
 from fusedface.recipes.training.checkpoint import IN_TRAINING, Checkpoint
@@ -77,7 +79,8 @@ class Learner:
         self._replica = replicate(model, self.processes)
         for stage in losses.stages:  # a checkpoint holds the state of all of them, from the start
             head.set_margin(stage.margin)
-        self.meter = Meter(head.num_classes, tuple(name for name, _ in head.named_buffers()))
+        num_met = num_kept(head.num_classes, head.options.sample_rate)
+        self.meter = Meter(num_met, tuple(name for name, _ in head.named_buffers()))
         # Of the newest step, to find out what was not finite in it.
         self._step, self._inputs = 0, torch.empty(0)
 
@@ -133,7 +136,7 @@ class Learner:
         trained = [] if is_frozen else self.model.parameters()
         norm = nn.utils.clip_grad_norm_(trained, self.limit).to(device)
         assert self.head.weight.grad is not None
-        self.meter.add(out, norm, self.processes.norm(self.head.weight.grad))
+        self.meter.add(out, norm, self.processes.norm(stored(self.head.weight.grad)))
         if device.type == "cpu":  # reading the loss is free here, so the weights stay good
             self.check_finite()
         self.scaler.step(self.optimizer)

@@ -1,0 +1,136 @@
+"""Class sampling: a batch meets its own classes and others drawn at random, not all C (Partial FC).
+
+An et al., "Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by
+Partial FC", CVPR 2022. Of its C class centres a process keeps K = ceil(rate C) for a step: all targets of
+the batch, then classes without a target, each as likely as any other, none twice. The log-sum-exp of a row
+is over the sample, and with the correction
+
+    lse = log sum_{j in the sample, j != y} e^(s N_j) + log((C - 1) / (K - 1))
+
+whose sum has the expectation of the sum over all negatives, where the other targets of the batch are
+negatives like any other (docs/scaling.md). Target cosines, and with them t, are of all centres, and exact.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fusedface.kernels.interface.primitive import Backend, CosineLse, Primitive, Spec
+from fusedface.kernels.interface.random_bits import random_bits
+
+LARGEST = 2**63 - 1
+SLACK = 1e-6  # of a number of classes: rate C is rounded
+
+
+class Sample(NamedTuple):
+    """How classes are drawn in one step."""
+
+    rate: float
+    corrected: bool
+    seed: Tensor
+    """0-d int64, on the device."""
+    first_class: int | Tensor
+    """Of this process, so that no two processes draw alike."""
+
+
+def next_sample(
+    rate: float, corrected: bool, first_class: int | Tensor, device: torch.device
+) -> Sample:
+    """The draw of a new step; takes one number from torch's generator of the device."""
+    return Sample(rate, corrected, torch.randint(LARGEST, (), device=device), first_class)
+
+
+def num_kept(num_classes: int, rate: float, num_rows: int = 2) -> int:
+    """K, of C classes: room for a target of every row, and for a negative."""
+    return min(num_classes, max(math.ceil(rate * num_classes - SLACK), num_rows, 2))
+
+
+def check_sample_rate(rate: float, num_rows: int, num_classes: int | Tensor) -> None:
+    """Raise ValueError unless a batch of B rows can have B classes in a sample of all C.
+
+    Where C is a tensor on a GPU, reading which would wait, a device-side assertion.
+    """
+    if rate == 1.0:
+        return
+    if isinstance(num_classes, Tensor):
+        fits = rate * num_classes >= num_rows - SLACK
+        torch.ops.aten._assert_async.msg(fits, "sample_rate is below B / C")
+    elif rate * num_classes < num_rows - SLACK:
+        raise ValueError(
+            f"sample_rate must be at least B / C = {num_rows} / {num_classes} = "
+            f"{num_rows / num_classes:.4g}, since {num_rows} rows may be of as many classes, got {rate!r}"
+        )
+
+
+def over(run: Backend, sample: Sample) -> Backend:
+    """The same primitive over a sample of the class centres."""
+    return Backend(partial(_cosine_lse, sample, run.cosine_lse), run.target_cosine)
+
+
+def _cosine_lse(
+    sample: Sample,
+    primitive: Primitive,
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    threshold: Tensor,
+    spec: Spec,
+) -> CosineLse:
+    """See `Primitive`."""
+    num_classes, count = len(weight), num_kept(len(weight), sample.rate, len(labels))
+    if count == num_classes:
+        return primitive(embeddings, weight, labels, threshold, spec)
+    kept = draw(count, num_classes, labels, sample)
+    has_target = labels >= 0
+    place = torch.searchsorted(kept, labels.clamp_min(0)).masked_fill(~has_target, -1)
+    cos_y, lse, stats = primitive(embeddings, _take(weight, kept), place, threshold, spec)
+    if sample.corrected:
+        of_others = math.log((num_classes - 1) / (count - 1))
+        of_all = math.log(num_classes / count)
+        lse = lse + torch.full_like(lse, of_all).masked_fill(has_target, of_others)
+    return CosineLse(cos_y, lse, stats)
+
+
+def draw(count: int, num_classes: int, labels: Tensor, sample: Sample) -> Tensor:
+    """The kept classes, (count,) int64, rising: all of `labels` (B,), and others; -1 is no label."""
+    numbers = torch.arange(num_classes + 1, device=labels.device) + sample.first_class
+    keys = random_bits(sample.seed, numbers) & LARGEST
+    # The last key is of no class, for rows without a target: nothing here has a size that is to be read.
+    keys.scatter_(0, labels.masked_fill(labels < 0, num_classes), LARGEST)
+    return keys[:num_classes].topk(count, sorted=False).indices.sort().values
+
+
+def _take(weight: Tensor, kept: Tensor) -> Tensor:
+    """The rows (K, D) of weight (C, D); its gradient is sparse where it is a leaf."""
+    take = cast(Callable[[Tensor, Tensor], Tensor], _Rows.apply)
+    if torch.compiler.is_compiling():
+        take = torch.compiler.disable(take)
+    return take(weight, kept)
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of a matrix; the gradient holds just these, K D numbers, as that of a sparse nn.Embedding."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, kept: Tensor) -> Tensor:
+        ctx.save_for_backward(kept)
+        ctx.shape, ctx.is_leaf = weight.shape, weight.is_leaf
+        return weight.index_select(0, kept)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, d_rows: Tensor
+    ) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        if not ctx.is_leaf:  # few operations that it may come from take a sparse gradient
+            return d_rows.new_zeros(ctx.shape).index_copy_(0, kept, d_rows), None
+        d_weight = torch.sparse_coo_tensor(
+            kept[None], d_rows, ctx.shape, is_coalesced=True, check_invariants=False
+        )
+        return d_weight, None

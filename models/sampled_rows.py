@@ -1,0 +1,78 @@
+"""A step of an optimiser on the rows that a sparse gradient has, and on no others.
+
+With `sample_rate` below 1 the gradient of the class centres holds the sampled rows (`kernels/sampling.py`).
+Torch's optimisers would move all rows, by their momentum and weight decay, or refuse.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Swapped = list[tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]]
+
+
+def update_only_sampled(optimizer: Optimizer) -> Optimizer:
+    """Let `optimizer` change just the rows of each sparse gradient; call it once, after making it.
+
+    There is no catching up: a row that is not sampled keeps its weights and its state (momentum) to the
+    bit, and when it is sampled again, however much later, it makes one ordinary step, as in Partial FC.
+    Dense gradients change all rows, as ever. `optimizer.state_dict()` has the parameter's shape.
+
+    Args:
+        optimizer: any of torch.optim that treats the elements of a parameter each by itself, as SGD,
+            Adam and AdamW do, and takes no closure.
+
+    Returns:
+        The optimiser itself.
+    """
+    swapped: Swapped = []
+    optimizer.register_step_pre_hook(lambda o, *_: _swap_in(o, swapped))
+    optimizer.register_step_post_hook(lambda o, *_: _swap_out(o, swapped))
+    return optimizer
+
+
+def stored(gradient: Tensor) -> Tensor:
+    """The numbers that a gradient holds: itself, or the rows (K, D) of a sparse one."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+@torch.no_grad()
+def _swap_in(optimizer: Optimizer, swapped: Swapped) -> None:
+    """Have each parameter with a sparse gradient be the rows of it, and its state likewise."""
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        gradient = parameter.grad
+        if gradient is None or not gradient.is_sparse:
+            continue
+        gradient, whole = gradient.coalesce(), parameter.data
+        rows = gradient.indices()[0]
+        state = optimizer.state.get(parameter, {})
+        full = {name: value for name, value in state.items() if _is_like(value, whole)}
+        swapped.append((parameter, whole, gradient, full))
+        for name, value in full.items():
+            state[name] = value[rows]
+        parameter.grad = None
+        parameter.data = whole[rows]
+        parameter.grad = gradient.values().to(whole.dtype)
+
+
+@torch.no_grad()
+def _swap_out(optimizer: Optimizer, swapped: Swapped) -> None:
+    """Put the rows back where they are from."""
+    for parameter, whole, gradient, full in swapped:
+        rows, state = gradient.indices()[0], optimizer.state[parameter]
+        for name, value in [*state.items()]:
+            if _is_like(value, parameter.data):
+                target = full.get(name)
+                target = torch.zeros_like(whole, dtype=value.dtype) if target is None else target
+                state[name] = target.index_copy_(0, rows, value)
+        whole.index_copy_(0, rows, parameter.data)
+        parameter.grad = None
+        parameter.data = whole
+        parameter.grad = gradient
+    swapped.clear()
+
+
+def _is_like(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape == parameter.shape
