@@ -37,7 +37,7 @@ class ArcFace(Margin):
         return arc_target(batch.cos_y, self.m, self.easy_margin)
 
     def threshold(self, batch: Batch, state: State) -> Tensor:
-        """cos(theta + m), without the branch: only counted here, never re-weighted."""
+        """cos(theta + m), without the branch; ArcFace only counts what lies above it."""
         return cos_plus(batch.cos_y, self.m)
 
     def form(self) -> Form:

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from fusedface.kernels.margins.angular import arc_target, cos_plus, require_angle
-from fusedface.kernels.margins.base import Batch, Margin, Reweighting, State
-from fusedface.kernels.margins.form import Form, arc, shift
+from fusedface.kernels.margins.arcface import ArcFace
+from fusedface.kernels.margins.base import Margin, Reweighting, State
+from fusedface.kernels.margins.cosface import CosFace
 from fusedface.kernels.margins.records import require
 
 
@@ -30,8 +28,8 @@ class _MisclassifiedVector(Margin):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MVAM(_MisclassifiedVector):
-    """T(c) = c - m; c_j is hard above c_y - m (MV-AM-Softmax, eq. 6 to 8 of the MV-Softmax paper).
+class MVAM(_MisclassifiedVector, CosFace):
+    """CosFace's T(c) = c - m; c_j is hard above c_y - m (MV-AM-Softmax, same paper, eq. 6 to 8).
 
     Args:
         m: margin on the cosine, 0 <= m < 2.
@@ -39,26 +37,12 @@ class MVAM(_MisclassifiedVector):
         t: weight of hard negatives, t >= 1, the paper's (t = 0.2 in the authors' code is 1.2 here).
     """
 
-    m: float = 0.35
-
     name: ClassVar[str] = "mvam"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("m", self.m, 0.0 <= self.m < 2.0, "a difference of cosines, 0 <= m < 2")
-
-    def target(self, batch: Batch, state: State) -> Tensor:
-        """T(c) = c - m, (B,) -> (B,)."""
-        return batch.cos_y - self.m
-
-    def form(self) -> Form:
-        """A shift by m."""
-        return shift(self.m)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MVArc(_MisclassifiedVector):
-    """T(c) = cos(theta + m); c_j is hard above cos(theta_y + m) (MV-Arc-Softmax, same paper).
+class MVArc(_MisclassifiedVector, ArcFace):
+    """ArcFace's T(c) = cos(theta + m); c_j is hard above cos(theta_y + m) (MV-Arc-Softmax, same paper).
 
     Args:
         m: margin in radians.
@@ -68,23 +52,4 @@ class MVArc(_MisclassifiedVector):
             stays cos(theta_y + m)).
     """
 
-    m: float = 0.5
-    easy_margin: bool = False
-
     name: ClassVar[str] = "mvarc"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_angle("m", self.m)
-
-    def target(self, batch: Batch, state: State) -> Tensor:
-        """T(c) with ArcFace's branch past pi - m, (B,) -> (B,)."""
-        return arc_target(batch.cos_y, self.m, self.easy_margin)
-
-    def threshold(self, batch: Batch, state: State) -> Tensor:
-        """cos(theta_y + m), without the branch."""
-        return cos_plus(batch.cos_y, self.m)
-
-    def form(self) -> Form:
-        """An arc of m."""
-        return arc(self.m, self.easy_margin)
