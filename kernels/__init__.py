@@ -7,7 +7,7 @@
     interface/       what a backend computes        reference.py, chunked.py, gpu/: the backends
     sampling.py      the same over a part of the classes
     sharded.py       the same with the class centres split over processes
-    initial_loss.py  the loss to expect at the start
+    initial_loss.py  the loss to expect at the start        sinking.py: do all cosines fall together?
 
 Imports only torch, nothing of the rest of the project.
 """

@@ -125,15 +125,63 @@ class Margin:
             state: of the margin, by the names of `initial_state`; None: as it starts. Embeddings are
                 taken as of length 1.
         """
+        common = self._common(num_classes, cosine, state)
+        with torch.no_grad():
+            gap = self.s * (common.negative - self.target(common.batch, common.state))
+        gap = gap + math.log(num_classes - 1)
+        return torch.logaddexp(gap, torch.zeros_like(gap)).mean().item()
+
+    def slope_gap(
+        self,
+        cosine: float = 0.0,
+        state: Mapping[str, float] | None = None,
+        *,
+        num_classes: int = 2,
+        target_gradient: str = "exact",
+    ) -> float:
+        """N' - T' where all cosines are the same: above 0 a step lowers all of them together.
+
+        At cosine 0 it is F0 (docs/losses.md (11)): 1 - cos m for ArcFace, t - cos m for MV-Arc-Softmax and
+        CurricularFace (whose t starts at 0), 0 for NormFace and CosFace. The mean over the classes.
+
+        Args:
+            cosine: that all embeddings have with all class centres.
+            state: as in `collapse_loss`.
+            num_classes: C, where the margin differs between classes.
+            target_gradient: of the head; "straight_through" has T' = 1.
+        """
+        common = self._common(num_classes, cosine, state)
+        slope = torch.ones_like(common.batch.cos_y)
+        if target_gradient == "exact":
+            cos_y = common.batch.cos_y.requires_grad_()
+            with torch.enable_grad():
+                lowered = self.target(common.batch, common.state).sum()
+            (slope,) = torch.autograd.grad(lowered, cos_y)
+        return (common.modulation - slope).mean().item()
+
+    def _common(
+        self, num_classes: int, cosine: float, state: Mapping[str, float] | None
+    ) -> "_Common":
+        """Samples of all classes with one cosine to every class centre."""
         labels = self.example_labels(num_classes)
         cos = torch.full(labels.shape, cosine, dtype=torch.float64)
         numbers = self.initial_state() | dict(state or {})
         tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()}
         batch = Batch(cos, torch.ones_like(cos), labels, labels >= 0)
         hard = cos > self.threshold(batch, tensors)
-        negative = torch.where(hard, self.reweighting(tensors).value(cos), cos)
-        gap = self.s * (negative - self.target(batch, tensors)) + math.log(num_classes - 1)
-        return torch.logaddexp(gap, torch.zeros_like(gap)).mean().item()
+        curve = self.reweighting(tensors)
+        negative = torch.where(hard, curve.value(cos), cos)
+        modulation = torch.where(hard, torch.as_tensor(curve.slope(cos), dtype=cos.dtype), 1.0)
+        return _Common(batch, tensors, negative, modulation)
+
+
+class _Common(NamedTuple):
+    """See `Margin._common`; N and N' of every negative, as `batch.cos_y`."""
+
+    batch: Batch
+    state: State
+    negative: Tensor
+    modulation: Tensor
 
 
 def form_of(margin: Margin) -> Form | None:
