@@ -52,6 +52,7 @@ from fusedface.recipes.training.seeding import seed_everything
 from fusedface.recipes.training.starting import place_centres, read_start
 from fusedface.recipes.training.step import Learner
 from fusedface.recipes.training.trainer import End, Trainer
+from fusedface.recipes.training.watch import SinkingWatch
 
 
 def run_recipe(
@@ -234,6 +235,12 @@ def _trainer(
             ),
             collapse_loss=stages[-1].margin.collapse_loss(head.num_classes),
         ),
+        watch=SinkingWatch(
+            head.num_classes,
+            recipe.head.target_gradient,
+            recipe.schedule.warmup_steps,
+            train.log_every,
+        ),
         began=began,
         processes=processes,
     )
@@ -307,6 +314,8 @@ def _judged(
         num_classes=faces.train.num_classes,
         margin_begins=trainer.learner.losses.last_begins,
         from_weights=recipe.init.checkpoint is not None,
+        target_gradient=recipe.head.target_gradient,
+        warmup_steps=recipe.schedule.warmup_steps,
     )
     summary = _summarise(recipe, trainer, faces, judgement)
     directory.write_summary(summary.as_dict())

@@ -107,6 +107,12 @@ class Processes:
         dist.all_reduce(total, group=self.group)
         return total.sqrt()
 
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Of the tensors of all ranks."""
+        if self.group is not None:
+            dist.all_reduce(tensor, group=self.group)
+        return tensor
+
     @contextmanager
     def alive(self) -> Iterator[None]:
         """Raise LostProcessError in place of what torch says when a collective has lost its partner."""

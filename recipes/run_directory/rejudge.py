@@ -47,6 +47,8 @@ def rejudge(folder: Path) -> Rejudged:
         num_classes=summary.num_identities,
         margin_begins=begins,
         from_weights=bool(summary.init),
+        target_gradient=recipe.head.target_gradient,
+        warmup_steps=recipe.schedule.warmup_steps,
     )
     return Rejudged(folder, summary.verdict, found)
 

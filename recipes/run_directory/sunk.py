@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from fusedface.kernels import Margin
+from fusedface.kernels.sinking import CRITERION_STEPS, learns_above, turning_cosine
+
 Lines = Sequence[dict[str, Any]]
 
 SUNK_COSINE = -0.1
@@ -46,6 +49,28 @@ def sunk(train: Lines) -> tuple[int, str] | None:
         f"ends at {cosine:.2f}, that of the nearest other class at {nearest:.2f}; {accuracy:.1%} of the "
         "training images are told right"
     )
+
+
+def foretold(train: Lines, margin: Margin, target_gradient: str, warmup_steps: int) -> str:
+    """What to add to the verdict: what the criterion said early, and where the margin would have turned.
+
+    Args:
+        train: all lines of kind "train".
+        margin: of the head.
+        target_gradient: of the head.
+        warmup_steps: of the schedule.
+    """
+    above = learns_above(margin, target_gradient)
+    turn = turning_cosine(margin, target_gradient)
+    asked = [line for line in train if line["step"] >= warmup_steps + CRITERION_STEPS]
+    text = ""
+    if above is not None and asked and "target_cosine" in asked[0]:
+        step, cosine = asked[0]["step"], asked[0]["target_cosine"]
+        side = "below" if cosine <= above else "above"
+        text += f"; at step {step} it was {cosine:.3f}, {side} the F0/2 = {above:.3f} of a run that learns"
+    if turn is not None:
+        text += f"; above {turn:.2f} the margin would have raised all cosines"
+    return text
 
 
 def low_cosine(train: Lines) -> str:

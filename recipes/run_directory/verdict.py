@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from fusedface.kernels import Margin
 from fusedface.recipes.run_directory.metrics import accuracies_of
-from fusedface.recipes.run_directory.sunk import low_cosine, sunk
+from fusedface.recipes.run_directory.sunk import foretold, low_cosine, sunk
 
 Ended = Literal["finished", "interrupted", "non_finite"]
 Verdict = Literal[
@@ -64,6 +64,8 @@ def judge(
     num_classes: int,
     margin_begins: int = 0,
     from_weights: bool = False,
+    target_gradient: str = "exact",
+    warmup_steps: int = 0,
 ) -> Judgement:
     """Judge a run.
 
@@ -76,6 +78,8 @@ def judge(
         num_classes: C.
         margin_begins: the step after which it is trained with that loss.
         from_weights: whether it began with trained weights, which it need not surpass to have learned.
+        target_gradient: of its head.
+        warmup_steps: of its schedule.
     """
     if ended != "finished":
         return Judgement(ended, end_step if ended == "non_finite" else None, end_message)
@@ -91,7 +95,9 @@ def judge(
         )
         return Judgement("collapsed", since, text)
     if (found := sunk(at_the_end)) is not None:
-        return Judgement("sunk", *found)
+        since, text = found
+        text += foretold(train, margin, target_gradient, warmup_steps)
+        return Judgement("sunk", since, text)
     if chance := _chance(lines, accuracies, from_weights):
         return Judgement("chance", _last_step(lines), chance)
     return _learned(train, accuracies, from_weights)

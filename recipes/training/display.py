@@ -27,6 +27,10 @@ class Status:
     batch_size: int
     initial_loss: float
     collapse_loss: float
+    slope_gap: float = 0.0
+    """F0 of the margin of the moment: above 0 it pulls all cosines down together (docs/losses.md)."""
+    pace_steps: float | None = None
+    """1 / beta: in so many steps; None before it is known."""
     stage: str = ""
     """The margin of the moment, where `schedule.loss` has several."""
     step: int = 0
@@ -137,6 +141,9 @@ def _figures(status: Status) -> list[tuple[str, str]]:
     landmarks = f"(random {status.initial_loss:.1f}, collapsed {status.collapse_loss:.1f})"
     shown = [("loss", f"{status.figures['loss']:.2f} {landmarks}")] if status.figures else []
     shown += [("of", status.stage)] if status.stage else []
+    if status.figures:
+        steps = "" if status.pace_steps is None else f", 1/beta {status.pace_steps:,.0f} steps"
+        shown.append(("F0", f"{status.slope_gap:.2f}{steps}"))
     for key, label, form in (
         ("target_cosine", "target cosine", ".3f"),
         *((name, name, ".3f") for name in STATE_NAMES),

@@ -58,3 +58,9 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group its share of the schedule's rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
+
+
+def centre_rate(optimizer: torch.optim.Optimizer) -> tuple[float, float | None]:
+    """The learning rate of the class centres, and SGD's momentum; None for another optimiser."""
+    group = next(group for group in optimizer.param_groups if group["name"] == CENTRES)
+    return group["lr"], group.get("momentum")

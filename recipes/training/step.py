@@ -14,6 +14,7 @@ from fusedface.models.sampled_rows import stored
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.average import WeightAverage
 from fusedface.recipes.training.checkpoint import IN_TRAINING, Checkpoint
+from fusedface.recipes.training.common import common_component
 from fusedface.recipes.training.diagnose import THE_LOSS, first_non_finite
 from fusedface.recipes.training.meter import Meter
 from fusedface.recipes.training.optim import CENTRES, set_rate
@@ -83,6 +84,7 @@ class Learner:
         self.meter = Meter(num_met, tuple(name for name, _ in head.named_buffers()))
         # Of the newest step, to find out what was not finite in it.
         self._step, self._inputs = 0, torch.empty(0)
+        self._embeddings = torch.empty(0)
 
     @property
     def network(self) -> Backbone:
@@ -127,6 +129,7 @@ class Learner:
                 with torch.set_grad_enabled(not is_frozen):
                     embeddings = self._replica(inputs)
                 out = self.head(embeddings, labels.to(device, non_blocking=True))
+            self._embeddings = embeddings.detach()
         except NonFiniteInputError as error:
             raise self._non_finite(steps_ago=0) from error
         self.optimizer.zero_grad(set_to_none=True)
@@ -143,6 +146,11 @@ class Learner:
         self.scaler.update()
         if self.average is not None:
             self.average.update(self.model, step + 1)
+
+    def figures(self) -> dict[str, float]:
+        """What was measured since the last line of metrics, and of the newest step what is common."""
+        common = common_component(self._embeddings, self.head.weight, self.processes)
+        return self.meter.take() | common
 
     def check_finite(self) -> None:
         """Raise NonFiniteTrainingError if a step since the last line of metrics was not finite."""

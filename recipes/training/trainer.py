@@ -20,11 +20,13 @@ from fusedface.recipes.run_directory.metrics import (
 from fusedface.recipes.run_directory.verdict import Ended
 from fusedface.recipes.training.checkpoint import Checkpoint, CheckpointFolder
 from fusedface.recipes.training.display import Display, Status
+from fusedface.recipes.training.optim import centre_rate
 from fusedface.recipes.training.progress import Progress
 from fusedface.recipes.training.schedule import Batches, Timetable
 from fusedface.recipes.training.seeding import rng_state
 from fusedface.recipes.training.signals import StopRequest
 from fusedface.recipes.training.step import Learner, NonFiniteTrainingError
+from fusedface.recipes.training.watch import SinkingWatch
 
 SHOWN_UNREADABLE = 10
 LOST, STOP, NEWS = 1, 2, 4  # what the processes of a run tell each other before a step
@@ -56,6 +58,7 @@ class Trainer:
         checkpoints: where the states go.
         display: where progress is reported.
         status: the figures that it shows.
+        watch: warns of a run that is about to sink.
         began: when this process began with the run, on the clock of `time.perf_counter`.
         processes: that share the run; the first one verifies, logs and saves.
     """
@@ -72,6 +75,7 @@ class Trainer:
         checkpoints: CheckpointFolder,
         display: Display,
         status: Status,
+        watch: SinkingWatch,
         began: float,
         processes: Processes | None = None,
     ) -> None:
@@ -83,6 +87,7 @@ class Trainer:
             status,
             began,
         )
+        self.watch = watch
         self.processes = processes or Processes()
         self.progress = Progress()
         self.saved_step = 0
@@ -211,9 +216,10 @@ class Trainer:
 
     def _log(self, log: MetricsLog | NoLog) -> None:
         """Write a line of metrics and show it."""
-        figures = self.learner.meter.take()
+        figures = self.learner.figures()
         self.status.figures, self.status.lr = figures, self.learner.lr(self.progress.step - 1)
         self.progress.final_loss = figures["loss"]
+        self._look(figures)
         rates: dict[str, float | str] = {
             "lr": self.status.lr,
             "epoch": self.progress.step / self.batches.steps_per_epoch,
@@ -223,6 +229,15 @@ class Trainer:
         pace = {"images_per_second": self.status.images_per_second, "seconds": self._train_seconds}
         log.write("train", self.progress.step, figures | rates | pace)
         self.display.logged(self.status)
+
+    def _look(self, figures: dict[str, float]) -> None:
+        """Show what drives all cosines together, and warn where they are about to sink."""
+        step, learner = self.progress.step, self.learner
+        margin = learner.losses(step - 1).margin
+        look = self.watch.look(step, margin, figures, *centre_rate(learner.optimizer))
+        self.status.slope_gap, self.status.pace_steps = look.slope_gap, look.pace_steps
+        if look.warning is not None:
+            self.display.note(look.warning)
 
     def _evaluate(self, log: MetricsLog | NoLog) -> Verification:
         """Verify, log, and go back to training."""

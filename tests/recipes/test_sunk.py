@@ -41,6 +41,15 @@ def test_cosines_that_fell_together():
         assert part in found.message
 
 
+def test_it_says_what_was_foretold_and_where_it_would_have_turned():
+    """At step 100 the target cosine is -0.103; F0/2 is 0.061 and sin(m/2) 0.25 for m = 0.5."""
+    message = verdict(sinking() + ACCURACIES, warmup_steps=20).message
+    assert "at step 100 it was -0.103, below the F0/2 = 0.061" in message
+    assert "above 0.25 the margin would have raised" in message
+    straight = verdict(sinking() + ACCURACIES, target_gradient="straight_through")
+    assert (straight.verdict, "F0" in straight.message) == ("sunk", False)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

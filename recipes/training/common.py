@@ -1,0 +1,41 @@
+"""How far embeddings and class centres have turned from each other as a whole (docs/losses.md (10))."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fusedface.recipes.host.processes import Processes
+
+ROWS = 16384  # class centres at once, so that no second copy of all of them is held
+
+
+@torch.no_grad()
+def common_component(embeddings: Tensor, centres: Tensor, processes: Processes) -> dict[str, float]:
+    """Figures of a line of metrics; read from the device, so not at every step.
+
+    Args:
+        embeddings: (B, D) of the newest batch, this process's part.
+        centres: (C, D), this process's part.
+        processes: that share both.
+
+    Returns:
+        embedding_common: length of the mean of the unit embeddings, a, as of infinitely many images.
+        centre_common: component of the mean of the unit class centres against it, b; above 0 they have
+            turned away.
+        centre_length: mean length of the class centres, |w|.
+    """
+    sums = torch.zeros(2, embeddings.shape[1] + 2, device=centres.device)
+    unit = normalize(embeddings.float(), dim=1)
+    sums[0, :-2], sums[0, -2] = unit.sum(0), len(unit)
+    for rows in centres.float().split(ROWS):
+        lengths = rows.norm(dim=1)
+        sums[1, :-2] += (rows / lengths.clamp_min(1e-12)[:, None]).sum(0)
+        sums[1, -2:] += torch.stack([lengths.new_tensor(len(rows)), lengths.sum()])
+    sums = processes.sum(sums)
+    mean, count = sums[:, :-2] / sums[:, -2:-1], sums[0, -2]
+    # B vectors that have nothing in common have a mean of length B^-1/2.
+    spread = ((count * mean[0].square().sum() - 1.0) / (count - 1.0)).clamp_min(0.0).sqrt()
+    common = -(mean[0] @ mean[1]) / spread if spread > 0.0 else spread
+    length = sums[1, -1] / sums[1, -2]
+    values = torch.stack([spread, common, length]).tolist()
+    return dict(zip(("embedding_common", "centre_common", "centre_length"), values, strict=True))
