@@ -13,6 +13,14 @@ InitOption = Annotated[
         "are as it has them.",
     ),
 ]
+TeacherOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--teacher",
+        help="Learn from the embeddings of this network, too: a checkpoint, of a run or a public one, or "
+        "an ONNX file.",
+    ),
+]
 RecipeName = Annotated[str, typer.Argument(help="A name from `recipe list`, or a recipe.toml.")]
 DataOption = Annotated[
     str | None,

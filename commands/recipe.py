@@ -17,6 +17,7 @@ from fusedface.commands.options import (
     RootOption,
     SetOption,
     SkipBadOption,
+    TeacherOption,
     ValOption,
 )
 from fusedface.recipes.host.terminal import Table
@@ -44,12 +45,12 @@ def recipe_list() -> None:
 @app.command("show")
 def recipe_show(
     recipe: RecipeName, data: DataOption = None, init: InitOption = None, pairs: PairsOption = None,
-    root: RootOption = None, settings: SetOption = None,
+    root: RootOption = None, settings: SetOption = None, teacher: TeacherOption = None,
 ) -> None:  # fmt: skip
     """A recipe as TOML, with all its settings; the output is a recipe file."""
     from fusedface.recipes.configuration.settings import to_toml
 
-    typer.echo(to_toml(_resolve(recipe, data, pairs, root, settings, init)), nl=False)
+    typer.echo(to_toml(_resolve(recipe, data, pairs, root, settings, init, teacher)), nl=False)
 
 
 @app.command("run")
@@ -57,6 +58,7 @@ def recipe_run(
     recipe: RecipeName,
     data: DataOption = None,
     init: InitOption = None,
+    teacher: TeacherOption = None,
     val: ValOption = None,
     pairs: PairsOption = None,
     root: RootOption = None,
@@ -92,7 +94,7 @@ def recipe_run(
     if skip_bad:
         settings = ["data.skip_bad=true", *(settings or [])]
     lists = [*(pairs or []), *_val_sets(val, data)]
-    resolved = _resolve(recipe, data, lists, root, settings, init)
+    resolved = _resolve(recipe, data, lists, root, settings, init, teacher)
     with _run_folder(out, resolved.name) as folder:
         summary = run_recipe(
             resolved, folder, resume=resume, allow_change=allow_change or (), device=device
@@ -131,6 +133,7 @@ def recipe_compare(
     ] = None,
     data: DataOption = None,
     init: InitOption = None,
+    teacher: TeacherOption = None,
     val: ValOption = None,
     pairs: PairsOption = None,
     root: RootOption = None,
@@ -160,7 +163,7 @@ def recipe_compare(
 
     changes = [*get_protocol(protocol or ("recipe" if data else "small")), *(settings or [])]
     lists = [*(pairs or []), *_val_sets(val, data)]
-    chosen = [_resolve(name, data, lists, root, [], init) for name in recipes or PAPER_SET]
+    chosen = [_resolve(name, data, lists, root, [], init, teacher) for name in recipes or PAPER_SET]
     losses = compare(
         with_settings(chosen, changes),
         out,
@@ -175,10 +178,10 @@ def recipe_compare(
     raise typer.Exit(1 if any(FAILED in loss.verdicts for loss in losses) else 0)
 
 
-def _resolve(recipe, data, pairs, root, settings, init):
+def _resolve(recipe, data, pairs, root, settings, init, teacher):
     """The recipe that the arguments describe."""
     from fusedface.recipes.configuration.settings import override, with_data
-    from fusedface.recipes.configuration.starting import with_init
+    from fusedface.recipes.configuration.starting import with_init, with_teacher
     from fusedface.recipes.registry import get_recipe
 
     resolved = get_recipe(recipe)
@@ -186,6 +189,8 @@ def _resolve(recipe, data, pairs, root, settings, init):
         resolved = with_data(resolved, data, pairs or [], root)
     if init is not None:
         resolved = with_init(resolved, init)
+    if teacher is not None:
+        resolved = with_teacher(resolved, teacher)
     return override(resolved, settings or [])
 
 

@@ -13,14 +13,14 @@ from fusedface.recipes.mobilefacenet import recipe as mobilefacenet
 
 
 def recipe() -> Recipe:
-    """CurricularFace at a tenth of the rate of training from scratch."""
+    """CurricularFace at a hundredth of the rate of training from scratch."""
     base = mobilefacenet("curricular")
     return replace(
         base,
         name="mobilefacenet-finetune",
         summary="From the weights of a checkpoint (--init), on your people",
         init=Init(required=True),
-        optim=Optim(lr=0.01, batch_size=64),
+        optim=Optim(lr=0.001, batch_size=64),
         schedule=Schedule(epochs=1.0, warmup_steps=5, kind="cosine"),
         train=Train(freeze_statistics=True),
         evaluation=replace(base.evaluation, every=0.0),

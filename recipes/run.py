@@ -37,6 +37,7 @@ from fusedface.recipes.run_directory.verdict import Judgement, judge
 from fusedface.recipes.training.agreement import check_same_faces, check_same_recipe
 from fusedface.recipes.training.checkpoint import CheckpointFolder
 from fusedface.recipes.training.display import Display, Status, make_display
+from fusedface.recipes.training.distillation import make_distiller
 from fusedface.recipes.training.faces import Faces, open_faces
 from fusedface.recipes.training.optim import build_optimizer
 from fusedface.recipes.training.precision import Precision, pick_precision
@@ -51,6 +52,7 @@ from fusedface.recipes.training.schedule import (
 from fusedface.recipes.training.seeding import seed_everything
 from fusedface.recipes.training.starting import place_centres, read_start
 from fusedface.recipes.training.step import Learner
+from fusedface.recipes.training.teacher import open_teacher
 from fusedface.recipes.training.trainer import End, Trainer
 from fusedface.recipes.training.watch import SinkingWatch
 
@@ -194,12 +196,21 @@ def _trainer(
     model = synchronise(model, processes)
     if train.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    teacher = processes.together(lambda: open_teacher(recipe.teacher, precision.device))
+    distiller = make_distiller(
+        recipe.teacher, teacher, model.embedding_dim, freeze=train.freeze, processes=processes
+    )
+    if distiller is not None:
+        distiller.to(precision.device)
+        head.weight.requires_grad_(not distiller.places_centres)
     steps = num_steps(recipe.schedule, batches.steps_per_epoch)
     return Trainer(
         Learner(
             model,
             head,
-            build_optimizer(model, head, optim),
+            build_optimizer(
+                model, head, optim, () if distiller is None else distiller.parameters()
+            ),
             lr=LearningRate(base=optim.lr, num_steps=steps, schedule=recipe.schedule),
             losses=LossSchedule(stages, steps),
             freeze=train.freeze,
@@ -209,6 +220,7 @@ def _trainer(
             precision=precision,
             channels_last=train.channels_last,
             processes=processes,
+            distiller=distiller,
         ),
         dataset=FaceDataset(faces.train, recipe.data.augmentation, model.preprocessing, train.seed),
         batches=batches,

@@ -34,6 +34,7 @@ from fusedface.recipes.evaluation.threshold_file import (
 )
 from fusedface.recipes.evaluation.thresholds import set_thresholds
 from fusedface.recipes.registry import get_recipe
+from fusedface.recipes.training.embedding_cache import EmbeddingCache
 
 INTERESTING = (b"\0", b"\xff", b"\x80", b"\r\n", b"\n", b",", b"\t", b"../", b"/etc/passwd", b"-1",
                b"9" * 400, b"nan", b"1e999", b"[" * 3000, b"{" * 3000, "é".encode(), b"\xed\xa0\x80",
@@ -249,6 +250,21 @@ def _read_onnx(path: Path) -> None:
     recogniser.embed(face_files([path.with_name("face.png")]))
 
 
+def _caches(folder: Path) -> list[bytes]:
+    cache = EmbeddingCache(folder / "valid.embeddings", "a teacher", 3)
+    cache.add(CACHED, np.arange(9, dtype=np.float32).reshape(3, 3))
+    return [cache.path.read_bytes()]
+
+
+def _read_cache(path: Path) -> None:
+    cache = EmbeddingCache(path, "a teacher", 3)
+    for number, key in enumerate(CACHED):
+        found = cache.get(key)
+        assert found is None or list(found) == [3 * number, 3 * number + 1, 3 * number + 2]
+
+
+CACHED = [bytes([number]) * 16 for number in range(3)]
+
 READERS = {
     "image": Reader("photo.png", _images, read_image),
     "list": Reader("list.txt", _lists, open_source),
@@ -265,6 +281,7 @@ READERS = {
     "thresholds": Reader("thresholds.json", _threshold_files, read_thresholds),
     "ONNX": Reader("model.onnx", _onnx_files, _read_onnx),
     "starting point": Reader("start.pt", _starting_points, _begin),
+    "teacher's cache": Reader("t.embeddings", _caches, _read_cache),
     "safetensors": Reader("model.safetensors", _safetensors, build_from_checkpoint),
 }  # fmt: skip
 

@@ -175,7 +175,9 @@ def backward(
         )  # fmt: skip
 
     tensors = (embeddings, weight, *kept, *given)
-    if any(tensor.data_ptr() % 16 for tensor in kept):
+    is_aligned = not any(tensor.data_ptr() % 16 for tensor in kept)
+    # In chunks, the memory of one is to be free for the next.
+    if not (is_aligned and layout.is_narrow(embeddings.shape[1], n.precision)):
         return compute(*tensors)
     signature = (
         _signature(embeddings), _signature(weight), d_loss is None,

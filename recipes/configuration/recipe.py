@@ -4,6 +4,7 @@ Whoever writes one imports it and its parts from here.
 
     backbone     backbone.py                data, evaluation     faces.py
     head         fusedface.kernels          init, optim, schedule, train     training.py
+    teacher      teacher.py
 """
 
 import re
@@ -14,6 +15,7 @@ from fusedface.recipes.configuration.backbone import BackboneOptions
 from fusedface.recipes.configuration.faces import Data, Evaluation, Synthetic
 from fusedface.recipes.configuration.loss_stages import stages_of
 from fusedface.recipes.configuration.rules import require
+from fusedface.recipes.configuration.teacher import TeacherOptions
 from fusedface.recipes.configuration.training import Init, Optim, Schedule, Train
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Recipe",
     "Schedule",
     "Synthetic",
+    "TeacherOptions",
     "Train",
 ]
 
@@ -44,6 +47,8 @@ class Recipe:
     """The network."""
     init: Init = field(default_factory=Init)
     """What it begins with."""
+    teacher: TeacherOptions = field(default_factory=TeacherOptions)
+    """Whose embeddings it learns from."""
     head: HeadOptions = field(default_factory=HeadOptions)
     """The loss."""
     data: Data = field(default_factory=Data)

@@ -1,4 +1,4 @@
-"""A recipe that begins with a checkpoint: which file, by hash, and the network that it is of."""
+"""A recipe that needs the file of a network, by hash: to begin with its weights, or to learn from it."""
 
 from dataclasses import fields, replace
 from hashlib import file_digest
@@ -27,6 +27,21 @@ def with_init(recipe: Recipe, checkpoint: str | Path) -> Recipe:
     return replace(recipe, init=init, backbone=_backbone(start) or recipe.backbone)
 
 
+def with_teacher(recipe: Recipe, network: str | Path) -> Recipe:
+    """A recipe with a teacher; how it teaches stays as the recipe has it.
+
+    Args:
+        recipe: where the other settings come from.
+        network: a checkpoint of any layout that says which network it is of, or an ONNX file. It is read
+            when the run begins.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    path = Path(network).absolute()
+    return replace(recipe, teacher=replace(recipe.teacher, network=str(path), sha256=sha256(path)))
+
+
 def sha256(path: Path) -> str:
     """Of a file's bytes, in hexadecimal digits.
 
@@ -37,7 +52,7 @@ def sha256(path: Path) -> str:
         with path.open("rb") as file:
             return file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ValueError(f"cannot read the checkpoint {path}: {error.strerror}") from None
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _backbone(start: StartingPoint) -> BackboneOptions | None:

@@ -73,6 +73,10 @@ class OnnxRecogniser(Recogniser):
         refuse_non_finite(embeddings, images)
         return embeddings
 
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """See `Recogniser`."""
+        return self._run(images).astype(np.float32)
+
     def _joined(self, images: np.ndarray) -> np.ndarray:
         """Of (B, H, W, 3) uint8: the features of both mirror images."""
         features = self._run(images), self._run(images[:, :, ::-1])

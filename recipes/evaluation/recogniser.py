@@ -34,6 +34,14 @@ class Recogniser(ABC):
             ValueError: an image cannot be read, or the file cannot be run on it.
         """
 
+    @abstractmethod
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Embeddings (B, D) float32 of images (B, H, W, 3) uint8 RGB of `size`, not of their mirror images.
+
+        Raises:
+            ValueError: the file cannot be run on them.
+        """
+
     def as_dict(self) -> dict[str, Any]:
         """What a file of results says of it."""
         return {"backbone": {"name": self.name}, "mirror_features": self.flip}

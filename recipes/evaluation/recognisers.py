@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fusedface.data import Images
 from fusedface.models import build_from_checkpoint
@@ -34,6 +35,13 @@ class Checkpoint(Recogniser):
     def as_dict(self) -> dict[str, Any]:
         """With the whole configuration."""
         return super().as_dict() | {"backbone": self.model.config}
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """See `Recogniser`."""
+        device = next(self.model.parameters()).device
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            inputs = self.model.preprocessing.images_to_tensor(torch.from_numpy(images).to(device))
+            return self.model(inputs).cpu().numpy()
 
     def embed(self, images: Images) -> np.ndarray:
         """See `Recogniser`."""

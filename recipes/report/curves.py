@@ -45,6 +45,7 @@ def _draw(run: RunRecord, summary: Summary, folder: Path) -> list[Path]:
         _draw_loss(axes[0, 0], train, summary)
         _draw_series(axes[0, 1], train, "cosine", {
             "target_cosine": "own class", "max_negative_cosine": "nearest other class",
+            "teacher_cosine": "teacher",
         })  # fmt: skip
         _draw_series(axes[1, 0], train, "share", {
             "hard_share": "negatives that are hard", "accuracy": "images told right",
@@ -63,7 +64,9 @@ def _draw(run: RunRecord, summary: Summary, folder: Path) -> list[Path]:
 
 
 def _draw_loss(axis: Axes, train: list[Line], summary: Summary) -> None:
-    _draw_series(axis, train, "loss", {"loss": "training loss"})
+    _draw_series(axis, train, "loss", {
+        "loss": "training loss", "distillation_loss": "distillation loss",
+    })  # fmt: skip
     for loss, label, dashes in (
         (summary.initial_loss, "random embeddings", ":"),
         (summary.collapse_loss, "collapsed", "--"),

@@ -4,7 +4,8 @@ A file is a dictionary that `torch.load(path, weights_only=True)` reads. `fusedf
 first eight entries of it, the recipes all:
 
     format, version, step, backbone, preprocessing, model, head, classes
-    recipe, optimizer, scaler, rng, progress, data, in_training (with `train.ema`)
+    recipe, optimizer, scaler, rng, progress, data, in_training (with `train.ema`),
+    distiller (with a teacher)
 
 A file may be whole and yet of another run, of an edited recipe, or put together by hand: every entry is
 checked before it is loaded.
@@ -32,6 +33,8 @@ PATTERN = "step-*.pt"
 MAX_LISTED = 5  # names in a message
 IN_TRAINING = "in_training"
 """The entry with the weights that training goes on with, where "model" is their average."""
+DISTILLER = "distiller"
+"""The entry with what learns together with the network to compare it with its teacher."""
 MOMENTUM: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.SGD: ("momentum_buffer",),
     torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),

@@ -147,6 +147,8 @@ def _figures(status: Status) -> list[tuple[str, str]]:
     for key, label, form in (
         ("target_cosine", "target cosine", ".3f"),
         *((name, name, ".3f") for name in STATE_NAMES),
+        ("teacher_cosine", "teacher cosine", ".3f"),
+        ("distillation_loss", "distillation", ".2f"),
         ("hard_share", "hard", ".1%"),
     ):
         if key in status.figures:

@@ -1,6 +1,7 @@
 """What is measured at every step: kept on the device, read once per line of metrics."""
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -25,7 +26,7 @@ FIGURES = (
     "modulation_mean",
     "modulation_max",
 )
-"""Of every loss; after them comes its state by name, such as CurricularFace's t."""
+"""Of every loss; after them come its state by name, such as CurricularFace's t, and a teacher's."""
 
 
 class Meter:
@@ -39,7 +40,7 @@ class Meter:
 
     Args:
         num_classes: C, or how many of them a batch meets.
-        state_names: of the head's state.
+        state_names: of the head's state, and of what a teacher adds.
     """
 
     def __init__(self, num_classes: int, state_names: tuple[str, ...] = ()) -> None:
@@ -47,8 +48,15 @@ class Meter:
         self.names = FIGURES + state_names
         self.rows: list[Tensor] = []
 
-    def add(self, out: MarginOutput, grad_norm: Tensor, grad_norm_head: Tensor) -> None:
-        """Add one step, without waiting for the device."""
+    def add(
+        self,
+        out: MarginOutput,
+        grad_norm: Tensor,
+        grad_norm_head: Tensor,
+        more: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Add one step, without waiting for the device; `more` are figures of `state_names`."""
+        others = {**out.state, **(more or {})}
         nan = out.loss.new_full((), math.nan)
         is_hard = out.hard_negatives > 0
         losses = out.per_sample_loss.detach()
@@ -65,7 +73,7 @@ class Meter:
             out.correct.float().mean(),
             out.hard_negatives.float().mean() / (self.num_classes - 1),
             *out.modulation,
-            *(out.state.get(name, nan) for name in self.state_names),
+            *(others.get(name, nan) for name in self.state_names),
         )
         self.rows.append(torch.stack([value.detach().float() for value in values]))
 

@@ -1,5 +1,6 @@
 """The optimiser, and which parameters are decayed by how much and learn at which rate."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from fusedface.models.backbone import Backbone
 from fusedface.recipes.configuration.training import Optim
 
 CENTRES = "centres"
+PROJECTION = "projection"
 
 
 def parameter_groups(model: Backbone, head: MarginHead, optim: Optim) -> list[dict[str, Any]]:
@@ -44,9 +46,17 @@ def parameter_groups(model: Backbone, head: MarginHead, optim: Optim) -> list[di
     ]
 
 
-def build_optimizer(model: Backbone, head: MarginHead, optim: Optim) -> torch.optim.Optimizer:
-    """`optim.kind` over `parameter_groups`; of sampled class centres, it moves those of the sample."""
+def build_optimizer(
+    model: Backbone, head: MarginHead, optim: Optim, others: Iterable[Tensor] = ()
+) -> torch.optim.Optimizer:
+    """`optim.kind` over `parameter_groups`; `others` learn like the embedding layers.
+
+    Of sampled class centres, it moves those of the sample.
+    """
     groups = parameter_groups(model, head, optim)
+    if projection := [*others]:
+        own = {"weight_decay": optim.weight_decay_head, "lr_factor": 1.0}
+        groups.append({"name": PROJECTION, "params": projection, **own})
     if optim.kind == "adamw":
         adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.momentum, optim.beta2))
         return update_only_sampled(adamw)
@@ -61,6 +71,10 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def centre_rate(optimizer: torch.optim.Optimizer) -> tuple[float, float | None]:
-    """The learning rate of the class centres, and SGD's momentum; None for another optimiser."""
+    """The learning rate of the class centres, and SGD's momentum.
+
+    No momentum, None, has another optimiser, and centres that no gradient moves.
+    """
     group = next(group for group in optimizer.param_groups if group["name"] == CENTRES)
-    return group["lr"], group.get("momentum")
+    learns = any(centres.requires_grad for centres in group["params"])
+    return group["lr"], group.get("momentum") if learns else None

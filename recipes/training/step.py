@@ -13,9 +13,11 @@ from fusedface.models import Backbone, MarginHead, StartingPoint
 from fusedface.models.sampled_rows import stored
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.average import WeightAverage
-from fusedface.recipes.training.checkpoint import IN_TRAINING, Checkpoint
+from fusedface.recipes.training.checkpoint import DISTILLER, IN_TRAINING, Checkpoint
 from fusedface.recipes.training.common import common_component
 from fusedface.recipes.training.diagnose import THE_LOSS, first_non_finite
+from fusedface.recipes.training.distillation import FIGURES as OF_LESSONS
+from fusedface.recipes.training.distillation import Distiller
 from fusedface.recipes.training.meter import Meter
 from fusedface.recipes.training.optim import CENTRES, set_rate
 from fusedface.recipes.training.precision import Precision
@@ -48,6 +50,7 @@ class Learner:
         precision: device and dtype.
         channels_last: the memory order of the images.
         processes: that share each step; each has its part of the images and of the class centres.
+        distiller: a teacher, and how the backbone learns from it; None without one.
 
     Attributes:
         average: of the backbone's weights; None without one.
@@ -69,19 +72,22 @@ class Learner:
         precision: Precision,
         channels_last: bool,
         processes: Processes | None = None,
+        distiller: Distiller | None = None,
     ) -> None:
         self.model, self.head, self.optimizer, self.lr = model, head, optimizer, lr
         self.losses, self.freeze, self.freeze_statistics = losses, freeze, freeze_statistics
         self.limit = clip_norm or math.inf
         self.precision, self.channels_last = precision, channels_last
         self.processes = processes or Processes()
+        self.distiller = distiller
         self.scaler = grad_scaler(precision, self.processes)
         self.average = WeightAverage(model, ema) if ema else None
         self._replica = replicate(model, self.processes)
         for stage in losses.stages:  # a checkpoint holds the state of all of them, from the start
             head.set_margin(stage.margin)
         num_met = num_kept(head.num_classes, head.options.sample_rate)
-        self.meter = Meter(num_met, tuple(name for name, _ in head.named_buffers()))
+        others = tuple(name for name, _ in head.named_buffers())
+        self.meter = Meter(num_met, others + (OF_LESSONS if distiller else ()))
         # Of the newest step, to find out what was not finite in it.
         self._step, self._inputs = 0, torch.empty(0)
         self._embeddings = torch.empty(0)
@@ -128,18 +134,24 @@ class Learner:
             with self.precision.autocast():
                 with torch.set_grad_enabled(not is_frozen):
                     embeddings = self._replica(inputs)
+                lesson = None
+                if self.distiller is not None:
+                    lesson = self.distiller.teach(images, embeddings, labels, self.head)
                 out = self.head(embeddings, labels.to(device, non_blocking=True))
             self._embeddings = embeddings.detach()
         except NonFiniteInputError as error:
             raise self._non_finite(steps_ago=0) from error
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(out.loss).backward()
+        loss = out.loss
+        if lesson is not None and lesson.loss is not None:
+            loss = loss + lesson.loss
+        self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         # Not the class centres: their gradient grows as they are short, and says nothing of the loss.
         trained = [] if is_frozen else self.model.parameters()
         norm = nn.utils.clip_grad_norm_(trained, self.limit).to(device)
-        assert self.head.weight.grad is not None
-        self.meter.add(out, norm, self.processes.norm(stored(self.head.weight.grad)))
+        head_norm = self.processes.norm(_gradient(self.head.weight))
+        self.meter.add(out, norm, head_norm, {} if lesson is None else lesson.figures())
         if device.type == "cpu":  # reading the loss is free here, so the weights stay good
             self.check_finite()
         self.scaler.step(self.optimizer)
@@ -174,7 +186,9 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it, the rows of the meter apart; with several processes on rank 0."""
-        average = {} if self.average is None else {IN_TRAINING: self.model.state_dict()}
+        more = {} if self.average is None else {IN_TRAINING: self.model.state_dict()}
+        if self.distiller is not None:
+            more[DISTILLER] = self.distiller.state_dict()
         return {
             "backbone": self.model.config,
             "preprocessing": self.model.preprocessing.as_dict(),
@@ -182,7 +196,7 @@ class Learner:
             "head": whole_head(self.head),
             "optimizer": whole_optimizer(self.optimizer, self.head),
             "scaler": self.scaler.state_dict(),
-            **average,
+            **more,
         }
 
     def load(self, checkpoint: Checkpoint, meter: Tensor, *, step: int) -> None:
@@ -202,12 +216,17 @@ class Learner:
         if IN_TRAINING in checkpoint.content:
             model = checkpoint.tensors(IN_TRAINING, self.model.state_dict())
         head = checkpoint.tensors("head", self.head.state_dict())
+        distiller = None
+        if self.distiller is not None:
+            distiller = checkpoint.tensors(DISTILLER, self.distiller.state_dict())
         momentum = checkpoint.momentum(self.optimizer, may_lack=self._unchanged(step))
         scaler = checkpoint.scaler(self.scaler)
         self.model.load_state_dict(model)
         if self.average is not None:
             self.average.model.load_state_dict(network)
         self.head.load_state_dict(head)
+        if self.distiller is not None and distiller is not None:
+            self.distiller.load_state_dict(distiller)
         self.optimizer.load_state_dict(momentum)
         if scaler is not None:
             self.scaler.load_state_dict(scaler)
@@ -219,4 +238,11 @@ class Learner:
         # A gradient scaler leaves out steps, all of them at first.
         if step == 0 or self.scaler.is_enabled():
             return names
+        if not self.head.weight.requires_grad:
+            return [CENTRES]
         return [name for name in names if name != CENTRES] if step <= self.freeze else []
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    """What is stored of a parameter's gradient; 0 where it has none."""
+    return parameter.new_zeros(1) if parameter.grad is None else stored(parameter.grad)

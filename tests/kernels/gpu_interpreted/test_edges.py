@@ -185,29 +185,26 @@ def test_an_update_after_the_forward_does_not_change_the_backward(schedule):
 
 def test_only_what_is_asked_for_is_computed(schedule, monkeypatch):
     """Frozen embeddings or class centres cost nothing, nor do gradients under no_grad."""
-    started, programs = [], {}
+    started = []
     original = launch.start
 
-    def start(kernel, grid, *args, **options):
+    def start(kernel, *args, **options):
         started.append(kernel.fn.__name__)
-        programs[kernel.fn.__name__] = grid
-        return original(kernel, grid, *args, **options)
+        return original(kernel, *args, **options)
 
     monkeypatch.setattr(launch, "start", start)
     embeddings, weight, labels = inputs(8, 50, 16)
     x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
     _, dx, dw = run(ArcFace(), embeddings, weight, labels)
-    both = programs.pop("products_kernel", 0)
 
     margin_loss(x, weight, labels, ArcFace(), backend="triton").loss.backward()
-    assert "centre_gradient_kernel" not in started[-6:]
-    of_embeddings = programs.pop("products_kernel", 0)
+    assert not {"centre_gradient_kernel", "centre_product_kernel"} & set(started[-6:])
     torch.testing.assert_close(x.grad, dx)
     started.clear()
     margin_loss(embeddings, w, labels, ArcFace(), backend="triton").loss.backward()
-    assert not {"flash_kernel", "embedding_gradient_kernel"} & set(started)
-    assert of_embeddings + programs.get("products_kernel", 0) == both
-    assert schedule == "narrow" or 0 < of_embeddings < both
+    assert not {"flash_kernel", "embedding_product_kernel", "embedding_gradient_kernel"} & set(
+        started
+    )
     torch.testing.assert_close(w.grad, dw)
     started.clear()
     with torch.no_grad():
@@ -224,7 +221,7 @@ def test_only_what_is_asked_for_is_computed(schedule, monkeypatch):
 
 
 def test_splits_do_not_change_the_result_beyond_rounding(schedule, monkeypatch):
-    embeddings, weight, labels = inputs(20, 333, 32)
+    embeddings, weight, labels = inputs(20, 700, 32)
     runs = []
     for processors in (1, 8):
         monkeypatch.setattr(layout, "INTERPRETED_MULTIPROCESSORS", processors)
@@ -237,7 +234,7 @@ def test_splits_do_not_change_the_result_beyond_rounding(schedule, monkeypatch):
 
 
 def test_two_runs_give_the_same_bits(schedule):
-    embeddings, weight, labels = inputs(20, 200, 32)
+    embeddings, weight, labels = inputs(20, 300, 32)
     first, second = (run(CurricularFace(), embeddings, weight, labels) for _ in range(2))
     assert torch.equal(first[0].per_sample_loss, second[0].per_sample_loss)
     assert torch.equal(first[1], second[1])

@@ -1,0 +1,108 @@
+"""The network that teaches: its embeddings of the images of a step, computed or found in a cache."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fusedface.data.transforms import fit
+from fusedface.recipes.configuration.starting import sha256
+from fusedface.recipes.configuration.teacher import TeacherOptions
+from fusedface.recipes.evaluation.recogniser import Recogniser
+from fusedface.recipes.evaluation.recognisers import open_recogniser
+from fusedface.recipes.training.embedding_cache import EmbeddingCache, image_key
+
+BLOCK = 32
+"""Images that the teacher always has at once: another number could round otherwise, and what a cache holds
+would depend on which images were missing in it."""
+
+
+class Teacher:
+    """A network that is not trained, with a cache or without.
+
+    It embeds the image as the student sees it, brought to the size, channels and normalisation that the
+    teacher was made for; not the mirror image; in float32 and evaluation mode.
+
+    Args:
+        network: the teacher.
+        bgr: whether it takes its channels as B, G, R.
+        cache: the folder that keeps embeddings; None for none.
+        digest: that only this teacher has.
+
+    Attributes:
+        dim: D, the length of its embeddings.
+    """
+
+    def __init__(
+        self, network: Recogniser, *, bgr: bool = False, cache: Path | None = None, digest: str = ""
+    ) -> None:
+        self.network, self._bgr = network, bgr
+        self.dim = self._compute([np.zeros((*network.size, 3), np.uint8)]).shape[1]
+        self._cache = None
+        if cache is not None:
+            order = "-bgr" if bgr else ""
+            path = cache / f"{digest[:16]}{order}.embeddings"
+            self._cache = EmbeddingCache(path, digest + order, self.dim)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings (B, D) float32 of length 1, on the CPU, of images (B, H, W, 3) uint8 RGB.
+
+        Raises:
+            ValueError: some are not finite or 0, or the cache is damaged.
+            OSError: the cache cannot be written.
+        """
+        pixels = images.cpu().numpy()
+        found = self._compute(pixels) if self._cache is None else self._kept(self._cache, pixels)
+        return F.normalize(torch.from_numpy(found))
+
+    def _kept(self, cache: EmbeddingCache, images: np.ndarray) -> np.ndarray:
+        """From the cache, after what is not in it has been computed and added."""
+        keys = [image_key(image) for image in images]
+        missing = {key: i for i, key in enumerate(keys) if cache.get(key) is None}
+        if missing:
+            cache.add([*missing], self._compute([images[i] for i in missing.values()]))
+        return np.stack([embedding for key in keys if (embedding := cache.get(key)) is not None])
+
+    def _compute(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """Embeddings (B, D), not of length 1, by the network."""
+        parts = []
+        for start in range(0, len(images), BLOCK):
+            batch = np.stack([fit(i, self.network.size) for i in images[start : start + BLOCK]])
+            padded = np.concatenate([batch, np.repeat(batch[-1:], BLOCK - len(batch), axis=0)])
+            padded = padded[..., ::-1].copy() if self._bgr else padded
+            parts.append(self.network.features(padded)[: len(batch)])
+        embeddings = np.concatenate(parts)
+        if not np.isfinite(embeddings).all():
+            raise ValueError(
+                f"the teacher {self.network.path} embeds images as NaN or infinity: it cannot teach"
+            )
+        return embeddings
+
+
+def open_teacher(options: TeacherOptions, device: torch.device) -> Teacher | None:
+    """The teacher of a recipe; None of one without.
+
+    Raises:
+        ValueError: the file is gone, damaged, no face recogniser, or another than the recipe names; or its
+            cache is damaged.
+    """
+    if options.network is None or options.sha256 is None:
+        return None
+    path = Path(options.network)
+    try:
+        found = sha256(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; a run with a teacher needs its file until the end") from None
+    if found != options.sha256:
+        raise ValueError(
+            f"the teacher {path} has changed: it is not the file that the recipe names by its SHA-256 "
+            f"{options.sha256}; restore it, or begin another run with this one by --teacher"
+        )
+    network = open_recogniser(path, str(device))
+    cache = None if options.cache is None else Path(options.cache)
+    if cache is not None and cache.exists() and not cache.is_dir():
+        raise ValueError(f"teacher.cache must be a folder, {cache} is a file")
+    return Teacher(network, bgr=options.bgr, cache=cache, digest=found)
