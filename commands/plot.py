@@ -54,6 +54,21 @@ def plot_collapse(out: OutOption = Path("figures")) -> None:
     _told([out / "collapse.png", out / "collapse.svg"])
 
 
+@app.command("phase")
+def plot_phase(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run directories; without any only the losses are drawn."),
+    ] = None,
+    out: OutOption = Path("figures"),
+) -> None:
+    """Where each loss drives cosines that move together, and the path that a run took."""
+    from fusedface.recipes.report import phase
+
+    phase.plot_phase(runs or [], out / "phase.png")
+    _told([out / "phase.png", out / "phase.svg"])
+
+
 def _told(files: list[Path]) -> None:
     console = Console()
     for file in files:

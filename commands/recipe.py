@@ -1,4 +1,4 @@
-"""`recipe ...`: list, show, run, judge, compare."""
+"""`recipe ...`: list, show, run, judge, compare, map."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +22,7 @@ from fusedface.commands.options import (
 )
 from fusedface.recipes.host.terminal import Table
 
-app = typer.Typer(help="Recipes: list, show, run, judge, compare.", no_args_is_help=True)
+app = typer.Typer(help="Recipes: list, show, run, judge, compare, map.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -176,6 +176,42 @@ def recipe_compare(
     if losses is None:
         raise typer.Exit(130)
     raise typer.Exit(1 if any(FAILED in loss.verdicts for loss in losses) else 0)
+
+
+@app.command("map")
+def recipe_map(
+    predictions: Annotated[
+        Path, typer.Option("--predictions", help="The file of predictions.")
+    ] = Path("docs/comparisons/predictions.json"),
+    predict: Annotated[
+        bool, typer.Option("--predict", help="Write that file, and train nothing.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Goes on with what is there.")] = Path(
+        "runs/map"
+    ),
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin no further run after so long.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at once.")] = 1,
+    device: DeviceOption = None,
+) -> None:
+    """Which settings sink: predictions first, then runs, then how many were right."""
+    from fusedface.recipes.compare.map_settings import SETTINGS
+    from fusedface.recipes.compare.predictions import predict as foretell
+    from fusedface.recipes.compare.predictions import write_predictions
+    from fusedface.recipes.compare.sinking_map import run_map
+    from fusedface.recipes.host.device import pick_device
+
+    if predict:
+        if predictions.exists():
+            raise ValueError(f"{predictions} exists; predictions are written once")
+        write_predictions([foretell(setting) for setting in SETTINGS], predictions)
+        Console().print(f"wrote {predictions}")
+        return
+    found = run_map(
+        out, predictions, jobs=jobs, minutes=minutes, device=pick_device(device), console=Console()
+    )
+    raise typer.Exit(130 if found is None else 0)
 
 
 def _resolve(recipe, data, pairs, root, settings, init, teacher):

@@ -1,0 +1,133 @@
+"""What the theory says of each setting of the map before it is trained, written down in a file.
+
+Two predictions. The first needs no training: a fit to simulated runs, from the untrained network,
+
+    19.2 + 1.8 ln w0 - 2.5 ln(C n / B) - 16.9 F0 - 7.2 ln(s / 64)  > 0:  learns
+
+where w0 is the cosine of two images of a person less that of two people, n images each. The second is a
+threshold, F0 / 2, for the target cosine 80 steps after the warm-up (docs/losses.md).
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import normalize
+
+from fusedface.data import SyntheticFaces
+from fusedface.kernels.sinking import CRITERION_STEPS, learns_above
+from fusedface.recipes.compare.map_settings import Setting
+from fusedface.recipes.configuration.backbone import BackboneOptions
+from fusedface.recipes.configuration.faces import Synthetic
+from fusedface.recipes.run_directory.files import read_json, write_text
+from fusedface.recipes.training.seeding import seed_everything
+
+FORMAT = "fusedface predictions of sinking"
+PROBED_PEOPLE, PROBED_IMAGES = 96, 4
+SMALLEST_CONTRAST = 1e-3  # of w0, which is a logarithm's argument
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one setting."""
+
+    label: str
+    slope_gap: float
+    """F0 of the loss of the first steps."""
+    contrast: float
+    """w0."""
+    score: float
+    """Of the fit above; positive: learns."""
+    learns_untrained: bool
+    learns_above: float | None
+    """F0 / 2; None for a loss that pulls no cosine down, which learns."""
+    asked_at: int
+    """The step at which the target cosine is compared with it."""
+
+
+def predict(setting: Setting) -> Prediction:
+    """What is said of a setting; draws its network and renders a few of its faces."""
+    recipe = setting.recipe()
+    margin, gradient = recipe.head.margin, recipe.head.target_gradient
+    gap = margin.slope_gap(target_gradient=gradient)
+    people = recipe.data.synthetic
+    contrast = untrained_contrast(
+        recipe.backbone,
+        recipe.train.seed,
+        replace(
+            people,
+            num_identities=min(PROBED_PEOPLE, people.num_identities),
+            images_per_identity=min(PROBED_IMAGES, people.images_per_identity),
+        ),
+    )
+    steps_an_epoch = people.num_identities * people.images_per_identity / recipe.optim.batch_size
+    score = (
+        19.2
+        + 1.8 * math.log(max(contrast, SMALLEST_CONTRAST))
+        - 2.5 * math.log(steps_an_epoch)
+        - 16.9 * max(gap, 0.0)
+        - 7.2 * math.log(margin.s / 64.0)
+    )
+    above = learns_above(margin, gradient)
+    return Prediction(
+        label=setting.label,
+        slope_gap=round(gap, 4),
+        contrast=round(contrast, 4),
+        score=round(score, 2),
+        learns_untrained=score > 0.0 or above is None,
+        learns_above=None if above is None else round(above, 4),
+        asked_at=recipe.schedule.warmup_steps + CRITERION_STEPS,
+    )
+
+
+@cache
+@torch.no_grad()
+def untrained_contrast(backbone: BackboneOptions, seed: int, people: Synthetic) -> float:
+    """w0: mean cosine of two images of a person less that of two people, of a drawn network."""
+    seed_everything(seed)
+    model = backbone.build()
+    faces = SyntheticFaces(
+        people.num_identities,
+        people.images_per_identity,
+        image_size=model.preprocessing.input_size,
+        seed=people.seed,
+        difficulty=people.difficulty,
+    )
+    images = torch.stack([torch.as_tensor(faces.image(i)) for i in range(len(faces))])
+    model.train()  # with the statistics of the batch, as in the first step
+    unit = normalize(model(model.preprocessing.images_to_tensor(images)), dim=1)
+    labels = torch.as_tensor(faces.labels)
+    cosines, same = unit @ unit.T, labels[:, None] == labels
+    own = same & ~torch.eye(len(labels), dtype=torch.bool)
+    return (cosines[own].mean() - cosines[~same].mean()).item()
+
+
+def write_predictions(predictions: list[Prediction], path: Path) -> None:
+    """Write the file that is committed before anything is trained."""
+    content = {"format": FORMAT, "version": 1, "predictions": [asdict(p) for p in predictions]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_predictions(path: Path) -> dict[str, Prediction]:
+    """By label.
+
+    Raises:
+        ValueError: the file is missing or is something else.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"{path} does not exist: predictions are written before the runs, with --predict"
+        )
+    content: Any = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a file of predictions: its format is another")
+    try:
+        found = [Prediction(**values) for values in content["predictions"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a file of predictions: {error}") from None
+    return {prediction.label: prediction for prediction in found}

@@ -1,0 +1,156 @@
+"""The map of sinking: predictions, runs, and how often the predictions were right.
+
+A folder OUT holds runs/LABEL/seedN as a comparison does, and map.json. The same command goes on where it
+was stopped; runs that are finished are not repeated.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from fusedface.recipes.compare.map_settings import SETTINGS, Setting
+from fusedface.recipes.compare.plan import PlannedRun
+from fusedface.recipes.compare.pool import run_all
+from fusedface.recipes.compare.predictions import Prediction, read_predictions
+from fusedface.recipes.compare.results import RunResult, read_result
+from fusedface.recipes.compare.screen import Screen
+from fusedface.recipes.host.terminal import Table, say
+from fusedface.recipes.run_directory.files import write_text
+
+CLEAR = 0.1
+"""Target cosine at the end beyond which a run has learned, or below whose negative it has sunk; between
+the two it is undecided, and no prediction is counted."""
+MAP = "map.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a setting."""
+
+    label: str
+    asked: float | None
+    """Mean target cosine of the line at the step of the criterion."""
+    last: float
+    """At the end."""
+    step: int
+    learned: bool | None
+    """None: undecided."""
+    says_untrained: bool
+    """The prediction from before training."""
+    says_asked: bool
+    """The prediction at the step of the criterion."""
+    path: list[list[float]]
+    """Of each line: step, target cosine, nearest negative, share told right, a, b, |w|."""
+
+
+def plan_map(out: Path, settings: Sequence[Setting] = SETTINGS) -> list[PlannedRun]:
+    """All runs, in their order."""
+    return [
+        PlannedRun(s.label, s.seed, s.recipe(), out / "runs" / s.label.replace(" ", "_") / f"seed{s.seed}")
+        for s in settings
+    ]  # fmt: skip
+
+
+def run_map(
+    out: Path,
+    predictions: Path,
+    *,
+    jobs: int,
+    minutes: float | None,
+    device: torch.device,
+    console: Console,
+) -> list[Outcome] | None:
+    """Train what is not finished yet, as long as time is left, and judge the predictions.
+
+    Args:
+        out: the folder.
+        predictions: the file, written before.
+        jobs: runs at once.
+        minutes: begin no further run after so long; None: all of them.
+        device: where they run.
+        console: where it is shown.
+
+    Returns:
+        The outcomes so far; None after a signal.
+    """
+    foretold = read_predictions(predictions)
+    runs = [run for run in plan_map(out) if run.label in foretold]
+    todo = [run for run in runs if not read_result(run).done]
+    say(console, f"{len(runs)} settings, {len(runs) - len(todo)} of them done before")
+    deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
+    screen = Screen(runs, console)
+    try:
+        while todo and (deadline is None or time.monotonic() < deadline):
+            if run_all(todo[:jobs], jobs, device, screen.update):
+                return None
+            todo = todo[jobs:]
+    finally:
+        screen.close()
+    results = [result for run in runs if (result := read_result(run)).done]
+    outcomes = [outcome(result, foretold[result.run.label]) for result in results]
+    seconds = sum(result.summary.seconds for result in results if result.summary)
+    content = {"seconds": round(seconds), "outcomes": [asdict(o) for o in outcomes]}
+    write_text(out / MAP, json.dumps(content) + "\n")
+    console.print(outcome_table(outcomes, foretold))
+    for line in score_lines(outcomes):
+        say(console, line)
+    return outcomes
+
+
+def outcome(result: RunResult, foretold: Prediction) -> Outcome:
+    """Compare a finished run with what was said of it."""
+    asked = next(
+        (line["target_cosine"] for line in result.train if line["step"] >= foretold.asked_at), None
+    )
+    last = result.train[-1]
+    cosine, above = last["target_cosine"], foretold.learns_above
+    names = ("step", "target_cosine", "max_negative_cosine", "accuracy")
+    names += ("embedding_common", "centre_common", "centre_length")
+    return Outcome(
+        label=foretold.label,
+        asked=asked,
+        last=cosine,
+        step=last["step"],
+        learned=None if abs(cosine) <= CLEAR else cosine > 0.0,
+        says_untrained=foretold.learns_untrained,
+        says_asked=above is None or (asked is not None and asked > above),
+        path=[[round(line[name], 5) for name in names] for line in result.train],
+    )
+
+
+def score_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """Right, false alarms and misses of both predictions, over the settings that were decided."""
+    decided = [o for o in outcomes if o.learned is not None]
+    learned = sum(bool(o.learned) for o in decided)
+    lines = [
+        f"{len(outcomes)} settings: {learned} learned, {len(decided) - learned} sank, "
+        f"{len(outcomes) - len(decided)} undecided"
+    ]
+    for name, field in (("before training", "says_untrained"), ("at the criterion", "says_asked")):
+        said: list[tuple[bool, bool]] = [(getattr(o, field), bool(o.learned)) for o in decided]
+        alarms = sum(not says and learned for says, learned in said)
+        misses = sum(says and not learned for says, learned in said)
+        right = len(said) - alarms - misses
+        share = f" ({right / len(said):.0%})" if said else ""
+        lines.append(
+            f"{name}: {right} of {len(said)} right{share}, {alarms} false alarms, {misses} misses"
+        )
+    return lines
+
+
+def outcome_table(outcomes: Sequence[Outcome], foretold: dict[str, Prediction]) -> Table:
+    """A row a setting."""
+    names = ["F0/2", "cosine when asked", "at the end"]
+    table = Table("", ["setting", "before training", "when asked", "outcome"], names)
+    word = {True: "learns", False: "sinks", None: "undecided"}
+    for o in outcomes:
+        above = foretold[o.label].learns_above
+        figures = [above, o.asked, o.last]
+        texts = ["-" if value is None else f"{value:.3f}" for value in figures]
+        table.add_row(o.label, word[o.says_untrained], word[o.says_asked], word[o.learned], *texts)
+    return table
