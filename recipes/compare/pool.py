@@ -35,6 +35,7 @@ def run_all(
     jobs: int,
     device: torch.device,
     on_poll: Callable[[set[PlannedRun]], None],
+    may_begin: Callable[[], bool] = lambda: True,
 ) -> str | None:
     """Run everything, `jobs` at a time, in order; returns when all have ended.
 
@@ -46,6 +47,7 @@ def run_all(
         jobs: how many at once; on a CPU they share its cores evenly.
         device: where.
         on_poll: called a few times a second with the runs that are running.
+        may_begin: whether another run may begin; once it may not, those that wait are left.
 
     Returns:
         The name of the signal that came, or None.
@@ -56,8 +58,8 @@ def run_all(
     told = False
     with StopRequest() as stop:
         try:
-            while running or (waiting and stop.signal_name is None):
-                while waiting and len(running) < jobs and stop.signal_name is None:
+            while running or (waiting and stop.signal_name is None and may_begin()):
+                while waiting and len(running) < jobs and stop.signal_name is None and may_begin():
                     run = waiting.pop(0)
                     running[run] = _start(run, device, threads)
                 if stop.signal_name is not None and not told:

@@ -5,6 +5,7 @@ was stopped; runs that are finished are not repeated.
 """
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -82,15 +83,15 @@ def run_map(
     runs = [run for run in plan_map(out) if run.label in foretold]
     todo = [run for run in runs if not read_result(run).done]
     say(console, f"{len(runs)} settings, {len(runs) - len(todo)} of them done before")
-    deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
+    deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
     screen = Screen(runs, console)
     try:
-        while todo and (deadline is None or time.monotonic() < deadline):
-            if run_all(todo[:jobs], jobs, device, screen.update):
-                return None
-            todo = todo[jobs:]
+        stopped = run_all(todo, jobs, device, screen.update, lambda: time.monotonic() < deadline)
     finally:
         screen.close()
+    if stopped:
+        say(console, f"stopped by {stopped}; the same command goes on")
+        return None
     results = [result for run in runs if (result := read_result(run)).done]
     outcomes = [outcome(result, foretold[result.run.label]) for result in results]
     seconds = sum(result.summary.seconds for result in results if result.summary)

@@ -117,7 +117,7 @@ def plot_phase(folders: Sequence[Path], path: Path) -> None:
         for i, run in enumerate(runs):
             _draw_path(axes[0], run, i)
             _draw_component(axes[1], run, i)
-        axes[0].legend(loc="upper left", fontsize=8)
+        figure.legend(handles=axes[0].lines[: len(LOSSES)], loc="outside upper center", ncols=3)
         if runs:
             axes[1].plot([], [], color=GREY, linestyle="--", label="predicted, nothing fitted")
             axes[1].set_xlabel("step")
