@@ -5,6 +5,7 @@
     options.py       HeadOptions: all that decides what a head computes and how
     functional.py    margin_loss: checks, the primitive, then plain autograd on B numbers
     interface/       what a backend computes        reference.py, chunked.py, gpu/: the backends
+    sgd.py           a step of SGD within a backward
     sampling.py      the same over a part of the classes
     sharded.py       the same with the class centres split over processes
     initial_loss.py  the loss to expect at the start        sinking.py: do all cosines fall together?
@@ -15,6 +16,7 @@ Imports only torch, nothing of the rest of the project.
 from fusedface.kernels.checks import NonFiniteInputError
 from fusedface.kernels.functional import margin_loss
 from fusedface.kernels.initial_loss import predicted_initial_loss
+from fusedface.kernels.interface.update import CentreUpdate
 from fusedface.kernels.margins import (
     LDAM,
     MARGINS,
@@ -56,6 +58,7 @@ __all__ = [
     "AdaFace",
     "ArcFace",
     "Batch",
+    "CentreUpdate",
     "Combined",
     "CosFace",
     "CurricularFace",

@@ -33,6 +33,7 @@ from fusedface.kernels.interface.primitive import (
     compute_dtype,
 )
 from fusedface.kernels.products import Products
+from fusedface.kernels.sgd import RowsSGD
 
 LOG2_E = math.log2(math.e)
 CHUNK_ELEMENTS = 2**19  # of y: four such tensors in float32 are 8 MB, which the last cache holds
@@ -120,15 +121,22 @@ class _ChunkedLse(torch.autograd.Function):
             d_x = project(d_x, sweep.x).mul_(sweep.inverse_norm_x[:, None])
             d_embeddings = d_x.to(embeddings.dtype)
         if ctx.needs_input_grad[1]:
-            d_weight = _weight_gradient(sweep, lse * LOG2_E, d_negatives)
-            _add_target_gradient(d_weight, sweep, d_target)
+            gradients = _chunk_gradients(sweep, lse * LOG2_E, d_negatives, d_target)
+            if ctx.spec.update is None:
+                d_weight = _written(gradients, weight)
+            else:
+                _apply(gradients, RowsSGD(weight, ctx.spec.update, d_negatives, d_target))
         return d_embeddings, d_weight, None, None, None, None
 
 
-def _weight_gradient(sweep: "_Sweep", lse: Tensor, d_negatives: Tensor) -> Tensor:
-    """d loss / d weight (C, D) through the negatives; `lse` (B,) in base 2."""
-    d_weight = torch.empty_like(sweep.weight)
-    x_negatives = sweep.x * d_negatives
+def _chunk_gradients(
+    sweep: "_Sweep", lse: Tensor, d_negatives: Tensor, d_target: Tensor
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """d loss / d weight, a chunk at a time: its first class, (K, D) but for a factor per row, (K, 1).
+
+    `lse` (B,) is in base 2. The next chunk overwrites nothing of it.
+    """
+    x_negatives, x_target = sweep.x * d_negatives, sweep.x * d_target
     for chunk in sweep.chunks():
         w, inverse = sweep.unit_centres(chunk)
         y = sweep.products(w, sweep.x_base2.T)  # [K, B], as what follows
@@ -138,17 +146,24 @@ def _weight_gradient(sweep: "_Sweep", lse: Tensor, d_negatives: Tensor) -> Tenso
         if lift is not None:
             q.addcmul_(q, lift)
         d_w = sweep.products.of_gradient(q, x_negatives)
-        torch.mul(project(d_w, w), inverse[:, None], out=d_weight[chunk.start : chunk.stop])
+        d_w.index_add_(0, chunk.columns, x_target[chunk.rows])
+        yield chunk.start, project(d_w, w), inverse[:, None]
+
+
+def _written(gradients: Iterator[tuple[int, Tensor, Tensor]], weight: Tensor) -> Tensor:
+    """All of them, (C, D)."""
+    d_weight = torch.empty_like(weight)
+    for start, d_w, factor in gradients:
+        torch.mul(d_w, factor, out=d_weight[start : start + len(d_w)])
     return d_weight
 
 
-def _add_target_gradient(d_weight: Tensor, sweep: "_Sweep", d_target: Tensor) -> None:
-    """Add what comes through the target cosines: to B rows of d_weight (C, D) at most."""
-    w, inverse = sweep.target_centres()
-    d_w = project(sweep.x * d_target, w).mul_(inverse[:, None])
-    classes, position = sweep.labels.clamp_min(0).unique(return_inverse=True)
-    total = d_weight[classes].to(sweep.dtype).index_add_(0, position, d_w)
-    d_weight[classes] = total.to(d_weight.dtype)
+def _apply(gradients: Iterator[tuple[int, Tensor, Tensor]], sgd: RowsSGD) -> None:
+    """A step of SGD on each chunk as soon as its gradient is there."""
+    if sgd.does_nothing:
+        return
+    for start, d_w, factor in gradients:
+        sgd.step(start, d_w.mul_(factor * sgd.unscale))
 
 
 class _Chunk(NamedTuple):

@@ -9,6 +9,7 @@ from torch import Tensor
 from fusedface.kernels.interface.primitive import compute_dtype
 
 WITHOUT_COMPILER = ("reference", "chunked")  # the backends that are always there
+WITH_UPDATE = ("chunked",)  # those that update the class centres in their backward
 _AVAILABLE = f"use one of auto, {', '.join(WITHOUT_COMPILER)}"
 
 
@@ -40,12 +41,21 @@ def choose(device: torch.device, dtype: torch.dtype) -> Choice:
     return Choice("triton", "fused kernels for CUDA devices")
 
 
-def pick_backend(name: str, embeddings: Tensor, weight: Tensor) -> str:
+def pick_backend(name: str, embeddings: Tensor, weight: Tensor, updates: bool = False) -> str:
     """The name of the backend to take; for "auto" see `choose`.
+
+    Args:
+        name: of one of them, or "auto".
+        embeddings: (B, D).
+        weight: (C, D).
+        updates: whether its backward is to update the class centres.
 
     Raises:
         ValueError: the backend is not available here. A backend that was asked for is never replaced.
     """
+    if updates:
+        check_updates(name)
+        return WITH_UPDATE[0]
     if name == "auto":
         name = choose(embeddings.device, compute_dtype(embeddings, weight)).backend
     if name in WITHOUT_COMPILER:
@@ -55,6 +65,15 @@ def pick_backend(name: str, embeddings: Tensor, weight: Tensor) -> str:
     if reason := without_triton():
         raise ValueError(f"backend='triton' needs Triton ({reason}): install it, or {_AVAILABLE}")
     return name
+
+
+def check_updates(name: str) -> None:
+    """Raise ValueError unless this backend, or "auto", can update the class centres in its backward."""
+    if name not in ("auto", *WITH_UPDATE):
+        listed = " or ".join(WITH_UPDATE)
+        raise ValueError(
+            f"backend={name!r} has no update of the class centres in its backward, use {listed}"
+        )
 
 
 def pick_precision(name: str, device: torch.device) -> str:

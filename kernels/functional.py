@@ -16,6 +16,7 @@ from fusedface.kernels import checks, chunked, output, reference, sampling, shar
 from fusedface.kernels.dispatch import pick_backend, pick_precision
 from fusedface.kernels.interface.negatives import NegativeStats
 from fusedface.kernels.interface.primitive import Backend, Spec, compute_dtype, target_cosine
+from fusedface.kernels.interface.update import CentreUpdate
 from fusedface.kernels.interface.whole import Call, Whole
 from fusedface.kernels.margins import Batch, Margin, State, form_of
 from fusedface.kernels.options import HeadOptions, head_options
@@ -31,6 +32,7 @@ def margin_loss(
     state: State | None = None,
     training: bool = False,
     process_group: sharded.Group | None = None,
+    update: CentreUpdate | None = None,
     **options: Any,
 ) -> MarginOutput:
     """Margin-softmax cross-entropy between normalised embeddings and class centres.
@@ -50,6 +52,7 @@ def margin_loss(
             every rank; the output is that of the whole batch, in the order of the ranks. The gradient of
             `weight` is that of `loss`, the gradient of `embeddings` N times that, as
             DistributedDataParallel averages over the ranks.
+        update: a step of SGD that the backward makes on `weight`, in place; it gets no gradient then.
         options: the fields of `HeadOptions` by name, such as `backend="chunked"`.
 
     Raises:
@@ -64,13 +67,17 @@ def margin_loss(
     precision = pick_precision(chosen.precision, embeddings.device)
     is_sampled = training and chosen.sample_rate < 1.0
     training = training and not _is_recomputed()
-    run = _backend(pick_backend(chosen.backend, embeddings, weight))
+    run = _backend(pick_backend(chosen.backend, embeddings, weight, update is not None))
     ranks, num_classes, first_class = None, len(weight), 0
     if process_group is not None:
         ranks = sharded.meet(embeddings, weight, state, training, process_group)
         embeddings, labels = ranks.gather(embeddings, labels)
         num_classes, first_class = ranks.num_classes, ranks.first_class
     if is_sampled:
+        if update is not None:
+            raise ValueError(
+                "sample_rate below 1 and a fused update do not go together: leave out one"
+            )
         sampling.check_sample_rate(chosen.sample_rate, len(labels), num_classes)
         run = sampling.over(
             run,
@@ -80,14 +87,16 @@ def margin_loss(
         )
     if ranks is not None:
         run = ranks.over(run)
-    if run.whole is not None:
+    if run.whole is not None and update is None:
         call = _call(chosen, training, precision)
         states = [state[name] for name in chosen.margin.initial_state()]
         if call is not None and all(_is_number_on(embeddings.device, value) for value in states):
             return _whole_loss(run.whole, embeddings, weight, labels, chosen, state, call)
     checks.check_values(embeddings, labels, state, num_classes, chosen.ignore_index)
     with torch.autocast(embeddings.device.type, enabled=False):
-        return _margin_loss(embeddings, weight, labels, chosen, state, training, precision, run)
+        return _margin_loss(
+            embeddings, weight, labels, chosen, state, training, precision, run, update
+        )
 
 
 def _margin_loss(
@@ -99,6 +108,7 @@ def _margin_loss(
     training: bool,
     precision: str,
     run: Backend,
+    update: CentreUpdate | None,
 ) -> MarginOutput:
     margin = options.margin
     valid = labels != options.ignore_index
@@ -114,7 +124,7 @@ def _margin_loss(
         # Above infinity no negative is hard: an ignored row counts in no statistics.
         threshold = margin.threshold(before, used).masked_fill(ignored, torch.inf)
 
-    spec = Spec(margin.s, margin.reweighting(used), precision)
+    spec = Spec(margin.s, margin.reweighting(used), precision, update)
     cos_y, lse, stats = run.cosine_lse(embeddings, weight, labels, threshold, spec)
     checks.check_centres(cos_y, lse, weight)
 

@@ -107,9 +107,9 @@ def draw(count: int, num_classes: int, labels: Tensor, sample: Sample) -> Tensor
 
 def _take(weight: Tensor, kept: Tensor) -> Tensor:
     """The rows (K, D) of weight (C, D); its gradient is sparse where it is a leaf."""
-    take = cast(Callable[[Tensor, Tensor], Tensor], _Rows.apply)
+    take = _Rows.apply
     if torch.compiler.is_compiling():
-        take = torch.compiler.disable(take)
+        take = cast(Callable[[Tensor, Tensor], Tensor], torch.compiler.disable(take))
     return take(weight, kept)
 
 

@@ -16,8 +16,10 @@ from fusedface.kernels import (
     cosines,
     margin_loss,
 )
+from fusedface.kernels.dispatch import check_updates
 from fusedface.kernels.options import head_options
 from fusedface.models.class_shard import ClassShard, draw_rows
+from fusedface.models.fused_update import FusedUpdate
 
 # Of the class centres, as the official CurricularFace and insightface heads have it.
 INITIAL_STD = 0.01
@@ -74,6 +76,7 @@ class MarginHead(nn.Module):
             self.shard.check_same((embedding_dim, num_classes, str(self.options)))
         self.classes = range(num_classes) if self.shard is None else self.shard.classes
         self.weight = nn.Parameter(torch.empty(len(self.classes), embedding_dim, device=device))
+        self.fused: FusedUpdate | None = None
         self._register_state()
         self.reset_parameters()
 
@@ -123,8 +126,38 @@ class MarginHead(nn.Module):
 
         return super()._apply(moved, recurse)
 
+    def fuse(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        momentum_dtype: torch.dtype | None = None,
+    ) -> FusedUpdate:
+        """Have each backward in training mode update the class centres, as `optimizer` would.
+
+        They get no gradient then, and `optimizer.step()` passes them over. Every backward is a step:
+        gradients of several batches cannot be added up (docs/scaling.md).
+
+        Args:
+            optimizer: torch.optim.SGD with the class centres in it; its settings and its momentum are used.
+            scaler: the gradient scaler of the loss, if there is one.
+            momentum_dtype: such as bfloat16, for half the memory; that of the class centres if left out.
+
+        Returns:
+            What does it, with a `skip` flag on the device; it is `fused` of the head, and None to end it.
+
+        Raises:
+            TypeError, ValueError: as `FusedUpdate`; or the backend cannot, or classes are sampled.
+        """
+        check_updates(self.options.backend)
+        if self.options.sample_rate < 1.0:
+            raise ValueError("sampled class centres (sample_rate below 1) have no fused update")
+        self.fused = FusedUpdate(optimizer, self.weight, scaler, momentum_dtype)
+        return self.fused
+
     def forward(self, embeddings: Tensor, labels: Tensor) -> MarginOutput:
         """Loss and statistics of a batch; see `margin_loss` for shapes, dtypes and errors."""
+        learns = self.training and torch.is_grad_enabled()
         return margin_loss(
             embeddings,
             self.weight,
@@ -133,6 +166,7 @@ class MarginHead(nn.Module):
             state=self.state,
             training=self.training,
             process_group=None if self.shard is None else self.shard.group,
+            update=self.fused.next() if self.fused is not None and learns else None,
         )
 
     def full_state_dict(self) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
-from sampling_cases import SAMPLING
+from centre_cases import CENTRES
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -520,4 +520,4 @@ CASES = {"truths": truths} | {f"training {name}": trained(name) for name in MARG
         few_classes, ignored, reductions, without_direction, half_precision, evaluation, one_process,
         functional, new_class_centres, state_dicts, mistakes, bytes_sent,
     )
-} | SAMPLING  # fmt: skip
+} | CENTRES  # fmt: skip

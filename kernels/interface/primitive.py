@@ -14,16 +14,20 @@ from torch import Tensor
 
 from fusedface.kernels.interface.negatives import NegativeStats, Reweighting
 from fusedface.kernels.interface.normalisation import inverse_norms, min_norm
+from fusedface.kernels.interface.update import CentreUpdate
 from fusedface.kernels.interface.whole import Whole
 
 
 @dataclass(frozen=True)
 class Spec:
-    """All that is not a tensor of B or C numbers: the scale, N of a hard negative, operand precision."""
+    """What is neither embeddings nor labels: the scale, N of a hard negative, operand precision."""
 
     scale: float
     hard: Reweighting
     precision: str = "float32"
+    update: CentreUpdate | None = None
+    """Backends that can (`dispatch.WITH_UPDATE`) change the class centres in their backward, which
+    gives them no gradient then."""
 
 
 class CosineLse(NamedTuple):

@@ -56,6 +56,8 @@ class Optim:
     """Of the convolutions."""
     weight_decay_head: float = 4e-4
     """Of the backbone's embedding layers and of the class centres."""
+    fuse_centres: bool = False
+    """With "sgd": class centres learn within the backward, chunk by chunk: no memory for a gradient."""
     clip_norm: float = 5.0
     """Largest norm of the backbone's gradient, longer ones are shortened to it; 0 is off."""
 
@@ -65,6 +67,8 @@ class Optim:
             fits = 0.0 < self.lr_head < float("inf")
             require("optim.lr_head", self.lr_head, fits, "positive and finite")
         require_choice("optim.kind", self.kind, get_args(Optimizer))
+        if self.fuse_centres and self.kind != "sgd":
+            raise ValueError(f"optim.fuse_centres needs optim.kind 'sgd', got {self.kind!r}")
         require("optim.beta2", self.beta2, 0.0 < self.beta2 < 1.0, "in (0, 1)")
         rule = "at least 2, for batch normalisation"
         require("optim.batch_size", self.batch_size, self.batch_size >= 2, rule)

@@ -61,6 +61,8 @@ def build_optimizer(
         adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.momentum, optim.beta2))
         return update_only_sampled(adamw)
     sgd = torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=True)
+    if optim.fuse_centres:
+        head.fuse(sgd)
     return update_only_sampled(sgd)
 
 

@@ -81,6 +81,8 @@ class Learner:
         self.processes = processes or Processes()
         self.distiller = distiller
         self.scaler = grad_scaler(precision, self.processes)
+        if head.fused is not None:
+            head.fused.scaler = self.scaler
         self.average = WeightAverage(model, ema) if ema else None
         self._replica = replicate(model, self.processes)
         for stage in losses.stages:  # a checkpoint holds the state of all of them, from the start
@@ -151,6 +153,8 @@ class Learner:
         trained = [] if is_frozen else self.model.parameters()
         norm = nn.utils.clip_grad_norm_(trained, self.limit).to(device)
         head_norm = self.processes.norm(_gradient(self.head.weight))
+        if self.head.fused is not None:  # they have learned already
+            head_norm = torch.full_like(head_norm, math.nan)
         self.meter.add(out, norm, head_norm, {} if lesson is None else lesson.figures())
         if device.type == "cpu":  # reading the loss is free here, so the weights stay good
             self.check_finite()

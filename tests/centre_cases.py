@@ -1,4 +1,4 @@
-"""Class sampling on several processes; each case runs in all of them, as those of sharded_cases.py."""
+"""Class sampling and fused updates on several processes, each of which runs each case."""
 
 import math
 
@@ -83,4 +83,28 @@ def small_shards(rank, num_ranks):
         head(embeddings.chunk(num_ranks)[rank], labels.chunk(num_ranks)[rank])
 
 
-SAMPLING = {"sampled " + case.__name__: case for case in (every_margin, small_shards)}
+def fused(rank, num_ranks):
+    """Class centres learn in the backward of each rank as those of one process by its optimiser."""
+    own = classes_of(CLASSES, rank, num_ranks)
+    weights = []
+    for group in (None, "world"):
+        torch.manual_seed(0)
+        head = MarginHead(DIM, CLASSES, CurricularFace(s=16.0), process_group=group).double()
+        optimizer = torch.optim.SGD(
+            head.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1
+        )
+        if group:
+            head.fuse(optimizer)
+        for step in range(3):
+            rows, _, labels = inputs(ROWS, CLASSES, DIM, seed=step, dtype=torch.float64)
+            if group:
+                rows, labels = rows.chunk(num_ranks)[rank], labels.chunk(num_ranks)[rank]
+            optimizer.zero_grad()
+            head(rows, labels).loss.backward()
+            optimizer.step()
+        weights.append(head.weight.detach())
+    assert relative(weights[1], weights[0][own.start : own.stop]) < 1e-9
+    assert head.weight.grad is None
+
+
+CENTRES = {"class centres: " + case.__name__: case for case in (every_margin, small_shards, fused)}

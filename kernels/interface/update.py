@@ -1,0 +1,38 @@
+"""A step of SGD that a backward makes itself, on the class centres of one chunk after the other.
+
+Neither a gradient of size C x D nor a pass over all class centres afterwards is needed then.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CentreUpdate:
+    """SGD as torch.optim.SGD has it, without dampening; all tensors are on the device of the class centres.
+
+    Class centres and momentum are float32 or float64, or bfloat16, to which they are rounded by chance: up
+    or down with the probability that makes the expectation right.
+    """
+
+    momentum_buffer: Tensor | None
+    """(C, D), changed in place; None with momentum 0."""
+    lr: Tensor
+    """0-d, the learning rate."""
+    loss_scale: Tensor
+    """0-d, what the loss is multiplied with before its backward."""
+    skip: Tensor
+    """0-d bool, whether nothing is to change; as where the upstream gradient is not finite."""
+    seed: Tensor
+    """0-d int64, of the rounding in this step."""
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+
+
+def check_dtype(name: str, dtype: torch.dtype) -> None:
+    """Raise TypeError unless numbers of this dtype can be updated: float16 has too small a range."""
+    if dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        raise TypeError(f"{name} must be float32, float64 or bfloat16 to be updated, got {dtype}")

@@ -1,0 +1,91 @@
+"""SGD on the class centres within the backward: what it needs in each step, from an ordinary optimiser."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedface.kernels import CentreUpdate
+from fusedface.kernels.interface.update import check_dtype
+from fusedface.kernels.sampling import LARGEST
+
+BUFFER = "momentum_buffer"  # as torch.optim.SGD calls it
+
+
+class FusedUpdate:
+    """The step that the next backward makes on the class centres.
+
+    Learning rate, momentum, Nesterov and weight decay are those of the optimiser's group when the forward
+    runs; the momentum is in the optimiser's state, so that it is saved and loaded as ever.
+
+    Args:
+        optimizer: has `weight` in one of its groups.
+        weight: the class centres (C, D).
+        scaler: that scales the loss, if one does.
+        momentum_dtype: of the momentum; that of the class centres if left out.
+
+    Attributes:
+        skip: 0-d bool on the device, whether steps change nothing; to be set in place.
+
+    Raises:
+        TypeError: the optimiser is not torch.optim.SGD, or a dtype cannot be updated.
+        ValueError: it does not have these class centres, or has a setting that is not known here.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        weight: Tensor,
+        scaler: torch.amp.GradScaler | None = None,
+        momentum_dtype: torch.dtype | None = None,
+    ) -> None:
+        if not isinstance(optimizer, torch.optim.SGD):
+            raise TypeError(
+                f"class centres are updated in the backward by torch.optim.SGD only, got {type(optimizer)}"
+            )
+        self.optimizer, self.weight, self.scaler = optimizer, weight, scaler
+        self.momentum_dtype = momentum_dtype or weight.dtype
+        check_dtype("the class centres", weight.dtype)
+        check_dtype("momentum_dtype", self.momentum_dtype)
+        group = self._group()
+        if unknown := [name for name in ("dampening", "maximize") if group[name]]:
+            raise ValueError(f"the update of class centres in the backward knows no {unknown[0]}")
+        self.skip = torch.zeros((), dtype=torch.bool, device=weight.device)
+        if group["momentum"]:
+            self._momentum()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """None: a copy of a head has class centres of its own, which this optimiser does not know."""
+
+    def next(self) -> CentreUpdate:
+        """What the backward of a forward that runs now will do; takes a number from torch's generator."""
+        group, device = self._group(), self.weight.device
+        one = torch.ones((), device=device, dtype=torch.float64)
+        scaled = self.scaler is not None and self.scaler.is_enabled()
+        return CentreUpdate(
+            momentum_buffer=self._momentum() if group["momentum"] else None,
+            lr=one * group["lr"],
+            loss_scale=self.scaler.scale(one) if scaled else one,  # pyright: ignore[reportOptionalMemberAccess]
+            skip=self.skip,
+            seed=torch.randint(LARGEST, (), device=device),
+            momentum=group["momentum"],
+            nesterov=group["nesterov"],
+            weight_decay=group["weight_decay"],
+        )
+
+    def _group(self) -> dict[str, Any]:
+        """The optimiser's group with the class centres."""
+        for group in self.optimizer.param_groups:
+            if any(parameter is self.weight for parameter in group["params"]):
+                return group
+        raise ValueError("the optimiser must have the head's class centres among its parameters")
+
+    def _momentum(self) -> Tensor:
+        """Zeros at first, as if there had been steps without a gradient; of the wanted dtype."""
+        state = self.optimizer.state[self.weight]
+        buffer = state.get(BUFFER)
+        if buffer is None:
+            buffer = torch.zeros_like(self.weight, dtype=self.momentum_dtype)
+        # `load_state_dict` gives it the dtype of the parameter; bfloat16 loses nothing on the way.
+        state[BUFFER] = buffer.to(self.momentum_dtype)
+        return state[BUFFER]
