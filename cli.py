@@ -23,6 +23,7 @@ try:
     import fusedface
     from fusedface.commands import bench, data, doctor, evaluate, export, faces, plot, recipe
     from fusedface.recipes.host.terminal import bounded, print_error, visible
+    from fusedface.recipes.host.watch import speaks
 except ModuleNotFoundError as error:
     sys.exit(MISSING.format(error))
 if find_spec("torch") is None:  # imported by the commands that compute, so that help comes at once

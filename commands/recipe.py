@@ -80,7 +80,7 @@ def recipe_run(
     device: DeviceOption = None,
 ) -> None:
     """Train, verify, and leave a run directory with everything in it."""
-    from fusedface.recipes.host.processes import is_shared
+    from fusedface.recipes.host.torchrun import is_shared
     from fusedface.recipes.run import run_recipe
 
     if is_shared() and out is None:
@@ -153,7 +153,7 @@ def recipe_compare(
     from fusedface.recipes.compare.compare import compare
     from fusedface.recipes.compare.protocols import PAPER_SET, get_protocol, with_settings
     from fusedface.recipes.compare.results import FAILED
-    from fusedface.recipes.host.processes import is_shared
+    from fusedface.recipes.host.torchrun import is_shared
     from fusedface.recipes.run import pick_device
 
     if is_shared():

@@ -20,8 +20,9 @@ from fusedface.recipes.configuration.loss_stages import Stage, stages_of
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import to_dict
 from fusedface.recipes.host.device import pick_device
-from fusedface.recipes.host.processes import Processes, joined, own_device
+from fusedface.recipes.host.processes import Processes, joined
 from fusedface.recipes.host.terminal import say
+from fusedface.recipes.host.torchrun import own_device
 from fusedface.recipes.resume import finished_before, load_newest, what_is_left
 from fusedface.recipes.run_directory.closing import print_summary
 from fusedface.recipes.run_directory.directory import RunDirectory

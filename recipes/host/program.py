@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fusedface.recipes.host.processes import is_shared
+from fusedface.recipes.host.torchrun import is_shared
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder of cli.py: of a checkout, or of the installed package."""

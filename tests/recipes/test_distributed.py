@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from fusedface import cli
 from fusedface.recipes.configuration.settings import to_toml
-from fusedface.recipes.host import processes
+from fusedface.recipes.host import watch
+from fusedface.recipes.host.torchrun import own_device
 from fusedface.recipes.run import run_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -111,8 +112,8 @@ def test_a_killed_process_is_named_and_ends_the_others(tmp_path):
 
 def test_an_error_of_all_is_said_once(monkeypatch):
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    processes._store.cache_clear()
-    assert processes.speaks(ValueError("one process"))
+    watch._store.cache_clear()
+    assert watch.speaks(ValueError("one process"))
     for name, value in {
         "WORLD_SIZE": 3,
         "MASTER_ADDR": "127.0.0.1",
@@ -122,24 +123,24 @@ def test_an_error_of_all_is_said_once(monkeypatch):
     said = []
     for rank in (2, 0, 1, 2):
         monkeypatch.setenv("RANK", str(rank))
-        said.append(processes.speaks(ValueError("the same mistake")))
-    processes._store.cache_clear()
+        said.append(watch.speaks(ValueError("the same mistake")))
+    watch._store.cache_clear()
     assert said == [True, False, False, True]
 
 
 def test_what_torchrun_does_not_fit(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert processes.own_device(torch.device("cpu")) == torch.device("cpu")
+    assert own_device(torch.device("cpu")) == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert processes.own_device(torch.device("cuda")) == torch.device("cuda", 1)
+    assert own_device(torch.device("cuda")) == torch.device("cuda", 1)
     with pytest.raises(ValueError, match="--device cuda, not cuda:0"):
-        processes.own_device(torch.device("cuda:0"))
+        own_device(torch.device("cuda:0"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="process 1 of this machine has no GPU, there are 1"):
-        processes.own_device(torch.device("cuda"))
+        own_device(torch.device("cuda"))
     with pytest.raises(ValueError, match="not on mps"):
-        processes.own_device(torch.device("mps"))
+        own_device(torch.device("mps"))
     for command, words in ((["run", "mobilefacenet"], "--out"), (["compare"], "without torchrun")):
         result = CliRunner().invoke(cli.app, ["recipe", *command])
         assert isinstance(result.exception, ValueError)

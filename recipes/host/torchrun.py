@@ -1,0 +1,33 @@
+"""What torchrun says of this process."""
+
+import os
+
+import torch
+
+
+def is_shared() -> bool:
+    """Whether torchrun has started this process, with others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The device of this process, when a user has asked for one of this kind.
+
+    Raises:
+        ValueError: there is none for it.
+    """
+    if not is_shared() or device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise ValueError(f"several processes train on cpu or cuda, not on {device.type}")
+    if device.index is not None:
+        raise ValueError(
+            f"under torchrun each process has a GPU of its own: --device cuda, not {device}"
+        )
+    local, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= found:
+        raise ValueError(
+            f"process {local} of this machine has no GPU, there are {found}: start no more with "
+            "--nproc-per-node, or train with --device cpu"
+        )
+    return torch.device("cuda", local)
