@@ -23,7 +23,6 @@ try:
     import fusedface
     from fusedface.commands import bench, data, doctor, evaluate, export, faces, plot, recipe
     from fusedface.recipes.host.terminal import bounded, print_error, visible
-    from fusedface.recipes.host.watch import speaks
 except ModuleNotFoundError as error:
     sys.exit(MISSING.format(error))
 if find_spec("torch") is None:  # imported by the commands that compute, so that help comes at once
@@ -103,7 +102,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        from fusedface.recipes.host.processes import speaks
+        from fusedface.recipes.host.watch import speaks
 
         if speaks(error):
             print_error(error)

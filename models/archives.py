@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+FORMAT, VERSION = "fusedface-checkpoint", 1  # entries of a checkpoint of this project
 ZIP_MAGIC = b"PK"
 METADATA = "fusedface"  # entry of a safetensors file's metadata: JSON of all but the tensors
 

@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fusedface.models.archives import read_archive
+from fusedface.models.archives import FORMAT, VERSION, read_archive
 from fusedface.models.backbone import MAX_EMBEDDING_DIM, Backbone
 from fusedface.models.layouts import LAYOUTS, Layout
 from fusedface.models.preprocessing import Preprocessing
 from fusedface.models.registry import create
 
-FORMAT = "fusedface-checkpoint"
-VERSION = 1
 MAX_LISTED = 8  # names of each kind in an error message
 
 

@@ -1,24 +1,102 @@
-"""How a run goes on from what its directory holds: its newest checkpoint, if it is of this recipe."""
+"""When a run may begin in a directory, and how it goes on from what the directory holds."""
 
-from functools import partial
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from fusedface.data import changed_images
+from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.configuration.settings import changed_settings, from_dict, read_recipe
+from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.host.terminal import say
 from fusedface.recipes.run_directory.directory import RECIPE, RunDirectory
+from fusedface.recipes.run_directory.files import TEMPORARY
 from fusedface.recipes.run_directory.summary import Summary
-from fusedface.recipes.training.agreement import check_same_step
-from fusedface.recipes.training.checkpoint import CheckpointFolder
-from fusedface.recipes.training.trainer import Trainer
+from fusedface.recipes.training.checkpoint import Checkpoint
+from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
+from fusedface.recipes.training.display import Display
 
 
-def finished_before(directory: RunDirectory, console: Console) -> Summary | None:
+@dataclass(frozen=True)
+class Reuse:
+    """On what terms a run may have a directory that is not empty.
+
+    Args:
+        directory: of the run.
+        resume: whether a run that is already there goes on.
+        allow_change: settings, or groups of them, that may differ from those it was begun with.
+    """
+
+    directory: RunDirectory
+    resume: bool = False
+    allow_change: Collection[str] = ()
+
+    def check(self, recipe: Recipe) -> list[str]:
+        """How a recipe differs from the one in the directory, all of it allowed.
+
+        Raises:
+            ValueError: the folder is not empty and `resume` is off; or it holds no run, or one of another
+                recipe.
+        """
+        folder, found = self.directory.folder, self.directory.found()
+        if found and not self.resume:
+            raise ValueError(
+                f"{folder} is not empty; add --resume to go on with the run in it, or choose another --out"
+            )
+        # A run that was killed within its first moments has left nothing but a half-written recipe.
+        if found <= {RECIPE + TEMPORARY}:
+            return []
+        path = self.directory.recipe
+        if not path.is_file():
+            raise ValueError(
+                f"{folder} holds no run: there is no {RECIPE} in it; choose another --out"
+            )
+        return self.changes(recipe, read_recipe(path), path)
+
+    def changes(self, recipe: Recipe, other: Recipe, where: Path) -> list[str]:
+        """How a recipe differs from the one that `where` was written under.
+
+        Raises:
+            ValueError: in a setting that may not change; each such setting is named with both values.
+        """
+        changed = changed_settings(recipe, other)
+        refused = [line for key, line in changed.items() if not self.may_change(key)]
+        if refused:
+            allowed = " ".join(f"--allow-change {key}" for key in changed)
+            raise ValueError(
+                f"{where} is of another recipe. The settings differ in:\n  "
+                + "\n  ".join(refused)
+                + f"\nGo on with those that it was begun with, or accept the change with {allowed}: the "
+                "run then records it, with the step"
+            )
+        return list(changed.values())
+
+    def changes_since(self, checkpoint: Checkpoint, recipe: Recipe) -> list[str]:
+        """The same, from the recipe of a checkpoint."""
+        values = checkpoint.recipe()
+        try:
+            other = from_dict(values)
+        except ValueError as error:
+            raise checkpoint.unusable(f"its recipe cannot be read: {error}") from None
+        return self.changes(recipe, other, checkpoint.path)
+
+    def may_change(self, key: str) -> bool:
+        """Whether a setting may differ from the one the run was begun with."""
+        return any(key == name or key.startswith(f"{name}.") for name in self.allow_change)
+
+
+def finished_before(reuse: Reuse, recipe: Recipe, console: Console) -> Summary | None:
     """The summary of a run that has come to its end with this recipe, else None.
 
     A damaged summary is written again, from what the run itself holds.
+
+    Raises:
+        ValueError: the run may not have the directory, see `Reuse.check`.
     """
+    directory, changes = reuse.directory, reuse.check(recipe)
     try:
         summary = directory.read_summary()
     except ValueError as error:
@@ -26,10 +104,9 @@ def finished_before(directory: RunDirectory, console: Console) -> Summary | None
         return None
     if summary is None or not summary.finished:
         return None
-    changes = directory.changes
     checkpoint, _ = CheckpointFolder(directory.checkpoints, 1).newest()
     if checkpoint is not None:
-        changes = directory.check_recipe(checkpoint.recipe(), checkpoint.path)
+        changes = reuse.changes_since(checkpoint, recipe)
     if changes:
         raise ValueError(
             f"{directory.folder} has finished with other settings, which cannot be changed any more; "
@@ -38,56 +115,67 @@ def finished_before(directory: RunDirectory, console: Console) -> Summary | None
     return summary
 
 
-def load_newest(directory: RunDirectory, trainer: Trainer) -> bool:
-    """Load the newest good checkpoint; whether there is one.
+def newest_checkpoint(
+    reuse: Reuse,
+    recipe: Recipe,
+    checkpoints: CheckpointFolder,
+    processes: Processes,
+    display: Display,
+) -> tuple[Checkpoint | None, list[str]]:
+    """What a run goes on from, and what has changed since; None where it begins.
 
     Raises:
         ValueError: it was trained with another recipe or on other images, or an entry is damaged.
     """
-    display, checkpoints = trainer.display, trainer.checkpoints
-    processes = trainer.processes
     processes.from_first(checkpoints.remove_partial)
     checkpoint, problems = processes.together(checkpoints.newest)
-    check_same_step(None if checkpoint is None else checkpoint.content["step"], processes)
+    _check_same_step(None if checkpoint is None else checkpoint.content["step"], processes)
     for problem in problems:
         display.note(f"skipped a checkpoint: {problem}")
-    changes = directory.changes
-    if checkpoint is not None:
-        changes = directory.check_recipe(checkpoint.recipe(), checkpoint.path)
-        now = checkpoints.entries["data"]
-        changes += _data_changes(directory, checkpoint.content.get("data"), now)
-        processes.together(partial(trainer.load, checkpoint))
-        display.note(f"going on after step {trainer.progress.step} of {trainer.status.num_steps}")
-    if changes:
-        step = trainer.progress.step
-        trainer.progress.recipe_changes.append({"step": step, "changes": changes})
-        for line in changes:
-            display.note(f"changed after step {step}: {line}")
-        if checkpoint is not None:
-            trainer.save(best=False)  # recorded before a step is made with other settings
-    return checkpoint is not None
+    if checkpoint is None:
+        return None, []
+    changes = reuse.changes_since(checkpoint, recipe)
+    now = checkpoints.entries["data"]
+    return checkpoint, changes + _data_changes(reuse, checkpoint.content.get("data"), now)
 
 
-def _data_changes(directory: RunDirectory, before: object, now: dict[str, Any]) -> list[str]:
+def _data_changes(reuse: Reuse, before: object, now: dict[str, Any]) -> list[str]:
     """What is to be recorded of images that have changed, if they may."""
     changed = changed_images(before, now)
     if changed is None:
         return []
-    if not directory.may_change("data.source"):
+    if not reuse.may_change("data.source"):
         raise ValueError(
-            f"the training images have changed since the run in {directory.folder} was begun: {changed}. "
-            "The run would not go on with those it has learned from; restore them, begin again in another "
-            "--out, or accept and record the change with --allow-change data.source"
+            f"the training images have changed since the run in {reuse.directory.folder} was begun: "
+            f"{changed}. The run would not go on with those it has learned from; restore them, begin again "
+            "in another --out, or accept and record the change with --allow-change data.source"
         )
     return [f"the training images: {changed}"]
 
 
-def what_is_left(directory: RunDirectory, trainer: Trainer) -> str:
-    """How far a run that broke off is kept, and what to type to go on."""
-    if not (directory.folder / RECIPE).is_file():
-        if trainer.progress.step == 0:
+def _check_same_step(step: int | None, processes: Processes) -> None:
+    """Raise ValueError, on every rank, unless all have found the same newest checkpoint."""
+    steps = processes.gather(step)
+    for rank, other in enumerate(steps):
+        if other != steps[0]:
+            found = ["no checkpoint" if s is None else f"that of step {s}" for s in steps]
+            raise ValueError(
+                f"the newest checkpoint is {found[0]} on rank 0 and {found[rank]} on rank {rank}: the run "
+                "directory must be the same for all processes, on a file system that their machines share"
+            )
+
+
+def what_is_left(directory: RunDirectory, step: int, saved: int | None) -> str:
+    """How far a run that broke off is kept, and what to type to go on.
+
+    Args:
+        directory: of the run.
+        step: how far it was.
+        saved: the step of its newest checkpoint; None without one.
+    """
+    if not directory.recipe.is_file():
+        if step == 0:
             return "Nothing was trained; with that mended, run the same command again"
         return f"{directory.folder} was deleted under the run: nothing is left of it to go on with"
-    step = trainer.checkpoints.last_step()
-    kept = "No checkpoint is left" if step is None else f"The run is kept up to step {step}"
+    kept = "No checkpoint is left" if saved is None else f"The run is kept up to step {saved}"
     return f"{kept}; with that mended, go on with: {directory.resume_command()}"

@@ -1,29 +1,25 @@
 """run_recipe: from a recipe and a folder to a trained network and its summary."""
 
-import math
 import time
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
-from fusedface.data import FaceDataset, FaceSource, fingerprint
-from fusedface.kernels import check_sample_rate, predicted_initial_loss
+from fusedface.data import FaceDataset, fingerprint
+from fusedface.kernels import predicted_initial_loss
 from fusedface.models import Backbone, MarginHead, StartingPoint
 from fusedface.recipes.configuration.faces import SYNTHETIC
-from fusedface.recipes.configuration.loss_stages import Stage, stages_of
 from fusedface.recipes.configuration.recipe import Recipe
-from fusedface.recipes.configuration.settings import to_dict
+from fusedface.recipes.configuration.settings import to_dict, to_toml
 from fusedface.recipes.host.device import pick_device
 from fusedface.recipes.host.processes import Processes, joined
 from fusedface.recipes.host.terminal import say
 from fusedface.recipes.host.torchrun import own_device
-from fusedface.recipes.resume import finished_before, load_newest, what_is_left
+from fusedface.recipes.resume import Reuse, finished_before, newest_checkpoint, what_is_left
 from fusedface.recipes.run_directory.closing import print_summary
 from fusedface.recipes.run_directory.directory import RunDirectory
 from fusedface.recipes.run_directory.environment import (
@@ -36,24 +32,14 @@ from fusedface.recipes.run_directory.metrics import MetricsLog, NoLog, read_metr
 from fusedface.recipes.run_directory.summary import Summary, print_verification
 from fusedface.recipes.run_directory.verdict import Judgement, judge
 from fusedface.recipes.training.agreement import check_same_faces, check_same_recipe
-from fusedface.recipes.training.checkpoint import CheckpointFolder
+from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.display import Display, Status, make_display
-from fusedface.recipes.training.distillation import make_distiller
 from fusedface.recipes.training.faces import Faces, open_faces
-from fusedface.recipes.training.optim import build_optimizer
+from fusedface.recipes.training.parts import make_learner, make_plan
 from fusedface.recipes.training.precision import Precision, pick_precision
-from fusedface.recipes.training.replicas import synchronise
-from fusedface.recipes.training.schedule import (
-    Batches,
-    LearningRate,
-    LossSchedule,
-    Timetable,
-    num_steps,
-)
+from fusedface.recipes.training.schedule import Plan
 from fusedface.recipes.training.seeding import seed_everything
 from fusedface.recipes.training.starting import place_centres, read_start
-from fusedface.recipes.training.step import Learner
-from fusedface.recipes.training.teacher import open_teacher
 from fusedface.recipes.training.trainer import End, Trainer
 from fusedface.recipes.training.watch import SinkingWatch
 
@@ -102,10 +88,9 @@ def run_recipe(
     if not processes.is_first:
         console = Console(quiet=True)
     check_same_recipe(recipe, processes)
-    named = None if device is None else str(device)
-    directory, earlier = processes.from_first(
-        lambda: _open(RunDirectory(Path(out), recipe, resume, allow_change, named), console)
-    )
+    directory = RunDirectory(Path(out), None if device is None else str(device))
+    reuse = Reuse(directory, resume, allow_change)
+    earlier = processes.from_first(lambda: finished_before(reuse, recipe, console))
     if earlier is not None:
         say(console, f"{out} has already finished: nothing to resume")
         print_verification(earlier, console)
@@ -113,7 +98,7 @@ def run_recipe(
     precision = pick_precision(recipe.train.precision, target)
     display = make_display(console)
     try:
-        summary = _train(recipe, directory, precision, display, processes)
+        summary = _train(recipe, reuse, precision, display, processes)
     finally:
         display.close()
     if processes.is_first:
@@ -121,20 +106,12 @@ def run_recipe(
     return summary
 
 
-def _open(directory: RunDirectory, console: Console) -> tuple[RunDirectory, Summary | None]:
-    """A run directory, and the summary of a run that has come to its end in it."""
-    return directory, finished_before(directory, console)
-
-
 def _train(
-    recipe: Recipe,
-    directory: RunDirectory,
-    precision: Precision,
-    display: Display,
-    processes: Processes,
+    recipe: Recipe, reuse: Reuse, precision: Precision, display: Display, processes: Processes
 ) -> Summary:
     """Build everything, then have the directory for this run and run in it."""
     began = time.perf_counter()
+    directory = reuse.directory
     seed_everything(recipe.train.seed)
     model = recipe.backbone.build()
     preparation, device = model.preprocessing, precision.device
@@ -143,22 +120,30 @@ def _train(
     )
     entries = _entries(recipe, faces)
     check_same_faces(entries["data"], processes)
-    # A run that goes on has everything in its own checkpoints.
-    last_step = CheckpointFolder(directory.checkpoints, 1).last_step
-    begun = processes.from_first(last_step) is not None
-    start = None if begun else processes.together(lambda: read_start(recipe))
     checkpoints = CheckpointFolder(directory.checkpoints, recipe.train.keep_checkpoints, entries)
+    # A run that goes on has everything in its own checkpoints.
+    begun = processes.from_first(checkpoints.last_step) is not None
+    start = None if begun else processes.together(lambda: read_start(recipe.init, recipe.name))
     trainer = _trainer(recipe, model, faces, checkpoints, precision, display, began, processes)
     if start is not None:
         _load_weights(trainer, start)
     with ExitStack() as held:
         # Not before: a mistake in the recipe or in a path must leave nothing behind.
-        processes.from_first(lambda: held.enter_context(directory.claim()))
+        changes = processes.from_first(lambda: _claim(recipe, reuse, held))
         try:
             with processes.alive():
-                return _run(recipe, directory, trainer, faces, start)
+                return _run(recipe, reuse, changes, trainer, faces, start)
         except OSError as error:  # a full disk, a worker that died, images that are gone
-            raise OSError(f"{error}. {what_is_left(directory, trainer)}") from error
+            left = what_is_left(directory, trainer.progress.step, checkpoints.last_step())
+            raise OSError(f"{error}. {left}") from error
+
+
+def _claim(recipe: Recipe, reuse: Reuse, held: ExitStack) -> list[str]:
+    """Have the directory until `held` is closed; how the recipe differs from the one in it."""
+    held.enter_context(reuse.directory.claim())
+    changes = reuse.check(recipe)
+    reuse.directory.remove_partial()
+    return changes
 
 
 def _entries(recipe: Recipe, faces: Faces) -> dict[str, Any]:
@@ -180,128 +165,91 @@ def _trainer(
     began: float,
     processes: Processes,
 ) -> Trainer:
-    """Take a recipe apart: each part of the training is made from what it needs of it."""
-    optim, train = recipe.optim, recipe.train
-    batches = Batches(
-        len(faces.train), optim.batch_size, train.seed, processes.rank, processes.count
-    )
-    check_sample_rate(recipe.head.sample_rate, batches.batch_size, faces.train.num_classes)
-    stages = _stages(recipe, faces.train)
-    options = replace(recipe.head, margin=stages[-1].margin)
-    # The class centres of the people to train on, freshly drawn.
-    head = MarginHead(
-        model.embedding_dim, faces.train.num_classes, options, process_group=processes.group
-    )
-    # Moved after they are drawn: a seed means the same weights on every device.
-    model, head = model.to(precision.device), head.to(precision.device)
-    model = synchronise(model, processes)
-    if train.channels_last:
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    teacher = processes.together(lambda: open_teacher(recipe.teacher, precision.device))
-    distiller = make_distiller(
-        recipe.teacher, teacher, model.embedding_dim, freeze=train.freeze, processes=processes
-    )
-    if distiller is not None:
-        distiller.to(precision.device)
-        head.weight.requires_grad_(not distiller.places_centres)
-    steps = num_steps(recipe.schedule, batches.steps_per_epoch)
+    """What a recipe says of the training, put together."""
+    source = faces.train
+    plan = make_plan(recipe, source, processes)
+    learner = make_learner(recipe, model, source.num_classes, plan, precision, processes)
     return Trainer(
-        Learner(
-            model,
-            head,
-            build_optimizer(
-                model, head, optim, () if distiller is None else distiller.parameters()
-            ),
-            lr=LearningRate(base=optim.lr, num_steps=steps, schedule=recipe.schedule),
-            losses=LossSchedule(stages, steps),
-            freeze=train.freeze,
-            freeze_statistics=train.freeze_statistics,
-            ema=train.ema,
-            clip_norm=optim.clip_norm,
-            precision=precision,
-            channels_last=train.channels_last,
-            processes=processes,
-            distiller=distiller,
-        ),
-        dataset=FaceDataset(faces.train, recipe.data.augmentation, model.preprocessing, train.seed),
-        batches=batches,
-        timetable=Timetable(
-            num_steps=steps,
-            log_every=train.log_every,
-            evaluate_every=math.ceil(recipe.evaluation.every * batches.steps_per_epoch),
-            checkpoint_every=train.checkpoint_every,
-            # A run that goes on from there needs the checkpoint it began with no more.
-            saves_first=recipe.init.checkpoint is not None,
+        learner,
+        plan,
+        dataset=FaceDataset(
+            source, recipe.data.augmentation, model.preprocessing, recipe.train.seed
         ),
         # Generated faces are kept by this process.
         num_workers=0 if recipe.data.source == SYNTHETIC else recipe.data.num_workers,
         evaluate=lambda network: processes.from_first(lambda: faces.evaluate(network)),
         checkpoints=checkpoints,
         display=display,
-        status=Status(
-            name=recipe.name,
-            num_steps=steps,
-            num_epochs=steps / batches.steps_per_epoch,
-            batch_size=batches.batch_size,
-            initial_loss=predicted_initial_loss(
-                stages[0].margin, head.num_classes, head.embedding_dim
-            ),
-            collapse_loss=stages[-1].margin.collapse_loss(head.num_classes),
-        ),
+        status=_status(recipe.name, plan, learner.head),
         watch=SinkingWatch(
-            head.num_classes,
+            source.num_classes,
             recipe.head.target_gradient,
             recipe.schedule.warmup_steps,
-            train.log_every,
+            recipe.train.log_every,
         ),
         began=began,
         processes=processes,
     )
 
 
-def _stages(recipe: Recipe, source: FaceSource) -> list[Stage]:
-    """The margins of the run, which may depend on how many images each person has."""
-    counts = tuple(np.bincount(source.labels, minlength=source.num_classes).tolist())
-    stages = stages_of(recipe.schedule.loss, recipe.head.margin)
-    return [stage._replace(margin=stage.margin.with_class_counts(counts)) for stage in stages]
+def _status(name: str, plan: Plan, head: MarginHead) -> Status:
+    """The figures that the display shows, before the first step."""
+    stages, batches = plan.losses.stages, plan.batches
+    return Status(
+        name=name,
+        num_steps=plan.num_steps,
+        num_epochs=plan.num_steps / batches.steps_per_epoch,
+        batch_size=batches.batch_size,
+        initial_loss=predicted_initial_loss(stages[0].margin, head.num_classes, head.embedding_dim),
+        collapse_loss=stages[-1].margin.collapse_loss(head.num_classes),
+    )
 
 
 def _load_weights(trainer: Trainer, start: StartingPoint) -> None:
     """Begin with a checkpoint's backbone, and say what of it did not fit."""
-    for line in trainer.learner.begin_with(start):
+    for line in start.load(trainer.learner.model):
         trainer.display.note(f"not taken from {start.path}, and as drawn: {line}")
+    trainer.learner.restart_average()
 
 
 def _run(
     recipe: Recipe,
-    directory: RunDirectory,
+    reuse: Reuse,
+    changes: list[str],
     trainer: Trainer,
     faces: Faces,
     start: StartingPoint | None,
 ) -> Summary:
     """Go on from the newest checkpoint if there is one, train, summarise."""
-    processes = trainer.processes
-    processes.from_first(
-        directory.read_starts
-    )  # damaged ones are refused before anything is changed
-    resumed = load_newest(directory, trainer)
-    if not resumed and start is None and (start := read_start(recipe)) is not None:
+    processes, checkpoints, display = trainer.processes, trainer.checkpoints, trainer.display
+    directory, learner = reuse.directory, trainer.learner
+    # Damaged ones are refused before anything is changed.
+    processes.from_first(directory.read_starts)
+    checkpoint, since = newest_checkpoint(reuse, recipe, checkpoints, processes, display)
+    resumed = checkpoint is not None
+    trainer.go_on(checkpoint, since if resumed else changes)
+    if (
+        not resumed
+        and start is None
+        and (start := read_start(recipe.init, recipe.name)) is not None
+    ):
         _load_weights(trainer, start)  # its own checkpoints are all damaged
     if not resumed and start is not None:
-        learner, note = trainer.learner, trainer.display.note
-        place_centres(learner.head, learner.model, faces.train, recipe, start, note)
-    with _open_log(recipe, directory, trainer, resumed) as log:
+        centres, note = recipe.init.centres, display.note
+        place_centres(learner.head, learner.model, faces.train, start, centres, recipe.data, note)
+    with _open_log(recipe, directory, changes, trainer, resumed) as log:
         end = trainer.train(log)
     return processes.from_first(lambda: _judged(recipe, directory, trainer, faces, end))
 
 
 def _open_log(
-    recipe: Recipe, directory: RunDirectory, trainer: Trainer, resumed: bool
+    recipe: Recipe, directory: RunDirectory, changes: list[str], trainer: Trainer, resumed: bool
 ) -> MetricsLog | NoLog:
     """Write down how the run begins or goes on; on the first process, which writes everything."""
     if not trainer.processes.is_first:
         return NoLog()
-    directory.write_recipe()
+    if changes or not directory.recipe.exists():
+        directory.write_recipe(to_toml(recipe))
     step = trainer.progress.step
     trainer.checkpoints.remove_after(step)
     log = MetricsLog(directory.folder, step if resumed else -1)
@@ -323,9 +271,9 @@ def _judged(
         ended=end.how,
         end_message=end.message,
         end_step=end.step,
-        margin=trainer.learner.losses.stages[-1].margin,
+        margin=trainer.plan.losses.stages[-1].margin,
         num_classes=faces.train.num_classes,
-        margin_begins=trainer.learner.losses.last_begins,
+        margin_begins=trainer.plan.losses.last_begins,
         from_weights=recipe.init.checkpoint is not None,
         target_gradient=recipe.head.target_gradient,
         warmup_steps=recipe.schedule.warmup_steps,

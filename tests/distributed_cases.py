@@ -30,7 +30,7 @@ from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.report import curves
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.run_directory import metrics
-from fusedface.recipes.training.checkpoint import CheckpointFolder
+from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.display import PlainDisplay
 from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.replicas import grad_scaler

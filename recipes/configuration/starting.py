@@ -1,11 +1,11 @@
 """A recipe that needs the file of a network, by hash: to begin with its weights, or to learn from it."""
 
 from dataclasses import fields, replace
-from hashlib import file_digest
 from pathlib import Path
 
 from fusedface.models import StartingPoint
 from fusedface.recipes.configuration.backbone import PREPARATION, BackboneOptions
+from fusedface.recipes.configuration.digest import sha256
 from fusedface.recipes.configuration.fields import build
 from fusedface.recipes.configuration.recipe import Recipe
 
@@ -40,19 +40,6 @@ def with_teacher(recipe: Recipe, network: str | Path) -> Recipe:
     """
     path = Path(network).absolute()
     return replace(recipe, teacher=replace(recipe.teacher, network=str(path), sha256=sha256(path)))
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal digits.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _backbone(start: StartingPoint) -> BackboneOptions | None:

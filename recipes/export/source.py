@@ -21,7 +21,7 @@ from fusedface.data.transforms import fit
 from fusedface.models import Backbone, LoadedCheckpoint, build_from_checkpoint, load_checkpoint
 from fusedface.recipes.run_directory.directory import RECIPE
 from fusedface.recipes.run_directory.summary import SUMMARY
-from fusedface.recipes.training.checkpoint import BEST, PATTERN
+from fusedface.recipes.training.checkpoint_folder import BEST, PATTERN
 
 NUM_CALIBRATION = 256  # faces
 NUM_PEOPLE, IMAGES_EACH, NUM_PAIRS = 20, 6, 300  # generated, where no pair list is given

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from fusedface.models import build_from_checkpoint
-from fusedface.models.archives import METADATA
-from fusedface.models.checkpoints import FORMAT, VERSION
+from fusedface.models.archives import FORMAT, METADATA, VERSION
 from fusedface.recipes.export.deployed import Deployed
 from fusedface.recipes.export.job import Job
 from fusedface.recipes.export.onnx_float import quiet

@@ -47,15 +47,3 @@ def check_same_faces(images: dict[str, Any], processes: Processes) -> None:
             raise ValueError(
                 f"every rank must read the same training images, data.source has {here} and {there}{what}"
             )
-
-
-def check_same_step(step: int | None, processes: Processes) -> None:
-    """Raise ValueError, on every rank, unless all have found the same newest checkpoint."""
-    steps = processes.gather(step)
-    for rank, other in enumerate(steps):
-        if other != steps[0]:
-            found = ["no checkpoint" if s is None else f"that of step {s}" for s in steps]
-            raise ValueError(
-                f"the newest checkpoint is {found[0]} on rank 0 and {found[rank]} on rank {rank}: the run "
-                "directory must be the same for all processes, on a file system that their machines share"
-            )

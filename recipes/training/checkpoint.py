@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, the newest undamaged one found again and checked.
+"""A checkpoint that a run goes on from: each entry is checked before it is loaded.
 
 A file is a dictionary that `torch.load(path, weights_only=True)` reads. `fusedface.models` reads the
 first eight entries of it, the recipes all:
@@ -7,29 +7,21 @@ first eight entries of it, the recipes all:
     recipe, optimizer, scaler, rng, progress, data, in_training (with `train.ema`),
     distiller (with a teacher)
 
-A file may be whole and yet of another run, of an edited recipe, or put together by hand: every entry is
-checked before it is loaded.
+A file may be whole and yet of another run, of an edited recipe, or put together by hand.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fusedface.models.archives import read_archive
-from fusedface.models.checkpoints import FORMAT, VERSION
-from fusedface.recipes.configuration.recipe import Recipe
-from fusedface.recipes.configuration.settings import from_dict
-from fusedface.recipes.run_directory.files import atomic_file, link_or_copy, remove_partial
 from fusedface.recipes.training.meter import FIGURES
 from fusedface.recipes.training.progress import Progress
 from fusedface.recipes.training.seeding import set_rng_state
 
-BEST = "best.pt"
-PATTERN = "step-*.pt"
 MAX_LISTED = 5  # names in a message
 IN_TRAINING = "in_training"
 """The entry with the weights that training goes on with, where "model" is their average."""
@@ -53,13 +45,9 @@ class Checkpoint:
     path: Path
     content: dict[str, Any]
 
-    def recipe(self) -> Recipe:
-        """The recipe that it was trained with."""
-        values = self._entry("recipe")
-        try:
-            return from_dict(values)
-        except ValueError as error:
-            raise self.unusable(f"its recipe cannot be read: {error}") from None
+    def recipe(self) -> dict[str, Any]:
+        """The recipe that it was trained with, as `configuration.settings.to_dict` has it."""
+        return self._entry("recipe")
 
     def progress(self, num_steps: int) -> tuple[Progress, Tensor]:
         """How far it is in a run of `num_steps`, and the rows of the meter, (n, figures)."""
@@ -146,112 +134,6 @@ class Checkpoint:
             what = "is missing" if value is None else f"is a {type(value).__name__}"
             raise self.unusable(f"its entry {key!r} {what}, it must be a dictionary")
         return value
-
-
-class CheckpointFolder:
-    """The checkpoints of one run: the newest few, and the best.
-
-    Args:
-        folder: made by the first `save`; the folder that it lies in must be there.
-        keep: how many of the newest stay.
-        entries: what all of them hold: the recipe, and on which images it is trained.
-    """
-
-    def __init__(self, folder: Path, keep: int, entries: Mapping[str, Any] | None = None) -> None:
-        self.folder, self.keep, self.entries = folder, keep, entries or {}
-
-    def save(self, step: int, content: dict[str, Any], best: bool) -> Path:
-        """Write a checkpoint and remove the oldest ones.
-
-        Args:
-            step: how many steps have been trained.
-            content: the other entries, but format, version and step.
-            best: whether it becomes the best.
-        """
-        self.folder.mkdir(exist_ok=True)  # not its parents: a run that was deleted stays so
-        path = self.folder / f"step-{step:08d}.pt"
-        with atomic_file(path) as file:
-            _save(
-                {"format": FORMAT, "version": VERSION, "step": step, **self.entries, **content},
-                file,
-            )
-        if best:
-            link_or_copy(path, self.folder / BEST)
-        for old in self._all()[self.keep :]:
-            old.unlink(missing_ok=True)
-        return path
-
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest checkpoint that is whole, and what is wrong with each newer one.
-
-        Raises:
-            ValueError: it is whole but none of this version, or its name says another step.
-        """
-        problems: list[str] = []
-        for path in self._all():
-            try:
-                content = read_archive(path)
-            except ValueError as error:
-                problems.append(str(error))
-                continue
-            checkpoint = Checkpoint(path, content)
-            if content.get("format") != FORMAT or content.get("version") != VERSION:
-                raise checkpoint.unusable("it is not a checkpoint of this version")
-            if content.get("step") != _step(path):
-                raise checkpoint.unusable(f"it is of step {str(content.get('step'))[:20]}")
-            return checkpoint, problems
-        return None, problems
-
-    def last_step(self) -> int | None:
-        """The step of the newest file there is now; None if there is none."""
-        return next((_step(path) for path in self._all()), None)
-
-    def remove_partial(self) -> None:
-        """Remove what a killed run has left half-written."""
-        remove_partial(self.folder)
-
-    def remove_after(self, step: int) -> None:
-        """Remove the checkpoints of later steps: damaged ones, or of a run that is being repeated."""
-        for path in self._all():
-            if _step(path) > step:
-                path.unlink(missing_ok=True)
-
-    def _all(self) -> list[Path]:
-        """Newest first."""
-        return sorted(self.folder.glob(PATTERN), key=_step, reverse=True)
-
-
-class _Watched:
-    """A file that remembers why it could not be written, which torch.save does not always tell."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.error = file, None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _save(content: dict[str, Any], file: BinaryIO) -> None:
-    """torch.save, with an OSError and nothing else where the file cannot be written."""
-    watched = _Watched(file)
-    try:
-        torch.save(content, watched)  # pyright: ignore[reportArgumentType]  it asks for no more
-    except RuntimeError as error:
-        if watched.error is None:
-            raise
-        raise watched.error from error
-
-
-def _step(path: Path) -> int:
-    digits = path.stem.removeprefix("step-")
-    return int(digits) if digits.isdigit() else -1
 
 
 def _is_plain(value: object) -> bool:

@@ -5,13 +5,21 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fusedface.models import Backbone, MarginHead
+from fusedface.models import Backbone
 from fusedface.models.sampled_rows import stored
 
 THE_LOSS = "the loss"
 
 
-def first_non_finite(model: Backbone, head: MarginHead, images: Tensor) -> str:
+class NonFiniteTrainingError(RuntimeError):
+    """Loss or gradient became NaN or infinite; the message names step and tensor."""
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+def first_non_finite(model: Backbone, head: nn.Module, images: Tensor) -> str:
     """Name it, in the order in which a step computes: inputs, weights, activations, loss, gradients.
 
     Args:
@@ -60,7 +68,7 @@ def _first_activation(model: Backbone, images: Tensor) -> str | None:
     return found[0] if found else None
 
 
-def _gradients(model: Backbone, head: MarginHead) -> Iterator[tuple[str, Tensor]]:
+def _gradients(model: Backbone, head: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """In the order of a backward pass: the head's first."""
     parameters = [(f"the backbone's {name}", p) for name, p in model.named_parameters()]
     parameters += [(f"the head's {name}", p) for name, p in head.named_parameters()]

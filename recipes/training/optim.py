@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fusedface.models import MarginHead, update_only_sampled
+from fusedface.models import update_only_sampled
 from fusedface.models.backbone import Backbone
 from fusedface.recipes.configuration.training import Optim
 
@@ -14,7 +14,7 @@ CENTRES = "centres"
 PROJECTION = "projection"
 
 
-def parameter_groups(model: Backbone, head: MarginHead, optim: Optim) -> list[dict[str, Any]]:
+def parameter_groups(model: Backbone, head: nn.Module, optim: Optim) -> list[dict[str, Any]]:
     """Every parameter of backbone and head in exactly one group, with its weight decay and rate.
 
     "backbone" (`optim.weight_decay`): weights before the embedding layers. "embedding"
@@ -47,7 +47,7 @@ def parameter_groups(model: Backbone, head: MarginHead, optim: Optim) -> list[di
 
 
 def build_optimizer(
-    model: Backbone, head: MarginHead, optim: Optim, others: Iterable[Tensor] = ()
+    model: Backbone, head: nn.Module, optim: Optim, others: Iterable[Tensor] = ()
 ) -> torch.optim.Optimizer:
     """`optim.kind` over `parameter_groups`; `others` learn like the embedding layers.
 

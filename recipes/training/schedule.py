@@ -175,6 +175,30 @@ class Timetable:
         return self.evaluates(step) or step % self.checkpoint_every == 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What happens at which step of a run.
+
+    Args:
+        batches: its images.
+        lr: its learning rate.
+        losses: its margin.
+        timetable: what is written after it.
+        freeze: in so many steps at the start only the class centres learn.
+    """
+
+    batches: Batches
+    lr: LearningRate
+    losses: LossSchedule
+    timetable: Timetable
+    freeze: int = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Of the run."""
+        return self.timetable.num_steps
+
+
 def num_steps(schedule: Schedule, steps_per_epoch: int) -> int:
     """The length of a run in steps, at least 1."""
     if schedule.steps is not None:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,31 +15,34 @@ from fusedface.data.sources.images import UnreadableImage
 from fusedface.data.transforms import fit
 from fusedface.models import Backbone, MarginHead, StartingPoint
 from fusedface.models.starting_point import Classes
+from fusedface.recipes.configuration.digest import sha256
 from fusedface.recipes.configuration.faces import SYNTHETIC, Data
 from fusedface.recipes.configuration.fields import build
-from fusedface.recipes.configuration.recipe import Recipe
-from fusedface.recipes.configuration.starting import sha256
+from fusedface.recipes.configuration.training import Centres, Init
 
 BATCH_SIZE = 64
 
 
-def read_start(recipe: Recipe) -> StartingPoint | None:
-    """The checkpoint that a recipe begins with; None if it begins with drawn weights.
+def read_start(init: Init, name: str) -> StartingPoint | None:
+    """The checkpoint that a run begins with; None if it begins with drawn weights.
+
+    Args:
+        init: of its recipe.
+        name: of its recipe.
 
     Raises:
         ValueError: the file is gone, damaged, or another than the recipe names; or the recipe needs one
             and names none.
     """
-    init = recipe.init
     if init.checkpoint is None:
         if init.required:
             raise ValueError(
-                f"{recipe.name} begins with the weights of a checkpoint: name it with --init CHECKPOINT "
+                f"{name} begins with the weights of a checkpoint: name it with --init CHECKPOINT "
                 "(--set init.required=false draws weights instead)"
             )
         return None
     start = StartingPoint(init.checkpoint)
-    if sha256(Path(init.checkpoint)) != init.sha256:
+    if sha256(start.path) != init.sha256:
         raise ValueError(
             f"{init.checkpoint} has changed: it is not the file that the recipe names by its SHA-256 "
             f"{init.sha256}; restore it, or begin with this one by --init"
@@ -99,8 +101,9 @@ def place_centres(
     head: MarginHead,
     model: Backbone,
     source: FaceSource,
-    recipe: Recipe,
     start: StartingPoint,
+    centres: Centres,
+    data: Data,
     note: Callable[[str], None],
 ) -> None:
     """Put the class centres where `init.centres` says, and the loss's state where that puts it.
@@ -113,35 +116,36 @@ def place_centres(
         head: with drawn centres; changed in place.
         model: with the checkpoint's weights.
         source: the training images.
-        recipe: the run's.
         start: the checkpoint.
+        centres: `init.centres` of the run's recipe.
+        data: that recipe's.
         note: told what was done.
     """
-    if recipe.init.centres == "random":
+    if centres == "random":
         return
     note(f"embedding {len(source):,} images for the class centres")
     people = embed_people(model, source)
     means = F.normalize(people.sums)
     seen = means.square().sum(dim=1) > 0.5  # no image, or opposite ones: no direction
     own = slice(head.classes.start, head.classes.stop)
-    centres = torch.zeros(head.num_classes, head.embedding_dim, dtype=torch.float64)
-    centres[own] = head.weight.detach().cpu().double()
-    centres[seen] = means[seen]
+    placed = torch.zeros(head.num_classes, head.embedding_dim, dtype=torch.float64)
+    placed[own] = head.weight.detach().cpu().double()
+    placed[seen] = means[seen]
     kept: dict[int, int] = {}
-    if recipe.init.centres == "checkpoint" and start.classes is not None:
-        kept = same_people(start.classes, source.class_names, recipe.data)
+    if centres == "checkpoint" and start.classes is not None:
+        kept = same_people(start.classes, source.class_names, data)
         theirs = start.classes.centres
         if theirs.shape[1] == head.embedding_dim:
-            centres[list(kept)] = theirs[list(kept.values())].double()
+            placed[list(kept)] = theirs[list(kept.values())].double()
         else:
             kept = {}
             note(
                 f"the class centres of the checkpoint have {theirs.shape[1]} dimensions, these "
                 f"{head.embedding_dim}: none is kept"
             )
-    cosine = (people.sums * F.normalize(centres)).sum() / people.counts.sum()
+    cosine = (people.sums * F.normalize(placed)).sum() / people.counts.sum()
     with torch.no_grad():
-        head.weight.copy_(centres[own])
+        head.weight.copy_(placed[own])
         for name, value in head.margin.state_at(cosine.item()).items():
             head.get_buffer(name).fill_(value)
     means_used = int(seen.sum()) - sum(bool(seen[j]) for j in kept)

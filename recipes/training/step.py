@@ -1,7 +1,6 @@
 """One training step: forward, backward, clip, update; and what it was, if it was not finite."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,29 +8,25 @@ from torch import Tensor, nn
 
 from fusedface.kernels import NonFiniteInputError
 from fusedface.kernels.sampling import num_kept
-from fusedface.models import Backbone, MarginHead, StartingPoint
+from fusedface.models import Backbone, MarginHead
 from fusedface.models.sampled_rows import stored
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.average import WeightAverage
 from fusedface.recipes.training.checkpoint import DISTILLER, IN_TRAINING, Checkpoint
 from fusedface.recipes.training.common import common_component
-from fusedface.recipes.training.diagnose import THE_LOSS, first_non_finite
+from fusedface.recipes.training.diagnose import (
+    THE_LOSS,
+    NonFiniteTrainingError,
+    first_non_finite,
+)
 from fusedface.recipes.training.distillation import FIGURES as OF_LESSONS
 from fusedface.recipes.training.distillation import Distiller
 from fusedface.recipes.training.meter import Meter
 from fusedface.recipes.training.optim import CENTRES, set_rate
 from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.replicas import grad_scaler, replicate
-from fusedface.recipes.training.schedule import LossSchedule
-from fusedface.recipes.training.whole import own_part, whole_head, whole_optimizer
-
-
-class NonFiniteTrainingError(RuntimeError):
-    """Loss or gradient became NaN or infinite; the message names step and tensor."""
-
-    def __init__(self, step: int, message: str) -> None:
-        super().__init__(message)
-        self.step = step
+from fusedface.recipes.training.schedule import Plan
+from fusedface.recipes.training.whole import own_part, whole_optimizer
 
 
 class Learner:
@@ -41,9 +36,8 @@ class Learner:
         model: the backbone, on the device.
         head: the class centres, on the device.
         optimizer: over the parameters of both.
-        lr: the learning rate of each step, counted from 0.
-        losses: the margin of each step; the last is that of `head`.
-        freeze: in so many steps at the start only the class centres learn.
+        plan: the learning rate and the margin of each step, counted from 0; the last margin is that of
+            `head`.
         freeze_statistics: whether batch normalisation keeps the statistics that it has.
         ema: decay of an average of the backbone's weights; 0 for none.
         clip_norm: largest norm of the backbone's gradient; 0 is off.
@@ -63,9 +57,7 @@ class Learner:
         head: MarginHead,
         optimizer: torch.optim.Optimizer,
         *,
-        lr: Callable[[int], float],
-        losses: LossSchedule,
-        freeze: int,
+        plan: Plan,
         freeze_statistics: bool,
         ema: float,
         clip_norm: float,
@@ -74,8 +66,8 @@ class Learner:
         processes: Processes | None = None,
         distiller: Distiller | None = None,
     ) -> None:
-        self.model, self.head, self.optimizer, self.lr = model, head, optimizer, lr
-        self.losses, self.freeze, self.freeze_statistics = losses, freeze, freeze_statistics
+        self.model, self.head, self.optimizer, self.plan = model, head, optimizer, plan
+        self.freeze_statistics = freeze_statistics
         self.limit = clip_norm or math.inf
         self.precision, self.channels_last = precision, channels_last
         self.processes = processes or Processes()
@@ -85,7 +77,8 @@ class Learner:
             head.fused.scaler = self.scaler
         self.average = WeightAverage(model, ema) if ema else None
         self._replica = replicate(model, self.processes)
-        for stage in losses.stages:  # a checkpoint holds the state of all of them, from the start
+        # A checkpoint holds the state of all of them, from the start.
+        for stage in plan.losses.stages:
             head.set_margin(stage.margin)
         num_met = num_kept(head.num_classes, head.options.sample_rate)
         others = tuple(name for name, _ in head.named_buffers())
@@ -99,17 +92,15 @@ class Learner:
         """What is verified, and saved as the network: the average of the weights, if there is one."""
         return self.model if self.average is None else self.average.model
 
-    def begin_with(self, start: StartingPoint) -> list[str]:
-        """Take the backbone of a checkpoint; see `StartingPoint.load`."""
-        differences = start.load(self.model)
+    def restart_average(self) -> None:
+        """Let the average begin with the weights that the backbone has now."""
         if self.average is not None:
             self.average.model.load_state_dict(self.model.state_dict())
-        return differences
 
     def prepare(self, step: int) -> None:
         """The modes of a step; a frozen backbone, or frozen statistics, are as in evaluation."""
         self.head.train()
-        self.model.train(step >= self.freeze)
+        self.model.train(step >= self.plan.freeze)
         if self.freeze_statistics:
             for module in self.model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -122,11 +113,11 @@ class Learner:
             NonFiniteTrainingError: on a CPU at this step, on other devices by the next `check_finite`.
         """
         device = self.precision.device
-        is_frozen = step < self.freeze
-        set_rate(self.optimizer, self.lr(step))
-        if self.losses(step).margin is not self.head.margin:
-            self.head.set_margin(self.losses(step).margin)
-        if step == self.freeze > 0:
+        is_frozen = step < self.plan.freeze
+        set_rate(self.optimizer, self.plan.lr(step))
+        if self.plan.losses(step).margin is not self.head.margin:
+            self.head.set_margin(self.plan.losses(step).margin)
+        if step == self.plan.freeze > 0:
             self.prepare(step)
         inputs = self.model.preprocessing.images_to_tensor(images.to(device, non_blocking=True))
         if not self.channels_last:
@@ -184,8 +175,8 @@ class Learner:
             what += f" ({steps_ago} steps later, when it was read)"
         return NonFiniteTrainingError(
             step + 1,
-            f"not finite at step {step + 1} (learning rate {self.lr(step):.3g}), first {what}. The last "
-            "good checkpoint is kept; a longer warm-up, a lower optim.lr or optim.clip_norm may help",
+            f"not finite at step {step + 1} (learning rate {self.plan.lr(step):.3g}), first {what}. The "
+            "last good checkpoint is kept; a longer warm-up, a lower optim.lr or optim.clip_norm may help",
         )
 
     def state(self) -> dict[str, Any]:
@@ -193,12 +184,13 @@ class Learner:
         more = {} if self.average is None else {IN_TRAINING: self.model.state_dict()}
         if self.distiller is not None:
             more[DISTILLER] = self.distiller.state_dict()
+        shard = self.head.shard
         return {
             "backbone": self.model.config,
             "preprocessing": self.model.preprocessing.as_dict(),
             "model": self.network.state_dict(),
-            "head": whole_head(self.head),
-            "optimizer": whole_optimizer(self.optimizer, self.head),
+            "head": self.head.state_dict() if shard is None else self.head.full_state_dict(),
+            "optimizer": whole_optimizer(self.optimizer, self.head.weight, shard),
             "scaler": self.scaler.state_dict(),
             **more,
         }
@@ -214,7 +206,7 @@ class Learner:
         Raises:
             ValueError: it is of another network or head, or an entry is damaged.
         """
-        checkpoint = own_part(checkpoint, self.optimizer, self.head)
+        checkpoint = own_part(checkpoint, self.optimizer, self.head.weight, self.head.shard)
         network = checkpoint.tensors("model", self.model.state_dict())
         model = network
         if IN_TRAINING in checkpoint.content:
@@ -244,7 +236,7 @@ class Learner:
             return names
         if not self.head.weight.requires_grad:
             return [CENTRES]
-        return [name for name in names if name != CENTRES] if step <= self.freeze else []
+        return [name for name in names if name != CENTRES] if step <= self.plan.freeze else []
 
 
 def _gradient(parameter: Tensor) -> Tensor:

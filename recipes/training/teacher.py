@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fusedface.data.transforms import fit
-from fusedface.recipes.configuration.starting import sha256
+from fusedface.recipes.configuration.digest import sha256
 from fusedface.recipes.configuration.teacher import TeacherOptions
 from fusedface.recipes.evaluation.recogniser import Recogniser
 from fusedface.recipes.evaluation.recognisers import open_recogniser

@@ -18,14 +18,16 @@ from fusedface.recipes.run_directory.metrics import (
     mean_accuracy,
 )
 from fusedface.recipes.run_directory.verdict import Ended
-from fusedface.recipes.training.checkpoint import Checkpoint, CheckpointFolder
+from fusedface.recipes.training.checkpoint import Checkpoint
+from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
+from fusedface.recipes.training.diagnose import NonFiniteTrainingError
 from fusedface.recipes.training.display import Display, Status
 from fusedface.recipes.training.optim import centre_rate
 from fusedface.recipes.training.progress import Progress
-from fusedface.recipes.training.schedule import Batches, Timetable
+from fusedface.recipes.training.schedule import Plan
 from fusedface.recipes.training.seeding import rng_state
 from fusedface.recipes.training.signals import StopRequest
-from fusedface.recipes.training.step import Learner, NonFiniteTrainingError
+from fusedface.recipes.training.step import Learner
 from fusedface.recipes.training.watch import SinkingWatch
 
 SHOWN_UNREADABLE = 10
@@ -46,13 +48,12 @@ class End(NamedTuple):
 
 
 class Trainer:
-    """Trains a learner on batches, and does after each step what the timetable says.
+    """Trains a learner, step by step as planned.
 
     Args:
         learner: the network, its head and their optimiser.
+        plan: which images make up which step, and when to log, evaluate and save.
         dataset: the training images.
-        batches: which of them make up which step.
-        timetable: when to log, evaluate and save.
         num_workers: processes that read images beside the training.
         evaluate: verifies a network as it is; no result must depend on whether it was called.
         checkpoints: where the states go.
@@ -66,10 +67,9 @@ class Trainer:
     def __init__(
         self,
         learner: Learner,
+        plan: Plan,
         *,
         dataset: FaceDataset,
-        batches: Batches,
-        timetable: Timetable,
         num_workers: int,
         evaluate: Callable[[Backbone], Verification],
         checkpoints: CheckpointFolder,
@@ -79,8 +79,8 @@ class Trainer:
         began: float,
         processes: Processes | None = None,
     ) -> None:
-        self.learner, self.dataset, self.batches = learner, dataset, batches
-        self.timetable, self.num_workers, self.evaluate = timetable, num_workers, evaluate
+        self.learner, self.plan, self.dataset = learner, plan, dataset
+        self.num_workers, self.evaluate = num_workers, evaluate
         self.checkpoints, self.display, self.status, self.began = (
             checkpoints,
             display,
@@ -102,11 +102,11 @@ class Trainer:
         with StopRequest() as stop:
             if self.progress.untrained is None:
                 self.progress.untrained = self._evaluate(log)
-                if self.timetable.saves_first:
+                if self.plan.timetable.saves_first:
                     self.save(best=False)
             signal_name = None
             try:
-                while self.progress.step < self.timetable.num_steps and signal_name is None:
+                while self.progress.step < self.plan.num_steps and signal_name is None:
                     signal_name = self._train_epoch(log, stop)
                 if signal_name is not None and self.progress.step > self.saved_step:
                     self.save(best=False)
@@ -116,7 +116,7 @@ class Trainer:
                 self.save(best=False)  # the step it happened in has not begun
                 raise OSError(str(error)) from error
         step = self.progress.step
-        if step == self.timetable.num_steps:
+        if step == self.plan.num_steps:
             return End("finished", step, f"trained all {step} steps")
         return End("interrupted", step, f"{signal_name} after {step} steps")
 
@@ -132,7 +132,7 @@ class Trainer:
             self._durations.append(time.perf_counter() - began)
             self.progress.train_seconds += self._durations[-1]
             self._after_step(log)
-            if self.progress.step == self.timetable.num_steps:
+            if self.progress.step == self.plan.num_steps:
                 return None
             began = time.perf_counter()
         return None
@@ -166,7 +166,7 @@ class Trainer:
         """The batches that are left of the current epoch."""
         on_gpu = self.learner.precision.device.type == "cuda"
         try:
-            yield from self.batches.load(
+            yield from self.plan.batches.load(
                 self.dataset,
                 self.progress.step,
                 num_workers=self.num_workers,
@@ -200,32 +200,32 @@ class Trainer:
         step = self.progress.step
         self.status.step = step
         self.status.seconds_per_step = sum(self._durations) / len(self._durations)
-        if self.timetable.logs(step):
+        if self.plan.timetable.logs(step):
             self.learner.check_finite()
             self._log(log)
         else:
             self.display.stepped(self.status)
         better = False
-        if self.timetable.evaluates(step):
+        if self.plan.timetable.evaluates(step):
             self.progress.verification = self._evaluate(log)
             accuracy = mean_accuracy(self.progress.verification)
             better = accuracy > self.progress.best_accuracy
             self.progress.best_accuracy = max(accuracy, self.progress.best_accuracy)
-        if self.timetable.saves(step):
+        if self.plan.timetable.saves(step):
             self.save(better)
 
     def _log(self, log: MetricsLog | NoLog) -> None:
         """Write a line of metrics and show it."""
         figures = self.learner.figures()
-        self.status.figures, self.status.lr = figures, self.learner.lr(self.progress.step - 1)
+        self.status.figures, self.status.lr = figures, self.plan.lr(self.progress.step - 1)
         self.progress.final_loss = figures["loss"]
         self._look(figures)
         rates: dict[str, float | str] = {
             "lr": self.status.lr,
-            "epoch": self.progress.step / self.batches.steps_per_epoch,
+            "epoch": self.progress.step / self.plan.batches.steps_per_epoch,
         }
-        if len(self.learner.losses.stages) > 1:
-            rates["stage"] = self.status.stage = self.learner.losses(self.progress.step - 1).text
+        if len(self.plan.losses.stages) > 1:
+            rates["stage"] = self.status.stage = self.plan.losses(self.progress.step - 1).text
         pace = {"images_per_second": self.status.images_per_second, "seconds": self._train_seconds}
         log.write("train", self.progress.step, figures | rates | pace)
         self.display.logged(self.status)
@@ -233,7 +233,7 @@ class Trainer:
     def _look(self, figures: dict[str, float]) -> None:
         """Show what drives all cosines together, and warn where they are about to sink."""
         step, learner = self.progress.step, self.learner
-        margin = learner.losses(step - 1).margin
+        margin = self.plan.losses(step - 1).margin
         look = self.watch.look(step, margin, figures, *centre_rate(learner.optimizer))
         self.status.slope_gap, self.status.pace_steps = look.slope_gap, look.pace_steps
         if look.warning is not None:
@@ -268,7 +268,7 @@ class Trainer:
     @property
     def images_per_second(self) -> float:
         """Mean over all training steps, with reading the images; 0 before the first."""
-        images = self.progress.step * self.batches.batch_size
+        images = self.progress.step * self.plan.batches.batch_size
         return images / self.progress.train_seconds if images else 0.0
 
     @property
@@ -288,14 +288,36 @@ class Trainer:
         self.processes.from_first(lambda: self.checkpoints.save(self.progress.step, content, best))
         self.saved_step = self.progress.step
 
+    def go_on(self, checkpoint: Checkpoint | None, changes: list[str]) -> None:
+        """Go on from a checkpoint, if there is one, and record what has changed since the run began.
+
+        Args:
+            checkpoint: the same on all processes.
+            changes: settings and images that are no longer as they were, a line each.
+
+        Raises:
+            ValueError: as `load`.
+        """
+        if checkpoint is not None:
+            self.processes.together(lambda: self.load(checkpoint))
+            self.display.note(f"going on after step {self.progress.step} of {self.plan.num_steps}")
+        if not changes:
+            return
+        step = self.progress.step
+        self.progress.recipe_changes.append({"step": step, "changes": changes})
+        for line in changes:
+            self.display.note(f"changed after step {step}: {line}")
+        if checkpoint is not None:
+            self.save(best=False)  # recorded before a step is made with other settings
+
     def load(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint.
+        """Take the states of a checkpoint.
 
         Raises:
             ValueError: it is of something else than the recipe, or an entry is damaged; the file and
                 the entry are named.
         """
-        progress, meter = checkpoint.progress(self.timetable.num_steps)
+        progress, meter = checkpoint.progress(self.plan.num_steps)
         self.learner.load(checkpoint, meter, step=progress.step)
         checkpoint.restore_generators()
         self.progress = progress

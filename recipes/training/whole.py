@@ -9,42 +9,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedface.models import MarginHead
+from fusedface.models.class_shard import ClassShard
 from fusedface.recipes.training.checkpoint import Checkpoint
 
 State = dict[str, Any]
 
 
-def whole_head(head: MarginHead) -> dict[str, Tensor]:
-    """The `state_dict` of all class centres, on rank 0; without them elsewhere."""
-    if head.shard is None:
-        return head.state_dict()
-    return head.full_state_dict()
+def whole_optimizer(
+    optimizer: torch.optim.Optimizer, centres: Tensor, shard: ClassShard | None
+) -> State:
+    """The `state_dict` of an optimiser over all class centres, on rank 0; of other parameters elsewhere.
 
-
-def whole_optimizer(optimizer: torch.optim.Optimizer, head: MarginHead) -> State:
-    """The `state_dict` of an optimiser over all class centres, on rank 0; of other parameters elsewhere."""
+    Args:
+        optimizer: over the class centres and other parameters.
+        centres: those of this rank.
+        shard: which they are; None if this process has all.
+    """
     content = optimizer.state_dict()
-    if head.shard is None:
+    if shard is None:
         return content
-    index = _centres_of(optimizer, head)
+    index = _centres_of(optimizer, centres)
     states = dict(content["state"])
     if index in states:
         states[index] = {
-            name: head.shard.collect(value) if _is_of_rows(value, head) else value
+            name: shard.collect(value) if _is_of_rows(value, centres) else value
             for name, value in states[index].items()
         }
     return content | {"state": states}
 
 
 def own_part(
-    checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, head: MarginHead
+    checkpoint: Checkpoint,
+    optimizer: torch.optim.Optimizer,
+    centres: Tensor,
+    shard: ClassShard | None,
 ) -> Checkpoint:
     """A checkpoint with what it has of this rank's class centres; what is damaged stays as it is."""
-    if head.shard is None:
+    if shard is None:
         return checkpoint
-    classes, index = slice(head.classes.start, head.classes.stop), _centres_of(optimizer, head)
-    size = (head.num_classes, head.embedding_dim)
+    classes = slice(shard.classes.start, shard.classes.stop)
+    index, size = _centres_of(optimizer, centres), (shard.num_classes, centres.shape[1])
 
     def own(values: object) -> object:
         if not isinstance(values, dict):
@@ -63,11 +67,11 @@ def own_part(
     return replace(checkpoint, content=content)
 
 
-def _centres_of(optimizer: torch.optim.Optimizer, head: MarginHead) -> int:
+def _centres_of(optimizer: torch.optim.Optimizer, centres: Tensor) -> int:
     """The number that the optimiser's `state_dict` gives the class centres."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return next(i for i, parameter in enumerate(parameters) if parameter is head.weight)
+    return next(i for i, parameter in enumerate(parameters) if parameter is centres)
 
 
-def _is_of_rows(value: object, head: MarginHead) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and value.shape == head.weight.shape
+def _is_of_rows(value: object, centres: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape == centres.shape

@@ -10,7 +10,8 @@ import torch
 
 from fusedface.models import build_from_checkpoint, create
 from fusedface.recipes.run_directory.files import atomic_file
-from fusedface.recipes.training.checkpoint import BEST, Checkpoint, CheckpointFolder
+from fusedface.recipes.training.checkpoint import Checkpoint
+from fusedface.recipes.training.checkpoint_folder import BEST, CheckpointFolder
 from fusedface.recipes.training.seeding import rng_state, seed_everything, set_rng_state
 
 

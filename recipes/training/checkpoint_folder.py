@@ -1,0 +1,120 @@
+"""The checkpoints of a run: written whole or not at all, the newest undamaged one found again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from fusedface.models.archives import FORMAT, VERSION, read_archive
+from fusedface.recipes.run_directory.files import atomic_file, link_or_copy, remove_partial
+from fusedface.recipes.training.checkpoint import Checkpoint
+
+BEST = "best.pt"
+PATTERN = "step-*.pt"
+
+
+class CheckpointFolder:
+    """The checkpoints of one run: the newest few, and the best.
+
+    Args:
+        folder: made by the first `save`; the folder that it lies in must be there.
+        keep: how many of the newest stay.
+        entries: what all of them hold: the recipe, and on which images it is trained.
+    """
+
+    def __init__(self, folder: Path, keep: int, entries: Mapping[str, Any] | None = None) -> None:
+        self.folder, self.keep, self.entries = folder, keep, entries or {}
+
+    def save(self, step: int, content: dict[str, Any], best: bool) -> Path:
+        """Write a checkpoint and remove the oldest ones.
+
+        Args:
+            step: how many steps have been trained.
+            content: the other entries, but format, version and step.
+            best: whether it becomes the best.
+        """
+        self.folder.mkdir(exist_ok=True)  # not its parents: a run that was deleted stays so
+        path = self.folder / f"step-{step:08d}.pt"
+        with atomic_file(path) as file:
+            _save(
+                {"format": FORMAT, "version": VERSION, "step": step, **self.entries, **content},
+                file,
+            )
+        if best:
+            link_or_copy(path, self.folder / BEST)
+        for old in self._all()[self.keep :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest checkpoint that is whole, and what is wrong with each newer one.
+
+        Raises:
+            ValueError: it is whole but none of this version, or its name says another step.
+        """
+        problems: list[str] = []
+        for path in self._all():
+            try:
+                content = read_archive(path)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            checkpoint = Checkpoint(path, content)
+            if content.get("format") != FORMAT or content.get("version") != VERSION:
+                raise checkpoint.unusable("it is not a checkpoint of this version")
+            if content.get("step") != _step(path):
+                raise checkpoint.unusable(f"it is of step {str(content.get('step'))[:20]}")
+            return checkpoint, problems
+        return None, problems
+
+    def last_step(self) -> int | None:
+        """The step of the newest file there is now; None if there is none."""
+        return next((_step(path) for path in self._all()), None)
+
+    def remove_partial(self) -> None:
+        """Remove what a killed run has left half-written."""
+        remove_partial(self.folder)
+
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps: damaged ones, or of a run that is being repeated."""
+        for path in self._all():
+            if _step(path) > step:
+                path.unlink(missing_ok=True)
+
+    def _all(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.folder.glob(PATTERN), key=_step, reverse=True)
+
+
+class _Watched:
+    """A file that remembers why it could not be written, which torch.save does not always tell."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _save(content: dict[str, Any], file: BinaryIO) -> None:
+    """torch.save, with an OSError and nothing else where the file cannot be written."""
+    watched = _Watched(file)
+    try:
+        torch.save(content, watched)  # pyright: ignore[reportArgumentType]  it asks for no more
+    except RuntimeError as error:
+        if watched.error is None:
+            raise
+        raise watched.error from error
+
+
+def _step(path: Path) -> int:
+    digits = path.stem.removeprefix("step-")
+    return int(digits) if digits.isdigit() else -1
