@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fusedface.bench.case import Case, Inputs
-from fusedface.bench.heads.published import Loss
+from fusedface.bench.heads.loss import Loss
 from fusedface.bench.heads.table import Head
 from fusedface.kernels import margin_loss
 

@@ -18,7 +18,7 @@ import torch
 from fusedface.bench import results
 from fusedface.bench.case import Case, Inputs
 from fusedface.bench.check import Truth, WrongResultError, check, truth
-from fusedface.bench.heads.published import Loss
+from fusedface.bench.heads.loss import Loss
 from fusedface.bench.heads.table import CPU_PRECISIONS, GPU_PRECISIONS, Head, heads
 from fusedface.bench.memory import Meter
 from fusedface.bench.roofline import Ceilings, least_work, measure, work

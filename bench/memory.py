@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fusedface.bench.case import USABLE_SHARE, Case, Inputs, free_bytes
-from fusedface.bench.heads.published import Loss
+from fusedface.bench.heads.loss import Loss
 from fusedface.bench.heads.table import heads
 
 MIB = 2**20

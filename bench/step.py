@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusedface.bench.heads.published import M, S, eager_curricularface
+from fusedface.bench.heads.loss import M, S
+from fusedface.bench.heads.published import eager_curricularface
 from fusedface.bench.timing import alternate, quartiles, stopwatch
 from fusedface.data import FaceBatch, FaceDataset, SyntheticFaces
 from fusedface.kernels import Batch, CurricularFace

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from fusedface.bench.case import Inputs
-from fusedface.bench.heads.published import Loss
+from fusedface.bench.heads.loss import Loss
 from fusedface.bench.timing import Stopwatch
 
 Run = Callable[[], dict[str, float]]  # seconds by pass

@@ -9,8 +9,7 @@ from fusedface.models.edgeface import EdgeFaceS, EdgeFaceXS
 from fusedface.models.ghostfacenet import GhostFaceNetV1S1, GhostFaceNetV1S2
 from fusedface.models.iresnet import IResNet18
 from fusedface.models.mbf import MBF, MBFLarge
-from fusedface.models.mobilefacenet import MobileFaceNet
-from fusedface.models.mobilefacenet_relu import MobileFaceNetReLU
+from fusedface.models.mobilefacenet import MobileFaceNet, MobileFaceNetReLU
 
 MODELS: dict[str, type[Backbone]] = {
     model.name: model

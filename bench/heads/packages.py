@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusedface.bench.heads.published import Loss, M, S
+from fusedface.bench.heads.loss import Loss, M, S
 
 LinearCrossEntropy = Callable[[Tensor, Tensor, Tensor], Any]
 

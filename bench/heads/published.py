@@ -1,23 +1,19 @@
 """What a user would write or copy instead of the fused head, each in the way it is published.
 
-Every function here makes a loss: embeddings (B, D), class centres (C, D), labels (B,) to the mean
-loss of the batch, from raw embeddings and centres. Formulations of others are our own writing of what
-they publish (docs/losses.md). Cosines are float32 whatever autocast makes of the product.
+Every function here makes a `Loss` of raw embeddings and centres. Formulations of others are our own
+writing of what they publish (docs/losses.md). Cosines are float32 whatever autocast makes of the product.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusedface.bench.heads.loss import Loss, M, S
 from fusedface.kernels import Margin, margin_loss
 from fusedface.kernels.options import Precision
-
-M, S = 0.5, 64.0
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def fused(margin: Margin, precision: Precision, t: Tensor) -> Loss:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fusedface.bench.heads import packages, published
-from fusedface.bench.heads.published import Loss, M, S
+from fusedface.bench.heads.loss import Loss, M, S
 from fusedface.kernels import ArcFace, CurricularFace, Margin, NormFace
 from fusedface.kernels.options import Precision, TargetGradient
 

@@ -7,15 +7,19 @@ An identity's record and the pack's own (key 0) have two labels and no image: a 
 recordio.py of MXNet (IRHeader), and the packs of insightface.
 """
 
-import struct
 from typing import NamedTuple
 
 import numpy as np
 
-from fusedface.data.recordio.records import LENGTH_MASK, MAGIC, PART_HEADER, RecordFile
+from fusedface.data.recordio.records import (
+    LENGTH_MASK,
+    MAGIC,
+    PART_HEADER,
+    RECORD_HEADER,
+    RecordFile,
+)
 from fusedface.data.sources.records import BadRecord
 
-HEADER = struct.Struct("<IfQQ")
 LABELS_READ = 2  # of each record: those of a range, or an image's label and one more
 MAX_LABEL = 1 << 24  # up to here float32 holds every integer
 
@@ -46,28 +50,28 @@ def read_record(records: RecordFile, offset: int, key: int) -> Record:
         data = records.read(offset)
     except BadRecord as error:
         raise BadRecord(error.path, offset, error.reason, key) from None
-    if len(data) < HEADER.size:
-        reason = f"{len(data)} bytes, less than a header's {HEADER.size}"
+    if len(data) < RECORD_HEADER.size:
+        reason = f"{len(data)} bytes, less than a header's {RECORD_HEADER.size}"
         raise BadRecord(str(records.path), offset, reason, key)
-    count, label, _, _ = HEADER.unpack_from(data)
+    count, label, _, _ = RECORD_HEADER.unpack_from(data)
     if count == 0:
-        return Record(np.array([label], np.float32), data[HEADER.size :])
-    stop = HEADER.size + 4 * count
+        return Record(np.array([label], np.float32), data[RECORD_HEADER.size :])
+    stop = RECORD_HEADER.size + 4 * count
     if stop > len(data):
         reason = f"{len(data)} bytes are too few for the {count} labels its header promises"
         raise BadRecord(str(records.path), offset, reason, key)
-    return Record(np.frombuffer(data[HEADER.size : stop], "<f4"), data[stop:])
+    return Record(np.frombuffer(data[RECORD_HEADER.size : stop], "<f4"), data[stop:])
 
 
 def pack_image(label: int, key: int, image: bytes) -> bytes:
     """The record of an image."""
-    return HEADER.pack(0, label, key, 0) + image
+    return RECORD_HEADER.pack(0, label, key, 0) + image
 
 
 def pack_range(key: int, first: int, stop: int, *, whole_pack: bool = False) -> bytes:
     """The record of an identity, whose images have the keys first <= key < stop; or of the pack."""
     labels = np.array([first, stop], "<f4").tobytes()
-    return HEADER.pack(2, 0.0, key, int(whole_pack)) + labels
+    return RECORD_HEADER.pack(2, 0.0, key, int(whole_pack)) + labels
 
 
 def read_headers(records: RecordFile, offsets: np.ndarray) -> Headers:
@@ -82,11 +86,11 @@ def _chunks(offsets: np.ndarray) -> list[np.ndarray]:
 
 
 def _read_headers(records: RecordFile, offsets: np.ndarray) -> Headers:
-    heads = records.heads(offsets, PART_HEADER + HEADER.size + 4 * LABELS_READ)
+    heads = records.heads(offsets, PART_HEADER + RECORD_HEADER.size + 4 * LABELS_READ)
     words = heads.view("<u4")  # magic, flag and length, header (6), labels (2)
     length = (words[:, 1] & LENGTH_MASK).astype(np.int64)
     count = words[:, 2].astype(np.int64)
-    body = HEADER.size + 4 * count
+    body = RECORD_HEADER.size + 4 * count
     whole = (words[:, 0] == MAGIC) & (words[:, 1] == words[:, 1] & LENGTH_MASK)
     plain = whole & (body <= length) & (offsets + PART_HEADER + length <= records.size)
     floats = heads.view("<f4")

@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedface.data.recordio.header import HEADER
-from fusedface.data.recordio.records import PART_HEADER
+from fusedface.data.recordio.records import PART_HEADER, RECORD_HEADER
 
 # A record takes at least this much of the .rec file, a line at most that much of the .idx file: an
 # index longer than the two allow cannot be right, and is not read.
-MIN_RECORD_BYTES = PART_HEADER + HEADER.size
+MIN_RECORD_BYTES = PART_HEADER + RECORD_HEADER.size
 MAX_LINE_BYTES = 42
 
 

@@ -9,6 +9,7 @@ A record in which the magic occurs at a multiple of 4 is split there and the mag
 the magic at a multiple of 4 of the file always begins a part. Source: recordio.h of dmlc-core.
 """
 
+import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -22,6 +23,7 @@ WHOLE, FIRST, MIDDLE, LAST = range(4)
 FLAG_SHIFT = 29
 LENGTH_MASK = (1 << FLAG_SHIFT) - 1
 PART_HEADER = 8  # bytes
+RECORD_HEADER = struct.Struct("<IfQQ")  # with which the data of a pack's record begins: header.py
 # Bounds on what one damaged or hostile record can cost. A face has a few kB, in one part.
 MAX_RECORD_BYTES = 1 << 26
 MAX_PARTS = 1 << 16

@@ -9,7 +9,7 @@ from types import EllipsisType
 import torch
 from torch import Tensor
 
-from fusedface.data.synthetic.pose import Box, Frame
+from fusedface.data.synthetic.frame import Box, Frame
 
 
 class Canvas:

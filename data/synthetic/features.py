@@ -2,6 +2,7 @@
 
 import torch
 
+from fusedface.data.synthetic.frame import Box
 from fusedface.data.synthetic.palette import (
     EYE_WHITE,
     GLINT,
@@ -12,7 +13,6 @@ from fusedface.data.synthetic.palette import (
     iris_color,
     lip_color,
 )
-from fusedface.data.synthetic.pose import Box
 from fusedface.data.synthetic.scene import BROWS, EYES, MOUTH, NOSE, Scene
 
 EYE_BOX = Box(-0.10, -0.41, 0.68, 0.22)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from fusedface.data.synthetic.canvas import Canvas
+from fusedface.data.synthetic.frame import Box
 from fusedface.data.synthetic.palette import color
-from fusedface.data.synthetic.pose import Box
 from fusedface.data.synthetic.scene import CHIN, EARS, HAIR, HEAD, MOUTH, Scene
 
 EAR_BOX = Box(0.0, -0.45, 1.28, 0.61)

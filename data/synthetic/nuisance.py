@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fusedface.data.synthetic.canvas import Canvas
-from fusedface.data.synthetic.parameters import Named
+from fusedface.data.synthetic.named import Named
 
 NUM_TILES = 32  # of each kind, of which an image takes one or three
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fusedface.data.synthetic.named import rotation
 from fusedface.data.synthetic.palette import GLASSES, color
-from fusedface.data.synthetic.parameters import rotation
 from fusedface.data.synthetic.scene import BROWS, EYES, HAIR, MOUTH, Scene
 
 # Share of the images that have it, at full difficulty.

@@ -1,10 +1,11 @@
 """Verification pairs of generated faces, half of the impostors look-alikes."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fusedface.data.synthetic.source import SyntheticFaces
+if TYPE_CHECKING:
+    from fusedface.data.synthetic.source import SyntheticFaces
 
 
 class IndexPairs(NamedTuple):
@@ -17,7 +18,7 @@ class IndexPairs(NamedTuple):
 
 
 def synthetic_pairs(
-    source: SyntheticFaces,
+    source: "SyntheticFaces",
     num_pairs: int,
     *,
     folds: int = 10,
@@ -57,7 +58,7 @@ def synthetic_pairs(
 
 
 def _two_images(
-    source: SyntheticFaces, one: int, other: int, rng: np.random.Generator
+    source: "SyntheticFaces", one: int, other: int, rng: np.random.Generator
 ) -> tuple[int, int]:
     """Two different images, of these people."""
     count = source.images_per_identity

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fusedface.data.synthetic.parameters import Named
+from fusedface.data.synthetic.named import Named
 
 PUPIL, EYE_WHITE, GLINT = (0.06, 0.04, 0.05), (0.88, 0.87, 0.85), (0.97, 0.97, 0.97)
 MOUTH_INSIDE, TEETH, GLASSES = (0.20, 0.06, 0.07), (0.90, 0.88, 0.83), (0.08, 0.07, 0.07)

@@ -4,12 +4,11 @@ Lengths are in half image sides: the face spans [-1, 1], right and down positive
 usual one of aligned faces: eyes at (+-0.32, -0.08), mouth at 0.65.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from fusedface.data.synthetic.hashing import uniforms
+from fusedface.data.synthetic.named import Named
 
 FAMILY, PERSON, PHOTO, LABELS = range(4)  # streams of the hash
 
@@ -80,32 +79,6 @@ CONDITIONS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Named:
-    """Columns by name, each (n, 1, 1, 1) float32: they broadcast over pictures."""
-
-    values: Tensor
-    """(n, K, 1, 1, 1)."""
-    numbers: dict[str, int]
-    """The column of each name."""
-
-    def __getattr__(self, name: str) -> Tensor:
-        try:
-            return self.values[:, self.numbers[name]]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def take(self, chosen: Tensor) -> "Named":
-        """Some of the rows, by index (k,)."""
-        return Named(self.values[chosen], self.numbers)
-
-    def scaled(self, strengths: dict[str, float]) -> "Named":
-        """Each column times its own number."""
-        factors = torch.tensor([strengths[name] for name in self.numbers])
-        factors = factors.to(self.values.device)
-        return Named(self.values * factors[:, None, None, None], self.numbers)
-
-
 def traits(seed: int, identity: Tensor, family_size: int, family_spread: float) -> Tensor:
     """Traits of people (n,) int64 as (n, len(TRAITS)) float64.
 
@@ -134,13 +107,3 @@ def conditions(seed: int, identity: Tensor, image: Tensor) -> Named:
 def _named(values: Tensor, names: tuple[str, ...]) -> Named:
     numbers = {name: k for k, name in enumerate(names)}
     return Named(values.float()[:, :, None, None, None], numbers)
-
-
-def rotation(angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each rounded to float32 from float64.
-
-    float32 functions differ in the last bit between vectorised and scalar code, that is, with the
-    place of an image in its batch; float64 ones rounded to float32 do not.
-    """
-    wide = angle.double()
-    return wide.cos().float(), wide.sin().float()

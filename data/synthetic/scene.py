@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from fusedface.data.synthetic.canvas import Canvas
-from fusedface.data.synthetic.parameters import Named
-from fusedface.data.synthetic.pose import Box, Pose
+from fusedface.data.synthetic.frame import Box
+from fusedface.data.synthetic.named import Named
+from fusedface.data.synthetic.pose import Pose
 
 # How far features stand out of the plane of the head, in half image sides.
 EYES, BROWS, NOSE, MOUTH, CHIN, EARS, HAIR, HEAD = 0.42, 0.46, 0.80, 0.55, 0.40, -0.15, 0.15, 0.0

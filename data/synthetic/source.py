@@ -9,7 +9,9 @@ from torch import Tensor
 from fusedface.data.sources import FaceSource
 from fusedface.data.synthetic.canvas import Canvas
 from fusedface.data.synthetic.face import draw_face
+from fusedface.data.synthetic.frame import Frame
 from fusedface.data.synthetic.hashing import uniforms
+from fusedface.data.synthetic.named import Named
 from fusedface.data.synthetic.nuisance import (
     draw_background,
     make_tiles,
@@ -21,12 +23,11 @@ from fusedface.data.synthetic.palette import hair_color, skin_color
 from fusedface.data.synthetic.parameters import (
     CONDITIONS,
     LABELS,
-    Named,
     conditions,
     named_traits,
     traits,
 )
-from fusedface.data.synthetic.pose import Frame, Pose
+from fusedface.data.synthetic.pose import Pose
 from fusedface.data.synthetic.scene import Scene
 
 # Not scaled by the difficulty: what they decide is (`happens`), or they are no nuisance.

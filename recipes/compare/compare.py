@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fusedface.recipes.compare.plan import PlannedRun, plan
+from fusedface.recipes.compare.plan import plan
 from fusedface.recipes.compare.pool import default_jobs, last_words, run_all
-from fusedface.recipes.compare.results import FAILED, RunResult, read_result
+from fusedface.recipes.compare.results import FAILED, PlannedRun, RunResult, read_result
 from fusedface.recipes.compare.reuse import Inputs, conflicts, inputs_of, record, shortened
 from fusedface.recipes.compare.screen import Screen
 from fusedface.recipes.compare.statistics import LossResult, reference_label, summarise

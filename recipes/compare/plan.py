@@ -1,27 +1,13 @@
 """Which runs make up a comparison; only the loss may differ between them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from fusedface.kernels import HeadOptions
+from fusedface.recipes.compare.results import OF_THE_LOSS, PlannedRun
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import differences, override
-
-OF_THE_LOSS = (
-    "name:", "summary:", "head.margin.", "head.weighting.", "head.focal_gamma:", "schedule.loss:",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a comparison: a loss, a seed, and the directory of the run."""
-
-    label: str
-    """The loss: the recipe's name, and what a sweep has changed in it."""
-    seed: int
-    recipe: Recipe
-    folder: Path
 
 
 def plan(

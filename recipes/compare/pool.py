@@ -9,7 +9,7 @@ from time import sleep
 
 import torch
 
-from fusedface.recipes.compare.plan import PlannedRun
+from fusedface.recipes.compare.results import PlannedRun
 from fusedface.recipes.configuration.settings import to_toml
 from fusedface.recipes.run_directory.files import write_text
 from fusedface.recipes.training.signals import StopRequest

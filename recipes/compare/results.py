@@ -1,11 +1,30 @@
-"""What the runs of a comparison have written so far."""
+"""The runs of a comparison: what is planned, and what they have written so far."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fusedface.recipes.compare.plan import PlannedRun
 from fusedface.recipes.run_directory.reader import RunRecord, read_run
 
+if TYPE_CHECKING:
+    from fusedface.recipes.configuration.recipe import Recipe
+
+OF_THE_LOSS = (
+    "name:", "summary:", "head.margin.", "head.weighting.", "head.focal_gamma:", "schedule.loss:",
+)  # fmt: skip
+"""How lines on settings begin that losses may differ in."""
 FAILED = "failed"  # next to the verdicts: the process ended without a summary
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison: a loss, a seed, and the directory of the run."""
+
+    label: str
+    """The loss: the recipe's name, and what a sweep has changed in it."""
+    seed: int
+    recipe: "Recipe"
+    folder: Path
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fusedface.data import PairList, fingerprint
-from fusedface.recipes.compare.plan import OF_THE_LOSS, PlannedRun
+from fusedface.recipes.compare.results import OF_THE_LOSS, PlannedRun
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import differences, read_recipe
 from fusedface.recipes.run_directory.directory import RECIPE

@@ -8,8 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fusedface.recipes.compare.plan import PlannedRun
-from fusedface.recipes.compare.results import FAILED, RunResult, read_result
+from fusedface.recipes.compare.results import FAILED, PlannedRun, RunResult, read_result
 from fusedface.recipes.host.terminal import plain, say
 from fusedface.recipes.run_directory.summary import VERDICT_COLOURS
 

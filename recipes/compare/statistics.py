@@ -4,9 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
+from typing import TYPE_CHECKING
 
 from fusedface.recipes.compare.results import RunResult
-from fusedface.recipes.configuration.recipe import Recipe
+
+if TYPE_CHECKING:
+    from fusedface.recipes.configuration.recipe import Recipe
 
 SHARES = (0.90, 0.95, 0.99)
 """Of the best accuracy of the whole comparison; the steps a loss takes to reach each are reported."""
@@ -151,7 +154,7 @@ def _loss_result(
     )
 
 
-def _parameters(recipe: Recipe) -> str:
+def _parameters(recipe: "Recipe") -> str:
     head = recipe.head
     values = asdict(head.margin) | ({"gamma": head.focal_gamma} if head.focal_gamma else {})
     values |= asdict(head.weighting) if head.weighting else {}

@@ -2,25 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.text import Text
 
 from fusedface.recipes.compare.results import FAILED, RunResult
 from fusedface.recipes.compare.statistics import SHARES, LossResult, Spread
-from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.host.terminal import Table, plain
 from fusedface.recipes.run_directory.summary import VERDICT_COLOURS
 
+if TYPE_CHECKING:
+    from fusedface.recipes.configuration.recipe import Recipe
 
-def _backbone(recipe: Recipe) -> str:
+
+def _backbone(recipe: "Recipe") -> str:
     backbone = recipe.backbone
     height, width = backbone.input_size
     return f"{backbone.name} x{backbone.width:g} at {height}x{width}"
 
 
-def _data(recipe: Recipe) -> str:
+def _data(recipe: "Recipe") -> str:
     data, people = recipe.data, recipe.data.synthetic
     if data.source != "synthetic":
         return data.source
@@ -115,7 +117,7 @@ def as_dict(losses: Sequence[LossResult]) -> list[dict[str, Any]]:
     return [asdict(loss) for loss in losses]
 
 
-def settings_line(recipe: Recipe) -> str:
+def settings_line(recipe: "Recipe") -> str:
     """The settings that are known to change the answer, the same for all runs."""
     return "; ".join(f"{name} {value(recipe)}" for name, value in SETTINGS_THAT_MATTER)
 

@@ -7,10 +7,9 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from fusedface.kernels import MARGINS, WEIGHTINGS, Margin, Weighting
-
-REGISTRIES: dict[type, Mapping[str, type]] = {Margin: MARGINS, Weighting: WEIGHTINGS}
-"""The records of which a table holds one of several kinds, told by its `name`."""
+Kinds = Mapping[type, Mapping[str, type]]
+"""By an annotation, the records by name of which a table holds one, told by its `name`."""
+NO_KINDS: Kinds = {}
 
 SYNONYMS = {
     "learning_rate": "lr", "wd": "weight_decay", "batch": "batch_size", "bs": "batch_size",
@@ -38,7 +37,7 @@ def hints_of(kind: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def build(kind: Any, values: Any, prefix: str) -> Any:
+def build(kind: Any, values: Any, prefix: str, kinds: Kinds = NO_KINDS) -> Any:
     """An instance of a dataclass from nested dicts; `prefix` is where it stands, with a dot.
 
     Raises:
@@ -53,7 +52,7 @@ def build(kind: Any, values: Any, prefix: str) -> Any:
         if key not in hints:
             known = [prefix + name for name in hints]
             raise ValueError(f"unknown setting {prefix + key!r}{nearest(prefix + key, known)}")
-        arguments[key] = convert(hints[key], value, prefix + key)
+        arguments[key] = convert(hints[key], value, prefix + key, kinds)
     missing = [
         field.name
         for field in dataclasses.fields(kind)
@@ -78,9 +77,8 @@ def without_none(hint: Any) -> Any:
     return hint
 
 
-def named_type(hint: type, values: Any, key: str) -> type:
-    """The class that a table names, of those registered for the annotation."""
-    known = REGISTRIES[hint]
+def named_type(known: Mapping[str, type], values: Any, key: str) -> type:
+    """The class that a table names, of those there are."""
     name = values.get("name") if isinstance(values, Mapping) else values
     if not isinstance(name, str) or name not in known:
         close = nearest(str(name), known)
@@ -88,17 +86,17 @@ def named_type(hint: type, values: Any, key: str) -> type:
     return known[name]
 
 
-def convert(hint: Any, value: Any, key: str) -> Any:
+def convert(hint: Any, value: Any, key: str, kinds: Kinds = NO_KINDS) -> Any:
     """Check a value against a field's type; integers become floats, lists tuples, tables dataclasses."""
-    if hint in REGISTRIES:
-        kind = named_type(hint, value, key)
+    if hint in kinds:
+        kind = named_type(kinds[hint], value, key)
         arguments = {k: v for k, v in value.items() if k != "name"} if value != kind.name else {}
         return build(kind, arguments, f"{key}.")
     if dataclasses.is_dataclass(hint):
-        return build(hint, value, f"{key}.")
+        return build(hint, value, f"{key}.", kinds)
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return convert(without_none(hint), value, key)
+        return convert(without_none(hint), value, key, kinds)
     if origin is Literal:
         if value not in arguments:
             close = nearest(str(value), arguments)

@@ -9,9 +9,10 @@ from typing import Any
 
 import tomli_w
 
+from fusedface.kernels import MARGINS, WEIGHTINGS, Margin, Weighting
 from fusedface.recipes.configuration.faces import SYNTHETIC
 from fusedface.recipes.configuration.fields import (
-    REGISTRIES,
+    Kinds,
     build,
     hints_of,
     named_type,
@@ -22,12 +23,13 @@ from fusedface.recipes.configuration.fields import (
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.host.terminal import visible
 
+KINDS: Kinds = {Margin: MARGINS, Weighting: WEIGHTINGS}
 HEADER = "# A resolved recipe; `recipe run` takes this file in place of a name.\n\n"
 
 
 def to_dict(record: Any) -> dict[str, Any]:
     """A recipe or a part of one as nested dicts of numbers, strings and lists; what is None is left out."""
-    values: dict[str, Any] = {"name": record.name} if isinstance(record, tuple(REGISTRIES)) else {}
+    values: dict[str, Any] = {"name": record.name} if isinstance(record, tuple(KINDS)) else {}
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
         if dataclasses.is_dataclass(value):
@@ -43,7 +45,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     Raises:
         ValueError: a key is unknown (the nearest valid one is named) or a value is bad.
     """
-    return build(Recipe, values, "")
+    return build(Recipe, values, "", KINDS)
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -164,11 +166,11 @@ def _keys(kind: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for name, hint in hints_of(kind).items():
         inner = without_none(hint)
-        if inner in REGISTRIES:
+        if inner in KINDS:
             if name not in values:
                 keys[prefix + name] = hint
                 continue
-            inner = named_type(inner, values[name], prefix + name)
+            inner = named_type(KINDS[inner], values[name], prefix + name)
         if dataclasses.is_dataclass(inner):
             keys |= _keys(inner, values.get(name, {}), f"{prefix}{name}.")  # pyright: ignore[reportArgumentType]
         else:

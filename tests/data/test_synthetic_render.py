@@ -11,11 +11,12 @@ import torch.nn.functional as F
 
 from fusedface.data import SyntheticFaces
 from fusedface.data.synthetic import parameters, pose
+from fusedface.data.synthetic.frame import SHIFT, Box, Frame
 from fusedface.data.synthetic.hashing import uniforms
 from fusedface.data.synthetic.nuisance import smooth
 from fusedface.data.synthetic.occlusions import GLASSES_SHARE
 from fusedface.data.synthetic.parameters import CONDITIONS, conditions
-from fusedface.data.synthetic.pose import SHIFT, Box, Frame, Pose
+from fusedface.data.synthetic.pose import Pose
 
 
 def render(size=(112, 112), count=96, **options) -> torch.Tensor:

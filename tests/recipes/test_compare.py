@@ -23,9 +23,9 @@ from fusedface.kernels import ArcFace, CosFace, CurricularFace, MVArc, NormFace
 from fusedface.recipes.compare import compare as compare_module
 from fusedface.recipes.compare import pool
 from fusedface.recipes.compare.compare import compare
-from fusedface.recipes.compare.plan import PlannedRun, plan
+from fusedface.recipes.compare.plan import plan
 from fusedface.recipes.compare.protocols import PAPER_SET, PROTOCOLS, get_protocol, with_settings
-from fusedface.recipes.compare.results import RunResult, read_result
+from fusedface.recipes.compare.results import PlannedRun, RunResult, read_result
 from fusedface.recipes.compare.reuse import inputs_of
 from fusedface.recipes.compare.screen import sparkline
 from fusedface.recipes.compare.statistics import SHARES, holm, steps_to, summarise
