@@ -199,7 +199,7 @@ def trained(name):
         for processes in (Processes(), group_of(num_ranks)):
             trainer = trainer_of(given, processes)
             learner = trainer.learner
-            batches = trainer.batches.load(trainer.dataset, 0, num_workers=0, pin_memory=False)
+            batches = trainer.plan.batches.load(trainer.dataset, 0, num_workers=0, pin_memory=False)
             for step, batch in zip(range(2), batches, strict=False):
                 learner.prepare(step)
                 learner.learn(step, batch.images, batch.labels)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from fusedface.data import SyntheticFaces
-from fusedface.data.synthetic import parameters, pose
+from fusedface.data.synthetic import frame, parameters, pose
 from fusedface.data.synthetic.frame import SHIFT, Box, Frame
 from fusedface.data.synthetic.hashing import uniforms
 from fusedface.data.synthetic.nuisance import smooth
@@ -35,6 +35,7 @@ def test_features_are_never_cut_by_their_windows(monkeypatch, size, extreme):
         monkeypatch.setattr(parameters, "uniforms", ends_and_middles)
         for motion in ("ROLL", "SCALE", "SHIFT"):
             monkeypatch.setattr(pose, motion, 0.0)
+            monkeypatch.setattr(frame, motion, 0.0)
     inside = render(size, difficulty=1.0, seed=3, count=200)
     monkeypatch.setattr(
         Frame, "pixels", lambda frame, _: (slice(0, frame.height), slice(0, frame.width))
