@@ -16,6 +16,7 @@ from fusedface.kernels import checks
 from fusedface.kernels.gpu import (
     arguments,
     choice,
+    chunk_gradients,
     combination,
     gradients,
     log_sum_exp,
@@ -97,7 +98,7 @@ def forget() -> None:
     """Whatever was compiled, loaded or decided with another driver."""
     compiler.max_shared_mem.cache_clear()
     choice.forget()
-    for module in (combination, gradients, log_sum_exp, margin, reductions, rows):
+    for module in (chunk_gradients, combination, gradients, log_sum_exp, margin, reductions, rows):
         for kernel in vars(module).values():
             if isinstance(kernel, triton.JITFunction):
                 kernel.device_caches.clear()

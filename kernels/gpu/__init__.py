@@ -7,7 +7,8 @@
         choice.py         which tile shape runs    replay.py                launches repeated
     kernels
         log_sum_exp.py    the pass over the classes, and the gradient's direction at D <= 256
-        gradients.py      the gradients of the class centres and of the embeddings
+        gradients.py      the gradient of the class centres at D <= 256
+        chunk_gradients.py  both gradients at larger D, in chunks of classes
         rows.py, margin.py, combination.py, reductions.py    work per row and on the batch
     below
         tile.py           device helpers           slots.py                 where numbers of rows lie

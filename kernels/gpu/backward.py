@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedface.kernels.gpu import choice, launch, layout, reductions, rows
+from fusedface.kernels.gpu import choice, chunk_gradients, launch, layout, reductions, rows
 from fusedface.kernels.gpu import gradients as kernels
 from fusedface.kernels.gpu.arguments import Numbers, UnitRows
 from fusedface.kernels.gpu.launch import Start
@@ -133,24 +133,35 @@ def _chunked_gradients(
     """Fill `d_weight`, if it is not empty; parts (num, B, DIM) of the gradient in the unit embeddings."""
     num_rows, num_classes = len(saved.labels), len(saved.weight)
     dim = saved.x.rows.shape[1]
-    chunk = layout.chunk_classes(num_rows, num_classes)
-    g = saved.x.rows.new_empty(len(saved.x.rows) * chunk)
+    chunk = layout.chunk_classes(num_rows, num_classes, dim, numbers.precision)
     tiles = layout.ceil_div(num_rows, layout.WIDE_MULTIPLE) * layout.ceil_div(
         dim, layout.WIDE_MULTIPLE
     )
-    split = layout.split_chunk(tiles, chunk, 2 * layout.processors(g.device))
-    parts = factors.unscale.new_zeros(split.num if needs_embeddings else 0, num_rows, dim)
+    split = layout.split_chunk(tiles, chunk, 2 * layout.processors(d_weight.device))
+    # All chunks in turn have the same memory.
+    scratch = _Scratch(
+        saved.x.rows.new_empty(len(saved.x.rows) * chunk),
+        factors.unscale.new_empty(factors.rows.shape[1] // layout.FLAG_ROWS * chunk),
+        factors.unscale.new_empty(split.num if needs_embeddings else 0, num_rows, dim),
+        split.classes,
+    )
     for first in range(0, num_classes, chunk):
         fitting = min(chunk, num_classes - first)
         here = _Chunk(
             first, layout.ceil_div(fitting, layout.CHUNK_MULTIPLE) * layout.CHUNK_MULTIPLE
         )
-        along = _coefficients(saved, factors, numbers, here, g)
-        if needs_embeddings:
-            _embedding_product(saved, numbers, here, g, parts, split.classes)
-        if len(d_weight):
-            _centre_product(saved, factors, numbers, here, g, along, d_weight)
-    return parts
+        num_along = _coefficients(saved, factors, numbers, here, scratch)
+        _products(saved, factors, numbers, here, scratch, num_along, d_weight)
+    return scratch.parts
+
+
+class _Scratch(NamedTuple):
+    """What a chunk's two launches hand on."""
+
+    g: Tensor  # (padded B, chunk), in the operand dtype
+    along: Tensor  # (row blocks, chunk)
+    parts: Tensor  # (num, B, DIM), or (0, B, DIM)
+    part_classes: int
 
 
 class _Chunk(NamedTuple):
@@ -161,61 +172,50 @@ class _Chunk(NamedTuple):
 
 
 def _coefficients(
-    saved: Saved, factors: Factors, numbers: Numbers, chunk: _Chunk, g: Tensor
-) -> Tensor:
-    """Write g (B, chunk); return its part of the projection (row blocks, chunk)."""
+    saved: Saved, factors: Factors, numbers: Numbers, chunk: _Chunk, scratch: _Scratch
+) -> int:
+    """Write g and its part of the projection; return the number of row blocks that the latter has."""
     num_rows, num_classes, dim = len(saved.labels), len(saved.weight), saved.x.rows.shape[1]
 
-    def run(tile: Tile, start: Start) -> Tensor:
+    def run(tile: Tile, start: Start) -> int:
         blocks = layout.ceil_div(num_rows, tile.block_b)
-        along = factors.unscale.new_empty(blocks, chunk.size)
         start(
-            kernels.coefficients_kernel, blocks * (chunk.size // tile.block_c),
+            chunk_gradients.coefficients_kernel, blocks * (chunk.size // tile.block_c),
             saved.x.rows, saved.w.rows, saved.labels, saved.flags, factors.rows, saved.linear,
-            g, along, num_rows, factors.rows.shape[1], saved.flags.shape[1], chunk.first, chunk.size,
+            scratch.g, scratch.along,
+            num_rows, factors.rows.shape[1], saved.flags.shape[1], chunk.first, chunk.size,
             *numbers.scalars,
             tile=tile, DIM=dim, MODE=numbers.mode, PRECISION=layout.operands(numbers.precision).dot,
             SIGNED=True,
         )  # fmt: skip
-        return along
+        return blocks
 
     shape = (num_rows, num_classes, dim)
     return choice.first_that_runs(
-        "coefficients", shape, g.device, numbers.precision, run, numbers.mode
+        "coefficients", shape, scratch.g.device, numbers.precision, run, numbers.mode
     )
 
 
-def _embedding_product(
-    saved: Saved, numbers: Numbers, chunk: _Chunk, g: Tensor, parts: Tensor, classes: int
-) -> None:
-    num_parts, num_rows, dim = parts.shape
-
-    def run(tile: Tile, start: Start) -> None:
-        tiles = layout.ceil_div(num_rows, tile.block_b) * (dim // tile.block_d)
-        start(
-            kernels.embedding_product_kernel, tiles * num_parts,
-            g, saved.w.rows, parts, num_rows, chunk.first, chunk.size, classes,
-            tile=tile, DIM=dim, PRECISION=layout.operands(numbers.precision).dot,
-        )  # fmt: skip
-
-    shape = (num_rows, len(saved.weight), dim)
-    choice.first_that_runs("embedding_product", shape, g.device, numbers.precision, run)
-
-
-def _centre_product(
-    saved: Saved, factors: Factors, numbers: Numbers, chunk: _Chunk, g: Tensor, along: Tensor,
-    d_weight: Tensor,
+def _products(
+    saved: Saved, factors: Factors, numbers: Numbers, chunk: _Chunk, scratch: _Scratch,
+    num_along: int, d_weight: Tensor,
 ) -> None:  # fmt: skip
-    num_rows, dim = len(saved.labels), saved.x.rows.shape[1]
+    num_parts, num_rows, dim = scratch.parts.shape
 
     def run(tile: Tile, start: Start) -> None:
+        columns = dim // tile.block_d
+        of_embeddings = layout.ceil_div(num_rows, tile.block_b) * columns * num_parts
+        of_centres = chunk.size // tile.block_c * columns * bool(len(d_weight))
         start(
-            kernels.centre_product_kernel, chunk.size // tile.block_c * (dim // tile.block_d),
-            g, along, saved.x.rows, saved.w.rows, saved.w.inverse, factors.unscale, d_weight,
-            num_rows, len(saved.weight), chunk.first, chunk.size, len(along),
-            tile=tile, DIM=dim, WIDTH=d_weight.shape[1], PRECISION=layout.operands(numbers.precision).dot,
+            chunk_gradients.products_kernel, of_embeddings + of_centres,
+            scratch.g, scratch.along, saved.x.rows, saved.w.rows, saved.w.inverse, factors.unscale,
+            scratch.parts, d_weight,
+            num_rows, len(saved.weight), chunk.first, chunk.size, scratch.part_classes,
+            of_embeddings, num_along,
+            tile=tile, DIM=dim, WIDTH=saved.weight.shape[1],
+            PRECISION=layout.operands(numbers.precision).dot,
         )  # fmt: skip
 
     shape = (num_rows, len(saved.weight), dim)
-    variant = (d_weight.dtype, d_weight.shape[1])
-    choice.first_that_runs("centre_product", shape, g.device, numbers.precision, run, variant)
+    variant = (d_weight.dtype, saved.weight.shape[1])
+    choice.first_that_runs("products", shape, d_weight.device, numbers.precision, run, variant)

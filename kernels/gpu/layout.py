@@ -7,8 +7,10 @@ import torch
 NARROW_BYTES = 512  # of a padded unit row: two tiles of such rows and the sums fit one program
 WIDE_MULTIPLE = 128  # columns: the largest BLOCK_D of gradients.py
 SMALLEST_BLOCK = 16  # that tl.dot takes
-CHUNK_ELEMENTS = 2**23  # of coefficients: 16 MB in half precision stay in the L2 of an A100 or H100
-CHUNK_MULTIPLE = 128  # classes
+# Of a chunk's coefficients: that many stay in the L2 of an H100, or a share of the bytes of the unit class
+# centres, which a step holds anyway, so that many classes are no more than a dozen chunks at B = 2 D.
+CHUNK_BYTES, CHUNK_SHARE = 42 * 2**20, 6
+CHUNK_MULTIPLE = 256  # classes: the largest BLOCK_C of gradients.py
 ROW_MULTIPLE = 128  # rows of unit embeddings, flags and factors: the largest BLOCK_B
 CLASS_MULTIPLE = (
     256  # unit class centres: the largest BLOCK_C, and the columns of flags with FLAG_CLASSES
@@ -130,11 +132,13 @@ def split_classes(rows: int, classes: int, block_b: int, block_c: int, programs:
     return Splits(blocks, ceil_div(tiles, tiles_per_split), tiles_per_split)
 
 
-def chunk_classes(rows: int, classes: int) -> int:
-    """Classes per chunk of coefficients: CHUNK_ELEMENTS of them, whatever the number of classes."""
-    fitting = max(CHUNK_ELEMENTS // rows, 1)
-    whole = ceil_div(min(fitting, classes), CHUNK_MULTIPLE) * CHUNK_MULTIPLE
-    return max(whole, CHUNK_MULTIPLE)
+def chunk_classes(rows: int, classes: int, dim: int, precision: str) -> int:
+    """Classes per chunk of coefficients, in chunks of one size: see `CHUNK_BYTES`; `dim` is padded."""
+    itemsize = OPERANDS[precision].dtype.itemsize
+    budget = max(CHUNK_BYTES, classes * dim * itemsize // CHUNK_SHARE)
+    fitting = budget // (padded_rows(rows) * itemsize) // CHUNK_MULTIPLE * CHUNK_MULTIPLE
+    num = ceil_div(classes, max(fitting, CHUNK_MULTIPLE))
+    return ceil_div(ceil_div(classes, num), CHUNK_MULTIPLE) * CHUNK_MULTIPLE
 
 
 class Parts(NamedTuple):

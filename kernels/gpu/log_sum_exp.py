@@ -21,6 +21,7 @@ from fusedface.kernels.gpu.tile import (
     INFINITE,
     LINEAR,
     NO_LARGEST,
+    PANEL,
     PLAIN,
     QUADRATIC,
     as_operand,
@@ -31,6 +32,7 @@ from fusedface.kernels.gpu.tile import (
     lifts,
     logits,
     most_lift,
+    panels,
     sliced_cosines,
     store_totals,
     threshold_step,
@@ -162,14 +164,14 @@ def lse_kernel(
     step = threshold_step(tl.load(threshold_ptr + rows, mask=mask_b, other=INFINITE))
     line = tl.load(linear_ptr) - 1.0
     reference = fixed_reference(scale, square, line, constant, top, MODE)
-    most = most_lift(bend, line)
-
-    largest = tl.full((BLOCK_B,), NO_LARGEST, dtype=tl.float32)
-    total = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
-    max_cos = tl.full((BLOCK_B, 4), NO_LARGEST, dtype=tl.float32)
-    num_hard = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
-    least = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
-    sum_lift = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
+    totals = (
+        tl.full((BLOCK_B,), NO_LARGEST, dtype=tl.float32),
+        tl.zeros((BLOCK_B, 4), dtype=tl.float32),
+        tl.full((BLOCK_B, 4), NO_LARGEST, dtype=tl.float32),
+        tl.zeros((BLOCK_B, 4), dtype=tl.float32),
+        tl.zeros((BLOCK_B, 4), dtype=tl.float32),
+        tl.zeros((BLOCK_B, 4), dtype=tl.float32),
+    )
 
     first = split * tiles_per_split * BLOCK_C
     last = tl.minimum(first + tiles_per_split * BLOCK_C, num_classes)
@@ -182,26 +184,60 @@ def lse_kernel(
         ):
             labels = tl.load(labels_ptr + rows, mask=mask_b, other=-1).to(tl.int32)
             cos = without_targets(cos, labels, start + tl.arange(0, BLOCK_C), num_classes)
-        hard = hard_step(cos, step[:, None])
-        max_cos = tl.maximum(max_cos, lane_maxima(cos))
-        num_hard += lane_sums(hard)
-        if MODE >= QUADRATIC:
-            lift = lifts(cos, hard, bend, line, MODE)
-            least = tl.maximum(least, lane_maxima(most * hard - lift))
-            sum_lift += lane_sums(lift)
-        if FIXED:
-            z = logits(cos, hard, -reference, scale, square, line, constant, MODE)
-            total += lane_sums(tl.exp2(z))
-        else:
-            z = logits(cos, hard, 0.0, scale, square, line, constant, MODE)
-            new_largest = tl.maximum(largest, tl.max(z, axis=1))
-            p = tl.exp2(z + (SHIFT - new_largest)[:, None])
-            total = total * tl.exp2(largest - new_largest)[:, None] + lane_sums(p)
-            largest = new_largest
+        totals = taken_in(
+            cos, step, line, reference, totals, scale, square, bend, constant, MODE, SHIFT, FIXED
+        )
 
+    largest, total, max_cos, num_hard, least, sum_lift = totals
     if FIXED:
         largest = tl.zeros((BLOCK_B,), dtype=tl.float32) + reference
     store_totals(
         totals_ptr, split.to(tl.int64), rows, num_rows, num_splits,
         largest, total, max_cos, num_hard, least, sum_lift,
     )  # fmt: skip
+
+
+@triton.jit
+def taken_in(
+    cos, step, line, reference, totals, scale, square, bend, constant,
+    MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr,
+):  # fmt: skip
+    """The six totals of rows with a tile of their cosines, panel by panel."""
+    if cos.shape[1] > PANEL:
+        left, right = panels(cos)  # pyright: ignore[reportGeneralTypeIssues]
+        totals = taken_in(
+            left, step, line, reference, totals, scale, square, bend, constant, MODE, SHIFT, FIXED
+        )
+        totals = taken_in(
+            right, step, line, reference, totals, scale, square, bend, constant, MODE, SHIFT, FIXED
+        )
+    else:
+        totals = panel_taken_in(
+            cos, step, line, reference, *totals, scale, square, bend, constant, MODE, SHIFT, FIXED
+        )
+    return totals
+
+
+@triton.jit
+def panel_taken_in(
+    cos, step, line, reference, largest, total, max_cos, num_hard, least, sum_lift,
+    scale, square, bend, constant, MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr,
+):  # fmt: skip
+    """`taken_in` of one panel."""
+    hard = hard_step(cos, step[:, None])
+    max_cos = tl.maximum(max_cos, lane_maxima(cos))
+    num_hard += lane_sums(hard)
+    if MODE >= QUADRATIC:
+        lift = lifts(cos, hard, bend, line, MODE)
+        least = tl.maximum(least, lane_maxima(most_lift(bend, line) * hard - lift))
+        sum_lift += lane_sums(lift)
+    if FIXED:
+        z = logits(cos, hard, -reference, scale, square, line, constant, MODE)
+        total += lane_sums(tl.exp2(z))
+    else:
+        z = logits(cos, hard, 0.0, scale, square, line, constant, MODE)
+        new_largest = tl.maximum(largest, tl.max(z, axis=1))
+        p = tl.exp2(z + (SHIFT - new_largest)[:, None])
+        total = total * tl.exp2(largest - new_largest)[:, None] + lane_sums(p)
+        largest = new_largest
+    return largest, total, max_cos, num_hard, least, sum_lift

@@ -27,6 +27,7 @@ NO_LARGEST = tl.constexpr(-1e12)  # above ABSENT, below every cosine
 INFINITE = tl.constexpr(float("inf"))
 STEEP = tl.constexpr(2.0**100)  # times a difference of two float32 cosines: at least 1, or 0
 LOG2_E = tl.constexpr(1.4426950408889634)
+PANEL = tl.constexpr(64)  # columns of a tile of cosines that are worked on at a time
 FLAG_ROWS, FLAG_CLASSES = tl.constexpr(64), tl.constexpr(64)  # what one flag speaks for
 
 
@@ -154,6 +155,16 @@ def lane_maxima(values):
     """The same with maxima."""
     folded = tl.reshape(values, (values.shape[0], values.shape[1] // 8, 4, 2))
     return tl.max(tl.max(folded, axis=3), axis=1)
+
+
+@triton.jit
+def panels(tile):
+    """The left and the right half of a tile's columns: worked on in turn, they take fewer registers.
+
+    In the layout of a product both halves are in registers of the same threads.
+    """
+    halves = tl.reshape(tile, (tile.shape[0], 2, tile.shape[1] // 2))
+    return tl.split(tl.permute(halves, (0, 2, 1)))
 
 
 @triton.jit

@@ -53,8 +53,7 @@ BLOCKS = {
     "centres": ("block_b", "block_c"),
     "lse": ("block_b", "block_c", "block_k"),
     "coefficients": ("block_b", "block_c", "block_k"),
-    "embedding_product": ("block_b", "block_d", "block_k"),
-    "centre_product": ("block_c", "block_d", "block_k"),
+    "products": ("block_b", "block_c", "block_d", "block_k"),
 }
 
 # Blocks, num_warps, num_stages, then programs and max_registers where they are not 1 and 0.
@@ -118,7 +117,7 @@ NARROW: dict[tuple[str, str, int], Shapes] = {
 SLICED: dict[tuple[str, str], Shapes] = {
     ("lse", "half"): {
         "sm_80": [(128, 64, 64, 8, 3), (64, 64, 64, 4, 3, 2)],
-        "sm_90": [(128, 128, 64, 8, 3), (64, 64, 64, 4, 3, 4)],
+        "sm_90": [(128, 256, 64, 8, 4), (128, 128, 64, 8, 3), (64, 64, 64, 4, 3, 4)],
         "sm_100": [(128, 64, 64, 8, 3), (64, 64, 32, 4, 2, 3)],
         "gfx942": [(128, 128, 32, 8, 3), (64, 64, 64, 4, 3)],
     },
@@ -136,7 +135,7 @@ SLICED: dict[tuple[str, str], Shapes] = {
     },
     ("coefficients", "half"): {
         "sm_80": [(128, 128, 64, 8, 3), (64, 64, 64, 4, 3)],
-        "sm_90": [(128, 128, 64, 8, 3), (64, 64, 64, 4, 3, 4)],
+        "sm_90": [(128, 256, 64, 8, 3), (128, 128, 64, 8, 3), (64, 64, 64, 4, 3, 4)],
         "sm_100": [(128, 128, 64, 8, 3), (128, 64, 64, 4, 4)],
         "gfx942": [(128, 128, 64, 8, 3), (64, 64, 64, 4, 3)],
     },
@@ -152,41 +151,23 @@ SLICED: dict[tuple[str, str], Shapes] = {
         "sm_100": [(128, 64, 32, 8, 2), (64, 64, 32, 4, 2)],
         "gfx942": [(64, 64, 64, 4, 3), (128, 64, 32, 8, 2)],
     },
-    ("embedding_product", "half"): {
-        "sm_80": [(128, 128, 64, 8, 3), (64, 128, 64, 4, 3)],
-        "sm_90": [(128, 128, 64, 8, 3), (64, 128, 64, 4, 3)],
-        "sm_100": [(128, 128, 64, 8, 3), (64, 128, 64, 4, 3)],
-        "gfx942": [(128, 128, 32, 8, 2), (64, 128, 64, 4, 3)],
+    ("products", "half"): {
+        "sm_80": [(128, 128, 128, 64, 8, 3), (64, 64, 128, 64, 4, 3)],
+        "sm_90": [(128, 128, 256, 64, 8, 3), (128, 128, 128, 64, 8, 3), (64, 64, 128, 64, 4, 3)],
+        "sm_100": [(128, 128, 128, 64, 8, 3), (64, 64, 128, 64, 4, 3)],
+        "gfx942": [(128, 128, 128, 32, 8, 2), (64, 64, 128, 64, 4, 3)],
     },
-    ("embedding_product", "tf32"): {
-        "sm_80": [(128, 128, 64, 8, 3), (128, 128, 32, 8, 2)],
-        "sm_90": [(128, 128, 64, 8, 3), (128, 128, 32, 8, 2)],
-        "sm_100": [(128, 128, 32, 8, 2), (64, 64, 32, 4, 2)],
-        "gfx942": [(128, 128, 32, 8, 2), (64, 64, 32, 4, 2)],
+    ("products", "tf32"): {
+        "sm_80": [(128, 128, 128, 64, 8, 3), (128, 128, 128, 32, 8, 2)],
+        "sm_90": [(128, 128, 128, 64, 8, 3), (128, 128, 128, 32, 8, 2)],
+        "sm_100": [(64, 64, 64, 32, 4, 2)],
+        "gfx942": [(128, 128, 128, 32, 8, 2), (64, 64, 64, 32, 4, 2)],
     },
-    ("embedding_product", "float32"): {
-        "sm_80": [(64, 64, 32, 4, 2)],
-        "sm_90": [(128, 128, 32, 8, 2), (64, 64, 32, 4, 2)],
-        "sm_100": [(128, 128, 32, 8, 2), (64, 64, 32, 4, 2)],
-        "gfx942": [(128, 128, 32, 8, 2), (64, 64, 32, 4, 2)],
-    },
-    ("centre_product", "half"): {
-        "sm_80": [(128, 128, 64, 8, 3), (64, 128, 64, 4, 3)],
-        "sm_90": [(128, 128, 64, 8, 3), (64, 128, 64, 4, 3)],
-        "sm_100": [(128, 128, 64, 8, 3), (64, 128, 64, 4, 3), (128, 64, 64, 8, 3)],
-        "gfx942": [(128, 128, 32, 8, 2), (64, 128, 64, 4, 3)],
-    },
-    ("centre_product", "tf32"): {
-        "sm_80": [(128, 128, 64, 8, 3), (128, 128, 32, 8, 2)],
-        "sm_90": [(128, 128, 64, 8, 3), (128, 128, 32, 8, 2)],
-        "sm_100": [(64, 64, 32, 4, 2)],
-        "gfx942": [(128, 128, 32, 8, 2), (64, 64, 32, 4, 2)],
-    },
-    ("centre_product", "float32"): {
-        "sm_80": [(64, 64, 32, 4, 2)],
-        "sm_90": [(128, 128, 32, 8, 2), (64, 64, 32, 4, 2)],
-        "sm_100": [(64, 64, 32, 4, 2)],
-        "gfx942": [(128, 128, 32, 8, 2), (64, 64, 32, 4, 2)],
+    ("products", "float32"): {
+        "sm_80": [(64, 64, 64, 32, 4, 2)],
+        "sm_90": [(128, 128, 128, 32, 8, 2), (64, 64, 64, 32, 4, 2)],
+        "sm_100": [(64, 64, 64, 32, 4, 2)],
+        "gfx942": [(128, 128, 128, 32, 8, 2), (64, 64, 64, 32, 4, 2)],
     },
 }
 
@@ -208,8 +189,10 @@ def shipped(
 def operand_bytes(tile: Tile, dim: int, itemsize: int) -> int:
     """Shared memory that the operands of one product take at least: one stage of each."""
     depth = tile.block_k or dim
-    sides = [side for side in (tile.block_b, tile.block_c, tile.block_d) if side]
-    return sum(sides) * depth * itemsize
+    sides = tile.block_b + tile.block_c
+    if tile.block_d:  # two products, one after the other
+        sides = max(tile.block_b, tile.block_c) + tile.block_d
+    return sides * depth * itemsize
 
 
 def _table(kernel: str, dim: int, precision: str, itemsize: int) -> Shapes:
@@ -227,6 +210,6 @@ def _tile(kernel: str, shape: tuple[int, ...], dim: int) -> Tile:
     if kernel in ("lse", "coefficients"):
         sizes["block_k"] = min(sizes["block_k"], dim)
     elif "block_d" in sizes:
-        sizes["block_d"] = min(sizes["block_d"], dim)
+        sizes["block_d"] = min(sizes["block_d"], dim & -dim)  # which divides dim
     launch = ("num_warps", "num_stages", "programs", "max_registers")
     return Tile(**sizes, **dict(zip(launch, shape[len(blocks) :], strict=False)))

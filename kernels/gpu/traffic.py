@@ -1,13 +1,14 @@
 """Flops and bytes of one step, kernel by kernel; held against the recorded launches in the tests.
 
 Flops are those of the matrix products. Bytes count every operand once, read or written: what reaches
-the memory if what neighbouring programs share stays in the cache. Coefficients of a chunk are counted apart
-(`scratch`), because they are meant to stay in the cache. Kernels that touch B rows alone are left out.
+the memory if what neighbouring programs share stays in the cache. Coefficients are counted apart
+(`scratch`): a chunk of `layout.CHUNK_BYTES` stays in the cache. Kernels on B rows alone are left out.
 """
 
 from typing import NamedTuple
 
 from fusedface.kernels.gpu import layout
+from fusedface.kernels.gpu.tiles import Tile
 
 FLOAT32 = 4
 LABEL = 8
@@ -38,15 +39,20 @@ class Problem(NamedTuple):
         return layout.is_narrow(self.dim, self.precision)
 
     @property
+    def padded_dim(self) -> int:
+        """Columns of a unit row."""
+        return layout.padded_dim(self.dim, self.precision)
+
+    @property
     def product(self) -> int:
         """Flops of all cosines, or of the gradient of one operand from its coefficients."""
-        return 2 * self.rows * self.classes * layout.padded_dim(self.dim, self.precision)
+        return 2 * self.rows * self.classes * self.padded_dim
 
     @property
     def unit_row(self) -> int:
         """Bytes of a unit row."""
         itemsize = layout.OPERANDS[self.precision].dtype.itemsize
-        return layout.padded_dim(self.dim, self.precision) * itemsize
+        return self.padded_dim * itemsize
 
     @property
     def x(self) -> int:
@@ -69,7 +75,7 @@ def forward(problem: Problem, with_gradients: bool, num_splits: int) -> list[Pas
     """Unit class centres, the sums over the classes and their combination."""
     rows, classes, dim, _, itemsize = problem
     has_direction = with_gradients and problem.is_narrow
-    direction = rows * layout.padded_dim(dim, problem.precision) * has_direction
+    direction = rows * problem.padded_dim * has_direction
     sums = FLOAT32 * num_splits * (NUM_TOTALS * rows + direction)
     per_row = rows * (LABEL + FLOAT32) + FLOAT32  # label and threshold; linear
     return [
@@ -107,17 +113,58 @@ def backward(problem: Problem, num_parts: int = 0, num_blocks: int = 0) -> list[
     if problem.is_narrow:
         num_bytes = x + w + per_row + flags + d_weight
         return [Pass("centre_gradient_kernel", 2 * problem.product, num_bytes)]
-    chunk = layout.chunk_classes(rows, classes)
+    chunk = layout.chunk_classes(rows, classes, problem.padded_dim, precision)
     chunks = layout.ceil_div(classes, chunk)
     covered = layout.ceil_div(classes, layout.CHUNK_MULTIPLE) * layout.CHUNK_MULTIPLE
     g = layout.padded_rows(rows) * covered * layout.OPERANDS[precision].dtype.itemsize
     along = num_blocks * covered * FLOAT32
-    parts = num_parts * rows * layout.padded_dim(dim, precision) * FLOAT32
+    parts = num_parts * rows * problem.padded_dim * FLOAT32
     return [
         Pass("coefficients_kernel", problem.product, chunks * (x + per_row) + w + flags, g + along),
-        Pass("embedding_product_kernel", problem.product, w + 2 * chunks * parts, g),
-        Pass("centre_product_kernel", problem.product, chunks * x + w + d_weight, g + along),
+        Pass(
+            "products_kernel",
+            2 * problem.product,
+            w + chunks * x + (2 * chunks - 1) * parts + d_weight,
+            2 * g + along,
+        ),
     ]
+
+
+def from_l2(problem: Problem, tiles: dict[str, Tile], num_splits: int) -> dict[str, int]:
+    """Bytes that programs read of operands and write of coefficients, by kernel: what crosses from L2.
+
+    A program reads the operands of each of its tiles again, so this falls as tiles grow. Numbers of a row
+    and of a class are left out.
+
+    Args:
+        problem: the sizes.
+        tiles: the tile shape of each kernel that runs, by its name in the tables.
+        num_splits: programs that share the classes of a block of rows.
+    """
+    rows, classes, row = layout.padded_rows(problem.rows), problem.classes, problem.unit_row
+    itemsize = row // problem.padded_dim
+    found = {}
+    for name, tile in tiles.items():
+        blocks = layout.ceil_div(problem.rows, tile.block_b)
+        class_blocks = layout.ceil_div(classes, tile.block_c)
+        pairs = blocks * class_blocks * (tile.block_b + tile.block_c) * row
+        if name == "flash":
+            w = class_blocks * tile.block_c * row
+            found["flash_kernel"] = blocks * (w + num_splits * tile.block_b * row)
+        elif name == "lse":
+            found["lse_kernel"] = pairs
+        elif name == "centres":
+            batch = blocks * tile.block_b * row
+            found["centre_gradient_kernel"] = class_blocks * (batch + 2 * tile.block_c * row)
+        elif name == "coefficients":
+            g = rows * class_blocks * tile.block_c * itemsize
+            found["coefficients_kernel"] = pairs + g
+        else:
+            columns = problem.padded_dim // tile.block_d
+            sides = (tile.block_b + tile.block_d) * blocks * class_blocks * tile.block_c
+            sides += (tile.block_c + tile.block_d) * class_blocks * blocks * tile.block_b
+            found["products_kernel"] = columns * sides * itemsize
+    return found
 
 
 def floor_ms(passes: list[Pass], flops_per_second: float, bytes_per_second: float) -> float:

@@ -175,9 +175,7 @@ def backward(
         )  # fmt: skip
 
     tensors = (embeddings, weight, *kept, *given)
-    is_aligned = not any(tensor.data_ptr() % 16 for tensor in kept)
-    # In chunks, the memory of one is to be free for the next.
-    if not (is_aligned and layout.is_narrow(embeddings.shape[1], n.precision)):
+    if any(tensor.data_ptr() % 16 for tensor in kept):
         return compute(*tensors)
     signature = (
         _signature(embeddings), _signature(weight), d_loss is None,

@@ -32,8 +32,7 @@ PRODUCTS = {
     "centre_gradient_kernel",
     "lse_kernel",
     "coefficients_kernel",
-    "embedding_product_kernel",
-    "centre_product_kernel",
+    "products_kernel",
 }
 # Kinds of N: the quadratic of CurricularFace, MV's line, and none.
 MODES = {"quadratic": (1.0, True), "linear": (0.0, True), "plain": (0.0, False)}

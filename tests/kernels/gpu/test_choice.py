@@ -183,7 +183,7 @@ def test_tuning_times_every_tile_shape_and_keeps_the_fastest(monkeypatch):
     seen = {}
     timings = tuning.tune(64, 1000, 512, precision="bfloat16", device="cpu", measure=measure)
     kernels = {timing.case.kernel for timing in timings}
-    assert kernels == {"lse", "coefficients", "embedding_product", "centre_product"}
+    assert kernels == {"lse", "coefficients", "products"}
     for kernel in kernels:
         mine = [timing for timing in timings if timing.case.kernel == kernel]
         assert {t.tile for t in mine} == set(choice.candidates(mine[0].case, CPU))
@@ -200,9 +200,7 @@ def test_every_case_has_a_tile_shape(architecture, precision, dim):
 
     kernels = {"lse"}
     narrow = layout.is_narrow(dim, precision)
-    kernels |= (
-        {"flash", "centres"} if narrow else {"coefficients", "embedding_product", "centre_product"}
-    )
+    kernels |= {"flash", "centres"} if narrow else {"coefficients", "products"}
     itemsize = layout.OPERANDS[precision].dtype.itemsize
     for kernel in kernels:
         limits = Limits(architecture, SHARED_MEMORY[architecture])
@@ -211,6 +209,7 @@ def test_every_case_has_a_tile_shape(architecture, precision, dim):
         for tile in found:
             assert operand_bytes(tile, dim, itemsize) <= SHARED_MEMORY[architecture]
             assert not tile.block_d or dim % tile.block_d == 0
+            assert kernel != "coefficients" or tile.block_b % layout.FLAG_ROWS == 0
             assert kernel not in ("lse", "coefficients") or dim % tile.block_k == 0
             for block in (tile.block_b, tile.block_c):
                 assert layout.CHUNK_MULTIPLE % max(block, 1) == 0
@@ -218,10 +217,8 @@ def test_every_case_has_a_tile_shape(architecture, precision, dim):
 
 def test_less_shared_memory_leaves_out_what_cannot_fit():
     """A consumer GPU has 99 KiB."""
-    everything = shipped(
-        "embedding_product", 512, "tf32", 4, Limits("sm_90", SHARED_MEMORY["sm_90"])
-    )
-    small = shipped("embedding_product", 512, "tf32", 4, Limits("sm_90", 48_000))
+    everything = shipped("products", 512, "tf32", 4, Limits("sm_90", SHARED_MEMORY["sm_90"]))
+    small = shipped("products", 512, "tf32", 4, Limits("sm_90", 48_000))
     assert set(small) < set(everything)
 
 

@@ -1,11 +1,13 @@
 """The model of flops and bytes against what the recorded launches imply."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
-from gpu_launches import MULTIPROCESSORS, record
+from gpu_launches import MULTIPROCESSORS, record, record_whole
 
+from fusedface.kernels import CurricularFace
 from fusedface.kernels.gpu import layout, traffic
 
 ALIGNED = [(512, 8192, 128, "bfloat16"), (512, 16_384, 256, "float16"), (256, 4096, 64, "tf32")]
@@ -13,12 +15,14 @@ WIDE = [(1024, 32_768, 512, "bfloat16"), (256, 8192, 384, "tf32"), (256, 8192, 1
 RAGGED = [(500, 85_742, 100, "bfloat16"), (300, 10_572, 500, "bfloat16"), (1, 2, 7, "float32")]
 
 
+def named(launch):
+    """The run-time arguments of a launch by name."""
+    return dict(zip((p.name for p in launch.kernel.params), launch.args, strict=False))
+
+
 def flops(launch):
     """Flops of the products a launch starts: programs, times tiles of each, times one tile."""
-    c, args = (
-        launch.constants,
-        dict(zip((p.name for p in launch.kernel.params), launch.args, strict=False)),
-    )
+    c, args = launch.constants, named(launch)
     dim = c.get("DIM")
     blocks = [c.get(f"BLOCK_{name}", 0) for name in "BCDK"]
     b, classes, d, k = blocks
@@ -31,11 +35,11 @@ def flops(launch):
         return launch.grid * math.ceil(args["num_rows"] / b) * 2 * (2 * b * classes * dim)
     if launch.name == "coefficients_kernel":
         return launch.grid * 2 * b * classes * dim
-    if launch.name == "embedding_product_kernel":
-        parts = args["parts_ptr"].shape[0]
-        return launch.grid // parts * (args["chunk"] // k) * 2 * b * d * k
-    if launch.name == "centre_product_kernel":
-        return launch.grid * math.ceil(args["num_rows"] / k) * 2 * classes * d * k
+    if launch.name == "products_kernel":
+        of_embeddings = args["num_embedding_tiles"]
+        depth = args["chunk"] // len(args["parts_ptr"])
+        of_centres = (launch.grid - of_embeddings) * classes * math.ceil(args["num_rows"] / k) * k
+        return 2 * d * (of_embeddings * b * depth + of_centres)
     return 0
 
 
@@ -60,10 +64,9 @@ def passes_and_launches(case, monkeypatch, train=True):
     passes = traffic.forward(problem, train, splits.num)
     if train:
         g = [launch for launch in launches if launch.name == "coefficients_kernel"]
-        products = [launch for launch in launches if launch.name == "embedding_product_kernel"]
-        num_parts = len(products[0].args[2]) if products else 0
-        along = [param.name for param in g[0].kernel.params].index("along_ptr") if g else 0
-        num_blocks = len(g[0].args[along]) if g else 0
+        products = [launch for launch in launches if launch.name == "products_kernel"]
+        num_parts = len(named(products[0])["parts_ptr"]) if products else 0
+        num_blocks = math.ceil(rows / g[0].tile.block_b) if g else 0
         passes += traffic.backward(problem, num_parts, num_blocks)
     return passes, launches
 
@@ -84,7 +87,7 @@ def test_padding_costs_at_most_a_tile(case, monkeypatch):
     for one in passes:
         started = sum(flops(la) for la in launches if la.name == one.kernel)
         assert started >= one.flops
-        rows, classes = (math.ceil(n / 128) * 128 for n in case[:2])
+        rows, classes = math.ceil(case[0] / 128) * 128, math.ceil(case[1] / 256) * 256
         assert started * case[0] * case[1] <= one.flops * rows * classes
 
 
@@ -105,40 +108,93 @@ def test_bytes_are_those_of_the_operands(case, monkeypatch):
 @pytest.mark.parametrize("case", [*WIDE, RAGGED[1]], ids=str)
 def test_bytes_of_chunks(case, monkeypatch):
     """What a chunk reads of w and writes of its gradient is its share of them."""
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 2**22)
+    monkeypatch.setattr(layout, "CHUNK_SHARE", 2**30)
     passes, launches = passes_and_launches(case, monkeypatch)
     per_class = ("w_ptr", "inverse_w_ptr", "d_weight_ptr", "flags_ptr")
     for one in passes:
-        if one.kernel not in (
-            "coefficients_kernel",
-            "embedding_product_kernel",
-            "centre_product_kernel",
-        ):
+        if one.kernel not in ("coefficients_kernel", "products_kernel"):
             continue
-        chosen = [la for la in launches if la.name == one.kernel]
+        chosen = [named(launch) for launch in launches if launch.name == one.kernel]
+        assert len(chosen) > 1
+        blocks = math.ceil(case[0] / launches[-3].tile.block_b)
         scratch, expected = 0, 0
-        for launch in chosen:
-            args = dict(zip((p.name for p in launch.kernel.params), launch.args, strict=False))
+        for args in chosen:
             g = layout.padded_rows(case[0]) * args["chunk"] * args["g_ptr"].element_size()
-            scratch += g + (args["along_ptr"].nbytes if "along_ptr" in args else 0)
-            expected += size(launch, but=(*per_class, "g_ptr", "along_ptr"))
-            expected += args["parts_ptr"].nbytes if "parts_ptr" in args else 0  # read and written
-        whole = dict(zip((p.name for p in chosen[0].kernel.params), chosen[0].args, strict=False))
-        expected += sum(whole[name].nbytes for name in per_class if name in whole)
-        if one.kernel == "centre_product_kernel":
+            # Both products read the coefficients.
+            scratch += g * (1 + ("parts_ptr" in args)) + blocks * args["chunk"] * 4
+            tensors = {name: t for name, t in args.items() if isinstance(t, torch.Tensor)}
+            expected += sum(
+                t.nbytes
+                for name, t in tensors.items()
+                if name not in (*per_class, "g_ptr", "along_ptr")
+            )
+            # Added to, from the second chunk on.
+            expected += (
+                tensors["parts_ptr"].nbytes if args["first_class"] and "parts_ptr" in args else 0
+            )
+        expected += sum(chosen[0][name].nbytes for name in per_class if name in chosen[0])
+        if one.kernel == "products_kernel":
             expected -= (len(chosen) - 1) * 4  # one number, `unscale`, is counted once
         assert one.bytes == expected, one.kernel
         assert one.scratch == scratch, one.kernel
 
 
-def test_scratch_does_not_grow_with_the_classes():
-    """Two million classes take the memory of their gradient and unit rows, and no more than fewer do."""
-    for rows in (512, 1024):
-        sizes = set()
-        for classes in (360_232, 2_000_000):
-            chunk = layout.chunk_classes(rows, classes)
-            sizes.add(rows * chunk)
-        assert max(sizes) <= layout.CHUNK_ELEMENTS
-        assert len(sizes) == 1
+def operand_bytes_read(launch, itemsize):
+    """Of the products, from the flops of a launch: a tile is read for each, but what a program keeps."""
+    c = launch.constants
+    b, classes, d = (c.get(f"BLOCK_{name}", 0) for name in "BCD")
+    work, args = flops(launch) * itemsize / 2, named(launch)
+    if launch.name == "flash_kernel":  # a block of rows stays, and both products have the same w
+        return work / 2 / b + launch.grid * b * c["DIM"] * itemsize
+    if launch.name == "centre_gradient_kernel":  # class centres once more for the projection
+        return work / 2 / classes + launch.grid * 2 * classes * c["DIM"] * itemsize
+    if launch.name == "products_kernel":
+        half = work / 2
+        return half / (b * d) * (b + d) + half / (classes * d) * (classes + d)
+    g = args["g_ptr"].itemsize * launch.grid * b * classes if "g_ptr" in args else 0
+    return work / (b * classes) * (b + classes) + g
+
+
+TILED = {
+    "flash_kernel": "flash", "lse_kernel": "lse", "centre_gradient_kernel": "centres",
+    "coefficients_kernel": "coefficients", "products_kernel": "products",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*ALIGNED[:2], *WIDE[:2], (512, 86_016, 512, "bfloat16")], ids=str)
+def test_bytes_from_l2(case, monkeypatch):
+    """Of operands and coefficients; the table is in the output of `pytest -rP`."""
+    _, launches = passes_and_launches(case, monkeypatch)
+    tiles = {TILED[la.name]: la.tile for la in launches if la.name in TILED}
+    sums = next(named(launch) for launch in launches if "num_splits" in named(launch))
+    problem = traffic.Problem(*case)
+    found = traffic.from_l2(problem, tiles, sums["num_splits"])
+    itemsize = layout.operands(problem.precision).dtype.itemsize
+    for kernel, num_bytes in found.items():
+        print(f"{case} {kernel:24} {num_bytes / 1e6:7.1f} MB")
+        read = sum(operand_bytes_read(la, itemsize) for la in launches if la.name == kernel)
+        assert num_bytes == read, kernel
+    assert found.keys() == {la.name for la in launches if la.name in TILED}
+
+
+def test_scratch_is_a_share_of_the_unit_class_centres():
+    """Two million classes have their coefficients in a sixth of the memory that unit rows take."""
+    for rows in (512, 1024, 4096):
+        for classes in (85_742, 360_232, 2_000_000, 10_000_000):
+            chunk = layout.chunk_classes(rows, classes, 512, "bfloat16")
+            unit_rows = classes * 512 * 2
+            assert rows * chunk * 2 <= max(layout.CHUNK_BYTES, unit_rows / layout.CHUNK_SHARE)
+
+
+@pytest.mark.parametrize(("case", "most"), [((1024, 2_000_000), 40), ((512, 85_742), 13)])
+def test_launches_with_many_classes(case, most, monkeypatch):
+    """Ours, of a whole loss at D = 512: of 2,000,000 classes below 40."""
+    launches = record_whole(*case, 512, CurricularFace(), monkeypatch=monkeypatch)
+    names = Counter(launch.name for launch in launches)
+    print(f"{case}: {len(launches)} launches, {dict(names)}")
+    assert names["coefficients_kernel"] == names["products_kernel"]
+    assert len(launches) <= most
 
 
 @pytest.mark.parametrize("rows", [1, 63, 512, 4096, 100_000])
@@ -149,7 +205,7 @@ def test_splits_cover_the_classes_once(rows, classes):
     assert (splits.num - 1) * splits.tiles < tiles <= splits.num * splits.tiles
     assert splits.blocks == math.ceil(rows / 64)
     assert splits.num == 1 or splits.num * splits.blocks <= 2 * MULTIPROCESSORS
-    chunk = layout.chunk_classes(rows, classes)
+    chunk = layout.chunk_classes(rows, classes, 512, "bfloat16")
     assert chunk % layout.CHUNK_MULTIPLE == 0
     parts = layout.split_chunk(splits.blocks, chunk, 2 * MULTIPROCESSORS)
     assert (parts.num - 1) * parts.classes < chunk <= parts.num * parts.classes

@@ -6,7 +6,7 @@ from emulated_head import emulated
 from margin_oracle import all_margins, fresh_state, inputs, matched_state
 
 from fusedface.kernels import functional, margin_loss
-from fusedface.kernels.gpu import choice, launch
+from fusedface.kernels.gpu import choice, launch, layout
 
 ROWS, CLASSES = 19, 70
 
@@ -46,10 +46,17 @@ def test_as_the_plain_path_in_bfloat16(name, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "dim", "dtype"),
-    [("curricularface", 32, torch.float32), ("adaface", 20, torch.bfloat16)],
+    ("name", "dim", "dtype", "is_narrow"),
+    [
+        ("curricularface", 32, torch.float32, True),
+        ("adaface", 20, torch.bfloat16, True),
+        ("arcface", 32, torch.float32, False),
+    ],
 )
-def test_repeated_launches_compute_what_the_first_ones_did(name, dim, dtype, monkeypatch):
+def test_repeated_launches_compute_what_the_first_ones_did(
+    name, dim, dtype, is_narrow, monkeypatch
+):
+    monkeypatch.setattr(layout, "is_narrow", lambda dim, precision: is_narrow)
     margin, started, start = all_margins()[name], [], launch.start
 
     def noting(kernel, *args, **options):

@@ -57,7 +57,9 @@ def schedule(request, monkeypatch):
     from fusedface.kernels.gpu.tiles import Tile
 
     monkeypatch.setattr(layout, "is_narrow", lambda dim, precision: request.param == "narrow")
-    monkeypatch.setattr(layout, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(layout, "CHUNK_SHARE", 2**30)
+    monkeypatch.setattr(layout, "CHUNK_MULTIPLE", 128)
     monkeypatch.setattr(layout, "MIN_CLASSES_PER_PART", 64)
     if request.param == "narrow":  # for which no tile shapes ship in float32
         original = choice.candidates

@@ -185,26 +185,29 @@ def test_an_update_after_the_forward_does_not_change_the_backward(schedule):
 
 def test_only_what_is_asked_for_is_computed(schedule, monkeypatch):
     """Frozen embeddings or class centres cost nothing, nor do gradients under no_grad."""
-    started = []
+    started, programs = [], {}
     original = launch.start
 
-    def start(kernel, *args, **options):
+    def start(kernel, grid, *args, **options):
         started.append(kernel.fn.__name__)
-        return original(kernel, *args, **options)
+        programs[kernel.fn.__name__] = grid
+        return original(kernel, grid, *args, **options)
 
     monkeypatch.setattr(launch, "start", start)
     embeddings, weight, labels = inputs(8, 50, 16)
     x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
     _, dx, dw = run(ArcFace(), embeddings, weight, labels)
+    both = programs.pop("products_kernel", 0)
 
     margin_loss(x, weight, labels, ArcFace(), backend="triton").loss.backward()
-    assert not {"centre_gradient_kernel", "centre_product_kernel"} & set(started[-6:])
+    assert "centre_gradient_kernel" not in started[-6:]
+    of_embeddings = programs.pop("products_kernel", 0)
     torch.testing.assert_close(x.grad, dx)
     started.clear()
     margin_loss(embeddings, w, labels, ArcFace(), backend="triton").loss.backward()
-    assert not {"flash_kernel", "embedding_product_kernel", "embedding_gradient_kernel"} & set(
-        started
-    )
+    assert not {"flash_kernel", "embedding_gradient_kernel"} & set(started)
+    assert of_embeddings + programs.get("products_kernel", 0) == both
+    assert schedule == "narrow" or 0 < of_embeddings < both
     torch.testing.assert_close(w.grad, dw)
     started.clear()
     with torch.no_grad():
