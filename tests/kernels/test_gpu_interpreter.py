@@ -12,14 +12,13 @@ TESTS = Path(__file__).parent / "gpu_interpreted"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", sorted(TESTS.glob("test_*.py")), ids=lambda file: file.stem)
-def test_in_the_interpreter(file):
+def test_in_the_interpreter():
     triton = pytest.importorskip("triton", reason="Triton is there on Linux alone")
     if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
         pytest.skip(
             "the interpreter of Triton 3.6 turns arrays into numbers as NumPy 2.4 no longer does"
         )
-    run_apart(file, TRITON_INTERPRET="1")
+    run_apart(TESTS, TRITON_INTERPRET="1")
 
 
 @pytest.mark.exhaustive
@@ -30,9 +29,9 @@ def test_on_the_emulated_gpu(file, capability):
     run_apart(file, EMULATED=capability)
 
 
-def run_apart(file, **variables):
+def run_apart(tests, **variables):
     """In a process of its own, with these environment variables."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(file)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tests)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-20_000:] + result.stderr[-2000:]

@@ -30,8 +30,9 @@ def _create(name: str, seed: int = 0, **options) -> Backbone:
     return create(name, **options)
 
 
-@pytest.mark.parametrize("embedding_dim", [128, 512])
-@pytest.mark.parametrize("input_size", [(112, 112), (112, 96), (64, 64)], ids=str)
+@pytest.mark.parametrize(
+    ("input_size", "embedding_dim"), [((112, 112), 512), ((112, 96), 128), ((64, 64), 512)], ids=str
+)
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_shapes_and_attributes(name, options, input_size, embedding_dim):
     model = _create(name, input_size=input_size, embedding_dim=embedding_dim, **options).eval()

@@ -22,21 +22,28 @@ MARGINS = all_margins()
 # Float32 keeps 6e-8 of a cosine; at s = 64 a logit is off by 4e-6 and a probability by as much.
 FLOAT32 = 3e-5
 # One margin of each form that the kernels tell apart (nothing re-weighted, N linear, N quadratic, T of the
-# length) meets the smallest sizes, and ragged ones with several row blocks and splits; one, aligned ones.
+# length) meets both schedules and the smallest sizes; each, ragged ones with several row blocks and splits.
 FORMS = ("arcface", "mvarc", "curricularface", "adaface")
-SHAPES = [(1, 2, 16), (67, 333, 48)]
+SCHEDULES = ("narrow", "wide")
+TINY, SMALL, RAGGED, ALIGNED = (1, 2, 16), (5, 131, 7), (67, 333, 48), (64, 256, 64)
+
+
+def in_turn(cases):
+    """Each case with one of the schedules, in turn."""
+    return [(*case, SCHEDULES[i % 2]) for i, case in enumerate(cases)]
+
+
+in_both = [(name, shape) for name in FORMS for shape in (TINY, SMALL)]
+in_both += [("curricularface", RAGGED), ("curricularface", ALIGNED)]
+SIZES = [(*case, schedule) for case in in_both for schedule in SCHEDULES]
+SIZES += in_turn([(name, SMALL) for name in MARGINS if name not in FORMS])
+SIZES += in_turn([(name, RAGGED) for name in FORMS if name != "curricularface"])
 # Operands that reach both schedules as they ship; D is no power of two, or is large.
 HALF_SHAPES = [(64, 384, 128), (33, 200, 100), (3, 70, 300), (48, 200, 512), (4, 60, 1000)]
 BUDGET = 2.0  # times the error torch makes in the same precision
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [(name, (5, 131, 7)) for name in MARGINS]
-    + [(name, s) for name in FORMS for s in SHAPES]
-    + [("curricularface", (64, 512, 64))],
-    ids=str,
-)
+@pytest.mark.parametrize(("name", "shape", "schedule"), SIZES, indirect=["schedule"], ids=str)
 def test_loss_and_gradients_match_the_oracle(name, shape, schedule):
     embeddings, weight, labels = inputs(*shape)
     if shape[0] > 1:
@@ -54,8 +61,14 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("name", ["curricularface", "adaface"])
+# The second margin meets an option in the other schedule.
+@pytest.mark.parametrize(
+    ("name", "options", "schedule"),
+    in_turn(("curricularface", options) for options in OPTIONS)
+    + in_turn(("adaface", options) for options in (*OPTIONS[1:], OPTIONS[0])),
+    indirect=["schedule"],
+    ids=str,
+)
 def test_options(name, options, schedule):
     embeddings, weight, labels = inputs(20, 141, 32)
     if "ignore_index" in options:
@@ -76,10 +89,16 @@ def test_margins_are_told_apart(name):
         assert relative(out.per_sample_loss, loss) > 30 * FLOAT32
 
 
-@pytest.mark.parametrize("shape", HALF_SHAPES, ids=str)
+# N quadratic in every shape and precision; each shape once more with another N.
 @pytest.mark.parametrize(
-    ("name", "precision"),
-    [(name, "float16") for name in FORMS[:3]] + [("curricularface", "tf32")],
+    ("name", "precision", "shape"),
+    [
+        ("curricularface", precision, shape)
+        for precision in ("float16", "tf32")
+        for shape in HALF_SHAPES
+    ]
+    + [(FORMS[i % 2], "float16", shape) for i, shape in enumerate(HALF_SHAPES)],
+    ids=str,
 )
 def test_rounded_operands(name, precision, shape):
     """As shipped; tf32 has float16's fraction and more range, so it is held against torch's float16."""
@@ -113,8 +132,13 @@ def test_no_gradient_along_a_class_centre(name):
     assert along.abs().max() / dw.norm(dim=1).max() < 2.0**-13
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("name", ["arcface", "curricularface"])
+@pytest.mark.parametrize(
+    ("name", "dtype", "schedule"),
+    in_turn([("arcface", torch.float16), ("arcface", torch.float32)])
+    + in_turn([("curricularface", torch.float32), ("curricularface", torch.float16)]),
+    indirect=["schedule"],
+    ids=str,
+)
 def test_input_dtypes(name, dtype, schedule):
     """Half-precision inputs are exact inputs: only their gradients are rounded to their dtype."""
     embeddings, weight, labels = inputs(32, 201, 32, dtype=dtype)
@@ -130,7 +154,12 @@ def test_input_dtypes(name, dtype, schedule):
     assert relative(dw, dw_true) < tolerance
 
 
-@pytest.mark.parametrize("name", ["normface", "mvam", "mvarc", "curricularface"])
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [(name, schedule) for name in ("normface", "curricularface") for schedule in SCHEDULES]
+    + in_turn([("mvam",), ("mvarc",)]),
+    indirect=["schedule"],
+)
 def test_statistics(name, schedule):
     embeddings, weight, labels = inputs(40, 203, 24)
     labels[7] = -1
