@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 
 from fusedface.data import SyntheticFaces
-from fusedface.models import create
+from fusedface.models import create, edgeface, ghostfacenet, mobilefacenet
 from fusedface.models.checkpoints import FORMAT, VERSION
+from fusedface.models.mbf import MBF
 
 SIZE = 32
 
@@ -23,6 +24,22 @@ def small_network(flip="sum"):
             module.running_var.uniform_(0.5, 1.5)
     model.preprocessing = replace(model.preprocessing, flip=flip)
     return model.eval()
+
+
+def shortened(patch):
+    """Backbones with each kind of block that they have, and few of a kind; `patch` is a monkeypatch.
+
+    An export takes its time for every block.
+    """
+    rows = [(*row[:2], 1, row[3]) for row in mobilefacenet.BOTTLENECKS]
+    patch.setattr(mobilefacenet, "BOTTLENECKS", tuple(rows))
+    kinds = {}
+    for row in ghostfacenet.BOTTLENECKS:
+        kinds.setdefault(row if row.stride == 2 else (row.kernel, row.squeezes), row)
+    patch.setattr(ghostfacenet, "BOTTLENECKS", tuple(kinds.values()))
+    stages = [stage._replace(depth=1 + (stage.scales > 0)) for stage in edgeface.STAGES]
+    patch.setattr(edgeface, "STAGES", tuple(stages))
+    patch.setattr(MBF, "repeats", (1, 1, 1, 1))
 
 
 def save_network(model, path):

@@ -8,30 +8,29 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
+from exported import EXACT, SIZE, by_insightface, by_pytorch, faces, quiet, unit
 from rich.console import Console
+from small_models import save_network, shortened
 from tiny_run import tiny_recipe, write_faces
 from typer.testing import CliRunner
 
 from fusedface import cli
-from fusedface.data import Images
 from fusedface.data.gallery import face_files
-from fusedface.models import MODELS, Backbone, build_from_checkpoint, create
-from fusedface.models.checkpoints import FORMAT, VERSION
+from fusedface.models import build_from_checkpoint, create
 from fusedface.recipes.evaluation.recognisers import open_recogniser
 from fusedface.recipes.evaluation.threshold_file import read_thresholds, thresholds_of
-from fusedface.recipes.export import check, formats, int8_layers
+from fusedface.recipes.export import formats, int8_layers
 from fusedface.recipes.export.export import export
 from fusedface.recipes.run import run_recipe
 
-EXACT = 1e-5  # of embeddings of length 1; 1e-6 is met
-SIZE = 32
 
-
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=100)
+@pytest.fixture(scope="module", autouse=True)
+def _short_networks():
+    with pytest.MonkeyPatch.context() as patch:
+        shortened(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -70,59 +69,9 @@ def unusual(tmp_path_factory) -> Path:
     model.preprocessing = replace(
         model.preprocessing, mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 55.0), flip="concat"
     )
-    save(model, folder / "odd.pt")
+    save_network(model, folder / "odd.pt")
     export(folder / "odd.pt", ["onnx", "onnx-int8"], folder, console=quiet())
     return folder
-
-
-def save(model: Backbone, path: Path) -> None:
-    """Write a checkpoint of our format."""
-    content = {"format": FORMAT, "version": VERSION, "step": 7, "backbone": model.config}
-    content |= {"preprocessing": model.preprocessing.as_dict(), "model": model.state_dict()}
-    torch.save(content, path)
-
-
-def faces(number=5, size=SIZE) -> np.ndarray:
-    """(B, H, W, 3) uint8 RGB, different in each channel and not symmetric."""
-    rng = np.random.default_rng(1)
-    coarse = rng.integers(30, 226, size=(number, 4, 4, 3))
-    noise = rng.integers(-20, 21, size=(number, size, size, 3))
-    return (
-        (coarse.repeat(size // 4, axis=1).repeat(size // 4, axis=2) + noise)
-        .clip(0, 255)
-        .astype(np.uint8)
-    )
-
-
-def unit(rows) -> np.ndarray:
-    rows = np.asarray(rows, dtype=np.float64)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def by_pytorch(model: Backbone, images: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return unit(model(model.preprocessing.images_to_tensor(torch.from_numpy(images))))
-
-
-def by_insightface(path: Path, images_bgr: np.ndarray) -> np.ndarray:
-    """What insightface's recogniser does with a file and aligned faces as OpenCV reads them, restated.
-
-    python-package/insightface/model_zoo/arcface_onnx.py: names of the first eight nodes decide on
-    mean and deviation; the first input gives name and size; there is one output; channels are swapped.
-    """
-    names = [node.name for node in onnx.load(path).graph.node[:8]]
-    subtracts = any(name.startswith(("Sub", "_minus")) for name in names)
-    multiplies = any(name.startswith(("Mul", "_mul")) for name in names)
-    mean, std = (0.0, 1.0) if subtracts and multiplies else (127.5, 127.5)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (output,) = session.get_outputs()
-    taken = session.get_inputs()[0]
-    assert isinstance(taken.shape[0], str)  # any batch; their evaluation asks for a name here
-    assert tuple(taken.shape[1:]) == (3, *images_bgr.shape[1:3])  # else they would resize
-    blob = (images_bgr[..., ::-1].astype(np.float32) - mean) * (1 / std)
-    blob = blob.transpose(0, 3, 1, 2).astype(np.float32)
-    rows = session.run([output.name], {taken.name: blob})[0]
-    return unit(rows)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -141,7 +90,7 @@ def test_insightface_feeds_the_channels_in_their_order(tmp_path):
             torch.nn.init.ones_(module.weight)
     weight = model.stem.conv.weight.data  # (C, 3, 3, 3)
     weight[:, 1], weight[:, 2] = 0.0, -weight[:, 0]
-    save(model, tmp_path / "linear.pt")
+    save_network(model, tmp_path / "linear.pt")
     export(tmp_path / "linear.pt", ["onnx"], tmp_path, console=quiet())
     model, images = build_from_checkpoint(tmp_path / "linear.pt"), faces()
     rows = by_insightface(tmp_path / "linear.onnx", images[..., ::-1])
@@ -161,7 +110,7 @@ def test_opencv_understands_grey_levels(tmp_path):
     cv2 = pytest.importorskip("cv2")
     torch.manual_seed(0)
     model = create("mobilefacenet", embedding_dim=16, width=0.25)
-    save(model, tmp_path / "usual.pt")
+    save_network(model, tmp_path / "usual.pt")
     export(tmp_path / "usual.pt", ["onnx"], tmp_path, grey_levels=True, console=quiet())
     model, images = build_from_checkpoint(tmp_path / "usual.pt"), faces(3, 112)
     expected = by_pytorch(model, images)
@@ -253,24 +202,6 @@ def test_onnx_file_is_one_and_describes_itself(exported):
     described = {p.key: p.value for p in model.metadata_props}
     assert json.loads(described["preprocessing"])["flip"] == "sum"
     assert json.loads(described["backbone"])["embedding_dim"] == 16
-
-
-# The first by most tests here; the others differ from a neighbour in sizes, or in the activation, only.
-EXPORTED_ELSEWHERE = (
-    "mobilefacenet", "mobilefacenet_relu", "mbf_large", "ghostfacenet_v1_s2", "edgeface_s",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in EXPORTED_ELSEWHERE])
-def test_every_backbone(tmp_path, name):
-    torch.manual_seed(0)
-    model = create(name, embedding_dim=16, input_size=(SIZE, SIZE), width=0.25).eval()
-    save(model, tmp_path / "other.pt")
-    export(tmp_path / "other.pt", ["onnx"], tmp_path, console=quiet())
-    found = by_insightface(tmp_path / "other.onnx", faces()[..., ::-1])
-    np.testing.assert_allclose(found, by_pytorch(model, faces()), rtol=0, atol=EXACT)
-    described = {p.key: p.value for p in onnx.load(tmp_path / "other.onnx").metadata_props}
-    assert json.loads(described["backbone"]) == model.config
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -417,60 +348,3 @@ def test_phones(unusual, tmp_path, package, kind):
     )
     expected = by_pytorch(build_from_checkpoint(unusual / "odd.pt"), images)
     np.testing.assert_allclose(unit(rows), expected, atol=EXACT)
-
-
-class _Pairs(Images):
-    """The images of 20 pairs, each image once."""
-
-    def __init__(self, images):
-        self.all = images
-
-    def __len__(self):
-        return len(self.all)
-
-    def image(self, index):
-        return self.all[index]
-
-    def describe(self, index):
-        return f"image {index}"
-
-
-def _compare(other, flip="sum"):
-    from fusedface.data import PairList
-
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, size=(40, 4, 4, 3), dtype=np.uint8)
-    same = np.arange(20) % 2 == 0
-    pairs = PairList(_Pairs(images), np.arange(20), np.arange(20, 40), same, np.arange(20) % 5)
-    weight = rng.normal(size=(48, 6))
-
-    def embed(batch):
-        return batch.reshape(len(batch), -1) @ weight
-
-    runs = {check.PYTORCH: embed, "other": lambda batch: other(embed(batch))}
-    return embed, images, check.compare(runs, {"list": pairs}, (4, 4), flip)
-
-
-def test_comparison_is_of_embeddings_of_length_one_and_of_mirror_images_too():
-    turned = np.linalg.qr(np.eye(6) + 0.1 * np.arange(36).reshape(6, 6) / 36)[0]
-    embed, images, checks = _compare(lambda rows: 3 * rows @ turned)
-    both = np.concatenate([images, images[:, :, ::-1]])
-    expected, other = unit(embed(both)), unit(embed(both) @ turned)
-    assert checks["other"].max_error == pytest.approx(np.abs(expected - other).max())
-    assert checks["other"].min_cosine == pytest.approx((expected * other).sum(axis=1).min())
-    # A rotation changes no cosine, so no figure either.
-    assert checks["other"].results == checks[check.PYTORCH].results
-    _, _, scaled = _compare(lambda rows: 3 * rows)
-    assert scaled["other"].max_error < 1e-12
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.filterwarnings("ignore:invalid value")
-def test_embeddings_that_are_no_numbers_are_refused(value):
-    def spoil(rows):
-        rows[-1, 3] = value
-        return rows
-
-    message = "'other': embeddings of list are not finite; nothing was written"
-    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match=message):
-        _compare(spoil)
