@@ -37,8 +37,10 @@ class Products:
     def _times(self, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
         if not self._plain:
             if self._on_cuda:
-                return torch.mm(a.to(dtype), b.to(dtype), out_dtype=torch.float32)
-            return torch.mm(a.to(dtype), b.to(dtype)).float()
+                product = torch.mm(a.to(dtype), b.to(dtype), out_dtype=torch.float32)
+            else:
+                product = torch.mm(a.to(dtype), b.to(dtype))
+            return product.to(torch.promote_types(a.dtype, torch.float32))
         if self._onednn and a.dtype == torch.float32:
             return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
         return torch.mm(a, b)

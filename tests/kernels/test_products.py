@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from margin_oracle import inputs
 
-from fusedface.kernels import products
+from fusedface.kernels import CurricularFace, margin_loss, products
 from fusedface.kernels.products import Products
 
 CPU = torch.device("cpu")
@@ -30,6 +31,7 @@ def test_what_is_rounded(is_fast, precision):
     for product in (Products(CPU, precision), Products(CPU, precision).of_gradient):
         found = product(a, b)
         assert found.dtype == torch.float32
+        assert product(a.double(), b.double()).dtype == torch.float64
         if rounds:
             # The result is rounded to bfloat16 as well: 8 bits.
             assert ((found.double() - of_rounded).abs() <= 2**-8 * largest).all()
@@ -50,3 +52,18 @@ def test_float64_and_mkldnn_off(enabled):
         exact = times(a.double(), b.double())
     assert exact.dtype == torch.float64
     torch.testing.assert_close(exact, a.double() @ b.double(), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_float64_inputs_keep_their_dtype_in_every_precision(is_fast, precision):
+    """As in a run of float64 on a processor whose automatic choice is bfloat16."""
+    embeddings, weight, labels = inputs(6, 20, 8, dtype=torch.float64)
+    x, w = embeddings.requires_grad_(), weight.requires_grad_()
+    margin = CurricularFace(s=8.0)
+    losses = [
+        margin_loss(x, w, labels, margin, backend=backend, precision=precision).loss
+        for backend in ("chunked", "reference")
+    ]
+    losses[0].backward()
+    assert losses[0].dtype == x.grad.dtype == w.grad.dtype == torch.float64
+    torch.testing.assert_close(*losses, rtol=3e-2, atol=0)
