@@ -1,6 +1,6 @@
 """The model card: what a file is, what it was made from and with, what it can do, what is not known."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fusedface.models import count_macs, count_parameters
@@ -14,6 +14,7 @@ from fusedface.recipes.evaluation.threshold_file import SUFFIX
 from fusedface.recipes.evaluation.thresholds import SetThresholds
 from fusedface.recipes.export.check import HEADINGS, TOLERANCE, Check, check_rows
 from fusedface.recipes.export.formats import Format
+from fusedface.recipes.export.int8_layers import LAYER_HEADINGS
 from fusedface.recipes.export.source import NUM_CALIBRATION, Trained
 from fusedface.recipes.run_directory.summary import before_training, figure_rows
 
@@ -50,6 +51,7 @@ def model_card(
     sizes: Mapping[str, int],
     calibration: str | None,
     thresholds: Mapping[str, SetThresholds],
+    layers: Sequence[Sequence[str]] = (),
 ) -> str:
     """Markdown.
 
@@ -61,6 +63,7 @@ def model_card(
         sizes: bytes, by name of the format.
         calibration: where the faces for 8-bit ranges came from; None if they were generated.
         thresholds: of this file, by the set they come from.
+        layers: what 8 bits cost, a row a layer (`int8_layers.layer_rows`); none of a float32 file.
     """
     file = f"{trained.name}{kind.suffix}"
     sections = {
@@ -70,6 +73,7 @@ def model_card(
         "Training": _training(trained),
         "Measured when it was trained": _results(trained),
         "This file beside PyTorch": _fidelity(checks, sizes, kind, calibration),
+        **({"What 8 bits cost": _layers(layers)} if layers else {}),
         "Thresholds": _thresholds(file, thresholds),
         "Limits": LIMITS if kind.is_exact else LIMITS + EIGHT_BITS,
         "Licence": LICENCE,
@@ -153,6 +157,15 @@ def _results(trained: Trained) -> str:
             for label, value in figure_rows(figures).items()
         ]
     return "At the end of the run, in percent.\n\n" + "\n".join(rows) + "\n"
+
+
+def _layers(rows: Sequence[Sequence[str]]) -> str:
+    table = [LAYER_HEADINGS, ("---",) * len(LAYER_HEADINGS), *rows]
+    return (
+        "Cosine between the outputs of a layer here and in float32, over faces; what is lost in the layers "
+        "before counts too. `--keep-float LAYER` leaves layers or blocks float32.\n\n"
+        + "".join(f"| {' | '.join(row)} |\n" for row in table)
+    )
 
 
 def _thresholds(file: str, sets: Mapping[str, SetThresholds]) -> str:

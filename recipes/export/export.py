@@ -14,7 +14,7 @@ from fusedface.recipes.export.card import model_card
 from fusedface.recipes.export.check import check_table, compare, embedders, refuse_inexact
 from fusedface.recipes.export.deployed import Deployed
 from fusedface.recipes.export.formats import get_format
-from fusedface.recipes.export.int8_layers import layer_table
+from fusedface.recipes.export.int8_layers import layer_rows, layer_table
 from fusedface.recipes.export.job import Job
 from fusedface.recipes.export.source import calibration_faces, checking_pairs, open_trained
 from fusedface.recipes.host.terminal import say, working
@@ -90,15 +90,20 @@ def export(
         for kind in chosen:
             if kind.is_exact:
                 refuse_inexact(kind.name, checks[kind.name])
-        for kind in chosen:
-            if not kind.is_exact:
-                console.print(layer_table(onnx_int8.cosines(job, files[kind.name]), keep_float))
+        layers = {
+            kind.name: layer_rows(onnx_int8.cosines(job, files[kind.name]), keep_float)
+            for kind in chosen
+            if not kind.is_exact
+        }
+        for rows in layers.values():
+            console.print(layer_table(rows))
         sizes = {name: path.stat().st_size for name, path in files.items()}
         for list_name in pairs:
             console.print(check_table(list_name, checks, sizes))
         for kind in chosen:
             path, known = files[kind.name], checks[kind.name].thresholds if pair_lists else {}
-            card = model_card(trained, kind, contract, checks, sizes, data, known)
+            rows = layers.get(kind.name, ())
+            card = model_card(trained, kind, contract, checks, sizes, data, known, rows)
             write_text(path.with_name(path.name + ".md"), card)
             if known:
                 write_thresholds(path.with_name(path.name + SUFFIX), model_file(path), known)

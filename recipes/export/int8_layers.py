@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OPERATORS = ("Conv", "Gemm", "MatMul")  # in 8 bits
 BEFORE, AFTER = "backbone.", ".weight"  # of the names of weights
+LAYER_HEADINGS = ("layer", "least", "mean", "bits")
 NUM_FACES, BATCH_SIZE = 32, 4  # every layer's output is held: 20 MB a face at 112x112
 
 
@@ -66,14 +67,23 @@ def layer_cosines(exact: Path, quantised: Path, data: np.ndarray) -> dict[str, t
     return {name: (min(values), float(np.mean(values))) for name, values in found.items()}
 
 
-def layer_table(cosines: Mapping[str, tuple[float, float]], kept: Sequence[str]) -> Table:
-    """A row a layer."""
-    table = Table(
-        "8 bits, layer by layer: cosine with float32", ["layer"], ["least", "mean", "bits"]
-    )
+def layer_rows(
+    cosines: Mapping[str, tuple[float, float]], kept: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """A row a layer, as text: what LAYER_HEADINGS says."""
+    rows = []
     for name, (least, mean) in cosines.items():
         is_float = any(name == wanted or name.startswith(f"{wanted}.") for wanted in kept)
-        table.add_row(name, f"{least:.5f}", f"{mean:.5f}", "32" if is_float else "8")
+        rows.append((name, f"{least:.5f}", f"{mean:.5f}", "32" if is_float else "8"))
+    return rows
+
+
+def layer_table(rows: Sequence[Sequence[str]]) -> Table:
+    """`layer_rows` for a terminal."""
+    name, *numbers = LAYER_HEADINGS
+    table = Table("8 bits, layer by layer: cosine with float32", [name], numbers)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

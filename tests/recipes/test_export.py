@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -178,8 +179,12 @@ def test_layers_that_stay_float(run, exported, tmp_path):
     )
     images = (faces(4).astype(np.float32) - 127.5) / 127.5
     found = int8_layers.layer_cosines(exact, path, images.transpose(0, 3, 1, 2).copy())
-    for name in names:
+    card = (tmp_path / "run.int8.onnx.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\S+) \| [01]\.\d{5} \| [01]\.\d{5} \| (\d+) \|$", card, re.MULTILINE)
+    assert [name for name, _ in rows] == list(names)
+    for name, bits in rows:
         is_float = name.startswith(("stem.", "stem_depthwise.", "blocks.0."))
+        assert bits == ("32" if is_float else "8"), name
         assert (f"backbone.{name}.weight" in weights) == is_float, name
         assert (found[name][0] > 1 - 1e-9) == is_float, name
         assert f"{name} " in stream.getvalue()
