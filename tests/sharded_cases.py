@@ -32,7 +32,7 @@ from fusedface.kernels.sharded import classes_of
 from fusedface.models import MarginHead
 
 DIM, CLASSES, ROWS = 8, 13, 12  # 4 ranks hold 4, 4, 4 and 1 classes, and 3 rows each
-STEPS = 20
+STEPS = 8
 WEIGHTINGS = {
     "none": {},
     "focal": {"focal_gamma": 2.0},
@@ -128,7 +128,7 @@ OPTIONS = [
 
 
 def plans(margin_name, num_ranks):
-    """Of four ranks, two steps with all options and twenty with one; of two, twenty with two others."""
+    """Of four ranks, two steps with all options and eight with one; of two, eight with two others."""
     first = list(MARGINS).index(margin_name)
     if num_ranks == 4:
         return [(2, OPTIONS), (STEPS, [OPTIONS[first % 8]])]

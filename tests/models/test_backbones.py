@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import shortened
 from torch import nn
 
 from fusedface.models import MODELS, Backbone, create
@@ -138,7 +139,8 @@ COMPILED = MODELS.keys() - {"mobilefacenet_relu", "mbf_large", "ghostfacenet_v1_
 
 
 @pytest.mark.parametrize("name", sorted(COMPILED))
-def test_compiles_in_one_graph(name):
+def test_compiles_in_one_graph(name, monkeypatch):
+    shortened(monkeypatch)
     model = _create(name, **SMALL).eval()
     images = _images(2, SIZE)
     torch.compiler.reset()  # the backbones share their forward, and only so many graphs of it are kept

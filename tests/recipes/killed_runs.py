@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # an optimiser would: once here, not in every child
 from rich.console import Console
 from tiny_run import tiny_recipe
 from torch.utils import tensorboard  # noqa: F401  imported once here, not in every child
