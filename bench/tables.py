@@ -87,6 +87,14 @@ def print_host(rows: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
+def print_ranks(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """A line a number of processes, of `ranks.run`."""
+    table = Table("the head on several processes", ["case", "processes"], ["ms", "ratio"])
+    for row in rows:
+        table.add_row(row["case"], str(row["processes"]), f"{row['ms']:.0f}", f"{row['ratio']:.2f}")
+    console.print(table)
+
+
 def print_data(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """A line a source and augmentation, of `data.run`."""
     table = Table(

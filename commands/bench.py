@@ -239,6 +239,32 @@ def bench_convergence(
     tables.print_convergence(rows, console)
 
 
+@app.command("ranks")
+def bench_ranks(
+    shape: Annotated[
+        str, typer.Option("--shape", help="BxCxD; B is that of all processes.")
+    ] = "256x85742x128",
+    counts: Annotated[
+        str, typer.Option("--processes", help="How many, the first to compare with.")
+    ] = "1,2,4",
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each, in turn.")] = 9,
+    out: OutOption = None,
+) -> None:
+    """A step of the head with its class centres split over processes of this machine (Gloo)."""
+    from fusedface.bench import ranks, tables
+    from fusedface.bench.case import parse_cases
+    from fusedface.recipes.host.device import pick_device
+
+    (case,) = parse_cases([shape], ["start"])
+    if not all(count.strip().isdigit() for count in counts.split(",")):
+        raise ValueError(f"--processes must be numbers such as 1,2,4, got {counts!r}")
+    console = _console()
+    with working(console, "measuring"):
+        rows = ranks.run(case, [int(count) for count in counts.split(",")], rounds)
+    _write(out, "ranks", pick_device("cpu"), rows)
+    tables.print_ranks(rows, console)
+
+
 @app.command("compare")
 def bench_compare(
     old: Annotated[Path, typer.Argument(help="A result, of --out.")],

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from centre_cases import CENTRES
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from traffic_cases import TRAFFIC, Counting
 
 from fusedface.kernels import (
     MARGINS,
@@ -26,7 +27,6 @@ from fusedface.kernels import (
     SelfPaced,
     SelfPacedLinear,
     margin_loss,
-    sharded,
 )
 from fusedface.kernels.sharded import classes_of
 from fusedface.models import MarginHead
@@ -458,66 +458,10 @@ def bytes_sent(rank, num_ranks):
         assert count.sent == (num_ranks - 1) * (b * per_row + 8 * (6 + 1)), (count.sent, per_row)
 
 
-class Counting:
-    """Counts what ring algorithms send from one rank, at the calls of torch.distributed themselves."""
-
-    def __enter__(self):
-        self.sent, ranks = 0, dist.get_world_size()
-        self.kept = {}
-
-        def nbytes(tensor):
-            return tensor.numel() * tensor.element_size()
-
-        rules = {
-            "all_reduce": lambda tensor, *_: 2 * (ranks - 1) * nbytes(tensor) // ranks,
-            "all_gather_single": lambda out, own: (ranks - 1) * nbytes(own),
-            "all_gather_into_tensor": lambda out, own: (ranks - 1) * nbytes(own),
-            "reduce_scatter_single": lambda own, rows: (ranks - 1) * nbytes(own),
-            "reduce_scatter_tensor": lambda own, rows: (ranks - 1) * nbytes(own),
-        }
-        inside = []
-        for name, rule in rules.items():
-            if not hasattr(dist, name):
-                continue
-            original = self.kept[name] = getattr(dist, name)
-
-            def counted(*tensors, _original=original, _rule=rule, **options):
-                if not inside:  # one may be made of another
-                    self.sent += _rule(*tensors)
-                inside.append(1)
-                try:
-                    return _original(*tensors, **options)
-                finally:
-                    inside.pop()
-
-            setattr(sharded.dist, name, counted)
-        for name in (
-            "send",
-            "recv",
-            "broadcast",
-            "all_gather",
-            "all_to_all",
-            "reduce",
-            "gather",
-            "all_gather_object",
-        ):
-            self.kept[name] = getattr(dist, name)
-            setattr(sharded.dist, name, _unexpected)
-        return self
-
-    def __exit__(self, *_):
-        for name, original in self.kept.items():
-            setattr(dist, name, original)
-
-
-def _unexpected(*_, **__):
-    raise AssertionError("a collective that docs/scaling.md does not count")
-
-
 CASES = {"truths": truths} | {f"training {name}": trained(name) for name in MARGINS} | {
     case.__name__: case
     for case in (
         few_classes, ignored, reductions, without_direction, half_precision, evaluation, one_process,
         functional, new_class_centres, state_dicts, mistakes, bytes_sent,
     )
-} | CENTRES  # fmt: skip
+} | CENTRES | TRAFFIC  # fmt: skip
