@@ -23,8 +23,19 @@ from fusedface.kernels.gpu import (
     margin,
     reductions,
     rows,
+    update,
 )
 
+KERNELS = (
+    chunk_gradients,
+    combination,
+    gradients,
+    log_sum_exp,
+    margin,
+    reductions,
+    rows,
+    update,
+)
 LAUNCH_ARGUMENTS = 9  # that a launcher gets before those of the kernel
 
 
@@ -98,7 +109,7 @@ def forget() -> None:
     """Whatever was compiled, loaded or decided with another driver."""
     compiler.max_shared_mem.cache_clear()
     choice.forget()
-    for module in (chunk_gradients, combination, gradients, log_sum_exp, margin, reductions, rows):
+    for module in KERNELS:
         for kernel in vars(module).values():
             if isinstance(kernel, triton.JITFunction):
                 kernel.device_caches.clear()

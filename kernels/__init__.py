@@ -8,11 +8,13 @@
     sgd.py           a step of SGD within a backward
     sampling.py      the same over a part of the classes
     sharded.py       the same with the class centres split over processes
+    centre_sgd.py    SGD, with a kernel for the class centres
     initial_loss.py  the loss to expect at the start        sinking.py: do all cosines fall together?
 
 Imports only torch, nothing of the rest of the project.
 """
 
+from fusedface.kernels.centre_sgd import CentreSGD
 from fusedface.kernels.checks import NonFiniteInputError
 from fusedface.kernels.functional import margin_loss
 from fusedface.kernels.initial_loss import predicted_initial_loss
@@ -58,6 +60,7 @@ __all__ = [
     "AdaFace",
     "ArcFace",
     "Batch",
+    "CentreSGD",
     "CentreUpdate",
     "Combined",
     "CosFace",

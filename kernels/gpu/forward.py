@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fusedface.kernels.gpu import choice, combination, launch, layout, log_sum_exp, rows
+from fusedface.kernels.gpu import (
+    choice,
+    class_centres,
+    combination,
+    launch,
+    layout,
+    log_sum_exp,
+    rows,
+)
 from fusedface.kernels.gpu.arguments import Numbers, UnitRows
 from fusedface.kernels.gpu.launch import Start
 from fusedface.kernels.gpu.tiles import Tile
@@ -41,7 +49,9 @@ def forward(
     """Cosines, log-sum-exp and statistics; shapes as in `Primitive`."""
     with launch.on_device(embeddings.device):
         x = unit_rows(embeddings, numbers.precision, layout.padded_rows(len(embeddings)))
-        w = unit_rows(weight, numbers.precision, layout.padded_classes(len(weight)))
+        w = class_centres.unit_rows(weight, numbers.precision, training=needs_embeddings)
+        if w is None:
+            w = unit_rows(weight, numbers.precision, layout.padded_classes(len(weight)))
         flags = tile_flags(labels, len(weight))
         cos_y, _ = target_cosine(embeddings, weight, labels)
         with_direction = layout.has_direction(

@@ -63,6 +63,11 @@ def _options(tile: Any) -> dict[str, Any]:
     return DEFAULTS | (tile.options() if tile else {})
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is captured from the current stream."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Make `device` current: Triton starts kernels on the current device and its current stream."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fusedface.kernels.gpu import backward as of_classes
 from fusedface.kernels.gpu import (
+    class_centres,
     combination,
     launch,
     layout,
@@ -66,17 +67,23 @@ def forward(
     needs_embeddings: bool,
 ) -> tuple[Tensor, ...]:
     """`Results` and `Kept`; `state` is updated in place in training."""
+    kept, num_states = (
+        class_centres.unit_rows(weight, call.precision, call.training) or (),
+        len(state),
+    )
     signature = (
         _signature(embeddings), _signature(weight), labels.dtype, labels.stride(), call,
-        embeddings.device, needs_embeddings,
+        embeddings.device, needs_embeddings, len(kept),
     )  # fmt: skip
 
     def compute(
-        embeddings: Tensor, weight: Tensor, labels: Tensor, *state: Tensor
+        embeddings: Tensor, weight: Tensor, labels: Tensor, *others: Tensor
     ) -> tuple[Tensor, ...]:
-        return _forward(embeddings, weight, labels, state, call, needs_embeddings)
+        state, kept = others[:num_states], others[num_states:]
+        w = UnitRows(*kept) if kept else None
+        return _forward(embeddings, weight, labels, state, w, call, needs_embeddings)
 
-    return replay.run(signature, compute, embeddings, weight, labels, *state)
+    return replay.run(signature, compute, embeddings, weight, labels, *state, *kept)
 
 
 def _forward(
@@ -84,6 +91,7 @@ def _forward(
     weight: Tensor,
     labels: Tensor,
     state: tuple[Tensor, ...],
+    w: UnitRows | None,
     call: Call,
     needs_embeddings: bool,
 ) -> tuple[Tensor, ...]:
@@ -118,7 +126,8 @@ def _forward(
             AVERAGE=call.average if call.training else Average.NOTHING.value,
             STATE_IS_LINEAR=call.state_is_linear, BLOCK=BLOCK,
         )  # fmt: skip
-        w = unit_rows(weight, call.precision, layout.padded_classes(len(weight)))
+        if w is None:
+            w = unit_rows(weight, call.precision, layout.padded_classes(len(weight)))
         flags = tile_flags(known, len(weight))
         with_direction = layout.has_direction(dim, call.precision, needs_embeddings)
         sums = Sums(x, w, known, saved, numbers, flags, len(weight), n, with_direction)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from emulated_head import emulated
 from margin_oracle import all_margins, fresh_state, inputs, matched_state
+from ptx_emulator import Options
 
 from fusedface.kernels import functional, margin_loss
-from fusedface.kernels.gpu import choice, launch, layout
+from fusedface.kernels.gpu import choice, class_centres, forward, launch, layout
 
 ROWS, CLASSES = 19, 70
 
@@ -102,3 +103,28 @@ def test_what_differs_is_worked_out():
         assert all(map(torch.equal, results[0], results[2]))
     for other in (first[2], first[3]):  # read in other pieces, added up in another order
         torch.testing.assert_close(other, first[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dim", "precision"), [(80, 20, "tf32"), (90, 512, "bfloat16")]
+)
+def test_a_step_of_class_centres(capability, dim, precision):
+    """Torch's SGD to rounding, and unit rows to the bit that the next forward would make."""
+    generator = torch.Generator().manual_seed(0)
+    ours, grad = (torch.randn(70, dim, generator=generator) for _ in range(2))
+    theirs, momentum = ours.clone(), torch.zeros_like(ours)
+    theirs.grad = grad
+    rates = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
+    reference = torch.optim.SGD([theirs], **rates)
+    class_centres.follow(ours)
+    class_centres.unit_rows(ours, precision, training=True)
+    with emulated(capability, Options(check_races=True)):
+        for _ in range(2):
+            class_centres.step(ours, grad, momentum, class_centres.Rates(**rates), None, None)
+            reference.step()
+        kept = class_centres.unit_rows(ours, precision, training=False)
+        made = forward.unit_rows(ours, precision, len(kept.rows))
+    torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(momentum, reference.state[theirs]["momentum_buffer"])
+    assert torch.equal(kept.rows, made.rows)
+    assert torch.equal(kept.inverse, made.inverse)
