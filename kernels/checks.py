@@ -5,8 +5,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from fusedface.kernels.margins import State
-
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WRONG_LABELS = "labels are out of range"
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
@@ -63,7 +61,7 @@ def check_tensors(
         )
 
 
-def check_state(names: Iterable[str], state: State) -> None:
+def check_state(names: Iterable[str], state: dict[str, Tensor]) -> None:
     """Raise TypeError or ValueError unless `state` has these, in numbers that keep them."""
     if missing := set(names) - state.keys():
         raise ValueError(
@@ -86,7 +84,7 @@ def can_be_read(device: torch.device) -> bool:
 def check_values(
     embeddings: Tensor,
     labels: Tensor,
-    state: State,
+    state: dict[str, Tensor],
     num_classes: int | Tensor,
     ignore_index: int,
 ) -> None:

@@ -3,6 +3,7 @@
 import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,48 @@ def test_the_table_says_which_folder_imports_which(top):
     (row,) = re.findall(rf"^\| `{re.escape(name)}` \| (.*) \|$", PAGE, re.MULTILINE)
     said = set(re.findall(r"`(\w+)(?:\.py|/)`", row))
     assert said == found, f"the row of {name} in docs/architecture.md should name {sorted(found)}"
+
+
+DEEPEST = 12
+"""Modules in the longest chain of imports; a package's door, __init__.py, is none."""
+
+
+def modules():
+    """Path of each module of the package by name."""
+    paths = [ROOT / "cli.py", *(path for top in TOPS[1:] for path in (ROOT / top).rglob("*.py"))]
+    named = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+    return {name.removesuffix(".__init__"): path for name, path in named.items()}
+
+
+def taken(tree):
+    """(module, name) of each import of ours, wherever in a module, type checkers' own left out."""
+    if isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING":
+        return
+    if isinstance(tree, ast.ImportFrom) and (tree.module or "").split(".")[0] == "fusedface":
+        yield from ((tree.module.partition(".")[2], alias.name) for alias in tree.names)
+    for node in ast.iter_child_nodes(tree):
+        yield from taken(node)
+
+
+def test_no_chain_of_imports_is_longer_than_its_bound():
+    paths = modules()
+    imports = {m: list(taken(ast.parse(p.read_text(encoding="utf-8")))) for m, p in paths.items()}
+
+    def home(module, name):
+        """The module that a name comes from: of what a package hands on, the one that it has it from."""
+        if (inner := f"{module}.{name}".lstrip(".")) in paths:
+            return inner
+        if paths.get(module, ROOT).name == "__init__.py":
+            handed_on = [source for source in imports[module] if source[1] == name]
+            return home(*handed_on[0]) if handed_on else module
+        return module
+
+    @cache
+    def chain(module):
+        below = {home(*source) for source in imports.get(module, ())} - {module}
+        longest = max(map(chain, below), key=len, default=())
+        is_door = module not in paths or paths[module].name == "__init__.py"
+        return longest if is_door else (module, *longest)
+
+    longest = max(map(chain, paths), key=len)
+    assert len(longest) <= DEEPEST, " > ".join(longest)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import override
-from fusedface.recipes.registry import get_recipe
+from fusedface.recipes.mobilefacenet import recipe as mobilefacenet
 
 STEPS = 240
 PROTOCOL = (
@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
     def recipe(self) -> Recipe:
         """What runs."""
-        made = override(get_recipe(f"mobilefacenet-{self.loss}"), [*PROTOCOL, *self.changes])
+        made = override(mobilefacenet(self.loss), [*PROTOCOL, *self.changes])
         return replace(made, train=replace(made.train, seed=self.seed))
 
 

@@ -13,18 +13,20 @@ import math
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import normalize
 
 from fusedface.data import SyntheticFaces
 from fusedface.kernels.sinking import CRITERION_STEPS, learns_above
-from fusedface.recipes.compare.map_settings import Setting
 from fusedface.recipes.configuration.backbone import BackboneOptions
 from fusedface.recipes.configuration.faces import Synthetic
 from fusedface.recipes.run_directory.files import read_json, write_text
 from fusedface.recipes.training.seeding import seed_everything
+
+if TYPE_CHECKING:
+    from fusedface.recipes.compare.map_settings import Setting
 
 FORMAT = "fusedface predictions of sinking"
 PROBED_PEOPLE, PROBED_IMAGES = 96, 4
@@ -49,7 +51,7 @@ class Prediction:
     """The step at which the target cosine is compared with it."""
 
 
-def predict(setting: Setting) -> Prediction:
+def predict(setting: "Setting") -> Prediction:
     """What is said of a setting; draws its network and renders a few of its faces."""
     recipe = setting.recipe()
     margin, gradient = recipe.head.margin, recipe.head.target_gradient

@@ -15,10 +15,9 @@ import torch
 from rich.console import Console
 
 from fusedface.recipes.compare.map_settings import SETTINGS, Setting
-from fusedface.recipes.compare.plan import PlannedRun
 from fusedface.recipes.compare.pool import run_all
 from fusedface.recipes.compare.predictions import Prediction, read_predictions
-from fusedface.recipes.compare.results import RunResult, read_result
+from fusedface.recipes.compare.results import PlannedRun, RunResult, read_result
 from fusedface.recipes.compare.screen import Screen
 from fusedface.recipes.host.terminal import Table, say
 from fusedface.recipes.run_directory.files import write_text

@@ -13,16 +13,18 @@ batch is this project's, so that their order does not matter; the paper's furthe
 left out.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusedface.models import MarginHead
 from fusedface.recipes.configuration.teacher import TeacherOptions
 from fusedface.recipes.host.processes import Processes
-from fusedface.recipes.training.teacher import Teacher
+
+if TYPE_CHECKING:
+    from fusedface.models import MarginHead
+    from fusedface.recipes.training.teacher import Teacher
 
 FIGURES = ("distillation_loss", "teacher_cosine")
 """What is measured of a lesson, in the metrics of a run with a teacher."""
@@ -54,7 +56,7 @@ class Distiller(nn.Module):
         ValueError: D differs from the teacher's, and the method needs it to be the same.
     """
 
-    def __init__(self, teacher: Teacher, options: TeacherOptions, embedding_dim: int) -> None:
+    def __init__(self, teacher: "Teacher", options: TeacherOptions, embedding_dim: int) -> None:
         super().__init__()
         self.teacher, self.method, self.weight = teacher, options.method, options.weight
         self.projection = None
@@ -73,7 +75,9 @@ class Distiller(nn.Module):
         """Whether the class centres come from the teacher, and no gradient moves them."""
         return self.method == "adadistill"
 
-    def teach(self, images: Tensor, embeddings: Tensor, labels: Tensor, head: MarginHead) -> Lesson:
+    def teach(
+        self, images: Tensor, embeddings: Tensor, labels: Tensor, head: "MarginHead"
+    ) -> Lesson:
         """The lesson of a step; class centres that come from the teacher are moved.
 
         Args:
@@ -124,7 +128,7 @@ def move_centres(centres: Tensor, taught: Tensor, labels: Tensor, cosines: Tenso
 
 def make_distiller(
     options: TeacherOptions,
-    teacher: Teacher | None,
+    teacher: "Teacher | None",
     embedding_dim: int,
     *,
     freeze: int,

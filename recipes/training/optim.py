@@ -1,20 +1,23 @@
 """The optimiser, and which parameters are decayed by how much and learn at which rate."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusedface.models import update_only_sampled
 from fusedface.models.backbone import Backbone
 from fusedface.recipes.configuration.training import Optim
 
+if TYPE_CHECKING:
+    from fusedface.models import MarginHead
+
 CENTRES = "centres"
 PROJECTION = "projection"
 
 
-def parameter_groups(model: Backbone, head: nn.Module, optim: Optim) -> list[dict[str, Any]]:
+def parameter_groups(model: Backbone, head: "MarginHead", optim: Optim) -> list[dict[str, Any]]:
     """Every parameter of backbone and head in exactly one group, with its weight decay and rate.
 
     "backbone" (`optim.weight_decay`): weights before the embedding layers. "embedding"
@@ -47,7 +50,7 @@ def parameter_groups(model: Backbone, head: nn.Module, optim: Optim) -> list[dic
 
 
 def build_optimizer(
-    model: Backbone, head: nn.Module, optim: Optim, others: Iterable[Tensor] = ()
+    model: Backbone, head: "MarginHead", optim: Optim, others: Iterable[Tensor] = ()
 ) -> torch.optim.Optimizer:
     """`optim.kind` over `parameter_groups`; `others` learn like the embedding layers.
 
