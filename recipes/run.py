@@ -177,7 +177,7 @@ def _trainer(
         ),
         # Generated faces are kept by this process.
         num_workers=0 if recipe.data.source == SYNTHETIC else recipe.data.num_workers,
-        evaluate=lambda network: processes.from_first(lambda: faces.evaluate(network)),
+        evaluate=lambda network: faces.evaluate(network, processes),
         checkpoints=checkpoints,
         display=display,
         status=_status(recipe.name, plan, learner.head),

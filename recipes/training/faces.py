@@ -31,8 +31,9 @@ from fusedface.data import (
 from fusedface.data.drawn_pairs import sample_pairs
 from fusedface.models import Backbone, Preprocessing
 from fusedface.recipes.configuration.faces import SYNTHETIC, Data, Evaluation, Synthetic
-from fusedface.recipes.evaluation.evaluate import evaluate_pairs
+from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run_directory.metrics import Verification
+from fusedface.recipes.training.verifying import evaluate_shared
 
 Note = Callable[[str], None]
 
@@ -53,9 +54,13 @@ class Faces:
     tests: dict[str, PairList]
     overlap: dict[str, str]
 
-    def evaluate(self, model: Backbone) -> Verification:
-        """Verification figures of a network, by set name."""
-        return {name: evaluate_pairs(model, pairs).as_dict() for name, pairs in self.tests.items()}
+    def evaluate(self, model: Backbone, processes: Processes | None = None) -> Verification:
+        """Verification figures of a network, by set name; with several processes each has to call it."""
+        ranks = processes or Processes()
+        return {
+            name: evaluate_shared(model, pairs, ranks).as_dict()
+            for name, pairs in self.tests.items()
+        }
 
 
 def open_faces(

@@ -166,7 +166,7 @@ def test_a_run_whose_embeddings_stop_being_finite_ends_as_non_finite(tmp_path, m
             next(model.parameters()).data.fill_(torch.nan)
         return evaluate_pairs(model, pairs)
 
-    monkeypatch.setattr("fusedface.recipes.training.faces.evaluate_pairs", evaluate)
+    monkeypatch.setattr("fusedface.recipes.training.verifying.evaluate_pairs", evaluate)
     recipe = tiny_recipe(write_faces(tmp_path))
     summary = run_recipe(recipe, tmp_path / "run", device="cpu", console=Console(quiet=True))
     assert summary.verdict == "non_finite"
