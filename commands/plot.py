@@ -22,9 +22,9 @@ def plot_convergence(
 ) -> None:
     """Accuracy, loss, cosines, t, modulation and gradients, a band over the seeds of each loss."""
     from fusedface.recipes.report import convergence
-    from fusedface.recipes.report.runs import group_runs
+    from fusedface.recipes.report.runs import group_runs, with_short_names
 
-    _told(convergence.plot_convergence(group_runs(runs), out))
+    _told(convergence.plot_convergence(with_short_names(group_runs(runs)), out))
 
 
 @app.command("modulation")

@@ -1,14 +1,33 @@
 """report.html of a comparison: what was asked, the tables, the figures, and every run."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fusedface.recipes.compare.foretold import foretold_table
+from fusedface.recipes.compare.headline import headline
 from fusedface.recipes.compare.results import RunResult
 from fusedface.recipes.compare.statistics import LossResult, reference_label
-from fusedface.recipes.compare.tables import cells, headings, set_rows, settings_line
+from fusedface.recipes.compare.tables import (
+    cells,
+    headings,
+    how_fast_from,
+    set_rows,
+    settings_line,
+)
 from fusedface.recipes.report.convergence import plot_convergence
-from fusedface.recipes.report.html import Figure, Link, Prose, Table, write_html
+from fusedface.recipes.report.html import (
+    Cell,
+    Figure,
+    Headline,
+    Link,
+    Prose,
+    Table,
+    Tags,
+    write_html,
+)
+from fusedface.recipes.report.names import short_names
+from fusedface.recipes.run_directory.summary import VERDICT_COLOURS
 
 QUESTION = (
     "Which of these losses converge on a small backbone, how fast, and to what accuracy? For one seed "
@@ -38,32 +57,35 @@ def write_page(results: Sequence[RunResult], losses: Sequence[LossResult], out: 
         losses: their figures, in the order of the rows.
         out: the folder of the comparison.
     """
-    by_label: dict[str, list[Path]] = {loss.label: [] for loss in losses}
+    names = short_names({result.run.label: result.run.recipe for result in results})
+    folders: dict[str, list[Path]] = {names[loss.label]: [] for loss in losses}
     for result in results:
         if result.train:
-            by_label[result.run.label].append(result.run.folder)
-    groups = {label: folders for label, folders in by_label.items() if folders}
+            folders[names[result.run.label]].append(result.run.folder)
+    groups = {name: found for name, found in folders.items() if found}
     figures = plot_convergence(groups, out / "figures")
-    num_runs = max(sum(loss.verdicts.values()) for loss in losses)
+    reference = reference_label(results)
     path = out / "report.html"
     sections = [
+        Headline(headline(losses, names, reference)),
+        *_loss_tables(losses, names, READING.format(reference=names[reference])),
+        Figure(out / "figures" / "convergence.png", CAPTIONS["convergence"]),
+        foretold_table(results, names),
+        *[
+            Figure(f, CAPTIONS[f.stem])
+            for f in figures
+            if f.suffix == ".png" and f.stem != "convergence"
+        ],
         Prose(QUESTION),
         Prose(settings_line(results[0].run.recipe)),
         Table(
-            columns=headings(losses),
-            rows=[cells(loss, num_runs) for loss in losses],
-            caption="Losses",
-            note=READING.format(reference=reference_label(results)),
-        ),
-        *[Figure(figure, CAPTIONS[figure.stem]) for figure in figures if figure.suffix == ".png"],
-        Table(
-            columns=["set", "loss", "seed", "final accuracy, %", "area under ROC, %"],
-            rows=set_rows(results),
+            columns=["loss", "set", "seed", "final accuracy, %", "area under ROC, %"],
+            rows=[[names[label], name, *rest] for name, label, *rest in set_rows(results)],
             caption="Each set after the last step",
         ),
         Table(
-            columns=["loss", "seed", "verdict", "why", "steps", "run", "recipe"],
-            rows=[_run_row(result, out) for result in results],
+            columns=["loss", "seed", "verdict", "why", "steps", "files"],
+            rows=[_run_row(result, names[result.run.label], out) for result in results],
             caption="Runs",
         ),
     ]
@@ -71,15 +93,39 @@ def write_page(results: Sequence[RunResult], losses: Sequence[LossResult], out: 
     return path
 
 
-def _run_row(result: RunResult, out: Path) -> list[str | Link]:
+def _loss_tables(losses: Sequence[LossResult], names: Mapping[str, str], note: str) -> list[Table]:
+    """How well, and how fast: together they would be too wide to read."""
+    num_runs = max(sum(loss.verdicts.values()) for loss in losses)
+    columns = headings(losses)
+    how_fast = how_fast_from(columns)
+    rows: list[list[Cell]] = []
+    for loss in losses:
+        row: list[Cell] = [*cells(loss, num_runs)]
+        row[0], row[2] = names[loss.label], _tags(loss.verdicts)
+        rows.append(row)
+    well, fast = [0, *range(2, how_fast)], [0, 1, *range(how_fast, len(columns))]
+    return [
+        Table(
+            [columns[i] for i in chosen], [[row[i] for i in chosen] for row in rows], caption, under
+        )
+        for chosen, caption, under in ((well, "How well", note), (fast, "How fast", ""))
+    ]
+
+
+def _tags(verdicts: Mapping[str, int]) -> Tags:
+    return Tags(
+        [(f"{count} {name}", VERDICT_COLOURS.get(name, "red")) for name, count in verdicts.items()]
+    )
+
+
+def _run_row(result: RunResult, name: str, out: Path) -> list[Cell]:
     summary = result.summary
     folder = Path(os.path.relpath(result.run.folder, out)).as_posix()
     return [
-        result.run.label,
+        name,
         str(result.run.seed),
-        result.verdict,
+        Tags([(result.verdict, VERDICT_COLOURS.get(result.verdict, "red"))]),
         summary.message if summary else "",
         f"{summary.steps:,} of {summary.num_steps:,}" if summary else "",
-        Link(folder, f"{folder}/"),
-        Link("recipe.toml", f"{folder}/recipe.toml"),
+        Link("run", f"{folder}/"),
     ]

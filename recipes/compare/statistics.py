@@ -159,7 +159,9 @@ def _parameters(recipe: "Recipe") -> str:
     values = asdict(head.margin) | ({"gamma": head.focal_gamma} if head.focal_gamma else {})
     values |= asdict(head.weighting) if head.weighting else {}
     own = " ".join(
-        f"{name}={value:g}" for name, value in values.items() if isinstance(value, float | int)
+        f"{name}={value:g}"
+        for name, value in values.items()
+        if isinstance(value, float | int) and value is not False
     )
     stages = recipe.schedule.loss
     return f"until {', '.join(stages)}, then {own}" if stages else own

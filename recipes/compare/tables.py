@@ -85,11 +85,16 @@ def cells(loss: LossResult, num_runs: int) -> list[str]:
     ]
 
 
+def how_fast_from(names: Sequence[str]) -> int:
+    """The first of `headings` that is about speed."""
+    return len(names) - len(SHARES) - 2
+
+
 def rich_tables(losses: Sequence[LossResult]) -> Group:
     """For the terminal: how well, and below it how fast; one table of all columns would be too wide."""
     num_runs = max(sum(loss.verdicts.values()) for loss in losses)
     names = headings(losses)
-    how_fast = len(names) - len(SHARES) - 2
+    how_fast = how_fast_from(names)
     columns = ([0, *range(2, how_fast)], [0, 1, *range(how_fast, len(names))])
     prefix = _common_prefix([loss.label for loss in losses])
     tables = []

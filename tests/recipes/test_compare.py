@@ -147,7 +147,7 @@ def test_a_comparison_end_to_end(compared):
         "figures",
         "runs",
     }
-    assert "tiny-arcface" in (out / "report.html").read_text("utf-8")
+    assert "ArcFace" in (out / "report.html").read_text("utf-8")
     assert "tiny-arcface" in printed
     assert "4 runs, 0 of them done before, 2 at a time" in printed
 

@@ -166,6 +166,7 @@ def test_the_report_is_one_file_and_escapes(tmp_path):
     assert reader.open == []
     assert [link.split(",")[0] for link in reader.links] == [
         "data:image/png;base64",
+        "p.png",
         "runs/a%20b/50%25%231%3F%22x",
     ]
     assert "http" not in text.replace("<!doctype html>", "").replace("</html>", "")

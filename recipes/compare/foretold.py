@@ -1,0 +1,72 @@
+"""What the law of sinking said of the runs of a comparison, beside what happened (docs/losses.md)."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from fusedface.kernels.sinking import CRITERION_STEPS, learns_above, pace
+from fusedface.recipes.compare.results import RunResult
+from fusedface.recipes.configuration.loss_stages import stages_of
+from fusedface.recipes.report.html import Table, Tags
+from fusedface.recipes.run_directory.reader import Line
+
+NOTE = (
+    "F0 = N' - T' at cosine 0: above 0 the loss pulls all cosines down together, in 1/beta steps. The law "
+    "says that a run learns if its target cosine is above F0/2 at the step named. Means over seeds; where "
+    "a loss has stages, F0 is that of the stage of that step."
+)
+
+
+def foretold_table(results: Sequence[RunResult], names: Mapping[str, str]) -> Table:
+    """A row a loss: F0, its pace, the criterion, and the target cosine at the end."""
+    by_label: dict[str, list[RunResult]] = {}
+    for result in results:
+        by_label.setdefault(result.run.label, []).append(result)
+    recipe = results[0].run.recipe
+    step = recipe.schedule.warmup_steps + CRITERION_STEPS
+    rows = [[names[label], *_row(runs, step)] for label, runs in by_label.items()]
+    asked = f"target cosine, step {step}"
+    columns = ["loss", "F0", "1/beta, steps", "F0/2", asked, "said", "target cosine, end"]
+    return Table(columns, rows, "What the law of sinking said", NOTE)
+
+
+def _row(runs: Sequence[RunResult], step: int) -> list[str | Tags]:
+    recipe = runs[0].run.recipe
+    head, schedule = recipe.head, recipe.schedule
+    found = [line for run in runs if (line := _line(run, step)) is not None]
+    stages = stages_of(schedule.loss, head.margin)
+    done = 0.0
+    if found and (total := runs[0].summary) is not None:
+        done = (found[0]["step"] - 1) / total.num_steps
+    margin = next((s.margin for s in stages if done < s.until), stages[-1].margin)
+    gap = margin.slope_gap(target_gradient=head.target_gradient)
+    above = learns_above(margin, head.target_gradient)
+    ends = [run.train[-1]["target_cosine"] for run in runs if run.train]
+    asked = fmean(line["target_cosine"] for line in found) if found else None
+    said = Tags([("-", "")])
+    if asked is not None:
+        learns = above is None or asked > above
+        said = Tags([("learns", "green") if learns else ("sinks", "red")])
+    return [
+        f"{gap:.2f}",
+        _pace(found, runs),
+        "-" if above is None else f"{above:.3f}",
+        "-" if asked is None else f"{asked:.3f}",
+        said,
+        f"{fmean(ends):.2f}" if ends else "-",
+    ]
+
+
+def _line(run: RunResult, step: int) -> Line | None:
+    return next((line for line in run.train if line["step"] >= step), None)
+
+
+def _pace(lines: Sequence[Line], runs: Sequence[RunResult]) -> str:
+    """1/beta at the step of the criterion, where the class centres' length was measured."""
+    recipe, summary = runs[0].run.recipe, runs[0].summary
+    lengths = [line["centre_length"] for line in lines if "centre_length" in line]
+    if not lengths or summary is None or recipe.optim.kind != "sgd":
+        return "-"
+    optim = recipe.optim
+    rate = lines[0]["lr"] * (1.0 if optim.lr_head is None else optim.lr_head / optim.lr)
+    beta = pace(recipe.head.margin.s, summary.num_identities, fmean(lengths), rate, optim.momentum)
+    return f"{1.0 / beta:,.0f}"

@@ -1,0 +1,71 @@
+"""The answer of a comparison in words: who is best, what sank, what no test could tell apart."""
+
+from collections.abc import Mapping, Sequence
+
+from fusedface.recipes.compare.statistics import LossResult
+
+SIGNIFICANT = 0.05
+FELL = ("sunk", "collapsed")
+
+
+def headline(losses: Sequence[LossResult], names: Mapping[str, str], reference: str) -> list[str]:
+    """Sentences, the most important first.
+
+    Args:
+        losses: best first.
+        names: short, by label.
+        reference: the label of the loss that the others were tested against.
+    """
+    return [line for line in (_best(losses, names), *_fates(losses, names),
+                              _tests(losses, names, reference)) if line]  # fmt: skip
+
+
+def _best(losses: Sequence[LossResult], names: Mapping[str, str]) -> str:
+    best = losses[0]
+    if best.final is None:
+        return "No run came to its end."
+    spread = "" if best.final.std is None else f" ± {100 * best.final.std:.1f}"
+    count = best.final.count
+    seeds = "one seed" if count == 1 else f"{count} seeds"
+    return f"{names[best.label]} ends highest: {100 * best.final.mean:.1f}{spread} % ({seeds})."
+
+
+def _fates(losses: Sequence[LossResult], names: Mapping[str, str]) -> list[str]:
+    """Which losses sank, and which did not learn for another reason."""
+    lines = []
+    for wanted, words in (
+        (FELL, "All cosines fell together in {}"),
+        (("chance",), "No better than before training: {}"),
+        (("non_finite", "failed"), "Broke off: {}"),
+    ):
+        told = []
+        for loss in losses:
+            count, runs = sum(loss.verdicts.get(v, 0) for v in wanted), sum(loss.verdicts.values())
+            if count:
+                told.append(names[loss.label] + ("" if count == runs else f" ({count} of {runs})"))
+        if told:
+            lines.append(words.format(_listed(told)) + ".")
+    return lines
+
+
+def _tests(losses: Sequence[LossResult], names: Mapping[str, str], reference: str) -> str:
+    """Where the reference differs by more than the seeds do, and where no difference was shown."""
+    better, worse, same = [], [], []
+    for loss in losses:
+        test = loss.against
+        if test is None or test.p_holm is None:
+            continue
+        group = better if test.difference.mean > 0 else worse
+        (group if test.p_holm < SIGNIFICANT else same).append(names[loss.label])
+    parts = [f"better than {_listed(better)}"] * bool(better)
+    parts += [f"worse than {_listed(worse)}"] * bool(worse)
+    parts += [f"not shown to differ from {_listed(same)}"] * bool(same)
+    if not parts:
+        return ""
+    return f"{names[reference]} is {'; '.join(parts)} (paired tests, 5 % after Holm's correction)."
+
+
+def _listed(words: Sequence[str]) -> str:
+    """With semicolons where a name has a comma of its own."""
+    comma = "; " if any("," in word for word in words) else ", "
+    return comma.join(words)

@@ -1,0 +1,54 @@
+"""Short names of losses, as a reader calls them: ArcFace, m = 0.45, and no recipe's name."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from fusedface.recipes.configuration.recipe import Recipe
+
+TITLES = {
+    "adaface": "AdaFace",
+    "arcface": "ArcFace",
+    "combined": "Combined",
+    "cosface": "CosFace",
+    "curricularface": "CurricularFace",
+    "ldam": "LDAM",
+    "magface": "MagFace",
+    "mvam": "MV-AM",
+    "mvarc": "MV-Arc",
+    "normface": "NormFace",
+    "sphereface": "SphereFace",
+}
+USUAL_SCALE = 64.0
+
+
+def short_names(recipes: Mapping[str, Recipe]) -> dict[str, str]:
+    """A name for each recipe, by its label; the label itself where two would have one name."""
+    named = {label: _name(recipe, with_margin=False) for label, recipe in recipes.items()}
+    times = Counter(named.values())
+    named = {
+        label: _name(recipes[label], with_margin=times[name] > 1) for label, name in named.items()
+    }
+    times = Counter(named.values())
+    return {label: name if times[name] == 1 else label for label, name in named.items()}
+
+
+def _name(recipe: Recipe, with_margin: bool) -> str:
+    """The loss with what sets it apart; its margin only where another loss of that name is there."""
+    head = recipe.head
+    margin = head.margin
+    parts = [TITLES.get(margin.name, margin.name)]
+    if with_margin and (m := getattr(margin, "m", None)) is not None:
+        parts.append(f"m = {m:g}")
+    if margin.name.startswith("mv"):
+        parts.append(f"t = {getattr(margin, 't'):g}")  # noqa: B009  other margins have none
+    if margin.s != USUAL_SCALE:
+        parts.append(f"s = {margin.s:g}")
+    if head.focal_gamma:
+        parts.append(f"focal {head.focal_gamma:g}")
+    if head.weighting is not None:
+        parts.append("self-paced")
+    if recipe.schedule.loss:
+        parts.append(
+            "after " + ", ".join(entry.partition(" ")[2] for entry in recipe.schedule.loss)
+        )
+    return ", ".join(parts)
