@@ -254,7 +254,7 @@ def test_the_best_is_the_first_of_equals(faces, tmp_path, monkeypatch):
     accuracies = iter((0.5, 0.7, 0.8, 0.8, 0.6))
     figures = {"accuracy_std": 0.0, "num_pairs": 60, "tar_at_far": {}, "auc": 0.5, "rank1": None}
     monkeypatch.setattr(
-        Faces, "evaluate", lambda self, model: {"pairs": {"accuracy": next(accuracies), **figures}}
+        Faces, "evaluate", lambda *_: {"pairs": {"accuracy": next(accuracies), **figures}}
     )
     run(faces, tmp_path / "run", "evaluation.every=0.75")
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
@@ -265,7 +265,7 @@ def test_the_best_is_the_first_of_equals(faces, tmp_path, monkeypatch):
 def test_what_is_wrong_before_the_first_step_is_a_mistake(faces, tmp_path, monkeypatch, error):
     """Of the network or the pairs as they were given: the error is passed on as it is."""
 
-    def evaluate(self, model):
+    def evaluate(self, model, processes):
         raise error("said so")
 
     monkeypatch.setattr(Faces, "evaluate", evaluate)
@@ -277,7 +277,7 @@ def test_what_is_wrong_before_the_first_step_is_a_mistake(faces, tmp_path, monke
 def test_faces_to_verify_that_are_lost_later_stop_the_run(faces, tmp_path, monkeypatch):
     original = Faces.evaluate
 
-    def evaluate(self, model):
+    def evaluate(self, model, processes):
         if metrics(tmp_path / "run"):
             raise ValueError("said so")
         return original(self, model)
