@@ -22,7 +22,8 @@ def plot_convergence(
 ) -> None:
     """Accuracy, loss, cosines, t, modulation and gradients, a band over the seeds of each loss."""
     from fusedface.recipes.report import convergence
-    from fusedface.recipes.report.runs import group_runs, with_short_names
+    from fusedface.recipes.report.named_groups import with_short_names
+    from fusedface.recipes.report.runs import group_runs
 
     _told(convergence.plot_convergence(with_short_names(group_runs(runs)), out))
 

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from fusedface.recipes.configuration.recipe import Recipe
+if TYPE_CHECKING:
+    from fusedface.recipes.configuration.recipe import Recipe
 
 TITLES = {
     "adaface": "AdaFace",
@@ -21,7 +23,7 @@ TITLES = {
 USUAL_SCALE = 64.0
 
 
-def short_names(recipes: Mapping[str, Recipe]) -> dict[str, str]:
+def short_names(recipes: "Mapping[str, Recipe]") -> dict[str, str]:
     """A name for each recipe, by its label; the label itself where two would have one name."""
     named = {label: _name(recipe, with_margin=False) for label, recipe in recipes.items()}
     times = Counter(named.values())
@@ -32,7 +34,7 @@ def short_names(recipes: Mapping[str, Recipe]) -> dict[str, str]:
     return {label: name if times[name] == 1 else label for label, name in named.items()}
 
 
-def _name(recipe: Recipe, with_margin: bool) -> str:
+def _name(recipe: "Recipe", with_margin: bool) -> str:
     """The loss with what sets it apart; its margin only where another loss of that name is there."""
     head = recipe.head
     margin = head.margin

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fusedface.recipes.configuration.settings import read_recipe
-from fusedface.recipes.report.names import short_names
-from fusedface.recipes.run_directory.directory import RECIPE
 from fusedface.recipes.run_directory.metrics import FILE
 from fusedface.recipes.run_directory.reader import RunRecord, read_run
 
@@ -41,15 +38,6 @@ def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:
         for run in found:
             groups.setdefault(_label(run), []).append(run)
     return groups
-
-
-def with_short_names(groups: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
-    """The same groups under the losses' short names, where all runs have a recipe."""
-    files = {label: folders[0] / RECIPE for label, folders in groups.items()}
-    if not all(file.is_file() for file in files.values()):
-        return dict(groups)
-    names = short_names({label: read_recipe(file) for label, file in files.items()})
-    return {names[label]: folders for label, folders in groups.items()}
 
 
 def band(curves: Sequence[Sequence[tuple[int, float]]]) -> Band | None:

@@ -18,8 +18,8 @@ from fusedface.recipes.compare.results import RunResult
 from fusedface.recipes.compare.statistics import reference_label, summarise
 from fusedface.recipes.configuration.settings import override, to_toml
 from fusedface.recipes.registry import get_recipe
+from fusedface.recipes.report.named_groups import with_short_names
 from fusedface.recipes.report.names import short_names
-from fusedface.recipes.report.runs import with_short_names
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
