@@ -21,7 +21,7 @@ import torch._dynamo  # an optimiser would: once here, not in every process
 import torch.distributed as dist
 from rich.console import Console
 from sharded_cases import margins
-from tiny_run import NUM_IDENTITIES, faces_of, tiny_recipe, write_faces
+from tiny_run import NUM_IDENTITIES, faces_of, flat, tiny_recipe, write_faces
 from torch import nn
 
 from fusedface.data.dataset import FaceDataset
@@ -125,16 +125,6 @@ def finished(count):
     out = f"finished{count}"
     run_on(count, out, recipe())
     return folder() / out
-
-
-def flat(value, prefix=""):
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    else:
-        return {prefix: value}
-    return {k: v for key, inner in items for k, v in flat(inner, f"{prefix}/{key}").items()}
 
 
 def content(out, step=STEPS):

@@ -64,3 +64,14 @@ def faces_of(recipe: Recipe, note: Callable[[str], None] = lambda _: None) -> Fa
     """The faces that a run of a recipe opens, on the CPU."""
     preprocessing = recipe.backbone.build().preprocessing
     return open_faces(recipe.data, recipe.evaluation, preprocessing, torch.device("cpu"), note)
+
+
+def flat(value, prefix=""):
+    """The entries of nested dictionaries and lists, by their path."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {prefix: value}
+    return {k: v for key, inner in items for k, v in flat(inner, f"{prefix}/{key}").items()}

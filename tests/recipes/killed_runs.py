@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch._dynamo  # an optimiser would: once here, not in every child
 from rich.console import Console
-from tiny_run import tiny_recipe
+from tiny_run import flat, tiny_recipe
 from torch.utils import tensorboard  # noqa: F401  imported once here, not in every child
 
 from fusedface.recipes.report import curves
@@ -110,16 +110,6 @@ def attempt(folder, out, prepare=None, after_seconds=None):
 def truncate_newest(out):
     newest = max((out / "checkpoints").glob("step-*.pt"))
     newest.write_bytes(newest.read_bytes()[:-1000])
-
-
-def flat(value, prefix=""):
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    else:
-        return {prefix: value}
-    return {k: v for key, inner in items for k, v in flat(inner, f"{prefix}/{key}").items()}
 
 
 def compare(out, reference):
