@@ -168,7 +168,7 @@ def compiled(launch, target):
 
 @dataclass(frozen=True)
 class Usage:
-    """Registers and bytes spilled of a thread, shared memory of a program, instruction of the products,
+    """Registers and bytes spilled of a thread, shared memory of a program, instructions of the products,
     whether memory is updated by atomic instructions, and whether products wait for one another."""
 
     registers: int
@@ -193,14 +193,12 @@ def usage(launch, target) -> Usage:
     if target == "gfx942":
         return amd_usage(binary)
     registers, spilled = nvidia_resources(binary.asm["cubin"])
-    found = [
-        name
-        for name in ("tcgen05.mma", "wgmma.mma_async", "mma.sync", "fma.rn.f32")
-        if name in binary.asm["ptx"]
-    ]
+    tensor_cores = ("tcgen05.mma", "wgmma.mma_async", "mma.sync")
+    products = " and ".join(name for name in tensor_cores if name in binary.asm["ptx"])
+    scalar = "fma.rn.f32" if "fma.rn.f32" in binary.asm["ptx"] else "none"
     atomics = re.search(r"^\s*(@\S+ )?(atom|red)\.", binary.asm["ptx"], re.MULTILINE) is not None
     return Usage(
-        registers, spilled, binary.metadata.shared, found[0] if found else "none", atomics,
+        registers, spilled, binary.metadata.shared, products or scalar, atomics,
         target == "sm_90" and products_wait(binary.asm["cubin"]),
     )  # fmt: skip
 

@@ -38,6 +38,7 @@ class MVAM(_MisclassifiedVector, CosFace):
     """
 
     name: ClassVar[str] = "mvam"
+    form = CosFace.form  # which a class has to say of itself: T is the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +54,4 @@ class MVArc(_MisclassifiedVector, ArcFace):
     """
 
     name: ClassVar[str] = "mvarc"
+    form = ArcFace.form
