@@ -45,7 +45,8 @@ def _swap_in(optimizer: Optimizer, swapped: Swapped) -> None:
         gradient = parameter.grad
         if gradient is None or not gradient.is_sparse:
             continue
-        gradient, whole = gradient.coalesce(), parameter.data
+        # Not `.data`, writes to which PyTorch does not count as writes to the parameter.
+        gradient, whole = gradient.coalesce(), parameter.detach()
         rows = gradient.indices()[0]
         state = optimizer.state.get(parameter, {})
         full = {name: value for name, value in state.items() if _is_like(value, whole)}

@@ -6,7 +6,6 @@ autocast, which would round the embeddings on processors that multiply bfloat16.
 
 import functools
 import json
-import math
 import os
 import shutil
 import signal
@@ -28,13 +27,10 @@ from fusedface.data.dataset import FaceDataset
 from fusedface.models import MODELS, Backbone, Preprocessing
 from fusedface.recipes import run
 from fusedface.recipes.configuration.recipe import BackboneOptions
-from fusedface.recipes.configuration.starting import with_init
-from fusedface.recipes.evaluation import evaluate
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.report import curves
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.run_directory import metrics
-from fusedface.recipes.training import verifying
 from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.display import PlainDisplay
 from fusedface.recipes.training.precision import Precision
@@ -256,34 +252,6 @@ def averaged_and_frozen(rank, num_ranks):
         same(folder() / f"adamw{num_ranks}", folder() / "adamw1", 1e-5)
 
 
-def begun_with_a_checkpoint(rank, num_ranks):
-    """Class centres at the mean of each person's images, t, and what comes of them."""
-    given = with_init(recipe(), finished(1) / f"checkpoints/step-{STEPS:08d}.pt")
-    given = replace(given, init=replace(given.init, centres="mean"))
-    for count in (1, num_ranks):
-        run_on(count, f"begun{count}", given)
-    if rank == 0:
-        same(folder() / f"begun{num_ranks}", folder() / "begun1", 1e-9)
-
-
-def verified_together(rank, num_ranks):
-    """Each process embeds some batches, or none; the figures are those of one to the bit."""
-    processes = group_of(num_ranks)
-    network = Small().eval().double()
-    for size in (4, 7, 100):  # 60 images
-        verifying.BATCH_SIZE = evaluate.BATCH_SIZE = size
-        for pairs in faces().tests.values():
-            together = verifying.evaluate_shared(network, pairs, processes)
-            assert together.as_dict() == evaluate.evaluate_pairs(network, pairs).as_dict()
-    with torch.no_grad():
-        network.layers[0].weight.fill_(math.nan)
-    fails(
-        evaluate.NonFiniteEmbeddingsError, ["not finite"],
-        lambda: verifying.evaluate_shared(network, pairs, processes),
-    )  # fmt: skip
-    verifying.BATCH_SIZE = evaluate.BATCH_SIZE = 64
-
-
 def fails(kind, words, call):
     with pytest.raises(kind) as error:
         call()
@@ -469,9 +437,8 @@ RUNS = {
 STEPS_AND_ERRORS = {
     **{f"training {name}": trained(name) for name in margins(NUM_IDENTITIES)},
     **shared(
-        averaged_and_frozen, begun_with_a_checkpoint, verified_together, other_recipe, other_faces,
-        missing_faces, uneven_batch, used_folder, finished_run, one_signal, lost_images,
-        unreadable_images, not_finite, one_infinite_gradient,
+        averaged_and_frozen, other_recipe, other_faces, missing_faces, uneven_batch, used_folder,
+        finished_run, one_signal, lost_images, unreadable_images, not_finite, one_infinite_gradient,
     ),
 }  # fmt: skip
 """Of two."""

@@ -26,13 +26,14 @@ def run(kind, steps=STEPS):
     parameter = torch.nn.Parameter(torch.randn(ROWS, DIM))
     optimizer = update_only_sampled(KINDS[kind]([parameter]))
     for number, rows in enumerate(steps):
-        before = parameter.detach().clone()
+        before, version = parameter.detach().clone(), parameter._version
         parameter.grad = sparse(rows, number)
         optimizer.step()
         others = [row for row in range(ROWS) if row not in rows]
         assert torch.equal(parameter[others], before[others])
         assert not torch.equal(parameter[rows], before[rows])
         assert parameter.grad.is_sparse
+        assert parameter._version > version  # as those who keep something made of it look for
     return parameter.detach(), optimizer
 
 

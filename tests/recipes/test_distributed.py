@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from distributed_cases import RUNS, STEPS_AND_ERRORS
+from distributed_cases import RUNS
+from distributed_parts import OF_TWO
 from gloo import outcome, run_cases
 from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
@@ -26,19 +27,19 @@ from fusedface.recipes.run import run_recipe
 ROOT = Path(__file__).parents[2]
 
 
-def reports(tmp_path_factory, num_ranks, cases):
+def reports(tmp_path_factory, num_ranks, module, cases):
     folder = tmp_path_factory.mktemp(f"processes{num_ranks}")
-    return run_cases("distributed_cases", num_ranks, folder, cases)
+    return run_cases(module, num_ranks, folder, cases)
 
 
 @pytest.fixture(scope="module")
 def reports_of_four(tmp_path_factory):
-    return reports(tmp_path_factory, 4, "RUNS")
+    return reports(tmp_path_factory, 4, "distributed_cases", "RUNS")
 
 
 @pytest.fixture(scope="module")
 def reports_of_two(tmp_path_factory):
-    return reports(tmp_path_factory, 2, "STEPS_AND_ERRORS")
+    return reports(tmp_path_factory, 2, "distributed_parts", "OF_TWO")
 
 
 @pytest.mark.parametrize("case", RUNS)
@@ -47,7 +48,7 @@ def test_four_processes(reports_of_four, case):
     assert not problem, problem
 
 
-@pytest.mark.parametrize("case", STEPS_AND_ERRORS)
+@pytest.mark.parametrize("case", OF_TWO)
 def test_two_processes(reports_of_two, case):
     problem = outcome(reports_of_two, case)
     assert not problem, problem

@@ -1,0 +1,66 @@
+"""Parts of a run that several processes share, each by itself: class centres, beginning, verification."""
+
+import math
+from dataclasses import replace
+
+import torch
+from distributed_cases import (
+    STEPS,
+    STEPS_AND_ERRORS,
+    Small,
+    faces,
+    fails,
+    finished,
+    folder,
+    group_of,
+    recipe,
+    run_on,
+    same,
+    shared,
+)
+
+from fusedface.recipes.configuration.starting import with_init
+from fusedface.recipes.evaluation import evaluate
+from fusedface.recipes.training import verifying
+
+
+def class_centres_in_the_backward(rank, num_ranks):
+    """With optim.fuse_centres each process updates its own, and checkpoints hold the momentum of all."""
+    given = recipe(optim={"fuse_centres": True})
+    for count in (1, num_ranks):
+        run_on(count, f"fused{count}", given)
+    if rank == 0:
+        same(folder() / f"fused{num_ranks}", folder() / "fused1", 1e-9)
+
+
+def begun_with_a_checkpoint(rank, num_ranks):
+    """Class centres at the mean of each person's images, t, and what comes of them."""
+    given = with_init(recipe(), finished(1) / f"checkpoints/step-{STEPS:08d}.pt")
+    given = replace(given, init=replace(given.init, centres="mean"))
+    for count in (1, num_ranks):
+        run_on(count, f"begun{count}", given)
+    if rank == 0:
+        same(folder() / f"begun{num_ranks}", folder() / "begun1", 1e-9)
+
+
+def verified_together(rank, num_ranks):
+    """Each process embeds some batches, or none; the figures are those of one to the bit."""
+    processes = group_of(num_ranks)
+    network = Small().eval().double()
+    for size in (4, 7, 100):  # 60 images
+        verifying.BATCH_SIZE = evaluate.BATCH_SIZE = size
+        for pairs in faces().tests.values():
+            together = verifying.evaluate_shared(network, pairs, processes)
+            assert together.as_dict() == evaluate.evaluate_pairs(network, pairs).as_dict()
+    with torch.no_grad():
+        network.layers[0].weight.fill_(math.nan)
+    fails(
+        evaluate.NonFiniteEmbeddingsError, ["not finite"],
+        lambda: verifying.evaluate_shared(network, pairs, processes),
+    )  # fmt: skip
+    verifying.BATCH_SIZE = evaluate.BATCH_SIZE = 64
+
+
+OF_TWO = STEPS_AND_ERRORS | shared(
+    class_centres_in_the_backward, begun_with_a_checkpoint, verified_together
+)
