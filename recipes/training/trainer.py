@@ -2,12 +2,12 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
 
-from fusedface.data import FaceBatch, FaceDataset
+from fusedface.data import FaceDataset
 from fusedface.models import Backbone
 from fusedface.recipes.evaluation.evaluate import NonFiniteEmbeddingsError
 from fusedface.recipes.host.processes import Processes
@@ -24,6 +24,7 @@ from fusedface.recipes.training.diagnose import NonFiniteTrainingError
 from fusedface.recipes.training.display import Display, Status
 from fusedface.recipes.training.optim import centre_rate
 from fusedface.recipes.training.progress import Progress
+from fusedface.recipes.training.reading import LostImagesError, Reader
 from fusedface.recipes.training.schedule import Plan
 from fusedface.recipes.training.seeding import rng_state
 from fusedface.recipes.training.signals import StopRequest
@@ -31,12 +32,7 @@ from fusedface.recipes.training.step import Learner
 from fusedface.recipes.training.watch import SinkingWatch
 
 SHOWN_UNREADABLE = 10
-LOST, STOP, NEWS = 1, 2, 4  # what the processes of a run tell each other before a step
 RECENT_STEPS = 20  # whose pace is shown: the first ones of a run are slow, and would be for long
-
-
-class LostImagesError(RuntimeError):
-    """The next batch cannot be read; the states are those of the step before it."""
 
 
 class End(NamedTuple):
@@ -124,8 +120,12 @@ class Trainer:
         """Train what is left of the current epoch, or until a signal, which is returned."""
         self.learner.prepare(self.progress.step)
         began = time.perf_counter()
-        batches = self._read()
-        while (batch := self._next(batches, stop)) is not None:
+        on_gpu = self.learner.precision.device.type == "cuda"
+        batches = self.plan.batches.load(
+            self.dataset, self.progress.step, num_workers=self.num_workers, pin_memory=on_gpu
+        )
+        reader = Reader(batches, self.processes, stop, self._report_unreadable)
+        while (batch := reader.next()) is not None:
             if isinstance(batch, str):
                 return batch
             self._train_step(batch.images, batch.labels)
@@ -136,48 +136,6 @@ class Trainer:
                 return None
             began = time.perf_counter()
         return None
-
-    def _next(self, batches: Iterator[FaceBatch], stop: StopRequest) -> FaceBatch | str | None:
-        """The next batch; None at the end of an epoch; the name of a signal if any process has one.
-
-        Raises:
-            LostImagesError: on all processes, if one of them cannot read its part.
-        """
-        batch, problem = None, None
-        try:
-            batch = next(batches, None)
-        except LostImagesError as error:
-            problem = error
-        unreadable = batch.unreadable if batch is not None else ()
-        code = LOST * (problem is not None) | STOP * (stop.signal_name is not None)
-        code = self.processes.any_code(code | NEWS * bool(unreadable))
-        if code & LOST:
-            texts = self.processes.gather(None if problem is None else str(problem))
-            raise LostImagesError(next(text for text in texts if text is not None)) from problem
-        if code & STOP:
-            names = self.processes.gather(stop.signal_name)
-            return next(name for name in names if name is not None)
-        if code & NEWS:
-            for problems in self.processes.gather(unreadable):
-                self._report_unreadable(problems)
-        return batch
-
-    def _read(self) -> Iterator[FaceBatch]:
-        """The batches that are left of the current epoch."""
-        on_gpu = self.learner.precision.device.type == "cuda"
-        try:
-            yield from self.plan.batches.load(
-                self.dataset,
-                self.progress.step,
-                num_workers=self.num_workers,
-                pin_memory=on_gpu,
-            )
-        except ValueError as error:
-            raise LostImagesError(_first_cause(error)) from error
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise LostImagesError(f"a process that reads images has died: {error}") from error
 
     def _report_unreadable(self, problems: tuple[str, ...]) -> None:
         """Say which images cannot be read, each once, and no more than a few."""
@@ -325,8 +283,3 @@ class Trainer:
         self.status.step = progress.step
         latest = progress.verification or progress.untrained or {}
         self.status.verification = {name: figures["accuracy"] for name, figures in latest.items()}
-
-
-def _first_cause(error: ValueError) -> str:
-    """Its message; what a worker process raised comes with the worker's traceback before it."""
-    return str(error).rpartition("\nValueError: ")[2].strip()

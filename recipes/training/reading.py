@@ -1,0 +1,75 @@
+"""The batches of an epoch, one after the other, as all processes of a run agree on them."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from fusedface.data import FaceBatch
+from fusedface.recipes.host.processes import Processes
+from fusedface.recipes.training.signals import StopRequest
+
+LOST, STOP, NEWS = 1, 2, 4  # what the processes of a run tell each other before a step
+
+
+class LostImagesError(RuntimeError):
+    """The next batch cannot be read; the states are those of the step before it."""
+
+
+class Reader:
+    """Reads batches, and stops on all processes where one has to.
+
+    Args:
+        batches: this process's parts of those that are left of an epoch.
+        processes: that share each batch.
+        stop: whether a signal has come here.
+        report: told of images that cannot be read, on any process.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[FaceBatch],
+        processes: Processes,
+        stop: StopRequest,
+        report: Callable[[tuple[str, ...]], None],
+    ) -> None:
+        self._batches, self._processes = _read(batches), processes
+        self._stop, self._report = stop, report
+
+    def next(self) -> FaceBatch | str | None:
+        """The next batch; None at the end of an epoch; the name of a signal if any process has one.
+
+        Raises:
+            LostImagesError: on all processes, if one of them cannot read its part.
+        """
+        batch, problem = None, None
+        try:
+            batch = next(self._batches, None)
+        except LostImagesError as error:
+            problem = error
+        name, unreadable = self._stop.signal_name, batch.unreadable if batch is not None else ()
+        code = LOST * (problem is not None) | STOP * (name is not None) | NEWS * bool(unreadable)
+        code = self._processes.any_code(code)
+        if code & LOST:
+            texts = self._processes.gather(None if problem is None else str(problem))
+            raise LostImagesError(next(text for text in texts if text is not None)) from problem
+        if code & STOP:
+            return next(found for found in self._processes.gather(name) if found is not None)
+        if code & NEWS:
+            for problems in self._processes.gather(unreadable):
+                self._report(problems)
+        return batch
+
+
+def _read(batches: Iterable[FaceBatch]) -> Iterator[FaceBatch]:
+    """The batches; LostImagesError says why one cannot be had."""
+    try:
+        yield from batches
+    except ValueError as error:
+        raise LostImagesError(_first_cause(error)) from error
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise LostImagesError(f"a process that reads images has died: {error}") from error
+
+
+def _first_cause(error: ValueError) -> str:
+    """Its message; what a worker process raised comes with the worker's traceback before it."""
+    return str(error).rpartition("\nValueError: ")[2].strip()
