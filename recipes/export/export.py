@@ -2,21 +2,22 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from fusedface.data import open_source
+from fusedface.data import PairList, open_source
+from fusedface.recipes.evaluation.input_contract import InputContract
 from fusedface.recipes.evaluation.threshold_file import SUFFIX, model_file, write_thresholds
 from fusedface.recipes.export import onnx_int8
 from fusedface.recipes.export.card import model_card
-from fusedface.recipes.export.check import check_table, compare, embedders, refuse_inexact
+from fusedface.recipes.export.check import Check, check_table, compare, embedders, refuse_inexact
 from fusedface.recipes.export.deployed import Deployed
-from fusedface.recipes.export.formats import get_format
+from fusedface.recipes.export.formats import Format, get_format
 from fusedface.recipes.export.int8_layers import layer_rows, layer_table
 from fusedface.recipes.export.job import Job
-from fusedface.recipes.export.source import calibration_faces, checking_pairs, open_trained
+from fusedface.recipes.export.source import Trained, calibration_faces, checking_pairs, open_trained
 from fusedface.recipes.host.terminal import say, working
 from fusedface.recipes.run_directory.files import write_text
 
@@ -56,13 +57,7 @@ def export(
     """
     console = console or Console()
     chosen = [get_format(name) for name in dict.fromkeys(formats)]
-    if grey_levels and any(not kind.has_graph for kind in chosen):
-        raise ValueError(
-            "a .safetensors file holds weights and no graph that could take grey levels: "
-            "export it without --grey-levels"
-        )
-    if keep_float and all(kind.is_exact for kind in chosen):
-        raise ValueError("--keep-float is of 8-bit files: give --format onnx-int8 too")
+    _check_options(chosen, grey_levels, keep_float)
     if data is not None:
         open_source(data)  # a wrong path is told before minutes of work
     trained = open_trained(source)
@@ -79,17 +74,7 @@ def export(
         for kind in chosen:
             with working(console, f"writing {files[kind.name].name}"):
                 kind.write(job, files[kind.name])
-        runs = {kind.name: kind.open(files[kind.name]) for kind in chosen}
-        with working(console, "comparing with PyTorch"):
-            checks = compare(
-                embedders(trained.model, runs, contract),
-                pairs,
-                contract.size,
-                trained.model.preprocessing.flip,
-            )
-        for kind in chosen:
-            if kind.is_exact:
-                refuse_inexact(kind.name, checks[kind.name])
+        checks = _compare(trained, chosen, files, contract, pairs, console)
         layers = {
             kind.name: layer_rows(onnx_int8.cosines(job, files[kind.name]), keep_float)
             for kind in chosen
@@ -115,6 +100,40 @@ def export(
         more = f", {path.name}{SUFFIX}" if pair_lists else ""
         say(console, f"wrote {path}{more} and {path.name}.md")
     return written
+
+
+def _check_options(chosen: Sequence[Format], grey_levels: bool, keep_float: Sequence[str]) -> None:
+    """Raise ValueError for what none of the formats, or not all of them, can do."""
+    if grey_levels and any(not kind.has_graph for kind in chosen):
+        raise ValueError(
+            "a .safetensors file holds weights and no graph that could take grey levels: "
+            "export it without --grey-levels"
+        )
+    if keep_float and all(kind.is_exact for kind in chosen):
+        raise ValueError("--keep-float is of 8-bit files: give --format onnx-int8 too")
+
+
+def _compare(
+    trained: Trained,
+    chosen: Sequence[Format],
+    files: Mapping[str, Path],
+    contract: InputContract,
+    pairs: Mapping[str, PairList],
+    console: Console,
+) -> dict[str, Check]:
+    """What each file computes, beside PyTorch; raise ValueError where a float32 file is not exact."""
+    runs = {kind.name: kind.open(files[kind.name]) for kind in chosen}
+    with working(console, "comparing with PyTorch"):
+        checks = compare(
+            embedders(trained.model, runs, contract),
+            pairs,
+            contract.size,
+            trained.model.preprocessing.flip,
+        )
+    for kind in chosen:
+        if kind.is_exact:
+            refuse_inexact(kind.name, checks[kind.name])
+    return checks
 
 
 def _existing(folder: Path) -> Path:
