@@ -1,5 +1,6 @@
 """Checks of what a caller hands in: every error names the argument, the rule and the value."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -94,20 +95,19 @@ def check_values(
     (raised at the next synchronisation, like that of torch's own cross-entropy), and an embedding
     that is not finite shows as a NaN in its row of `per_sample_loss`, a state in all rows that use it.
     """
-    fits = ((labels >= 0) & (labels < num_classes)) | (labels == ignore_index)
     if not can_be_read(embeddings.device):
         # The only check that does not wait for the device; without a message torch.compile drops it.
+        fits = _fits(labels, num_classes, ignore_index)
         torch.ops.aten._assert_async.msg(fits.all(), WRONG_LABELS)
         return
-    if not fits.all():
-        row = int((~fits).nonzero()[0])
-        raise ValueError(
-            f"labels must be in [0, {num_classes}) or ignore_index={ignore_index}, "
-            f"got labels[{row}] = {int(labels[row])}"
-        )
+    low, high = labels.aminmax()
+    if (
+        low < 0 or high >= num_classes
+    ):  # seldom, and only then the mask, which is five operators more
+        _check_labels(labels, num_classes, ignore_index)
     _check_finite("embeddings", embeddings)
     for name, value in state.items():
-        if not value.isfinite().all():
+        if not math.isfinite(value):
             message = (
                 f"state {name} must be finite, got {value.tolist()}: a head made on the meta device "
                 "needs reset_parameters() after to_empty()"
@@ -115,16 +115,33 @@ def check_values(
             raise NonFiniteInputError(f"state {name}", message)
 
 
+def _fits(labels: Tensor, num_classes: int | Tensor, ignore_index: int) -> Tensor:
+    return ((labels >= 0) & (labels < num_classes)) | (labels == ignore_index)
+
+
+def _check_labels(labels: Tensor, num_classes: int | Tensor, ignore_index: int) -> None:
+    wrong = ~_fits(labels, num_classes, ignore_index)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"labels must be in [0, {num_classes}) or ignore_index={ignore_index}, "
+            f"got labels[{row}] = {int(labels[row])}"
+        )
+
+
 def check_centres(cos_y: Tensor, lse: Tensor, weight: Tensor) -> None:
     """Raise NonFiniteInputError for a class centre that made a number per row not finite (CPU only)."""
-    if can_be_read(lse.device) and not (cos_y.isfinite() & lse.isfinite()).all():
+    if can_be_read(lse.device) and not math.isfinite((cos_y + lse).detach().sum()):
         _check_finite("weight", weight)
 
 
 def _check_finite(name: str, rows: Tensor) -> None:
     """Raise NonFiniteInputError for a row without a finite length."""
     rows = rows.detach()
-    bad = ~rows.to(torch.promote_types(rows.dtype, torch.float32)).norm(dim=1).isfinite()
+    norms = torch.linalg.vector_norm(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
+    if math.isfinite(norms.sum()):
+        return
+    bad = ~norms.isfinite()
     if bad.any():
         row = int(bad.nonzero()[0])
         what = (

@@ -5,6 +5,7 @@ import platform
 import torch
 
 from fusedface.kernels import dispatch
+from fusedface.kernels.chunks import build
 from fusedface.kernels.options import PRECISIONS
 
 
@@ -24,6 +25,7 @@ def report() -> list[tuple[str, str]]:
     for device in (*devices[:1], torch.device("cpu")):
         choice = dispatch.choose(device, torch.float32)
         lines.append((f"backend on {device.type}", f"{choice.backend}: {choice.reason}"))
+    lines.append(("chunks on cpu", build.state()))
     lines.append(("precisions", f"{', '.join(PRECISIONS)}; auto is autocast's, else float32"))
     if not dispatch.without_triton():
         lines.extend(_tuning(devices))

@@ -23,27 +23,32 @@ class Products:
         usable = self._on_cuda or bfloat16_is_fast()
         self._plain = precision in ("float32", "tf32") or not usable
         half = torch.float16 if precision == "float16" and self._on_cuda else torch.bfloat16
-        self._dtype = half
+        self._half = half
+        self.dtype = torch.float32 if self._plain else half  # of operands
         self._onednn = device.type == "cpu" and onednn_is_usable()
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """A new tensor a b, of (N, K) and (K, M)."""
-        return self._times(a, b, self._dtype)
+        return self._times(a, b, self._half)
 
     def of_gradient(self, a: Tensor, b: Tensor) -> Tensor:
         """The same, where a holds coefficients of a gradient."""
         return self._times(a, b, torch.bfloat16)
 
-    def _times(self, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-        if not self._plain:
-            if self._on_cuda:
-                product = torch.mm(a.to(dtype), b.to(dtype), out_dtype=torch.float32)
-            else:
-                product = torch.mm(a.to(dtype), b.to(dtype))
-            return product.to(torch.promote_types(a.dtype, torch.float32))
+    def as_they_come(self, a: Tensor, b: Tensor) -> Tensor:
+        """The same of operands that are rounded already; the result is rounded to their dtype."""
         if self._onednn and a.dtype == torch.float32:
             return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
         return torch.mm(a, b)
+
+    def _times(self, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+        if self._plain:
+            return self.as_they_come(a, b)
+        if self._on_cuda:
+            product = torch.mm(a.to(dtype), b.to(dtype), out_dtype=torch.float32)
+        else:
+            product = self.as_they_come(a.to(dtype), b.to(dtype))
+        return product.to(torch.promote_types(a.dtype, torch.float32))
 
 
 def bfloat16_is_fast() -> bool:

@@ -1,22 +1,20 @@
 """The file of measured choices: JSON, one list for each device, replaced as a whole."""
 
 import json
-import os
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
+
+from fusedface.kernels.interface.cache_folder import cache_folder
 
 VERSION = 1
 Entries = list[tuple[list[Any], dict[str, Any]]]  # (case, tile) as JSON has them
 
 
 def path() -> Path:
-    """Under $FUSEDFACE_CACHE, else $XDG_CACHE_HOME/fusedface, else ~/.cache/fusedface."""
-    if folder := os.environ.get("FUSEDFACE_CACHE"):
-        return Path(folder) / "tuning.json"
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "fusedface" / "tuning.json"
+    """In the folder that this package keeps such files in."""
+    return cache_folder() / "tuning.json"
 
 
 def load(device: str) -> Entries:

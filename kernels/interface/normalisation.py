@@ -21,7 +21,7 @@ def min_norm(dtype: torch.dtype) -> float:
 
 def inverse_norms(rows: Tensor, shortest: float) -> tuple[Tensor, Tensor]:
     """Lengths (N,) of `rows` (N, D) and their inverses (N,): 0 up to `shortest`, NaN past the squares."""
-    norms = rows.norm(dim=1)
+    norms = torch.linalg.vector_norm(rows, dim=1)
     inverse = norms.clamp_min(shortest).reciprocal() * (norms > shortest)
     return norms, inverse.masked_fill_(norms == torch.inf, torch.nan)
 

@@ -16,7 +16,7 @@ from fusedface.kernels import (
     margin_loss,
 )
 
-BACKENDS = ["reference", "chunked"]
+BACKENDS = ["reference", "chunked", "compiled"]
 MARGINS = all_margins()
 
 
@@ -44,7 +44,7 @@ def poles():
     return weight[labels] * torch.tensor([2.0, 0.3, -1.0, -9.0])[:, None], weight, labels
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("name", MARGINS)
 def test_target_cosine_of_plus_and_minus_one(name, backend):
     """The loss is exact there, and what is along the embedding has no gradient."""
@@ -62,7 +62,7 @@ def test_target_cosine_of_plus_and_minus_one(name, backend):
     assert along.abs().max() < 1e-4 * dx.abs().max().clamp_min(1e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("name", MARGINS)
 def test_zero_embedding(name, backend):
     """It has no direction: every cosine is 0 and nothing pulls on it, or on a class centre through it."""
@@ -77,7 +77,7 @@ def test_zero_embedding(name, backend):
     torch.testing.assert_close(dw, dw_rest, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("column", [0, 4])  # a target, and a mere negative
 def test_zero_class_centre(column, backend):
     embeddings, weight, _ = inputs(4, 10, 16)
@@ -88,7 +88,7 @@ def test_zero_class_centre(column, backend):
     assert out.target_cosine[0] == (0.0 if column == 0 else out.target_cosine[0])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("name", MARGINS)
 def test_duplicate_classes_and_duplicate_labels(name, backend):
     """A negative at the target's own cosine, and several samples of one class."""
@@ -106,7 +106,7 @@ def test_duplicate_classes_and_duplicate_labels(name, backend):
     assert relative(w.grad, dw) < 1e-8
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_large_t_does_not_overflow(backend):
     """Logits reach s (1 + t): 128 at s = 64 and t = 1, and e^128 is not a float32."""
     margin = CurricularFace(s=64.0)
@@ -124,7 +124,7 @@ def test_large_t_does_not_overflow(backend):
     assert relative(x.grad, dx) < 1e-4
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_tiny_losses_keep_their_digits(backend):
     """log(1 + e^-40) is 4e-18: a difference of two log-sum-exps would be 0, and its gradient with it."""
     weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
@@ -132,7 +132,7 @@ def test_tiny_losses_keep_their_digits(backend):
     assert out.loss.item() == pytest.approx(math.exp(-40.0), rel=1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_length_does_not_matter(backend):
     embeddings, weight, labels = inputs(8, 30, 16)
     base, dx, _ = run(CurricularFace(), embeddings, weight, labels, backend)
@@ -144,7 +144,7 @@ def test_length_does_not_matter(backend):
         torch.testing.assert_close(dx_scaled * scale, dx, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize(
     ("dtype", "length", "counts"),
     [
@@ -173,7 +173,7 @@ def test_how_short_a_row_may_be(dtype, length, counts, backend):
         assert (dx == 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("name", ["embeddings", "weight"])
 def test_a_row_too_long_to_square_is_refused(name, backend):
     """1e20 squared is not a float32: it would count as a row of any direction, or of none."""
@@ -185,7 +185,7 @@ def test_a_row_too_long_to_square_is_refused(name, backend):
     margin_loss(embeddings.double(), weight.double(), labels, ArcFace(), backend=backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("only_as_target", [True, False])
 def test_a_class_centre_that_is_not_finite_is_named(only_as_target, value, backend):
@@ -196,7 +196,7 @@ def test_a_class_centre_that_is_not_finite_is_named(only_as_target, value, backe
         margin_loss(embeddings, weight, labels, CurricularFace(), backend=backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_a_tie_is_not_correct(backend):
     """A negative at exactly the target's cosine, which `correct` must be above."""
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
@@ -204,7 +204,7 @@ def test_a_tie_is_not_correct(backend):
     assert out.correct.tolist() == [False, True]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_the_largest_and_smallest_scale(scale, backend):
     """In float64: a float32 logit of a million keeps no digit behind the point."""
@@ -219,7 +219,7 @@ def test_the_largest_and_smallest_scale(scale, backend):
     torch.testing.assert_close(x.grad, dx, rtol=1e-6, atol=1e-20)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_non_contiguous_inputs(backend):
     embeddings, weight, labels = inputs(8, 30, 16)
     wide = torch.stack([embeddings, embeddings], dim=2)[..., 0]
@@ -232,7 +232,7 @@ def test_non_contiguous_inputs(backend):
     torch.testing.assert_close(got[1:], expected[1:])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_all_rows_ignored(reduction, backend):
     embeddings, weight, _ = inputs(4, 10, 16)
@@ -243,7 +243,7 @@ def test_all_rows_ignored(reduction, backend):
     assert (dw == 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_an_update_after_the_forward_does_not_change_the_backward(backend):
     """As when losses of several batches are summed before one backward."""
     embeddings, weight, labels = inputs(8, 30, 16)

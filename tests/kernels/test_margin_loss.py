@@ -17,7 +17,7 @@ from margin_oracle import (
 from fusedface.kernels import CurricularFace, MagFace, MVArc, NormFace, chunked, margin_loss
 from fusedface.kernels.products import bfloat16_is_fast
 
-BACKENDS = ["reference", "chunked"]
+BACKENDS = ["reference", "chunked", "compiled"]
 MARGINS = all_margins()
 SHAPES = [(64, 1024, 128), (63, 997, 96), (1, 2, 16), (5, 131, 7)]  # aligned, ragged, smallest, odd
 
@@ -32,7 +32,7 @@ def _several_chunks(monkeypatch):
     monkeypatch.setattr(chunked, "MIN_CHUNK", 2)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", MARGINS)
 def test_loss_and_gradients_match_the_oracle(name, shape, backend):
@@ -42,7 +42,7 @@ def test_loss_and_gradients_match_the_oracle(name, shape, backend):
     compare(MARGINS[name], embeddings, weight, labels, backend, FLOAT32)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("name", MARGINS)
 def test_float64_is_exact(name, backend):
     compare(MARGINS[name], *inputs(63, 997, 32, dtype=torch.float64), backend, FLOAT64)
@@ -59,7 +59,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize(
     "name", ["arcface", "mvarc", "curricularface", "adaface", "magface", "ldam"]
@@ -93,7 +93,7 @@ def test_margins_are_told_apart(name, wrong):
     assert relative(out.per_sample_loss, loss) > 30 * FLOAT32
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("name", MARGINS)
 def test_gradcheck(name, backend):
     margin = all_margins(s=8.0)[name]
@@ -112,7 +112,7 @@ def test_gradcheck(name, backend):
     assert torch.autograd.gradcheck(losses, (embeddings.requires_grad_(), weight.requires_grad_()))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_gradcheck_through_the_lengths(backend):
     """MagFace's margin and penalty depend on them; nothing is held fixed here."""
     margin = MagFace(s=8.0, l_a=0.5, u_a=12.0, lambda_g=3.0)
@@ -126,7 +126,7 @@ def test_gradcheck_through_the_lengths(backend):
     assert torch.autograd.gradcheck(losses, (embeddings.requires_grad_(),))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["arcface", "curricularface"])
 def test_half_precision_inputs(name, dtype, backend):
@@ -145,16 +145,17 @@ def test_half_precision_inputs(name, dtype, backend):
 
 
 @pytest.mark.parametrize("name", ["arcface", "curricularface"])
-def test_bfloat16_products(name):
+@pytest.mark.parametrize("backend", ["chunked", "compiled"], indirect=True)
+def test_bfloat16_products(name, backend):
     """Products in bfloat16 are that, and err no more than twice what torch's own in bfloat16 do."""
     embeddings, weight, labels = inputs(64, 4096, 128)
     margin = MARGINS[name]
     state = fresh_state(margin)
     truth = loss_and_gradients(margin, embeddings, weight, labels, state)
     rounded = run(margin, embeddings, weight, labels, state, "reference", precision="bfloat16")
-    got = run(margin, embeddings, weight, labels, state, "chunked", precision="bfloat16")
+    got = run(margin, embeddings, weight, labels, state, backend, precision="bfloat16")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        autocast = run(margin, embeddings, weight, labels, state, "chunked")
+        autocast = run(margin, embeddings, weight, labels, state, backend)
     for i, expected in enumerate(truth):
         pick = [out[i] if i else out[0].per_sample_loss for out in (rounded, got, autocast)]
         error, budget = relative(pick[1], expected), 2 * relative(pick[0], expected)
@@ -163,7 +164,7 @@ def test_bfloat16_products(name):
         assert torch.equal(pick[1], pick[2])  # autocast chooses the same path
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_statistics(backend):
     margin = CurricularFace(m=0.5, s=32.0)
     embeddings, weight, labels = inputs(40, 203, 24, dtype=torch.float64)
@@ -191,7 +192,7 @@ def test_statistics(backend):
     assert out.state == {"t": 0.3}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_modulation_without_re_weighting_and_of_mv(backend):
     embeddings, weight, labels = inputs(40, 203, 24)
     plain = margin_loss(embeddings, weight, labels, NormFace(), backend=backend)

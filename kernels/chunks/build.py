@@ -1,0 +1,140 @@
+"""A library of passes.c: compiled where a C compiler is there, kept in the cache, never fetched.
+
+A kept library runs as part of this process. So it is taken only where nobody else could have written it:
+file and folder belong to this user, and no one else may write to them. Its name holds a hash of the source
+and of the options, so that another version or processor makes another file.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from fusedface.kernels.chunks.library import Library
+from fusedface.kernels.interface.cache_folder import cache_folder
+
+SOURCE = Path(__file__).with_name("passes.c")
+OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-c")
+OF_PROCESSOR = {
+    "AVX512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+    "AVX2": ("-march=x86-64-v3",),
+}
+COMPILERS = ("gcc", "cc")
+SECONDS = 60  # that a compiler may take; it takes one
+
+
+class NotBuiltError(Exception):
+    """Why there is no library here."""
+
+
+@functools.cache
+def library() -> Library | None:
+    """The library, compiled on the first call on a machine; None where it cannot be had (`state`)."""
+    setting = _compiler_setting()
+    if setting == "":
+        return None
+    try:
+        kept = cache_folder() / file_name()
+        if is_only_ours(kept):
+            with contextlib.suppress(OSError, AttributeError):  # damaged: it is made again
+                return Library(str(kept))
+        return _built(_compiler(setting), kept)
+    except NotBuiltError:
+        return None
+
+
+def state() -> str:
+    """What `library` returns and why, for `doctor`; compiles nothing."""
+    setting = _compiler_setting()
+    try:
+        kept = cache_folder() / file_name()
+        if setting == "":
+            return "torch's operators: FUSEDFACE_CC is empty"
+        if is_only_ours(kept):
+            return f"compiled loops: {kept}"
+        return f"compiled loops: {_compiler(setting)[0]} makes them at the first large head"
+    except NotBuiltError as error:
+        return f"torch's operators: {error}"
+
+
+def _compiler_setting() -> str | None:
+    return os.environ.get("FUSEDFACE_CC")
+
+
+def _options() -> tuple[str, ...]:
+    capability = torch.backends.cpu.get_cpu_capability()
+    if sys.platform != "linux" or capability not in OF_PROCESSOR:
+        raise NotBuiltError("they are for Linux on processors with AVX2 or AVX-512")
+    return (*OPTIONS, *OF_PROCESSOR[capability])
+
+
+def file_name() -> str:
+    """Of the library for this source and processor.
+
+    Raises:
+        NotBuiltError: there are no options for this processor.
+    """
+    made_of = SOURCE.read_bytes() + "\0".join(_options()).encode()
+    return f"passes-{hashlib.sha256(made_of).hexdigest()[:20]}.so"
+
+
+def _compiler(setting: str | None) -> list[str]:
+    for command in [setting] if setting else COMPILERS:
+        words = shlex.split(command)
+        if words and shutil.which(words[0]):
+            return words
+    raise NotBuiltError(f"no C compiler ({setting or ', '.join(COMPILERS)}) was found")
+
+
+def _built(compiler: list[str], kept: Path) -> Library:
+    with tempfile.TemporaryDirectory() as folder:  # only this user may enter it
+        compiled, made = Path(folder) / "passes.o", Path(folder) / "passes.so"
+        try:
+            _run([*compiler, *_options(), "-o", str(compiled), str(SOURCE)])
+            # Without OpenMP: its threads are those of torch, which is loaded, not a second set.
+            _run([*compiler, "-shared", "-o", str(made), str(compiled)])
+            library = Library(str(made))
+        except (OSError, AttributeError, subprocess.SubprocessError) as error:
+            raise NotBuiltError(f"{compiler[0]} cannot make them: {_first_line(error)}") from None
+        _keep(made, kept)
+        return library
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
+
+
+def _first_line(error: Exception) -> str:
+    said = getattr(error, "stderr", None) or str(error).encode()
+    return said.decode(errors="replace").strip().partition("\n")[0][:200]
+
+
+def _keep(made: Path, kept: Path) -> None:
+    """Other processes see no file or a whole one. A folder that cannot be written keeps nothing."""
+    try:
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
+            file.write(made.read_bytes())
+        Path(file.name).replace(kept)
+    except OSError:
+        pass
+
+
+def is_only_ours(path: Path) -> bool:
+    """Whether `path` is a file that no other user can have written or put there."""
+    try:
+        found = [path.lstat(), path.parent.stat()]
+    except OSError:
+        return False
+    if not stat.S_ISREG(found[0].st_mode):
+        return False
+    return all(item.st_uid == os.geteuid() and not item.st_mode & 0o022 for item in found)

@@ -1,0 +1,112 @@
+"""The functions of passes.c on tensors, all contiguous; what is half is bfloat16, all else float32."""
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, c_float, c_int, c_long, c_void_p
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Excess(Structure):
+    """N(y) - y of a hard negative, (a y + l) y + k, in base-2 logits."""
+
+    _fields_: ClassVar = [("a", c_float), ("l", c_float), ("k", c_float)]
+
+
+class _Pointers(Structure):
+    _fields_: ClassVar = [
+        (name, c_void_p)
+        for name in ("largest", "total", "rescale", "max_y", "num_hard", "least", "lift_sum")
+    ]
+
+
+class Negatives(NamedTuple):
+    """What both passes know of the negatives: labels (B,) int64, threshold (B,) in base 2, N."""
+
+    labels: Tensor
+    threshold: Tensor
+    excess: Excess
+
+
+class Library:
+    """A library made of passes.c. Every call runs on as many threads as torch's operators."""
+
+    def __init__(self, path: str) -> None:
+        library = ctypes.CDLL(path)
+        row, flag = c_long, c_int
+        self._unit_rows = library.unit_rows
+        self._unit_rows.argtypes = [row, row, c_void_p, c_float, c_void_p, c_void_p, flag, c_int]
+        self._take_in = library.take_in
+        self._take_in.argtypes = [
+            row, row, c_void_p, flag, c_void_p, c_long, c_void_p, Excess, POINTER(_Pointers), c_int
+        ]  # fmt: skip
+        self._add_part = library.add_part
+        self._add_part.argtypes = [row, row, c_void_p, c_void_p, c_void_p, flag, c_int]
+        self._coefficients = library.coefficients
+        self._coefficients.argtypes = [
+            row, row, c_void_p, flag, c_void_p, c_long, c_void_p, Excess, c_void_p, c_int
+        ]  # fmt: skip
+        self._project = library.project
+        self._project.argtypes = [
+            row, row, c_void_p, flag, row, c_void_p, row, c_void_p, c_void_p, c_void_p, c_void_p, c_int
+        ]  # fmt: skip
+        self._advise = library.advise_large_pages
+        self._advise.argtypes = [c_void_p, c_long]
+        for function in vars(self).values():
+            function.restype = None
+
+    def unit_rows(self, rows: Tensor, shortest: float, inverse: Tensor, unit: Tensor) -> None:
+        """Write inverse lengths (K,) and unit rows (K, D), of either kind, of `rows` (K, D)."""
+        self._unit_rows(
+            *rows.shape, rows.data_ptr(), shortest, inverse.data_ptr(), unit.data_ptr(),
+            _is_half(unit), torch.get_num_threads(),
+        )  # fmt: skip
+
+    def take_in(self, y: Tensor, start: int, of: Negatives, totals: Sequence[Tensor]) -> None:
+        """y (B, K) becomes numerators times N'; the totals (B,), in the order of passes.c, take it in."""
+        pointers = _Pointers(*(total.data_ptr() for total in totals))
+        self._take_in(
+            *y.shape, y.data_ptr(), _is_half(y), of.labels.data_ptr(), start,
+            of.threshold.data_ptr(), of.excess, pointers, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def add_part(self, total: Tensor, rescale: Tensor, part: Tensor) -> None:
+        """Total (B, D) times rescale (B,), plus part (B, D), in place."""
+        self._add_part(
+            *total.shape, total.data_ptr(), rescale.data_ptr(), part.data_ptr(),
+            _is_half(part), torch.get_num_threads(),
+        )  # fmt: skip
+
+    def coefficients(self, y: Tensor, start: int, of: Negatives, lse: Tensor) -> None:
+        """y (K, B) becomes probabilities times N'; `lse` (B,) in base 2."""
+        self._coefficients(
+            *y.shape, y.data_ptr(), _is_half(y), of.labels.data_ptr(), start,
+            of.threshold.data_ptr(), of.excess, lse.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+
+    def project(
+        self,
+        d_unit: Tensor,
+        start: int,
+        of: Negatives,
+        x_target: Tensor,
+        rows: Tensor,
+        inverse: Tensor,
+        out: Tensor,
+    ) -> None:
+        """Write the gradient in `rows` (K, D) to `out`; x_target (B, D) is added to that of the targets."""
+        self._project(
+            *rows.shape, d_unit.data_ptr(), _is_half(d_unit), len(x_target), of.labels.data_ptr(), start,
+            x_target.data_ptr(), rows.data_ptr(), inverse.data_ptr(), out.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+
+    def advise_large_pages(self, numbers: Tensor) -> None:
+        """Ask for pages of 2 MB: a fresh gradient's small ones cost as much as a product."""
+        self._advise(numbers.data_ptr(), numbers.nbytes)
+
+
+def _is_half(numbers: Tensor) -> bool:
+    return numbers.dtype == torch.bfloat16

@@ -1,0 +1,217 @@
+/* The passes over a chunk of classes that are not matrix products, one function each (passes.py calls them).
+
+   Legend, with numbers in C order: x (B, D) unit embeddings, w (K, D) a chunk of unit class centres,
+   y (B, K) or (K, B) cosines in base-2 logits. `half`: the operands of products are bfloat16, not float.
+   N of a hard negative is y + excess(y) in base 2. Reductions have one order for one number of lanes,
+   rows are shared out by their index only: the same input gives the same bits. */
+
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define BLOCK 4096    /* numbers in the cache next to the core */
+#define ABSENT -1e30f /* the target among the negatives: never hard, never largest, 2^it is 0 */
+
+typedef struct {
+    float a, l, k; /* excess = (a y + l) y + k, and its slope 2 a y + l */
+} Hard;
+
+static inline float from_half(uint16_t h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+static inline uint16_t to_half(float x) { /* to nearest, ties to even; NaN stays NaN */
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 | (x != x) << 6;
+}
+
+/* 2^x for x <= 127, 0 below -126, NaN for NaN: Taylor's series of the fraction, of 5e-9. */
+static inline float power_of_2(float x) {
+    float whole = __builtin_rintf(x), f = x - whole;
+    float p = 1.5252734e-5f;
+    p = p * f + 1.5403530e-4f;
+    p = p * f + 1.3333558e-3f;
+    p = p * f + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    int32_t bits = ((int32_t)whole + 127) << 23;
+    float scale;
+    memcpy(&scale, &bits, 4);
+    return x < -126.0f ? 0.0f : p * scale;
+}
+
+/* The next n numbers as float: in place, or spread into `space`. */
+static inline float *take(void *numbers, long offset, long n, int half, float *space) {
+    if (!half) return (float *)numbers + offset;
+    const uint16_t *from = (const uint16_t *)numbers + offset;
+#pragma omp simd
+    for (long j = 0; j < n; j++) space[j] = from_half(from[j]);
+    return space;
+}
+
+static inline void put(void *numbers, long offset, long n, int half, const float *space) {
+    if (!half) return;
+    uint16_t *to = (uint16_t *)numbers + offset;
+#pragma omp simd
+    for (long j = 0; j < n; j++) to[j] = to_half(space[j]);
+}
+
+/* inverse (K), unit (K, D) <- rows (K, D); a row up to `shortest` becomes 0, one past the squares NaN. */
+void unit_rows(long K, long D, const float *rows, float shortest, float *inverse, void *unit, int half, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < K; i++) {
+        const float *row = rows + i * D;
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (long d = 0; d < D; d++) sum += row[d] * row[d];
+        float norm = __builtin_sqrtf(sum);
+        float one_over = norm <= shortest ? 0.0f : norm <= 3.4e38f ? 1.0f / norm : __builtin_nanf("");
+        inverse[i] = one_over;
+        if (half) {
+            uint16_t *to = (uint16_t *)unit + i * D;
+#pragma omp simd
+            for (long d = 0; d < D; d++) to[d] = to_half(row[d] * one_over);
+        } else {
+            float *to = (float *)unit + i * D;
+#pragma omp simd
+            for (long d = 0; d < D; d++) to[d] = row[d] * one_over;
+        }
+    }
+}
+
+/* What the forward sums up over the chunks, B numbers each. */
+typedef struct {
+    float *largest, *total, *rescale, *max_y, *num_hard, *least, *lift_sum;
+} Totals;
+
+static inline float excess(float y, float threshold, Hard n) {
+    return y > threshold ? (n.a * y + n.l) * y + n.k : 0.0f;
+}
+
+/* y (B, K) <- the numerators times N', and the totals take the chunk in. */
+void take_in(long B, long K, void *y, int half, const int64_t *labels, long start, const float *threshold,
+             Hard n, const Totals *totals, int threads) {
+    const Totals t = *totals;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < B; i++) {
+        float space[BLOCK];
+        float *row = take(y, i * K, K, half, space);
+        float bar = threshold[i], inf = __builtin_inff();
+        long target = labels[i] - start;
+        if (labels[i] >= 0 && target >= 0 && target < K) row[target] = ABSENT;
+
+        float max_y = -inf, max_z = -inf, least = inf, num_hard = 0.0f, lifts = 0.0f;
+#pragma omp simd reduction(max : max_y, max_z) reduction(min : least) reduction(+ : num_hard, lifts)
+        for (long j = 0; j < K; j++) {
+            float v = row[j], z = v + excess(v, bar, n), lift = 2.0f * n.a * v + n.l;
+            max_y = v > max_y ? v : max_y;
+            max_z = z > max_z ? z : max_z;
+            float low = v > bar ? lift : inf;
+            least = low < least ? low : least;
+            num_hard += v > bar ? 1.0f : 0.0f;
+            lifts += v > bar ? lift : 0.0f;
+        }
+        float largest = max_z > t.largest[i] ? max_z : t.largest[i];
+        float rescale = power_of_2(t.largest[i] - largest), total = 0.0f;
+#pragma omp simd reduction(+ : total)
+        for (long j = 0; j < K; j++) {
+            float v = row[j], p = power_of_2(v + excess(v, bar, n) - largest);
+            total += p;
+            row[j] = v > bar ? p + p * (2.0f * n.a * v + n.l) : p;
+        }
+        put(y, i * K, K, half, row);
+        t.total[i] = t.total[i] * rescale + total;
+        t.largest[i] = largest;
+        t.rescale[i] = rescale;
+        t.max_y[i] = max_y > t.max_y[i] ? max_y : t.max_y[i];
+        t.num_hard[i] += num_hard;
+        t.least[i] = least < t.least[i] ? least : t.least[i];
+        t.lift_sum[i] += lifts;
+    }
+}
+
+/* sum (B, D) <- sum rescale + part. */
+void add_part(long B, long D, float *sum, const float *rescale, const void *part, int half, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < B; i++) {
+        float *row = sum + i * D, r = rescale[i];
+        if (half) {
+            const uint16_t *from = (const uint16_t *)part + i * D;
+#pragma omp simd
+            for (long d = 0; d < D; d++) row[d] = row[d] * r + from_half(from[d]);
+        } else {
+            const float *from = (const float *)part + i * D;
+#pragma omp simd
+            for (long d = 0; d < D; d++) row[d] = row[d] * r + from[d];
+        }
+    }
+}
+
+/* y (K, B) <- q N', with lse (B) in base 2. */
+void coefficients(long K, long B, void *y, int half, const int64_t *labels, long start, const float *threshold,
+                  Hard n, const float *lse, int threads) {
+    for (long i = 0; i < B; i++) {
+        long target = labels[i] - start;
+        if (labels[i] < 0 || target < 0 || target >= K) continue;
+        if (half) ((uint16_t *)y)[target * B + i] = to_half(ABSENT);
+        else ((float *)y)[target * B + i] = ABSENT;
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long c = 0; c < K; c++)
+        for (long first = 0; first < B; first += BLOCK) {
+            float space[BLOCK];
+            long m = B - first < BLOCK ? B - first : BLOCK;
+            float *row = take(y, c * B + first, m, half, space);
+            const float *bar = threshold + first, *log = lse + first;
+#pragma omp simd
+            for (long j = 0; j < m; j++) {
+                float v = row[j], q = power_of_2(v + excess(v, bar[j], n) - log[j]);
+                row[j] = v > bar[j] ? q + q * (2.0f * n.a * v + n.l) : q;
+            }
+            put(y, c * B + first, m, half, row);
+        }
+}
+
+/* out (D) <- old out + (d - w <w, d>) inverse, with w = row inverse: the gradient through a unit row.
+   Without `old` out is only written; it may be d then. */
+static inline void projected(long D, const float *d, const float *row, float inverse, float *out, int old) {
+    float along = 0.0f;
+#pragma omp simd reduction(+ : along)
+    for (long j = 0; j < D; j++) along += d[j] * row[j];
+    along *= inverse * inverse;
+    if (!old) {
+#pragma omp simd
+        for (long j = 0; j < D; j++) out[j] = (d[j] - row[j] * along) * inverse;
+    } else {
+#pragma omp simd
+        for (long j = 0; j < D; j++) out[j] += (d[j] - row[j] * along) * inverse;
+    }
+}
+
+/* out (K, D) <- the gradient in `rows` through unit rows, of d (K, D) and, for targets, x_target (B, D). */
+void project(long K, long D, void *d, int half, long B, const int64_t *labels, long start, const float *x_target,
+             const float *rows, const float *inverse, float *out, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < K; i++) {
+        const float *d_unit = take(d, i * D, D, half, out + i * D);
+        projected(D, d_unit, rows + i * D, inverse[i], out + i * D, 0);
+    }
+    for (long i = 0; i < B; i++) {
+        long target = labels[i] - start;
+        if (labels[i] >= 0 && target >= 0 && target < K)
+            projected(D, x_target + i * D, rows + target * D, inverse[target], out + target * D, 1);
+    }
+}
+
+/* Large pages for the whole ones among the given bytes, where the system has them. */
+void advise_large_pages(char *numbers, long bytes) {
+    const uintptr_t large = 1 << 21;
+    uintptr_t first = ((uintptr_t)numbers + large - 1) / large * large, last = ((uintptr_t)numbers + bytes) / large * large;
+    if (last > first) madvise((void *)first, last - first, MADV_HUGEPAGE);
+}

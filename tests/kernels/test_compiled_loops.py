@@ -1,0 +1,147 @@
+"""Compiled loops of the chunked backend: their numbers one by one, and whose files are run."""
+
+import math
+import os
+
+import pytest
+import torch
+from margin_oracle import fresh_state, inputs, run
+
+from fusedface.kernels import CurricularFace, chunked
+from fusedface.kernels.chunks import build
+from fusedface.kernels.chunks.library import Excess, Negatives
+
+NONE = torch.full((1,), -1)
+NEVER_HARD = torch.full((1,), math.inf)
+
+
+@pytest.fixture(scope="module")
+def library():
+    found = build.library()
+    if found is None:
+        pytest.skip(build.state())
+    return found
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """An empty cache, and a process that has looked for no library yet."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FUSEDFACE_CACHE", str(folder))
+    build.library.cache_clear()
+    yield folder
+    build.library.cache_clear()
+
+
+def powers(library, exponents):
+    """2^x by the backward's loop."""
+    y = exponents.clone()[:, None]
+    library.coefficients(y, 0, Negatives(NONE, NEVER_HARD, Excess(0, 0, 0)), torch.zeros(1))
+    return y[:, 0]
+
+
+def test_powers_of_two(library):
+    x = torch.cat([torch.linspace(-126, 0, 100_001), torch.linspace(-1, 1, 10_001)])
+    expected = torch.pow(2.0, x.double())
+    assert ((powers(library, x).double() - expected) / expected).abs().max() < 2 * 2.0**-24
+    out_of_range = powers(library, torch.tensor([-127.0, -1e30, -math.inf, math.nan]))
+    assert out_of_range[:3].tolist() == [0.0, 0.0, 0.0]
+    assert out_of_range[3].isnan()
+
+
+def test_rounding_to_bfloat16_is_torchs(library):
+    """To nearest, ties to even; in rows of length 1, which their inverse length leaves as they are."""
+    cosines = torch.cat([torch.rand(2000), (128 + torch.arange(128) + 0.5) / 256])
+    rows = torch.stack([cosines, (1 - cosines.double() ** 2).sqrt().float()], dim=1)
+    inverse, unit = torch.empty(len(rows)), torch.empty_like(rows, dtype=torch.bfloat16)
+    library.unit_rows(rows, 1e-12, inverse, unit)
+    torch.testing.assert_close(inverse, torch.ones(len(rows)), rtol=0, atol=2e-7)
+    assert torch.equal(unit, (rows * inverse[:, None]).bfloat16())
+    rows[3, 0] = math.nan
+    library.unit_rows(rows, 1e-12, inverse, unit)
+    assert unit.isnan().any(dim=1).nonzero().tolist() == [[3]]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_same_bits_twice(precision, library, monkeypatch):
+    """Products may add up in another order on two threads: each result is held against its repetition."""
+    monkeypatch.setattr(chunked, "COMPILED_FROM", 0)
+    embeddings, weight, labels = inputs(33, 3001, 24)
+
+    def once():
+        state = fresh_state(CurricularFace())
+        options = {"precision": precision}
+        out, dx, dw = run(CurricularFace(), embeddings, weight, labels, state, "chunked", **options)
+        return out.per_sample_loss, dx, dw
+
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            assert all(map(torch.equal, once(), once()))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_sizes_decide_who_gets_them(library, monkeypatch):
+    """Small heads never wait for a compiler, and one size has one way, whatever ran before."""
+    used = []
+    monkeypatch.setattr(build, "library", lambda: used.append(True))
+    for rows, classes in ((32, 4095), (32, 4096)):
+        run(CurricularFace(), *inputs(rows, classes, 4), {"t": torch.zeros(())}, "chunked")
+        assert bool(used) == (rows * classes >= 2**17)
+    run(CurricularFace(), *inputs(32, 4096, 4, dtype=torch.float64), None, "chunked")
+    assert len(used) == 2  # forward and backward of float32
+
+
+def test_a_library_is_kept_and_a_damaged_one_made_again(library, cache):
+    cache.mkdir(mode=0o700)
+    file = cache / build.file_name()
+    file.write_bytes(b"no library")
+    assert build.library() is not None
+    assert file.stat().st_size > 1000
+    assert [kept.name for kept in cache.iterdir()] == [file.name]
+    assert str(file) in build.state()
+    build.library.cache_clear()
+    os.environ["FUSEDFACE_CC"] = "false"
+    try:
+        assert build.library() is not None  # read, not compiled
+    finally:
+        del os.environ["FUSEDFACE_CC"]
+
+
+@pytest.mark.parametrize("flaw", ["file", "folder", "link"])
+def test_what_others_may_write_is_not_run(flaw, cache, monkeypatch, tmp_path):
+    """It is compiled again or not at all; this compiler fails."""
+    cache.mkdir(mode=0o700)
+    try:
+        file = cache / build.file_name()
+    except build.NotBuiltError as error:
+        pytest.skip(str(error))
+    file.touch(mode=0o600)
+    assert build.is_only_ours(file)
+    if flaw == "link":
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    else:
+        {"file": file, "folder": cache}[flaw].chmod(0o722)
+    assert not build.is_only_ours(file)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "says"),
+    [("", "FUSEDFACE_CC is empty"), ("no-such-cc -O1", "no C compiler (no-such-cc -O1) was found")],
+)
+def test_without_a_compiler_torch_takes_over(compiler, says, cache, monkeypatch):
+    monkeypatch.setenv("FUSEDFACE_CC", compiler)
+    assert build.library() is None
+    assert says in build.state() or "AVX" in build.state()
+    monkeypatch.setattr(chunked, "COMPILED_FROM", 0)
+    out, _, _ = run(CurricularFace(), *inputs(4, 50, 8), {"t": torch.zeros(())}, "chunked")
+    assert out.loss.isfinite()
+
+
+def test_a_compiler_that_fails_is_no_error(cache, monkeypatch):
+    monkeypatch.setenv("FUSEDFACE_CC", "false")
+    assert build.library() is None
+    assert not cache.exists()
