@@ -1,14 +1,14 @@
 """The map of sinking: predictions, runs, and how often the predictions were right.
 
-A folder OUT holds runs/LABEL/seedN as a comparison does, and map.json. The same command goes on where it
-was stopped; runs that are finished are not repeated.
+A folder OUT holds runs/LABEL/seedN as a comparison does, map.json, and map.png with map.svg. The same
+command goes on where it was stopped; runs that are finished are not repeated.
 """
 
 import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,8 @@ from fusedface.recipes.compare.predictions import Prediction, read_predictions
 from fusedface.recipes.compare.results import PlannedRun, RunResult, read_result
 from fusedface.recipes.compare.screen import Screen
 from fusedface.recipes.host.terminal import Table, say
+from fusedface.recipes.report.map_plot import plot_map
+from fusedface.recipes.report.phase import read_path
 from fusedface.recipes.run_directory.files import write_text
 
 CLEAR = 0.1
@@ -46,6 +48,8 @@ class Outcome:
     """The prediction at the step of the criterion."""
     path: list[list[float]]
     """Of each line: step, target cosine, nearest negative, share told right, a, b, |w|."""
+    component: list[float] | None = None
+    """b at the end, as measured, and by the law from the criterion's step on."""
 
 
 def plan_map(out: Path, settings: Sequence[Setting] = SETTINGS) -> list[PlannedRun]:
@@ -92,14 +96,35 @@ def run_map(
         say(console, f"stopped by {stopped}; the same command goes on")
         return None
     results = [result for run in runs if (result := read_result(run)).done]
-    outcomes = [outcome(result, foretold[result.run.label]) for result in results]
+    outcomes = [
+        replace(
+            outcome(result, foretold[result.run.label]), component=_component(result.run.folder)
+        )
+        for result in results
+    ]
     seconds = sum(result.summary.seconds for result in results if result.summary)
     content = {"seconds": round(seconds), "outcomes": [asdict(o) for o in outcomes]}
+    out.mkdir(parents=True, exist_ok=True)
     write_text(out / MAP, json.dumps(content) + "\n")
+    _draw(outcomes, foretold, out)
     console.print(outcome_table(outcomes, foretold))
     for line in score_lines(outcomes):
         say(console, line)
     return outcomes
+
+
+def _draw(outcomes: Sequence[Outcome], foretold: dict[str, Prediction], out: Path) -> None:
+    if not outcomes:
+        return
+    curves = [[(row[0], row[1]) for row in o.path] for o in outcomes]
+    learns = [curve for curve, o in zip(curves, outcomes, strict=True) if o.says_asked]
+    sinks = [curve for curve, o in zip(curves, outcomes, strict=True) if not o.says_asked]
+    plot_map(learns, sinks, foretold[outcomes[0].label].asked_at, out / "map.png")
+
+
+def _component(folder: Path) -> list[float]:
+    path = read_path(folder)
+    return [round(path.measured[-1], 4), round(path.predicted[-1], 4)]
 
 
 def outcome(result: RunResult, foretold: Prediction) -> Outcome:
@@ -145,12 +170,12 @@ def score_lines(outcomes: Sequence[Outcome]) -> list[str]:
 
 def outcome_table(outcomes: Sequence[Outcome], foretold: dict[str, Prediction]) -> Table:
     """A row a setting."""
-    names = ["F0/2", "cosine when asked", "at the end"]
+    names = ["F0/2", "cosine when asked", "at the end", "b", "b by the law"]
     table = Table("", ["setting", "before training", "when asked", "outcome"], names)
     word = {True: "learns", False: "sinks", None: "undecided"}
     for o in outcomes:
         above = foretold[o.label].learns_above
-        figures = [above, o.asked, o.last]
+        figures = [above, o.asked, o.last, *(o.component or [None, None])]
         texts = ["-" if value is None else f"{value:.3f}" for value in figures]
         table.add_row(o.label, word[o.says_untrained], word[o.says_asked], word[o.learned], *texts)
     return table

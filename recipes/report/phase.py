@@ -77,12 +77,22 @@ def read_path(folder: Path) -> RunPath:
             f"{folder} has too few lines after step {begins} with {', '.join(NEEDED)}: a longer run of "
             "this version has them"
         )
+    ends = [_moment(line, recipe, run.summary) for line in lines]
+    # The rate is that of a line's last step; those of its steps lie between it and the one before.
+    means = [b._replace(pace=0.5 * (a.pace + b.pace)) for a, b in pairwise(ends)]
     return RunPath(
-        f"{run.summary.recipe}, seed {run.summary.seed}",
-        [_moment(line, recipe, run.summary) for line in lines],
+        _label(folder, run.summary),
+        [ends[0], *means],
         [line["target_cosine"] for line in lines],
         [line["centre_common"] for line in lines],
     )
+
+
+def _label(folder: Path, summary: Summary) -> str:
+    """In a comparison or a map the folder above the seed's names the run."""
+    if folder.name.startswith("seed"):
+        return folder.parent.name.replace("_", " ")
+    return f"{summary.recipe}, seed {summary.seed}"
 
 
 def _moment(line: Line, recipe: Recipe, summary: Summary) -> Moment:

@@ -14,7 +14,7 @@ from fusedface.recipes.run_directory.summary import (
     print_verification,
 )
 
-SUNKEN = ("sunk", "collapsed")
+LEARNED, SUNKEN = ("converged", "unfinished"), ("sunk", "collapsed")
 SCALE_WARMUP = "schedule.loss=0.1 s=16, 0.2 s=32"
 STRAIGHT_THROUGH = "head.target_gradient=straight_through"
 """Settings that keep margins from sinking (docs/convergence.md)."""
@@ -51,7 +51,7 @@ def _learned(summary: Summary) -> str:
     if summary.untrained:
         before = "by the checkpoint" if summary.init else "before training"
         text += f", {_accuracy(summary.untrained)} {before}"
-    return text
+    return f"it learned: {text}" if summary.verdict in LEARNED else text
 
 
 def _accuracy(verification: Verification) -> str:

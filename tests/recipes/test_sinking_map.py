@@ -1,11 +1,14 @@
 """The map of sinking: predictions before runs, and how they are judged afterwards."""
 
+import io
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
 from summaries import summary
 
 from fusedface.recipes.compare.map_settings import SETTINGS, STEPS, Setting
@@ -16,7 +19,8 @@ from fusedface.recipes.compare.predictions import (
     write_predictions,
 )
 from fusedface.recipes.compare.results import RunResult
-from fusedface.recipes.compare.sinking_map import outcome, plan_map, score_lines
+from fusedface.recipes.compare.sinking_map import outcome, plan_map, run_map, score_lines
+from fusedface.recipes.report.map_plot import plot_map
 
 
 def prediction(**changes):
@@ -104,3 +108,20 @@ def test_the_score_counts_false_alarms_and_misses():
     assert first == "5 settings: 2 learned, 2 sank, 1 undecided"
     assert before == "before training: 3 of 4 right (75%), 0 false alarms, 1 misses"
     assert asked == "at the criterion: 2 of 4 right (50%), 1 false alarms, 1 misses"
+
+
+def test_a_map_without_predictions_or_runs(tmp_path):
+    """It goes on from what is there; where nothing is, it says so and draws nothing."""
+    stream = io.StringIO()
+    path = tmp_path / "predictions.json"
+    write_predictions([prediction(label=SETTINGS[0].label)], path)
+    options = {"jobs": 1, "minutes": 0.0, "device": torch.device("cpu")}
+    console = Console(file=stream, width=150)
+    assert run_map(tmp_path / "out", path, console=console, **options) == []
+    assert "1 settings, 0 of them done before" in stream.getvalue()
+    assert json.loads((tmp_path / "out" / "map.json").read_text())["outcomes"] == []
+
+
+def test_the_picture(tmp_path):
+    plot_map([[(10, 0.1), (20, 0.3)]], [], 100, tmp_path / "map.png")
+    assert {path.name for path in tmp_path.iterdir()} == {"map.png", "map.svg"}

@@ -1,0 +1,38 @@
+"""The map of sinking as a picture: the target cosine of every setting, by what was said of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fusedface.recipes.report.style import COLORS, GREY, new_figure, save, use_style
+
+Curve = Sequence[tuple[float, float]]
+LOOKS = (("said to learn", COLORS[2], "-"), ("said to sink", COLORS[1], "--"))
+
+
+def plot_map(
+    said_to_learn: Sequence[Curve], said_to_sink: Sequence[Curve], asked: int, path: Path
+) -> None:
+    """Draw a curve a setting, as PNG and SVG.
+
+    Args:
+        said_to_learn: (step, target cosine) of each run of which the criterion said that it learns.
+        said_to_sink: the same of the others.
+        asked: the step of the criterion.
+        path: of the PNG.
+    """
+    with use_style():
+        figure = new_figure(7.4, 4.4)
+        axis = figure.add_subplot()
+        for (label, color, dashes), curves in zip(
+            LOOKS, (said_to_learn, said_to_sink), strict=True
+        ):
+            for curve in curves:
+                axis.plot(*zip(*curve, strict=True), color=color, linestyle=dashes, linewidth=1.1)
+            name = f"{label} at step {asked}: {len(curves)} runs"
+            axis.plot([], [], color=color, linestyle=dashes, label=name)
+        axis.axvline(asked, color=GREY, linewidth=0.8, linestyle=":")
+        axis.axhline(0.0, color=GREY, linewidth=0.8)
+        axis.set_xlabel("step")
+        axis.set_ylabel("target cosine")
+        figure.legend(loc="outside upper center", ncols=2)
+        save(figure, path)
