@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from fusedface.commands.bench_results import compare_results, wide_console, write_readme
 from fusedface.commands.options import DeviceOption
 from fusedface.recipes.host.terminal import working
 
@@ -72,7 +72,7 @@ def bench_kernels(
         seconds,
         time.perf_counter() + 60.0 * minutes,
     )
-    console = _console()
+    console = wide_console()
     with working(console, "measuring") as note:
         document = kernels.run_to_file(cases, plan, out, resume, note)
     tables.print_kernels(document, console)
@@ -105,7 +105,7 @@ def bench_tune(
             ms = timing.milliseconds if isfinite(timing.milliseconds) else None
             rows.append({"kernel": str(timing.case), "tile": str(timing.tile), "ms": ms})
         _write(out, "tune", target, rows)
-    tables.print_tiles(rows, _console())
+    tables.print_tiles(rows, wide_console())
 
 
 @app.command("scaling")
@@ -144,7 +144,7 @@ def bench_scaling(
     plan = kernels.Plan(
         target, rounds, tuple(only or scaling.HEADS), ("compiled",), True, seconds, deadline
     )
-    console = _console()
+    console = wide_console()
     with working(console, "measuring") as note:
         document = kernels.run_to_file(cases, plan, out, resume, note, "scaling")
     tables.print_kernels(document, console)
@@ -167,7 +167,7 @@ def bench_step(
     from fusedface.bench import step, tables
     from fusedface.recipes.host.device import pick_device
 
-    target, rows, console = pick_device(device), [], _console()
+    target, rows, console = pick_device(device), [], wide_console()
     with working(console, "measuring") as note:
         for model in models or step.MODELS:
             setup = step.Setup(model, batch, classes, size)
@@ -189,7 +189,7 @@ def bench_host(
     target = pick_device(device)
     rows = host.run(target, steps)
     _write(out, "host", target, rows)
-    tables.print_host(rows, _console())
+    tables.print_host(rows, wide_console())
 
 
 @app.command("data")
@@ -207,7 +207,7 @@ def bench_data(
     from fusedface.bench import tables
     from fusedface.recipes.host.device import pick_device
 
-    target, console = pick_device(device), _console()
+    target, console = pick_device(device), wide_console()
     with working(console, "measuring") as note:
         rows = bench.run(images, rounds, data, device=target, note=note)
     _write(out, "data", target, rows)
@@ -231,7 +231,7 @@ def bench_convergence(
     from fusedface.bench.step import Setup
     from fusedface.recipes.host.device import pick_device
 
-    target, console = pick_device(device), _console()
+    target, console = pick_device(device), wide_console()
     training = convergence.Training(Setup(model, batch, classes, size), steps, lr, 60.0 * minutes)
     with working(console, "training") as note:
         rows = convergence.run(training, target, note)
@@ -258,39 +258,15 @@ def bench_ranks(
     (case,) = parse_cases([shape], ["start"])
     if not all(count.strip().isdigit() for count in counts.split(",")):
         raise ValueError(f"--processes must be numbers such as 1,2,4, got {counts!r}")
-    console = _console()
+    console = wide_console()
     with working(console, "measuring"):
         rows = ranks.run(case, [int(count) for count in counts.split(",")], rounds)
     _write(out, "ranks", pick_device("cpu"), rows)
     tables.print_ranks(rows, console)
 
 
-@app.command("compare")
-def bench_compare(
-    old: Annotated[Path, typer.Argument(help="A result, of --out.")],
-    new: Annotated[Path, typer.Argument(help="Another one of the same benchmark.")],
-) -> None:
-    """What got faster and what got slower from one result to another."""
-    from fusedface.bench import tables
-    from fusedface.bench.compare import compare
-
-    tables.print_changes(*compare(old, new), _console())
-
-
-@app.command("readme")
-def bench_readme() -> None:
-    """Write the tables of README.md and docs/benchmarks.md again from bench/results/*.json."""
-    from fusedface.bench import markdown
-    from fusedface.recipes.host.program import ROOT, is_checkout
-
-    if not is_checkout():
-        raise ValueError(
-            f"bench readme writes README.md and docs/benchmarks.md of a checkout, and {ROOT} is an "
-            "installed package that has neither; run it in a clone of the repository"
-        )
-    found = markdown.documents()
-    markdown.rewrite(ROOT / "README.md", markdown.readme(found))
-    markdown.rewrite(ROOT / "docs" / "benchmarks.md", markdown.full(found))
+app.command("compare")(compare_results)
+app.command("readme")(write_readme)
 
 
 @app.command("gpu-suite")
@@ -313,15 +289,9 @@ def bench_gpu_suite(
 
     target = pick_device(device)
     finished = suite.run(
-        out, target, minutes, tuple(parts or ()), quick, _console(), tuple(skip or ())
+        out, target, minutes, tuple(parts or ()), quick, wide_console(), tuple(skip or ())
     )
     raise typer.Exit(0 if finished else 1)
-
-
-def _console() -> Console:
-    """As wide as the terminal; what goes to a file is as wide as the tables."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
 
 
 def _write(out, benchmark, device, rows) -> None:

@@ -19,18 +19,13 @@ from fusedface.recipes.host.device import pick_device
 from fusedface.recipes.host.processes import Processes, joined
 from fusedface.recipes.host.terminal import say
 from fusedface.recipes.host.torchrun import own_device
+from fusedface.recipes.outcome import judged
 from fusedface.recipes.resume import Reuse, finished_before, newest_checkpoint, what_is_left
 from fusedface.recipes.run_directory.closing import print_summary
 from fusedface.recipes.run_directory.directory import RunDirectory
-from fusedface.recipes.run_directory.environment import (
-    describe_environment,
-    device_name,
-    peak_memory_mib,
-)
-from fusedface.recipes.run_directory.metrics import FILE as METRICS
-from fusedface.recipes.run_directory.metrics import MetricsLog, NoLog, read_metrics
+from fusedface.recipes.run_directory.environment import describe_environment
+from fusedface.recipes.run_directory.metrics import MetricsLog, NoLog
 from fusedface.recipes.run_directory.summary import Summary, print_verification
-from fusedface.recipes.run_directory.verdict import Judgement, judge
 from fusedface.recipes.training.agreement import check_same_faces, check_same_recipe
 from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.display import Display, Status, make_display
@@ -40,7 +35,7 @@ from fusedface.recipes.training.precision import Precision, pick_precision
 from fusedface.recipes.training.schedule import Plan
 from fusedface.recipes.training.seeding import seed_everything
 from fusedface.recipes.training.starting import place_centres, read_start
-from fusedface.recipes.training.trainer import End, Trainer
+from fusedface.recipes.training.trainer import Trainer
 from fusedface.recipes.training.watch import SinkingWatch
 
 
@@ -239,7 +234,7 @@ def _run(
         place_centres(learner.head, learner.model, faces.train, start, centres, recipe.data, note)
     with _open_log(recipe, directory, changes, trainer, resumed) as log:
         end = trainer.train(log)
-    return processes.from_first(lambda: _judged(recipe, directory, trainer, faces, end))
+    return processes.from_first(lambda: judged(recipe, directory, trainer, faces, end))
 
 
 def _open_log(
@@ -260,56 +255,6 @@ def _open_log(
     begun |= {"processes": trainer.processes.count, **describe_environment(precision.device)}
     directory.add_start(step, begun)
     return log
-
-
-def _judged(
-    recipe: Recipe, directory: RunDirectory, trainer: Trainer, faces: Faces, end: End
-) -> Summary:
-    """Say what came of a run, and write it down."""
-    judgement = judge(
-        read_metrics(directory.folder / METRICS),
-        ended=end.how,
-        end_message=end.message,
-        end_step=end.step,
-        margin=trainer.plan.losses.stages[-1].margin,
-        num_classes=faces.train.num_classes,
-        margin_begins=trainer.plan.losses.last_begins,
-        from_weights=recipe.init.checkpoint is not None,
-        target_gradient=recipe.head.target_gradient,
-        warmup_steps=recipe.schedule.warmup_steps,
-    )
-    summary = _summarise(recipe, trainer, faces, judgement)
-    directory.write_summary(summary.as_dict())
-    return summary
-
-
-def _summarise(recipe: Recipe, trainer: Trainer, faces: Faces, judgement: Judgement) -> Summary:
-    progress, status = trainer.progress, trainer.status
-    device = trainer.learner.precision.device
-    return Summary(
-        recipe=recipe.name,
-        seed=recipe.train.seed,
-        device=device_name(device),
-        verdict=judgement.verdict,
-        verdict_step=judgement.step,
-        message=judgement.message,
-        steps=progress.step,
-        num_steps=status.num_steps,
-        seconds=round(trainer.seconds, 2),
-        images_per_second=round(trainer.images_per_second, 2),
-        peak_memory_mib=peak_memory_mib(device),
-        final_loss=progress.final_loss,
-        initial_loss=status.initial_loss,
-        collapse_loss=status.collapse_loss,
-        num_identities=faces.train.num_classes,
-        num_images=len(faces.train),
-        unreadable_images=len(progress.unreadable),
-        verification=progress.verification or {},
-        untrained=progress.untrained or {},
-        overlap=faces.overlap,
-        init=recipe.init.checkpoint or "",
-        recipe_changes=progress.recipe_changes,
-    )
 
 
 def _report(summary: Summary, directory: RunDirectory, console: Console) -> None:

@@ -250,8 +250,8 @@ def test_the_command_of_an_installed_package(monkeypatch, tmp_path):
 
 
 def test_bench_readme_needs_a_checkout(monkeypatch, tmp_path):
-    from fusedface.commands.bench import bench_readme
+    from fusedface.commands.bench_results import write_readme
 
     monkeypatch.setattr(program, "ROOT", tmp_path)
     with pytest.raises(ValueError, match=r"installed package.*run it in a clone"):
-        bench_readme()
+        write_readme()

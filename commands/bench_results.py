@@ -1,0 +1,39 @@
+"""`bench compare` and `bench readme`: what to do with results that are there."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def wide_console() -> Console:
+    """As wide as the terminal; what goes to a file is as wide as the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def compare_results(
+    old: Annotated[Path, typer.Argument(help="A result, of --out.")],
+    new: Annotated[Path, typer.Argument(help="Another one of the same benchmark.")],
+) -> None:
+    """What got faster and what got slower from one result to another."""
+    from fusedface.bench import tables
+    from fusedface.bench.compare import compare
+
+    tables.print_changes(*compare(old, new), wide_console())
+
+
+def write_readme() -> None:
+    """Write the tables of README.md and docs/benchmarks.md again from bench/results/*.json."""
+    from fusedface.bench import markdown
+    from fusedface.recipes.host.program import ROOT, is_checkout
+
+    if not is_checkout():
+        raise ValueError(
+            f"bench readme writes README.md and docs/benchmarks.md of a checkout, and {ROOT} is an "
+            "installed package that has neither; run it in a clone of the repository"
+        )
+    found = markdown.documents()
+    markdown.rewrite(ROOT / "README.md", markdown.readme(found))
+    markdown.rewrite(ROOT / "docs" / "benchmarks.md", markdown.full(found))
