@@ -27,6 +27,7 @@ from fusedface.data.dataset import FaceDataset
 from fusedface.models import MODELS, Backbone, Preprocessing
 from fusedface.recipes import run
 from fusedface.recipes.configuration.recipe import BackboneOptions
+from fusedface.recipes.configuration.starting import with_teacher
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.report import curves
 from fusedface.recipes.run import run_recipe
@@ -252,6 +253,15 @@ def averaged_and_frozen(rank, num_ranks):
         same(folder() / f"adamw{num_ranks}", folder() / "adamw1", 1e-5)
 
 
+def taught(rank, num_ranks):
+    """A teacher has each process's images; loss, weights and figures are those of a single process."""
+    given = with_teacher(recipe(), finished(1) / f"checkpoints/step-{STEPS:08d}.pt")
+    for count in (1, num_ranks):
+        run_on(count, f"taught{count}", given)
+    if rank == 0:
+        same(folder() / f"taught{num_ranks}", folder() / "taught1", 1e-9)
+
+
 def fails(kind, words, call):
     with pytest.raises(kind) as error:
         call()
@@ -437,7 +447,7 @@ RUNS = {
 STEPS_AND_ERRORS = {
     **{f"training {name}": trained(name) for name in margins(NUM_IDENTITIES)},
     **shared(
-        averaged_and_frozen, other_recipe, other_faces, missing_faces, uneven_batch, used_folder,
+        averaged_and_frozen, taught, other_recipe, other_faces, missing_faces, uneven_batch, used_folder,
         finished_run, one_signal, lost_images, unreadable_images, not_finite, one_infinite_gradient,
     ),
 }  # fmt: skip

@@ -72,3 +72,11 @@ class Recipe:
         is_number = self.head.reduction != "none"
         require("head.reduction", self.head.reduction, is_number, "'mean' or 'sum' to train with")
         stages_of(self.schedule.loss, self.head.margin)
+        if self.teacher.places_centres:
+            rule = "{} with teacher.method 'adadistill', whose class centres do not learn"
+            for key, value, needed in (
+                ("train.freeze", self.train.freeze, 0),
+                ("optim.fuse_centres", self.optim.fuse_centres, False),
+                ("head.sample_rate", self.head.sample_rate, 1.0),
+            ):
+                require(key, value, value == needed, rule.format(str(needed).lower()))

@@ -32,6 +32,11 @@ class TeacherOptions:
     cache: str | None = None
     """A folder that keeps the teacher's embeddings for later epochs and runs; none: computed every time."""
 
+    @property
+    def places_centres(self) -> bool:
+        """Whether the class centres come from the teacher, and no gradient moves them."""
+        return self.network is not None and self.method == "adadistill"
+
     def __post_init__(self) -> None:
         if (self.network is None) != (self.sha256 is None):
             raise ValueError(

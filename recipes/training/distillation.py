@@ -130,8 +130,6 @@ def make_distiller(
     options: TeacherOptions,
     teacher: "Teacher | None",
     embedding_dim: int,
-    *,
-    freeze: int,
     processes: Processes,
 ) -> Distiller | None:
     """How a recipe's teacher teaches; None without a teacher.
@@ -140,7 +138,6 @@ def make_distiller(
         options: of the recipe.
         teacher: that was opened.
         embedding_dim: D of the student.
-        freeze: steps in which nothing but the class centres learn.
         processes: that share the run.
 
     Raises:
@@ -149,10 +146,6 @@ def make_distiller(
     if teacher is None:
         return None
     distiller = Distiller(teacher, options, embedding_dim)
-    if distiller.places_centres and freeze > 0:
-        raise ValueError(
-            "teacher.method 'adadistill' has no class centres that learn: train.freeze must be 0"
-        )
     if processes.count > 1 and (distiller.places_centres or options.projection):
         what = "teacher.method 'adadistill'" if distiller.places_centres else "teacher.projection"
         raise ValueError(f"{what} works in a single process; start this run without torchrun")

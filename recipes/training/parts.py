@@ -90,9 +90,7 @@ def make_learner(
     if train.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     teacher = processes.together(lambda: open_teacher(recipe.teacher, precision.device))
-    distiller = make_distiller(
-        recipe.teacher, teacher, model.embedding_dim, freeze=train.freeze, processes=processes
-    )
+    distiller = make_distiller(recipe.teacher, teacher, model.embedding_dim, processes)
     if distiller is not None:
         distiller.to(precision.device)
         head.weight.requires_grad_(not distiller.places_centres)

@@ -20,7 +20,7 @@ from fusedface.recipes.training.diagnose import (
     first_non_finite,
 )
 from fusedface.recipes.training.distillation import FIGURES as OF_LESSONS
-from fusedface.recipes.training.distillation import Distiller
+from fusedface.recipes.training.distillation import Distiller, Lesson
 from fusedface.recipes.training.meter import Meter
 from fusedface.recipes.training.optim import CENTRES, set_rate
 from fusedface.recipes.training.precision import Precision
@@ -146,7 +146,7 @@ class Learner:
         head_norm = self.processes.norm(_gradient(self.head.weight))
         if self.head.fused is not None:  # they have learned already
             head_norm = torch.full_like(head_norm, math.nan)
-        self.meter.add(out, norm, head_norm, {} if lesson is None else lesson.figures())
+        self.meter.add(out, norm, head_norm, {} if lesson is None else self._figures(lesson))
         if device.type == "cpu":  # reading the loss is free here, so the weights stay good
             self.check_finite()
         self.scaler.step(self.optimizer)
@@ -158,6 +158,14 @@ class Learner:
         """What was measured since the last line of metrics, and of the newest step what is common."""
         common = common_component(self._embeddings, self.head.weight, self.processes)
         return self.meter.take() | common
+
+    def _figures(self, lesson: Lesson) -> dict[str, Tensor]:
+        """Of the images of all processes, which have equally many."""
+        processes = self.processes
+        return {
+            name: processes.sum(value.clone()) / processes.count
+            for name, value in lesson.figures().items()
+        }
 
     def check_finite(self) -> None:
         """Raise NonFiniteTrainingError if a step since the last line of metrics was not finite."""

@@ -319,10 +319,12 @@ def test_what_does_not_go_together(network):
         override(recipe, ["teacher.projection=true", "teacher.method=relational"])
     teacher = open_teacher(recipe.teacher, torch.device("cpu"))
     frozen = replace(recipe.teacher, method="adadistill")
-    with pytest.raises(ValueError, match=r"train\.freeze must be 0"):
-        make_distiller(frozen, teacher, DIM, freeze=2, processes=Processes())
+    for setting in ("train.freeze=2", "optim.fuse_centres=true", "head.sample_rate=0.5"):
+        key = setting.partition("=")[0]
+        with pytest.raises(ValueError, match=rf"{key} must be .* with teacher.method 'adadistill'"):
+            override(recipe, ["teacher.method=adadistill", setting])
     with pytest.raises(ValueError, match="'adadistill' works in a single process"):
-        make_distiller(frozen, teacher, DIM, freeze=0, processes=Processes(count=2))
+        make_distiller(frozen, teacher, DIM, Processes(count=2))
 
 
 def test_a_lesson_is_shown_logged_and_drawn(faces, network, tmp_path):
