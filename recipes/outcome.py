@@ -1,5 +1,7 @@
 """What came of a run: its verdict and its summary."""
 
+from typing import TYPE_CHECKING
+
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.run_directory.directory import RunDirectory
 from fusedface.recipes.run_directory.environment import device_name, peak_memory_mib
@@ -7,12 +9,14 @@ from fusedface.recipes.run_directory.metrics import FILE as METRICS
 from fusedface.recipes.run_directory.metrics import read_metrics
 from fusedface.recipes.run_directory.summary import Summary
 from fusedface.recipes.run_directory.verdict import Judgement, judge
-from fusedface.recipes.training.faces import Faces
-from fusedface.recipes.training.trainer import End, Trainer
+
+if TYPE_CHECKING:
+    from fusedface.recipes.training.faces import Faces
+    from fusedface.recipes.training.trainer import End, Trainer
 
 
 def judged(
-    recipe: Recipe, directory: RunDirectory, trainer: Trainer, faces: Faces, end: End
+    recipe: Recipe, directory: RunDirectory, trainer: "Trainer", faces: "Faces", end: "End"
 ) -> Summary:
     """Say what came of a run, and write it down."""
     judgement = judge(
@@ -32,7 +36,7 @@ def judged(
     return summary
 
 
-def _summarise(recipe: Recipe, trainer: Trainer, faces: Faces, judgement: Judgement) -> Summary:
+def _summarise(recipe: Recipe, trainer: "Trainer", faces: "Faces", judgement: Judgement) -> Summary:
     progress, status = trainer.progress, trainer.status
     device = trainer.learner.precision.device
     return Summary(
