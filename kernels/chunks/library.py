@@ -8,6 +8,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+PARTS = 256  # of a sum over rows, so that its order does not depend on the number of threads
+
 
 class Excess(Structure):
     """N(y) - y of a hard negative, (a y + l) y + k, in base-2 logits."""
@@ -51,6 +53,10 @@ class Library:
         self._project = library.project
         self._project.argtypes = [
             row, row, c_void_p, flag, row, c_void_p, row, c_void_p, c_void_p, c_void_p, c_void_p, c_int
+        ]  # fmt: skip
+        self._prelu_backward = library.prelu_backward
+        self._prelu_backward.argtypes = [
+            row, row, c_void_p, c_void_p, c_void_p, c_void_p, row, c_void_p, c_int
         ]  # fmt: skip
         self._advise = library.advise_large_pages
         self._advise.argtypes = [c_void_p, c_long]
@@ -102,6 +108,16 @@ class Library:
             x_target.data_ptr(), rows.data_ptr(), inverse.data_ptr(), out.data_ptr(),
             torch.get_num_threads(),
         )  # fmt: skip
+
+    def prelu_backward(self, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients in x (B, C, H, W) and weight (C,); grad and x channels last in memory."""
+        dx, num_channels = torch.empty_like(x), len(weight)
+        parts = x.new_empty(PARTS, num_channels)
+        self._prelu_backward(
+            x.numel() // num_channels, num_channels, grad.data_ptr(), x.data_ptr(), weight.data_ptr(),
+            dx.data_ptr(), PARTS, parts.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return dx, parts.sum(dim=0)
 
     def advise_large_pages(self, numbers: Tensor) -> None:
         """Ask for pages of 2 MB: a fresh gradient's small ones cost as much as a product."""

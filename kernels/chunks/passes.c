@@ -209,6 +209,26 @@ void project(long K, long D, void *d, int half, long B, const int64_t *labels, l
     }
 }
 
+/* PReLU's backward on x (N, C), channels last: dx (N, C) <- grad, times the weight (C) where x <= 0; parts (P, C) <- sums
+   over grad x where x <= 0, of a P-th of the rows each. */
+void prelu_backward(long N, long C, const float *grad, const float *x, const float *weight, float *dx, long P,
+                    float *parts, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long p = 0; p < P; p++) {
+        float *sum = parts + p * C;
+        memset(sum, 0, C * sizeof(float));
+        for (long i = N * p / P; i < N * (p + 1) / P; i++) {
+            const float *g = grad + i * C, *v = x + i * C;
+            float *to = dx + i * C;
+#pragma omp simd
+            for (long c = 0; c < C; c++) {
+                sum[c] += v[c] <= 0.0f ? g[c] * v[c] : 0.0f;
+                to[c] = v[c] <= 0.0f ? g[c] * weight[c] : g[c];
+            }
+        }
+    }
+}
+
 /* Large pages for the whole ones among the given bytes, where the system has them. */
 void advise_large_pages(char *numbers, long bytes) {
     const uintptr_t large = 1 << 21;

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from fusedface.kernels.chunks import build
+from fusedface.models import prelu
 from fusedface.models.prelu import PReLU
 
 
@@ -28,6 +30,36 @@ def test_values_and_gradients(dtype, memory_format):
     torch.testing.assert_close(a.grad, b.grad)
     torch.testing.assert_close(fast.weight.grad, plain.weight.grad)
     assert torch.equal(fast(x), plain(x))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 6, 7), (2, 33, 19, 11), (1, 5, 1, 1)], ids=str)
+def test_the_compiled_backward(shape, monkeypatch):
+    """That of torch in float64 up to rounding, the same bits on any number of threads, NaN kept."""
+    if build.library() is None:
+        pytest.skip(build.state())
+    monkeypatch.setattr(prelu, "COMPILED_FROM", 0)
+    fast, plain = pair(shape[1])
+    plain = plain.double()
+    x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+    x[0, 0, 0, 0] = 0.0
+    grad = torch.randn(shape)  # in another order in memory
+    exact = x.double().requires_grad_()
+    plain(exact).backward(grad.double())
+    results, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            a, fast.weight.grad = x.clone().requires_grad_(), None
+            fast(a).backward(grad)
+            results.append((a.grad, fast.weight.grad))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(map(torch.equal, *results))
+    for found, expected in zip(results[0], (exact.grad, plain.weight.grad), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    a = x.clone().index_fill_(0, torch.tensor([0]), torch.nan).requires_grad_()
+    fast(a).backward(grad)
+    assert torch.equal(a.grad[0], grad[0])  # as torch: where x is not at most 0
 
 
 def test_gradcheck():
