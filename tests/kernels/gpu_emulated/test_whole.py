@@ -33,6 +33,16 @@ def step(margin, state, embeddings, weight, labels):
 @pytest.mark.parametrize("name", ["mvarc easy t=1.4", "adaface"])
 def test_as_the_plain_path_in_bfloat16(name, monkeypatch):
     """Losses, gradients, statistics and state; gpu_interpreted/test_whole.py has all in float32."""
+    check_as_the_plain_path(name, monkeypatch)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", all_margins())
+def test_every_margin_as_the_plain_path_in_bfloat16(name, monkeypatch):
+    check_as_the_plain_path(name, monkeypatch)
+
+
+def check_as_the_plain_path(name, monkeypatch):
     margin = all_margins()[name]
     embeddings, weight, labels = batch(0, 32, torch.bfloat16)
     weight, labels[::5] = weight.bfloat16(), -1
