@@ -1,4 +1,4 @@
-"""What the law of sinking said of the runs of a comparison, beside what happened (docs/losses.md)."""
+"""What the law of sinking said of the runs of a comparison, and what happened (docs/losses.md)."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean

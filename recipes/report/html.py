@@ -52,7 +52,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, PNG or SVG, taken into the file; PNG and SVG beside it are linked."""
+    """A picture, PNG or SVG, taken into the file; PNG and SVG next to it are linked."""
 
     path: Path
     caption: str
@@ -161,10 +161,10 @@ def _figure(file: Path, caption: str, folder: Path) -> str:
     kind = "svg+xml" if file.suffix == ".svg" else "png"
     data = base64.b64encode(file.read_bytes()).decode("ascii")
     said = escape(caption)
-    beside = [file.with_suffix(suffix) for suffix in (".png", ".svg")]
+    files = [file.with_suffix(suffix) for suffix in (".png", ".svg")]
     links = ", ".join(
         f'<a href="{quote(Path(os.path.relpath(path, folder)).as_posix())}">{path.suffix[1:].upper()}</a>'
-        for path in beside
+        for path in files
         if path.exists()
     )
     return (

@@ -60,7 +60,7 @@ def test_it_is_the_slope_of_the_collapse_loss(name):
         margin = margin.with_class_counts((5, 50, 9))
     for cosine in (-0.4, 0.1):
         low, high = (margin.collapse_loss(3, cosine + h) for h in (-1e-5, 1e-5))
-        # softplus has the slope sigmoid, which is 1 at such losses but for 1e-4.
+        # softplus has the slope sigmoid, 1 at such losses up to 1e-4.
         expected = (high - low) / 2e-5 / margin.s
         found = margin.slope_gap(cosine, num_classes=3)
         assert found == pytest.approx(expected, abs=2e-3), cosine
