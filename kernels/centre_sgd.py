@@ -117,7 +117,7 @@ def _kernels(centres: Tensor) -> Any:
     """The module of the GPU's kernels, if they run on these class centres."""
     if without_triton() or centres.dtype == torch.float64:
         return None
-    from fusedface.kernels.gpu import arguments, class_centres
+    from fusedface.kernels.gpu import arguments, centre_step
 
     is_there = centres.device.type == "cuda" or arguments.INTERPRETED
-    return class_centres if is_there else None
+    return centre_step if is_there else None

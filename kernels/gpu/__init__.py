@@ -10,7 +10,7 @@
         gradients.py      the gradient of the class centres at D <= 256
         chunk_gradients.py  both gradients at larger D, in chunks of classes
         rows.py, margin.py, combination.py, reductions.py    work per row and on the batch
-        update.py         the step of SGD on class centres (class_centres.py: the unit rows it leaves)
+        update.py         the step of SGD on class centres (centre_step.py); class_centres.py: unit rows
     below
         tile.py           device helpers           slots.py                 where numbers of rows lie
         layout.py         padding, splits, chunks  tiles.py                 tile shapes that ship

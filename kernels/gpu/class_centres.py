@@ -1,4 +1,4 @@
-"""Class centres that a step of SGD has just written, with the unit rows that it left for the next forward.
+"""Unit rows of class centres that a step of SGD left for the next forward (`centre_step.py`).
 
 Unit rows are used only while they are those of the class centres: the same memory, and nobody has written
 to it since, by the counter that PyTorch keeps for every tensor. A forward in training says which precision
@@ -6,29 +6,19 @@ is wanted. A captured CUDA graph repeats writes that no counter sees, so nothing
 captured, and nothing kept is read by a captured forward.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fusedface.kernels.gpu import launch, layout, update
-from fusedface.kernels.gpu.arguments import UnitRows
+from fusedface.kernels.gpu import launch
 
-UPDATE_ELEMENTS = 2048  # of class centres that one program of `sgd_kernel` takes
-
-
-class Rates(NamedTuple):
-    """What a group of `torch.optim.SGD` has."""
-
-    lr: float
-    momentum: float
-    weight_decay: float
-    nesterov: bool
+if TYPE_CHECKING:
+    from fusedface.kernels.gpu.arguments import UnitRows
 
 
-class _Centres:
+class Centres:
     """What is known of class centres that are updated here."""
 
     def __init__(self) -> None:
@@ -36,104 +26,41 @@ class _Centres:
         self.may_keep = True
         self.unit: UnitRows | None = None
         self.precision = ""
-        self.written: tuple[object, ...] = ()  # `_identity` after the step
+        self.written: tuple[object, ...] = ()  # `identity` after the step
 
     def forget(self) -> None:
         """Let the unit rows go."""
         self.unit, self.written = None, ()
 
 
-_known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""`Centres` of each tensor of class centres that `follow` was called with."""
 
 
 def follow(weight: Tensor) -> None:
     """From now on, `step` leaves unit rows of these class centres, and `unit_rows` finds them."""
-    _known.setdefault(weight, _Centres())
+    known.setdefault(weight, Centres())
 
 
 def forget(weight: Tensor) -> None:
     """The class centres were written in a way that PyTorch does not count."""
-    if (centres := _known.get(weight)) is not None:
+    if (centres := known.get(weight)) is not None:
         centres.forget()
 
 
-def unit_rows(weight: Tensor, precision: str, training: bool) -> UnitRows | None:
+def unit_rows(weight: Tensor, precision: str, training: bool) -> "UnitRows | None":
     """Unit rows of `weight` (C, D) in `precision` that hold, or None."""
-    centres = _known.get(weight) if _known else None
+    centres = known.get(weight) if known else None
     if centres is None or launch.is_capturing(weight.device):
         return None
     if training:
         centres.wanted = precision
     if centres.unit is None or centres.precision != precision:
         return None
-    return centres.unit if centres.written == _identity(weight) else None
+    return centres.unit if centres.written == identity(weight) else None
 
 
-@torch.no_grad()
-def step(
-    weight: Tensor,
-    grad: Tensor,
-    momentum_buffer: Tensor | None,
-    rates: Rates,
-    grad_scale: Tensor | None,
-    found_inf: Tensor | None,
-) -> None:
-    """A step of SGD in place, and unit rows for the next forward, if one has said which.
-
-    Args:
-        weight: class centres (C, D), contiguous, known to `follow`.
-        grad: their gradient (C, D), contiguous, times `grad_scale`.
-        momentum_buffer: (C, D), zeros before the first step; None without momentum.
-        rates: of the step.
-        grad_scale: one number on the device, or None for 1.
-        found_inf: one number on the device: unless it is 0, no class centre changes.
-    """
-    centres = _known[weight]
-    if launch.is_capturing(weight.device):
-        centres.may_keep = False
-    unit = _memory(centres, weight) if centres.may_keep and centres.wanted else None
-    precision = centres.wanted or "float32"
-    num, dim = weight.shape
-    padded_dim = layout.padded_dim(dim, precision)
-    block_d = layout.power_of_2(padded_dim)
-    block_n = max(1, min(16, UPDATE_ELEMENTS // block_d))
-    # Where a tensor is not there, another one fills its place.
-    rows, inverse = (weight, weight) if unit is None else unit
-    with launch.on_device(weight.device):
-        launch.start(
-            update.sgd_kernel, layout.padded_classes(num) // block_n,
-            grad, weight if grad_scale is None else grad_scale,
-            weight if found_inf is None else found_inf,
-            weight, weight if momentum_buffer is None else momentum_buffer, rows, inverse,
-            num, dim, float(rates.lr), float(rates.momentum), float(rates.weight_decay),
-            DIM=padded_dim, PRECISION=layout.operands(precision).dot,
-            MOMENTUM=momentum_buffer is not None, NESTEROV=rates.nesterov,
-            IS_SCALED=grad_scale is not None, MAY_SKIP=found_inf is not None,
-            WITH_UNIT_ROWS=unit is not None, BLOCK_D=block_d, BLOCK_N=block_n,
-        )  # fmt: skip
-    torch.autograd.graph.increment_version(weight)
-    centres.forget()
-    if unit is not None:
-        centres.unit, centres.precision = unit, precision
-        centres.written = _identity(weight)
-
-
-def _identity(weight: Tensor) -> tuple[object, ...]:
+def identity(weight: Tensor) -> tuple[object, ...]:
     """Changes when the class centres are written or get other memory."""
     storage = StorageWeakRef(weight.untyped_storage())  # held: its number is not given again
     return weight._version, storage, weight.data_ptr(), weight.dtype, weight.shape, weight.stride()
-
-
-def _memory(centres: _Centres, weight: Tensor) -> UnitRows:
-    """For unit rows: that of the step before, if it fits."""
-    num, dim = (
-        layout.padded_classes(len(weight)),
-        layout.padded_dim(weight.shape[1], centres.wanted),
-    )
-    dtype = layout.operands(centres.wanted).dtype
-    unit = centres.unit
-    if unit is not None and unit.rows.shape == (num, dim) and unit.rows.dtype == dtype:
-        return unit
-    return UnitRows(
-        weight.new_empty(num, dim, dtype=dtype), weight.new_empty(num, dtype=torch.float32)
-    )

@@ -8,7 +8,7 @@ import torch
 from gpu_launches import TARGETS, record_whole, recorded, usage
 from margin_oracle import all_margins
 
-from fusedface.kernels.gpu import class_centres
+from fusedface.kernels.gpu import centre_step, class_centres
 
 SMALL = {"rows_kernel", "margin_kernel", "finish_kernel", "reduce_kernel", "factors_kernel"}
 # Each kind of T but the shift, each average, N with and without, each option that is compiled in.
@@ -67,11 +67,11 @@ def test_the_step_of_class_centres_does_not_spill(target, dim, monkeypatch):
     """With everything that it may do."""
     weight, momentum = (torch.empty(85_742, dim, device="meta") for _ in range(2))
     number = torch.empty(1, device="meta")
-    rates = class_centres.Rates(0.1, 0.9, 5e-4, nesterov=True)
+    rates = centre_step.Rates(0.1, 0.9, 5e-4, nesterov=True)
     class_centres.follow(weight)
     class_centres.unit_rows(weight, "bfloat16", training=True)
     with recorded(monkeypatch, target) as launches:
-        class_centres.step(weight, weight.clone(), momentum, rates, number, number)
+        centre_step.step(weight, weight.clone(), momentum, rates, number, number)
     (launch,) = launches
     used = usage(launch, target)
     print(f"{target:7} D={dim:<5}{launch.name} registers {used.registers} spilled {used.spilled}")

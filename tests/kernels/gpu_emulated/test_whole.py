@@ -7,7 +7,7 @@ from margin_oracle import all_margins, fresh_state, inputs, matched_state
 from ptx_emulator import Options
 
 from fusedface.kernels import functional, margin_loss
-from fusedface.kernels.gpu import choice, class_centres, forward, launch, layout
+from fusedface.kernels.gpu import centre_step, choice, class_centres, forward, launch, layout
 
 ROWS, CLASSES = 19, 70
 
@@ -130,7 +130,7 @@ def test_a_step_of_class_centres(capability, dim, precision):
     class_centres.unit_rows(ours, precision, training=True)
     with emulated(capability, Options(check_races=True)):
         for _ in range(2):
-            class_centres.step(ours, grad, momentum, class_centres.Rates(**rates), None, None)
+            centre_step.step(ours, grad, momentum, centre_step.Rates(**rates), None, None)
             reference.step()
         kept = class_centres.unit_rows(ours, precision, training=False)
         made = forward.unit_rows(ours, precision, len(kept.rows))

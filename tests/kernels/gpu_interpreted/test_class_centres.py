@@ -7,7 +7,7 @@ import torch
 from margin_oracle import inputs
 
 from fusedface.kernels import CentreSGD, CurricularFace, MagFace
-from fusedface.kernels.gpu import class_centres, forward, launch
+from fusedface.kernels.gpu import centre_step, class_centres, forward, launch
 from fusedface.models import MarginHead
 
 CLASSES, DIM = 70, 20
@@ -65,11 +65,11 @@ def test_as_torchs_own(rates, dtype):
 
 
 def step_of(weight, momentum=None, *, scale=None, found_inf=None):
-    rates = class_centres.Rates(0.1, 0.9, 1e-3, nesterov=True)
+    rates = centre_step.Rates(0.1, 0.9, 1e-3, nesterov=True)
     number = lambda value: None if value is None else torch.tensor([value])  # noqa: E731
     class_centres.follow(weight)
     grad = weight.grad
-    class_centres.step(weight, grad, momentum, rates, number(scale), number(found_inf))
+    centre_step.step(weight, grad, momentum, rates, number(scale), number(found_inf))
 
 
 def test_the_loss_scale_is_divided_out():

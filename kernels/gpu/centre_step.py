@@ -1,0 +1,87 @@
+"""A step of SGD on class centres; it leaves their unit rows for the next forward (`class_centres`)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusedface.kernels.gpu import launch, layout, update
+from fusedface.kernels.gpu.arguments import UnitRows
+from fusedface.kernels.gpu.class_centres import Centres, follow, forget, identity, known
+
+__all__ = ["Rates", "follow", "forget", "step"]
+
+UPDATE_ELEMENTS = 2048  # of class centres that one program of `sgd_kernel` takes
+
+
+class Rates(NamedTuple):
+    """What a group of `torch.optim.SGD` has."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
+    nesterov: bool
+
+
+@torch.no_grad()
+def step(
+    weight: Tensor,
+    grad: Tensor,
+    momentum_buffer: Tensor | None,
+    rates: Rates,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+) -> None:
+    """A step of SGD in place, and unit rows for the next forward, if one has said which.
+
+    Args:
+        weight: class centres (C, D), contiguous, known to `follow`.
+        grad: their gradient (C, D), contiguous, times `grad_scale`.
+        momentum_buffer: (C, D), zeros before the first step; None without momentum.
+        rates: of the step.
+        grad_scale: one number on the device, or None for 1.
+        found_inf: one number on the device: unless it is 0, no class centre changes.
+    """
+    centres = known[weight]
+    if launch.is_capturing(weight.device):
+        centres.may_keep = False
+    unit = _memory(centres, weight) if centres.may_keep and centres.wanted else None
+    precision = centres.wanted or "float32"
+    num, dim = weight.shape
+    padded_dim = layout.padded_dim(dim, precision)
+    block_d = layout.power_of_2(padded_dim)
+    block_n = max(1, min(16, UPDATE_ELEMENTS // block_d))
+    # Where a tensor is not there, another one fills its place.
+    rows, inverse = (weight, weight) if unit is None else unit
+    with launch.on_device(weight.device):
+        launch.start(
+            update.sgd_kernel, layout.padded_classes(num) // block_n,
+            grad, weight if grad_scale is None else grad_scale,
+            weight if found_inf is None else found_inf,
+            weight, weight if momentum_buffer is None else momentum_buffer, rows, inverse,
+            num, dim, float(rates.lr), float(rates.momentum), float(rates.weight_decay),
+            DIM=padded_dim, PRECISION=layout.operands(precision).dot,
+            MOMENTUM=momentum_buffer is not None, NESTEROV=rates.nesterov,
+            IS_SCALED=grad_scale is not None, MAY_SKIP=found_inf is not None,
+            WITH_UNIT_ROWS=unit is not None, BLOCK_D=block_d, BLOCK_N=block_n,
+        )  # fmt: skip
+    torch.autograd.graph.increment_version(weight)
+    centres.forget()
+    if unit is not None:
+        centres.unit, centres.precision = unit, precision
+        centres.written = identity(weight)
+
+
+def _memory(centres: Centres, weight: Tensor) -> UnitRows:
+    """For unit rows: that of the step before, if it fits."""
+    num, dim = (
+        layout.padded_classes(len(weight)),
+        layout.padded_dim(weight.shape[1], centres.wanted),
+    )
+    dtype = layout.operands(centres.wanted).dtype
+    unit = centres.unit
+    if unit is not None and unit.rows.shape == (num, dim) and unit.rows.dtype == dtype:
+        return unit
+    return UnitRows(
+        weight.new_empty(num, dim, dtype=dtype), weight.new_empty(num, dtype=torch.float32)
+    )
