@@ -20,7 +20,7 @@ from fusedface.commands.options import (
     TeacherOption,
     ValOption,
 )
-from fusedface.recipes.host.terminal import Table
+from fusedface.recipes.host.terminal import Table, say
 
 app = typer.Typer(help="Recipes: list, show, run, judge, compare, map.", no_args_is_help=True)
 
@@ -206,7 +206,7 @@ def recipe_map(
         if predictions.exists():
             raise ValueError(f"{predictions} exists; predictions are written once")
         write_predictions([foretell(setting) for setting in SETTINGS], predictions)
-        Console().print(f"wrote {predictions}")
+        say(Console(), f"wrote {predictions}")
         return
     found = run_map(
         out, predictions, jobs=jobs, minutes=minutes, device=pick_device(device), console=Console()
