@@ -3,7 +3,7 @@
 A pickle can run any code. Here its operations are first read without being obeyed, and all are refused
 but those that build such values; then `pickle` builds them, with stand-ins in place of NumPy's
 functions. Whatever else a file asks for is refused by name. Memory: about three times the file, and at
-most 500 MB beside it.
+most 500 MB besides it.
 """
 
 import io

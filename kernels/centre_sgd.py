@@ -33,7 +33,7 @@ class CentreSGD(torch.optim.SGD):
         ValueError: `centres` is no contiguous matrix or not among `params`, or a rate is out of its range.
     """
 
-    # A copy of this optimiser, which has the parameters alone, is torch's own.
+    # A copy of this optimiser, which has only the parameters, is torch's own.
     _centres: Tensor | None = None
     _kernels: Any = None
 

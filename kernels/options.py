@@ -42,7 +42,7 @@ class HeadOptions:
     ignore_index: int = -1
     """A label that takes no part in loss, gradients and state."""
     sample_rate: float = 1.0
-    """Of the classes that a batch meets in training, 0 < rate <= 1: its own, and others drawn by chance
+    """Share of the classes that a batch meets in training, in (0, 1]: its own, and others drawn by chance
     (Partial FC), see `sampling.py`; at least B / C. 1: all of them, as always outside training."""
     sample_correction: bool = True
     """Whether a sampled log-sum-exp is raised by log(1 / rate), so that its sum has the expectation of that
@@ -50,8 +50,8 @@ class HeadOptions:
     backend: BackendName = "auto"
     """"reference" materialises (B, C), "chunked" and "triton" (CUDA) do not; "auto" picks one."""
     precision: Precision = "auto"
-    """Of the operands of the matrix products; "auto" is that of autocast, else float32. "tf32" is float32
-    on CPUs and without Triton. Everything else is in float32, or float64 where an input has it."""
+    """Precision of the products' operands; "auto" is autocast's, else float32. "tf32" is float32 on CPUs
+    and without Triton. Everything else is in float32, or float64 where an input has it."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -67,7 +67,7 @@ class HeadOptions:
         return self.margin.initial_state() | weighting
 
     def call(self, training: bool, precision: str) -> Call | None:
-        """What a backend that has all of the loss in its kernels is told; None where it has not all."""
+        """What a backend with the whole loss in its kernels needs to know; None where it has not all."""
         form = form_of(self.margin)
         if form is None or self.weighting is not None:
             return None

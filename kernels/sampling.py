@@ -35,7 +35,7 @@ class Sample(NamedTuple):
     seed: Tensor
     """0-d int64, on the device."""
     first_class: int | Tensor
-    """Of this process, so that no two processes draw alike."""
+    """First class of this process, so that no two processes draw alike."""
 
 
 def next_sample(

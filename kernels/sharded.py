@@ -85,7 +85,7 @@ class Ranks:
 
     @property
     def own_rows(self) -> slice:
-        """Of the gathered rows, those of this rank."""
+        """The rows of this rank among the gathered ones."""
         first = self.group.rank() * self.num_rows
         return slice(first, first + self.num_rows)
 

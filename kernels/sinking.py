@@ -16,10 +16,10 @@ from typing import NamedTuple
 from fusedface.kernels.margins import Margin
 
 CRITERION_SHARE = 0.5
-"""Of F0: a target cosine above it, some 80 steps after the warm-up, foretells that a run learns. Fitted;
-0.25 to 0.6 do alike."""
+"""Share of F0: a target cosine above it, some 80 steps after the warm-up, foretells that a run learns.
+Fitted; 0.25 to 0.6 do alike."""
 CRITERION_STEPS = 80
-"""After the warm-up. By then the embeddings have become alike and parted again or not."""
+"""Steps after the warm-up. By then the embeddings have become alike and parted again or not."""
 BISECTIONS = 50
 GRID = 200  # steps in which a way down is integrated
 

@@ -35,13 +35,13 @@ class StartingPoint:
     """A checkpoint that was read, of any layout that `load_checkpoint` takes.
 
     Attributes:
-        path: of the file.
+        path: the file.
         config: `create(**config)` builds its backbone; None of a bare state_dict.
         preprocessing: with which it was trained; None of a bare state_dict.
         classes: whom it was trained on; None where the file does not say.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Raises:
         ValueError: as `build_from_checkpoint`; or its class centres are damaged.

@@ -12,10 +12,10 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Real faces and public checkpoints beside the checkout; they are never part of it."""
+    """Real faces and public checkpoints next to the checkout; they are never part of it."""
     folder = Path(__file__).resolve().parents[1].parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("no real faces beside this checkout (../shared/data)")
+        pytest.skip("no real faces next to this checkout (../shared/data)")
     return folder
 
 

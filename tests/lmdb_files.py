@@ -8,7 +8,7 @@ def write_lmdb(path, records, described=None, *, in_order=True, subdir=False):
     """A file of (image file, label) by number.
 
     Args:
-        path: of the file.
+        path: the file.
         records: values, by their numbers; bytes are written as they are.
         described: what else is written, by key; without it what belongs there.
         in_order: by number, in transactions of 50; else from the last to the first, in one.

@@ -160,7 +160,7 @@ def targets(cos, norms, labels, state) -> Targets:
 
 
 def target_logit(margin: Margin, cos, norms, state, labels=None):
-    """T at the cosine of the target, from its angle; of class 0 unless told."""
+    """T at the cosine of the target, from its angle; of class 0 by default."""
     labels = torch.zeros_like(cos, dtype=torch.int64) if labels is None else labels
     return formula(margin).target(margin, targets(cos, norms, labels, state))
 

@@ -15,7 +15,7 @@ def part(flag, data):
 
 
 def header(labels, record_id=0, id2=0):
-    """The label alone where it is a number; as many as there are, after the header, of a list."""
+    """Only the label where it is a number; as many as there are, after the header, of a list."""
     if isinstance(labels, list):
         return struct.pack("<IfQQ", len(labels), 0, record_id, id2) + struct.pack(
             f"<{len(labels)}f", *labels

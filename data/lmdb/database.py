@@ -45,7 +45,7 @@ class Database(MappedFile):
     """The main tree of an LMDB file.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Raises:
         ValueError: it is missing, no LMDB file, or of another version.

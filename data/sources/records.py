@@ -11,7 +11,7 @@ class BadRecord(ValueError):  # noqa: N818  the name says what it is
     """A record that cannot be read.
 
     Args:
-        path: of the file.
+        path: the file.
         offset: in bytes, of the record.
         reason: why.
         key: of the record, where it was found by one.
@@ -33,7 +33,7 @@ class MappedFile:
     pickled maps the file again.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Raises:
         ValueError: it is missing or empty.

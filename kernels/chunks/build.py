@@ -78,7 +78,7 @@ def _options() -> tuple[str, ...]:
 
 
 def file_name() -> str:
-    """Of the library for this source and processor.
+    """Name of the library for this source and processor.
 
     Raises:
         NotBuiltError: there are no options for this processor.

@@ -34,7 +34,7 @@ class Operands(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of all that is computed."""
+        """Dtype of all that is computed."""
         return self.x.dtype
 
     @property

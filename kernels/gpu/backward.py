@@ -1,6 +1,6 @@
 """The backward of the primitive on the host: which kernels run, on what.
 
-Everything here depends on shapes alone; nothing waits for the device.
+Everything here depends only on shapes; nothing waits for the device.
 """
 
 from typing import NamedTuple

@@ -55,7 +55,7 @@ def first_that_runs(
 
     A tile shape that does not fit or compile is left out with a warning; one that spills, as some do
     with one compiler and not with another, comes after those that do not. Nothing else changes. This
-    is decided from what was compiled alone, before anything has run, and then holds.
+    is decided only from what was compiled, before anything has run, and then holds.
 
     Args:
         kernel: its name in the tables.
@@ -151,7 +151,7 @@ def keep(device: torch.device, best: dict[Case, Tile]) -> None:
 
 
 def forget() -> None:
-    """Read the file anew and decide anew."""
+    """Read the file again and decide again."""
     stored.cache_clear()
     ranked.cache_clear()
     taken.clear()

@@ -1,6 +1,6 @@
 """The forward of the primitive on the host: which kernels run, on what.
 
-Everything here depends on shapes alone; nothing waits for the device.
+Everything here depends only on shapes; nothing waits for the device.
 """
 
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ FLAGS_BLOCK = 128  # flags of a row block that one program writes
 
 
 class Forward(NamedTuple):
-    """What the forward leaves for its caller and for the backward; float32 but for the unit rows."""
+    """What the forward leaves for its caller and for the backward; float32 except for the unit rows."""
 
     cos_y: Tensor  # (B,)
     lse: Tensor  # (B,)

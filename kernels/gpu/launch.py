@@ -26,7 +26,7 @@ REFUSALS = (OutOfResources, PTXASError, CompilationError, RefusedError)
 # Contraction to fused multiply-adds is asked for: Triton 3.10 no longer does it by itself.
 DEFAULTS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 
-# Its `note`, where it has one, is told of what was started (replay.py).
+# Its `note`, where it has one, is called with what was started (replay.py).
 observer = threading.local()
 
 

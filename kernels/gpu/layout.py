@@ -157,7 +157,7 @@ def split_chunk(tiles: int, chunk: int, programs: int) -> Parts:
 
 
 def bucket(n: int) -> int:
-    """The power of two that stands for n in a tuning key, so that a new batch size tunes nothing anew."""
+    """The power of two that represents n in a tuning key, so that a new batch size tunes nothing again."""
     return power_of_2(max(n, 16))
 
 

@@ -19,7 +19,7 @@ from fusedface.kernels.interface.whole import Call
 
 
 class Kept(NamedTuple):
-    """What the backward needs of the forward; float32 unless told."""
+    """What the backward needs of the forward; float32 by default."""
 
     numbers: Tensor  # (4,), as in slots.py: among them the state that was used
     known: Tensor  # (B,) int64: a class, or -1
@@ -33,7 +33,7 @@ class Kept(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What the forward returns, and after it all of `Kept`; float32 unless told."""
+    """What the forward returns, and after it all of `Kept`; float32 by default."""
 
     loss: Tensor  # 0-d
     per_sample: Tensor  # (B,)

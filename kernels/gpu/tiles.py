@@ -182,7 +182,7 @@ def shipped(
 ) -> tuple[Tile, ...]:
     """Tile shapes of `kernel` for rows of `dim` padded columns of `itemsize` bytes, best first.
 
-    Those whose operands alone exceed the shared memory are left out; what does not fit for another
+    Those whose operands already exceed the shared memory are left out; what does not fit for another
     reason is found when it is started (`choice.first_that_runs`).
     """
     shapes = _table(kernel, dim, precision, itemsize)[limits.architecture]

@@ -2,7 +2,7 @@
 
 Flops are those of the matrix products. Bytes count every operand once, read or written: what reaches
 the memory if what neighbouring programs share stays in the cache. Coefficients are counted apart
-(`scratch`): a chunk of `layout.CHUNK_BYTES` stays in the cache. Kernels on B rows alone are left out.
+(`scratch`): a chunk of `layout.CHUNK_BYTES` stays in the cache. Kernels on only B rows are left out.
 """
 
 from typing import NamedTuple
@@ -102,8 +102,8 @@ def backward(problem: Problem, num_parts: int = 0, num_blocks: int = 0) -> list[
 
     Args:
         problem: the sizes.
-        num_parts: parts of the gradient of the embeddings (`layout.split_chunk`); wide schedule alone.
-        num_blocks: row blocks of the coefficients; wide schedule alone.
+        num_parts: parts of the gradient of the embeddings (`layout.split_chunk`), in the wide schedule.
+        num_blocks: row blocks of the coefficients; only in the wide schedule.
     """
     rows, classes, dim, precision, itemsize = problem
     per_row = rows * LABEL + layout.padded_rows(rows) * NUM_FACTORS * FLOAT32 + FLOAT32

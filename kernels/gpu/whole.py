@@ -1,6 +1,6 @@
 """A whole margin loss on the host: small kernels around the pass over the classes.
 
-Everything here depends on shapes alone; nothing waits for the device.
+Everything here depends only on shapes; nothing waits for the device.
 """
 
 from typing import Any

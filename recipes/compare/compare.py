@@ -5,7 +5,7 @@ A comparison's folder:
 comparison.json            every figure of the tables, the protocol, and the runs
 report.html                the same to read, with the figures, in one file
 figures/                   PNG and SVG
-runs/LABEL/seedN/          the runs; beside each its recipe (seedN.toml), what else
+runs/LABEL/seedN/          the runs; next to each its recipe (seedN.toml), what else
                            it rests on (seedN.json) and what it printed (seedN.txt)
 """
 
@@ -49,7 +49,7 @@ def compare(
     """Run every recipe on every seed, unless it is already there, and report on all of them.
 
     Args:
-        recipes: alike but for their losses.
+        recipes: alike except for their losses.
         out: the folder of the comparison; runs in it that are finished are not repeated, others go on.
             None: runs/compare, or the first of runs/compare-2, -3, ... that holds no other comparison.
         num_seeds: runs of each loss.

@@ -16,7 +16,7 @@ def plan(
     """All runs, seed by seed, so that whatever is finished compares all losses.
 
     Args:
-        recipes: alike but for their losses.
+        recipes: alike except for their losses.
         num_seeds: seeds of each, counted from the recipes' own.
         margins: a sweep over one parameter of the margin, such as "m=0.3,0.4,0.5"; a loss without
             that parameter runs once.
@@ -61,7 +61,7 @@ def _sweep(recipes: Iterable[Recipe], margins: str) -> dict[str, Recipe]:
             continue
         for value in values:
             changed = override(recipe, [f"head.margin.{key}={value}"])
-            # Two presets that differ in this parameter alone become one.
+            # Two presets that differ only in this parameter become one.
             if _loss(changed) not in map(_loss, losses.values()):
                 losses[f"{recipe.name} {key}={getattr(changed.head.margin, key)}"] = changed
     return losses

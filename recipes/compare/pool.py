@@ -39,7 +39,7 @@ def run_all(
 ) -> str | None:
     """Run everything, `jobs` at a time, in order; returns when all have ended.
 
-    What a run prints goes to seedN.txt beside its directory, its recipe is in seedN.toml. After a
+    What a run prints goes to seedN.txt next to its directory, its recipe is in seedN.toml. After a
     signal every run saves and ends, and no further one is started.
 
     Args:
@@ -94,14 +94,14 @@ def _start(run: PlannedRun, device: torch.device, threads: int) -> subprocess.Po
             stdout=log,
             stderr=log,
             env=environment,
-            # A terminal's Ctrl-C would reach a run beside our own word to it, and a run takes a second
+            # A terminal's Ctrl-C would reach a run besides our own signal to it, and a run takes a second
             # signal as an order to stop at once.
             start_new_session=True,
         )
 
 
 def _recipe_file(run: PlannedRun) -> Path:
-    """Beside the run's directory, which must be empty when a run begins."""
+    """Next to the run's directory, which must be empty when a run begins."""
     path = run.folder.with_suffix(".toml")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, to_toml(run.recipe))

@@ -35,7 +35,7 @@ SMALLEST_CONTRAST = 1e-3  # of w0, which is a logarithm's argument
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one setting."""
+    """What is predicted of one setting."""
 
     label: str
     slope_gap: float
@@ -43,7 +43,7 @@ class Prediction:
     contrast: float
     """w0."""
     score: float
-    """Of the fit above; positive: learns."""
+    """Value of the fit above; positive: learns."""
     learns_untrained: bool
     learns_above: float | None
     """F0 / 2; None for a loss that pulls no cosine down, which learns."""

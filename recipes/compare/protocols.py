@@ -71,7 +71,7 @@ def with_settings(recipes: Sequence[Recipe], settings: Sequence[str]) -> list[Re
 
     Args:
         recipes: of a comparison.
-        settings: such as "optim.lr=0.05" or "head.margin.t_momentum=0.99", which CurricularFace alone has.
+        settings: such as "optim.lr=0.05" or "head.margin.t_momentum=0.99", which only CurricularFace has.
 
     Raises:
         ValueError: a setting is wrong, or no recipe has it.

@@ -1,4 +1,4 @@
-"""What runs rest on beside their recipes: a comparison holds none of other settings, data or code."""
+"""What runs rest on besides their recipes: a comparison holds none of other settings, data or code."""
 
 import hashlib
 import json
@@ -62,7 +62,7 @@ def code_version() -> str:
 
 
 def record(runs: Iterable[PlannedRun], inputs: Inputs) -> None:
-    """Write what runs that are about to begin rest on, beside their directories."""
+    """Write what runs that are about to begin rest on, next to their directories."""
     for run in runs:
         path = run.folder.with_suffix(".json")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -113,7 +113,7 @@ def _cells(run: PlannedRun, result: RunResult, is_running: bool) -> list:
 
 
 def _num_steps(result: RunResult) -> int | None:
-    """How long a run will be, once it has told its first epoch."""
+    """How long a run will be, once it has reported its first epoch."""
     schedule = result.run.recipe.schedule
     if schedule.steps is not None or not result.train:
         return schedule.steps

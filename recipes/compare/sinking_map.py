@@ -47,7 +47,7 @@ class Outcome:
     says_asked: bool
     """The prediction at the step of the criterion."""
     path: list[list[float]]
-    """Of each line: step, target cosine, nearest negative, share told right, a, b, |w|."""
+    """For each line: step, target cosine, nearest negative, training accuracy, a, b, |w|."""
     component: list[float] | None = None
     """b at the end, as measured, and by the law from the criterion's step on."""
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fusedface.recipes.configuration.recipe import Recipe
 
 SHARES = (0.90, 0.95, 0.99)
-"""Of the best accuracy of the whole comparison; the steps a loss takes to reach each are reported."""
+"""Shares of the comparison's best accuracy; the steps that a loss takes to reach each are reported."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PairedTest:
 
     difference: Spread
     p: float | None
-    """Of Student's paired two-sided t-test; None where fewer than two seeds or no spread allow one."""
+    """p of Student's paired two-sided t-test; None with fewer than two seeds or without spread."""
     p_holm: float | None = None
     """The same after Holm's correction for the number of losses."""
 

@@ -42,7 +42,7 @@ SETTINGS_THAT_MATTER = (
     ("backbone", _backbone),
     ("data", _data),
 )
-"""Known to change the answer; s, m, t and the momentum of t stand beside each loss."""
+"""Known to change the answer; s, m, t and the momentum of t are shown with each loss."""
 
 
 def headings(losses: Sequence[LossResult]) -> list[str]:

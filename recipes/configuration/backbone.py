@@ -12,7 +12,7 @@ from fusedface.models.preprocessing import Crop, Flip
 from fusedface.recipes.configuration.rules import require
 
 LARGEST_GREY = 1e4
-"""Of means and deviations: images have 256 grey levels."""
+"""The largest mean or deviation: images have 256 grey levels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +31,13 @@ class BackboneOptions:
     width: float = 1.0
     """Multiplies the channel counts."""
     activation: Activation | None = None
-    """Of mobilefacenet: after its convolutions."""
+    """For mobilefacenet: after its convolutions."""
     stem_activation: Activation | None = None
-    """Of mobilefacenet: between the first convolution and the bottlenecks; none: `activation`."""
+    """For mobilefacenet: between the first convolution and the bottlenecks; none: `activation`."""
     stem_pointwise: bool = False
-    """Of mobilefacenet: a 1x1 convolution after the depthwise one of the stem."""
+    """For mobilefacenet: a 1x1 convolution after the depthwise one of the stem."""
     embedding_bias: bool = False
-    """Of mobilefacenet: a bias in the embedding convolution."""
+    """For mobilefacenet: a bias in the embedding convolution."""
     mean: tuple[float, float, float] | None = None
     """Subtracted from R, G and B, in grey levels."""
     std: tuple[float, float, float] | None = None
@@ -71,9 +71,9 @@ class BackboneOptions:
 
 
 OPTIONS = ("activation", "stem_activation", "stem_pointwise", "embedding_bias")
-"""Of `fusedface.models.create`, beyond those that every network has."""
+"""Options of `fusedface.models.create` that only some networks have."""
 PREPARATION = ("mean", "std", "flip", "crop")
-"""Of `fusedface.models.Preprocessing`."""
+"""Fields of `fusedface.models.Preprocessing`."""
 
 
 @lru_cache

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal digits.
+    """SHA-256 of a file's bytes, in hexadecimal digits.
 
     Raises:
         ValueError: it cannot be read.

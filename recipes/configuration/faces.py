@@ -45,11 +45,11 @@ class Data:
     """"synthetic", or the path of a folder with a folder per identity, of a RecordIO pack, of an
     LMDB file, or of a list file."""
     synthetic: Synthetic = field(default_factory=Synthetic)
-    """Used with the source "synthetic" alone."""
+    """Used only with the source "synthetic"."""
     augmentation: str = "flip"
     """A preset of `fusedface.data`."""
     num_workers: int = 0
-    """Processes that read image files beside the training; the result does not depend on it."""
+    """Processes that read image files during the training; the result does not depend on it."""
     skip_bad: bool = False
     """Leave out the broken records of a pack, and list them."""
     resize: bool = False

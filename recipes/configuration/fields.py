@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 Kinds = Mapping[type, Mapping[str, type]]
-"""By an annotation, the records by name of which a table holds one, told by its `name`."""
+"""By an annotation, the records by name of which a table holds one, chosen by its `name`."""
 NO_KINDS: Kinds = {}
 
 SYNONYMS = {
@@ -38,7 +38,7 @@ def hints_of(kind: type) -> dict[str, Any]:
 
 
 def build(kind: Any, values: Any, prefix: str, kinds: Kinds = NO_KINDS) -> Any:
-    """An instance of a dataclass from nested dicts; `prefix` is where it stands, with a dot.
+    """An instance of a dataclass from nested dicts; `prefix` is the path to it, with a dot.
 
     Raises:
         ValueError: a key is unknown or missing, or a value is bad.
@@ -127,7 +127,7 @@ def _convert_tuple(kinds: tuple[Any, ...], value: Any, key: str) -> tuple[Any, .
 
 
 def parse(hint: Any, text: str, key: str) -> Any:
-    """The value that a command line's text stands for; None where the field may be none."""
+    """The value that a command line's text means; None where the field may be none."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if type(None) in options and text.lower() == "none":
         return None

@@ -1,9 +1,9 @@
 """What every setting must keep to, and the one sentence that says which it has not kept."""
 
 LARGEST_COUNT = 10**9
-"""Of any setting that counts something; more is a slip, and would overflow what it is multiplied with."""
+"""The largest value of a setting that counts; more is a slip, and would overflow products."""
 LARGEST_NUMBER = 1e9
-"""Of any other."""
+"""The largest value of any other number."""
 
 
 def require_choice(key: str, value: object, choices: tuple[str, ...]) -> None:

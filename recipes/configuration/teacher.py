@@ -16,7 +16,7 @@ class TeacherOptions:
     network: str | None = None
     """Its path: a checkpoint, of a run or a public one, or an ONNX file; none: no teacher."""
     sha256: str | None = None
-    """Of that file, so that the recipe says which network it is."""
+    """SHA-256 of that file, so that the recipe says which network it is."""
     method: Method = "cosine"
     """"cosine" pulls each embedding to the teacher's of the same image, "relational" the cosines between
     the images of a batch to the teacher's, "adadistill" has class centres that average the teacher's

@@ -19,7 +19,7 @@ class Init:
     checkpoint: str | None = None
     """The path of the checkpoint whose backbone the run begins with; none: drawn weights."""
     sha256: str | None = None
-    """Of that file, so that the recipe says which weights they are."""
+    """SHA-256 of that file, so that the recipe says which weights they are."""
     centres: Centres = "checkpoint"
     """Class centres: "checkpoint" keeps the file's own of people it was trained on and has the others at
     the mean embedding of their images, "mean" has all of them there, "random" draws them."""
@@ -51,11 +51,11 @@ class Optim:
     momentum: float = 0.9
     """Nesterov momentum, or AdamW's beta1, in (0, 1)."""
     beta2: float = 0.999
-    """Of AdamW, in (0, 1)."""
+    """AdamW's beta2, in (0, 1)."""
     weight_decay: float = 4e-5
-    """Of the convolutions."""
+    """Weight decay of the convolutions."""
     weight_decay_head: float = 4e-4
-    """Of the backbone's embedding layers and of the class centres."""
+    """Weight decay of the backbone's embedding layers and of the class centres."""
     fuse_centres: bool = False
     """With "sgd": class centres learn within the backward, chunk by chunk: no memory for a gradient."""
     clip_norm: float = 5.0
@@ -123,9 +123,9 @@ class Train:
     """Seeds, arithmetic, and how often things are written."""
 
     seed: int = 0
-    """Of weights, order and augmentation."""
+    """Seed of weights, order and augmentation."""
     precision: Arithmetic = "auto"
-    """Of the backbone's products; "auto" is the fastest that is safe on the device."""
+    """Arithmetic of the backbone's products; "auto" is the fastest that is safe on the device."""
     channels_last: bool = True
     """Memory order of images and convolutions; faster on CPUs and on GPUs with tensor cores."""
     freeze: int = 0
@@ -140,7 +140,7 @@ class Train:
     checkpoint_every: int = 100
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay, beside the best."""
+    """How many of the newest checkpoints stay, besides the best."""
 
     def __post_init__(self) -> None:
         require("train.seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2^32)")

@@ -59,7 +59,7 @@ def bootstrap(
         num_images: N, of the set.
         people: (N,) integers, who is on each image; None: unknown, and images are drawn.
         rates: false accept rates.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     units = np.arange(num_images) if people is None else np.unique(people, return_inverse=True)[1]
     sample = _Sample(scores, units, by_person=people is not None)

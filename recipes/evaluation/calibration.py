@@ -29,8 +29,8 @@ class Calibration:
         """That a pair is of one person.
 
         Args:
-            cosine: of any shape.
-            share: of all comparisons that are of one person, in (0, 1).
+            cosine: cosines, any shape.
+            share: share of all comparisons that are of one person, in (0, 1).
         """
         return expit(self.slope * np.asarray(cosine) + self.intercept + logit(share))
 

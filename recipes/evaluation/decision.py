@@ -19,7 +19,7 @@ class Rule:
 
     Args:
         set_name: the set it was measured on.
-        thresholds: of that set.
+        thresholds: those of that set.
         point: the threshold at the false accept rate that was asked for.
     """
 
@@ -58,7 +58,7 @@ class Candidate:
 def find_rule(
     model: Path, thresholds: Path | None, set_name: str | None, far: float
 ) -> Rule | None:
-    """The rule of a thresholds.json, or of MODEL.thresholds.json beside the model; None without either.
+    """The rule of a thresholds.json, or of MODEL.thresholds.json next to the model; None without either.
 
     Raises:
         ValueError: the file is damaged, of another model, or has no threshold at this rate.

@@ -118,7 +118,7 @@ def refuse_non_finite(embeddings: np.ndarray, images: Images) -> None:
 
 
 def _embed_batch(model: Backbone, images: Tensor) -> Tensor:
-    """Of (B, H, W, 3) uint8 images: the sum of the features of both mirror images, or both in a row."""
+    """Features of (B, H, W, 3) uint8 images: the sum over both mirror images, or both in a row."""
     inputs = model.preprocessing.images_to_tensor(images)
     features = model(inputs), model(inputs.flip(3))
     return (

@@ -23,7 +23,7 @@ def draw_mistakes(measured: Measured, path: Path) -> None:
 
     Args:
         measured: of one set.
-        path: of the picture.
+        path: where the picture goes.
     """
     scores, threshold = measured.scores, measured.thresholds.best
     wrong = (scores.cosine > threshold) != scores.same

@@ -1,6 +1,6 @@
 """An ONNX file as a face recogniser: ours, and those that InsightFace's software takes.
 
-What to feed it is told as InsightFace's software tells it: grey levels where one of the first eight nodes
+What to feed it is decided as InsightFace's software does: grey levels where one of the first eight nodes
 begins with "Sub" and one with "Mul", else (x - 127.5) / 127.5. Our own files say how mirror features join;
 of others they are summed.
 """
@@ -34,7 +34,7 @@ class OnnxRecogniser(Recogniser):
     """An ONNX file on the CPU.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Raises:
         ValueError: onnx or onnxruntime is missing; or the file is damaged, holds tensors in other files,
@@ -78,7 +78,7 @@ class OnnxRecogniser(Recogniser):
         return self._run(images).astype(np.float32)
 
     def _joined(self, images: np.ndarray) -> np.ndarray:
-        """Of (B, H, W, 3) uint8: the features of both mirror images."""
+        """Features of both mirror images; images (B, H, W, 3) uint8."""
         features = self._run(images), self._run(images[:, :, ::-1])
         return (
             np.concatenate(features, axis=1) if self.flip == "concat" else features[0] + features[1]

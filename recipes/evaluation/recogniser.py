@@ -14,8 +14,8 @@ class Recogniser(ABC):
     """Aligned faces to embeddings, mirror features joined.
 
     Attributes:
-        path: of the file.
-        name: of the network, for people.
+        path: the file.
+        name: the network's name, for people.
         size: (H, W) of the aligned faces that it takes.
         flip: how the features of both mirror images are joined.
     """

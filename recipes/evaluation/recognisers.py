@@ -19,7 +19,7 @@ class Checkpoint(Recogniser):
     """A checkpoint, ours or a public one.
 
     Args:
-        path: of the file.
+        path: the file.
         device: such as "cpu"; without it a GPU if there is one.
 
     Raises:

@@ -33,7 +33,7 @@ class OperatingPoint:
     far: float
     threshold: float
     threshold_interval: Interval
-    """Of 95 %; see `bootstrap`."""
+    """The 95 % interval; see `bootstrap`."""
     tar: float
     """True accept rate there."""
     tar_interval: Interval
@@ -87,7 +87,7 @@ class FixedFigures:
     """What a threshold from elsewhere does on a set; rates are fractions."""
 
     accuracy: float
-    """Of the listed pairs."""
+    """On the listed pairs."""
     far: float
     tar: float
 

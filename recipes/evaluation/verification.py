@@ -22,7 +22,7 @@ class VerificationResult:
     accuracy: float
     """Over the folds, each at the threshold that is best on the others."""
     accuracy_std: float
-    """Of the folds' accuracies (population)."""
+    """Standard deviation of the folds' accuracies (population)."""
     tar_at_far: dict[str, float]
     """True accept rate by false accept rate ("0.001"), where impostor pairs support it."""
     auc: float

@@ -72,7 +72,7 @@ def model_card(
         "How to load it": _usage(kind, file, contract),
         "Training": _training(trained),
         "Measured when it was trained": _results(trained),
-        "This file beside PyTorch": _fidelity(checks, sizes, kind, calibration),
+        "This file and PyTorch": _fidelity(checks, sizes, kind, calibration),
         **({"What 8 bits cost": _layers(layers)} if layers else {}),
         "Thresholds": _thresholds(file, thresholds),
         "Limits": LIMITS if kind.is_exact else LIMITS + EIGHT_BITS,
@@ -116,7 +116,7 @@ def _input(trained: Trained, contract: InputContract) -> str:
     lines += [
         "- The embedding is not normalised: divide by its length before comparing.",
         f"- Verification figures rest on {FLIPS[taken.flip]}. **Mirroring is not part of the file**: run "
-        "it on both images and join the embeddings, or use the image alone at half the cost, with figures "
+        "it on both images and join the embeddings, or use only the image at half the cost, with figures "
         "other than those below.",
     ]
     return "\n".join(lines) + "\n"

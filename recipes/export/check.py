@@ -1,4 +1,4 @@
-"""What an exported file computes, beside PyTorch: embeddings, verification, time for a face."""
+"""What an exported file computes, compared with PyTorch: embeddings, verification, time for a face."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

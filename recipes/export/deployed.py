@@ -16,7 +16,7 @@ from fusedface.recipes.evaluation.input_contract import USUAL, InputContract
 
 
 class Deployed(nn.Module):
-    """A backbone with what its preprocessing needs beside the caller's: (B, 3, H, W) to (B, D) float32.
+    """A backbone with what its preprocessing needs besides the caller's: (B, 3, H, W) to (B, D) float32.
 
     Args:
         backbone: on the CPU; put into evaluation mode.

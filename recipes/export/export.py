@@ -59,7 +59,7 @@ def export(
     chosen = [get_format(name) for name in dict.fromkeys(formats)]
     _check_options(chosen, grey_levels, keep_float)
     if data is not None:
-        open_source(data)  # a wrong path is told before minutes of work
+        open_source(data)  # a wrong path is refused before minutes of work
     trained = open_trained(source)
     network = Deployed(trained.model, grey_levels)
     contract = network.contract
@@ -121,7 +121,7 @@ def _compare(
     pairs: Mapping[str, PairList],
     console: Console,
 ) -> dict[str, Check]:
-    """What each file computes, beside PyTorch; raise ValueError where a float32 file is not exact."""
+    """What each file computes, and PyTorch; raise ValueError where a float32 file is not exact."""
     runs = {kind.name: kind.open(files[kind.name]) for kind in chosen}
     with working(console, "comparing with PyTorch"):
         checks = compare(

@@ -20,7 +20,7 @@ PERCENTILE = 99.99
 
 
 def write(job: Job, path: Path) -> None:
-    """Write the network; its float32 file lies beside `path` meanwhile."""
+    """Write the network; its float32 file lies next to `path` meanwhile."""
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,

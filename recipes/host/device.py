@@ -1,4 +1,4 @@
-"""Which device to run on. Imports torch alone, so that a benchmark needs no more."""
+"""Which device to run on. Imports only torch, so that a benchmark needs no more."""
 
 import torch
 

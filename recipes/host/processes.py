@@ -75,7 +75,7 @@ class Processes:
         return int(bits)
 
     def norm(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Of a tensor that the ranks have parts of."""
+        """Norm of a tensor of which each rank has a part."""
         if self.group is None:
             return tensor.norm()
         total = tensor.square().sum()
@@ -83,7 +83,7 @@ class Processes:
         return total.sqrt()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Of the tensors of all ranks."""
+        """Sum of the tensors of all ranks."""
         if self.group is not None:
             dist.all_reduce(tensor, group=self.group)
         return tensor

@@ -130,7 +130,7 @@ class Table:
             yield self._rich(part, width)
 
     def _parts(self, width: int) -> list[list[int]] | None:
-        """The columns of each table beside the keys; None where paragraphs are better."""
+        """The columns of each table besides the keys; None where paragraphs are better."""
         keys = list(range(self.num_keys))
         room = width - sum(self._least(i, width) + GAP for i in keys)
         parts: list[list[int]] = [[]]

@@ -29,7 +29,7 @@ def plot_calibration(curves: Mapping[str, CalibrationCurve], path: Path) -> None
 
     Args:
         curves: by name.
-        path: of the PNG.
+        path: where the PNG goes.
     """
     with use_style():
         figure = new_figure(5.6, 4.2)

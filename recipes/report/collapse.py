@@ -7,7 +7,7 @@ import numpy as np
 from fusedface.kernels import ArcFace, CurricularFace, Margin, MVArc, NormFace
 from fusedface.recipes.report.style import new_figure, save, use_style
 
-NUM_CLASSES = 1000  # moves every curve by ln C alone
+NUM_CLASSES = 1000  # only moves every curve by ln C
 COSINES = np.linspace(-1.0, 1.0, 201)
 LOSSES: tuple[tuple[str, Margin, dict[str, float]], ...] = (
     ("NormFace", NormFace(), {}),
@@ -28,7 +28,7 @@ def plot_collapse(path: Path) -> None:
     """Draw the curves as PNG and SVG; s = 64, m = 0.5.
 
     Args:
-        path: of the PNG.
+        path: where the PNG goes.
     """
     with use_style():
         figure = new_figure(6.4, 4.2)

@@ -52,7 +52,7 @@ def plot_convergence(groups: Mapping[str, Sequence[Path]], out: Path) -> list[Pa
             ("gradient norm of the backbone, before clipping", _figure_of("grad_norm", log=True)),
             ("gradient norm of the class centres", _figure_of("grad_norm_head", log=True)),
             ("cosine of the nearest other class, mean", _figure_of("max_negative_cosine")),
-            ("share of training images told right", _figure_of("accuracy")),
+            ("training images whose own centre is nearest", _figure_of("accuracy")),
         ],
     }
     written = []
@@ -90,7 +90,7 @@ def _any_has(groups: Mapping[str, list[RunRecord]], key: str) -> bool:
 
 
 def _look(index: int) -> dict[str, Any]:
-    """Colour and dashes of a loss: never colour alone."""
+    """Colour and dashes of a loss: never only colour."""
     return {
         "color": COLORS[index % len(COLORS)],
         "linestyle": DASHES[index % len(DASHES)],

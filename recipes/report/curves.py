@@ -17,7 +17,7 @@ def plot_curves(folder: str | Path) -> list[Path]:
 
     Panels over the steps: the loss with the losses predicted for random and for collapsed embeddings and
     with the steps at which `schedule.loss` changes the margin,
-    the cosines, the share of hard negatives with that of images told right, the verification accuracy
+    the cosines, the share of hard negatives with the training accuracy, the verification accuracy
     of each set, the modulation of hard negatives, and the state of the loss, if it has one.
 
     Args:
@@ -48,7 +48,7 @@ def _draw(run: RunRecord, summary: Summary, folder: Path) -> list[Path]:
             "teacher_cosine": "teacher",
         })  # fmt: skip
         _draw_series(axes[1, 0], train, "share", {
-            "hard_share": "negatives that are hard", "accuracy": "images told right",
+            "hard_share": "negatives that are hard", "accuracy": "training accuracy",
         })  # fmt: skip
         _draw_verification(axes[1, 1], run.evaluations)
         _draw_series(axes[2, 0], train, "modulation of hard negatives", {

@@ -34,7 +34,7 @@ class Tags:
 
 @dataclass(frozen=True)
 class Link:
-    """A cell that leads to a file or folder beside the report."""
+    """A cell that leads to a file or folder next to the report."""
 
     text: str
     target: str
@@ -130,7 +130,7 @@ def write_html(path: Path, title: str, sections: Sequence[Section]) -> None:
     """Write the file; every text is escaped.
 
     Args:
-        path: of the file.
+        path: the file.
         title: its heading.
         sections: from top to bottom.
     """

@@ -18,7 +18,7 @@ def plot_map(
         said_to_learn: (step, target cosine) of each run of which the criterion said that it learns.
         said_to_sink: the same of the others.
         asked: the step of the criterion.
-        path: of the PNG.
+        path: where the PNG goes.
     """
     with use_style():
         figure = new_figure(7.4, 4.4)

@@ -69,7 +69,7 @@ def plot_modulation(path: Path) -> None:
     """Fig. 1 and Fig. 3, as PNG and SVG.
 
     Args:
-        path: of the PNG.
+        path: where the PNG goes.
     """
     cosines = np.linspace(0.0, 1.0, 101)
     with use_style():
@@ -107,7 +107,7 @@ def plot_boundaries(path: Path) -> None:
     """Fig. 4, as PNG and SVG: above its line a sample belongs to class y by that loss.
 
     Args:
-        path: of the PNG.
+        path: where the PNG goes.
     """
     degrees = np.linspace(0.0, 100.0, 401)
     angle_y, angle_j = np.meshgrid(np.radians(degrees), np.radians(degrees))

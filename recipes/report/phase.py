@@ -114,7 +114,7 @@ def plot_phase(folders: Sequence[Path], path: Path) -> None:
 
     Args:
         folders: run directories; none: only the losses are drawn.
-        path: of the PNG.
+        path: where the PNG goes.
 
     Raises:
         ValueError: see `read_path`.

@@ -21,7 +21,7 @@ def plot_roc(curves: Curves, path: Path) -> None:
 
     Args:
         curves: by name.
-        path: of the PNG.
+        path: where the PNG goes.
     """
     with use_style():
         figure = new_figure(5.6, 4.2)
@@ -49,7 +49,7 @@ def plot_det(curves: Curves, path: Path) -> None:
 
     Args:
         curves: by name.
-        path: of the PNG.
+        path: where the PNG goes.
     """
     with use_style():
         figure = new_figure(5.0, 4.8)

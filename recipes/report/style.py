@@ -1,4 +1,4 @@
-"""One look for all plots: legible, and told apart by colour-blind readers."""
+"""One look for all plots: legible, also to colour-blind readers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

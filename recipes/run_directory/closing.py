@@ -47,7 +47,7 @@ def _learned(summary: Summary) -> str:
     """The accuracy with what it was before; nothing for a run that was not verified at its end."""
     if not summary.verification or not summary.finished:
         return ""
-    text = f"{_accuracy(summary.verification)} of the pairs of faces are told right"
+    text = f"{_accuracy(summary.verification)} of the pairs of faces are decided correctly"
     if summary.untrained:
         before = "by the checkpoint" if summary.init else "before training"
         text += f", {_accuracy(summary.untrained)} {before}"

@@ -99,13 +99,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     *whole, last = path.read_bytes().split(b"\n")
     lines = [_line(text, f"{path}:{number}") for number, text in enumerate(whole, start=1)]
-    with suppress(ValueError):  # without its end: half a line, or a whole one but for the end
+    with suppress(
+        ValueError
+    ):  # without its end: half a line, or a whole one without its line break
         lines.append(_line(last, str(path)))
     return lines
 
 
 def mean_accuracy(verification: Verification) -> float:
-    """Mean accuracy over the sets, by which the best checkpoint is told; 0 without any set."""
+    """Mean accuracy over the sets, which decides the best checkpoint; 0 without any set."""
     accuracies = [figures["accuracy"] for figures in verification.values()]
     return sum(accuracies) / len(accuracies) if accuracies else 0.0
 

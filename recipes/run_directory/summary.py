@@ -44,7 +44,7 @@ class Summary:
     seconds: float
     """From the start of the run to its end, with reading, evaluating and saving."""
     images_per_second: float
-    """Of the training steps, with reading."""
+    """Images a second of the training steps, with reading."""
     peak_memory_mib: float | None
     """On a GPU the allocator's peak, on a CPU the process's."""
     final_loss: float | None
@@ -58,7 +58,7 @@ class Summary:
     num_images: int
     """In the training set."""
     unreadable_images: int
-    """Of those, met in training and left out."""
+    """Images of these that could not be read in training and were left out."""
     verification: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Figures by set name, of the trained network."""
     untrained: dict[str, dict[str, Any]] = field(default_factory=dict)

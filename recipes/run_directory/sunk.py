@@ -46,8 +46,8 @@ def sunk(train: Lines) -> tuple[int, str] | None:
         since = line["step"]
     return since, (
         f"all cosines fell together: that of the own class is below {SUNK_COSINE:g} from step {since} and "
-        f"ends at {cosine:.2f}, that of the nearest other class at {nearest:.2f}; {accuracy:.1%} of the "
-        "training images are told right"
+        f"ends at {cosine:.2f}, that of the nearest other class at {nearest:.2f}; the training accuracy is "
+        f"{accuracy:.1%}"
     )
 
 
@@ -80,7 +80,7 @@ def low_cosine(train: Lines) -> str:
 
 
 def _last_means(train: Lines) -> tuple[float, float, float] | None:
-    """Target cosine, nearest negative and share told right, over the end; None where one is not known."""
+    """Target cosine, nearest negative and training accuracy, over the end; None where one is not known."""
     begins = (1.0 - LAST_SHARE) * train[-1]["step"] if train else 0.0
     last = [line for line in train if line["step"] > begins]
     if not last or any(name not in line for line in last for name in FIGURES):

@@ -1,4 +1,4 @@
-"""The verdict on a run, from its metrics alone: nobody has to judge a curve by eye.
+"""The verdict on a run, from its metrics only: nobody has to judge a curve by eye.
 
 non_finite    a loss, gradient or weight became NaN or infinite
 interrupted   a signal stopped it

@@ -119,11 +119,11 @@ class LiveDisplay:
         say(self._live.console, text)
 
     def stepped(self, status: Status) -> None:
-        """Draw the panel anew."""
+        """Draw the panel again."""
         self._live.update(_panel(status))
 
     def logged(self, status: Status) -> None:
-        """Draw the panel anew."""
+        """Draw the panel again."""
         self._live.update(_panel(status))
 
     def close(self) -> None:

@@ -77,7 +77,7 @@ def open_faces(
         evaluation: the verification sets.
         preprocessing: the network's.
         device: where generated faces are rendered.
-        note: told what a user should know of the choice.
+        note: called with what a user should know of the choice.
 
     Raises:
         ValueError: a path is wrong, or holds no usable faces.

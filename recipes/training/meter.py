@@ -26,7 +26,7 @@ FIGURES = (
     "modulation_mean",
     "modulation_max",
 )
-"""Of every loss; after them come its state by name, such as CurricularFace's t, and a teacher's."""
+"""Figures that every loss has; its state by name, such as CurricularFace's t, and a teacher's follow."""
 
 
 class Meter:
@@ -89,7 +89,7 @@ class Meter:
         return len(self.rows) - 1 - int(bad[0]) if len(bad) else None
 
     def take(self) -> dict[str, float]:
-        """The mean of each figure over the steps that have one, and start anew."""
+        """The mean of each figure over the steps that have one; then start again."""
         means = torch.stack(self.rows).nanmean(dim=0).tolist()
         self.rows.clear()
         return {

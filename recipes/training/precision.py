@@ -1,4 +1,4 @@
-"""In which precision the backbone computes, and what float16 needs beside it."""
+"""In which precision the backbone computes, and what else float16 needs."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

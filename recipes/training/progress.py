@@ -9,15 +9,15 @@ from fusedface.recipes.run_directory.metrics import Verification, is_number, is_
 
 @dataclass
 class Progress:
-    """All that a checkpoint holds beside weights and the states of generators and optimiser."""
+    """All that a checkpoint holds besides weights and the states of generators and optimiser."""
 
     step: int = 0
     seconds: float = 0.0
     """Since the run began, all of it, over all processes."""
     train_seconds: float = 0.0
-    """Of that, in training steps."""
+    """The part of it that was spent in training steps."""
     final_loss: float | None = None
-    """Of the last line of metrics."""
+    """The loss in the last line of metrics."""
     best_accuracy: float = -math.inf
     untrained: Verification | None = None
     verification: Verification | None = None

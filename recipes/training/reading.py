@@ -20,7 +20,7 @@ class Reader:
         batches: this process's parts of those that are left of an epoch.
         processes: that share each batch.
         stop: whether a signal has come here.
-        report: told of images that cannot be read, on any process.
+        report: called with images that cannot be read, on any process.
     """
 
     def __init__(

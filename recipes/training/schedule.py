@@ -25,7 +25,7 @@ class Batches:
     Args:
         num_images: N.
         batch_size: at most this many images a step.
-        seed: of the permutations.
+        seed: seed of the permutations.
         rank: of this process, which reads its part of every batch.
         num_ranks: how many processes share a batch.
 
@@ -147,7 +147,7 @@ class Timetable:
     """After which steps a run logs, evaluates and saves; after the last it does all three.
 
     Args:
-        num_steps: of the run.
+        num_steps: steps of the run.
         log_every: steps between lines of metrics.
         evaluate_every: steps between evaluations, each with a checkpoint; 0 for none but the last.
         checkpoint_every: steps between the other checkpoints.
@@ -195,7 +195,7 @@ class Plan:
 
     @property
     def num_steps(self) -> int:
-        """Of the run."""
+        """Steps of the run."""
         return self.timetable.num_steps
 
 

@@ -18,7 +18,7 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        # Python hands signals to the main thread alone, and lets no other install a handler.
+        # Python hands signals only to the main thread, and lets no other install a handler.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._handle)

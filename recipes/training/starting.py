@@ -119,7 +119,7 @@ def place_centres(
         start: the checkpoint.
         centres: `init.centres` of the run's recipe.
         data: that recipe's.
-        note: told what was done.
+        note: called with what was done.
     """
     if centres == "random":
         return
@@ -162,9 +162,9 @@ def same_people(classes: Classes, names: Sequence[str], data: Data) -> dict[int,
     are the same; a name that several classes have means none.
 
     Args:
-        classes: of the checkpoint.
-        names: of the run's classes.
-        data: of the run's recipe.
+        classes: the checkpoint's class names.
+        names: the run's class names.
+        data: the data settings of the run's recipe.
     """
     same_data = _same_data(classes.data, data)
     theirs = _unique(classes.names)

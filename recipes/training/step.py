@@ -47,7 +47,7 @@ class Learner:
         distiller: a teacher, and how the backbone learns from it; None without one.
 
     Attributes:
-        average: of the backbone's weights; None without one.
+        average: average of the backbone's weights; None without one.
         meter: what was measured since the last line of metrics.
     """
 
@@ -83,7 +83,7 @@ class Learner:
         num_met = num_kept(head.num_classes, head.options.sample_rate)
         others = tuple(name for name, _ in head.named_buffers())
         self.meter = Meter(num_met, others + (OF_LESSONS if distiller else ()))
-        # Of the newest step, to find out what was not finite in it.
+        # Kept from the newest step, to find out what was not finite in it.
         self._step, self._inputs = 0, torch.empty(0)
         self._embeddings = torch.empty(0)
 
@@ -160,7 +160,7 @@ class Learner:
         return self.meter.take() | common
 
     def _figures(self, lesson: Lesson) -> dict[str, Tensor]:
-        """Of the images of all processes, which have equally many."""
+        """Mean over the images of all processes, which have equally many."""
         processes = self.processes
         return {
             name: processes.sum(value.clone()) / processes.count

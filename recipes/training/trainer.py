@@ -50,7 +50,7 @@ class Trainer:
         learner: the network, its head and their optimiser.
         plan: which images make up which step, and when to log, evaluate and save.
         dataset: the training images.
-        num_workers: processes that read images beside the training.
+        num_workers: processes that read images during the training.
         evaluate: verifies a network as it is; no result must depend on whether it was called.
         checkpoints: where the states go.
         display: where progress is reported.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="Triton is there on Linux alone")
+pytest.importorskip("triton", reason="Triton is there only on Linux")
 from fusedface.bench import host
 from fusedface.bench.stub_driver import StubDriver
 from fusedface.kernels import CosFace

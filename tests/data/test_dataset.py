@@ -1,4 +1,4 @@
-"""Batches depend on (seed, epoch, index) alone; unreadable images are replaced and reported."""
+"""Batches depend only on (seed, epoch, index); unreadable images are replaced and reported."""
 
 import numpy as np
 import pytest

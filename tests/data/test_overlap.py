@@ -1,4 +1,4 @@
-"""Verification sets that hold people or images of the training set are told by name and by bytes."""
+"""Verification sets that hold people or images of the training set are reported by name and by bytes."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Images of other sizes: counted, told, and refused where they are many."""
+"""Images of other sizes: counted, reported, and refused where they are many."""
 
 import numpy as np
 import pytest

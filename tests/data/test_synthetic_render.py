@@ -107,7 +107,7 @@ def test_eyes_and_mouth_are_where_aligned_faces_have_them():
 
 
 def test_difficulty_zero_is_one_pose_and_no_occlusion():
-    """Photos of a person then differ around the head and by grain alone."""
+    """Photos of a person then differ only around the head and by grain."""
     images = SyntheticFaces(12, 6, difficulty=0.0).render(torch.arange(72)).float()
     center = images.reshape(12, 6, 112, 112, 3)[:, :, 40:100, 40:72]
     assert center.std(dim=1).mean() < 4.0  # of 255

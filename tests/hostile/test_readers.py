@@ -40,7 +40,7 @@ def target(request, tmp_path_factory):
 def test_valid_files_are_read(target):
     reader, path, valid = target
     if path.suffix == ".safetensors":
-        pytest.skip("tensors alone: they fit no backbone")
+        pytest.skip("only tensors: they fit no backbone")
     assert {outcome(reader, path, data) for data in valid} == {"read"}
 
 

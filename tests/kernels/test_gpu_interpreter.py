@@ -13,7 +13,7 @@ TESTS = Path(__file__).parent / "gpu_interpreted"
 
 @pytest.mark.slow
 def test_in_the_interpreter():
-    triton = pytest.importorskip("triton", reason="Triton is there on Linux alone")
+    triton = pytest.importorskip("triton", reason="Triton is there only on Linux")
     if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
         pytest.skip(
             "the interpreter of Triton 3.6 turns arrays into numbers as NumPy 2.4 no longer does"
@@ -25,7 +25,7 @@ def test_in_the_interpreter():
 @pytest.mark.parametrize("capability", ["80", "90"])
 @pytest.mark.parametrize("file", sorted(TESTS.glob("test_*.py")), ids=lambda file: file.stem)
 def test_on_the_emulated_gpu(file, capability):
-    pytest.importorskip("triton", reason="Triton is there on Linux alone")
+    pytest.importorskip("triton", reason="Triton is there only on Linux")
     run_apart(file, EMULATED=capability)
 
 

@@ -42,7 +42,7 @@ def test_the_code_of_the_page(tmp_path, monkeypatch):
     embeddings, weight, labels = inputs(8, CLASSES, DIM)
     t = torch.tensor([0.3])
     torch.save({"kernel": weight.T.contiguous(), "t": t}, "head.pth")
-    names = {}
+    names = {"backbone": torch.nn.Linear(8, DIM)}
     for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         exec(code, names)
 

@@ -69,7 +69,7 @@ def test_gradcheck():
 
 
 def test_under_autocast():
-    """In bfloat16 the gradients differ from torch's by rounding alone."""
+    """In bfloat16 the gradients differ from torch's only by rounding."""
     fast, plain = pair(32)
     x = torch.randn(4, 32, 8, 8, dtype=torch.bfloat16)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()

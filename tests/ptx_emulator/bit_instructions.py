@@ -74,7 +74,7 @@ def _shf(instruction):
 
 
 def _prmt(instruction):
-    """Bytes of (b, a) that the four low nibbles of c choose; their sign alone where bit 3 is set."""
+    """Bytes of (b, a) that the four low nibbles of c choose; only their sign where bit 3 is set."""
     if instruction.modifiers != ("b32",):
         return None
 

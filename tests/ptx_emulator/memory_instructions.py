@@ -104,7 +104,7 @@ def _st(builder, instruction):
 
 @family("atom", "red")
 def _atomic(builder, instruction):
-    """One lane after the other; global memory alone."""
+    """One lane after the other; only in global memory."""
     operation, kind = instruction.modifiers[-2], instruction.modifiers[-1]
     functions = {
         "add": np.add, "min": np.fmin, "max": np.fmax, "and": np.bitwise_and, "or": np.bitwise_or,

@@ -78,7 +78,7 @@ def test_the_figures_worked_out_by_hand(tmp_path):
     t = mean / (spread / math.sqrt(3))
     assert theirs.against.difference.mean == pytest.approx(mean)
     assert theirs.against.p == pytest.approx(1 - t / math.sqrt(2 + t * t))
-    assert theirs.against.p_holm == theirs.against.p  # one test alone
+    assert theirs.against.p_holm == theirs.against.p  # a single test
     assert lost.against is None
 
 

@@ -1,4 +1,4 @@
-"""evaluate_checkpoint: what it prints, what it writes, and which pairs it scores unless told."""
+"""evaluate_checkpoint: what it prints, what it writes, and which pairs it scores by default."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The verdict `sunk`, its three conditions one by one, and what a run that sank is told to try."""
+"""The verdict `sunk`, its three conditions one by one, and what a run that sank is advised to try."""
 
 import json
 from pathlib import Path
@@ -31,13 +31,16 @@ def sinking(cosine=-0.8, nearest=-0.77, accuracy=0.001):
 
 
 def test_cosines_that_fell_together():
-    """As ArcFace ends on 1,000 people: -0.80, nearest other -0.77, no image told right."""
+    """As ArcFace ends on 1,000 people: -0.80, nearest other -0.77, training accuracy 0."""
     found = verdict(sinking() + ACCURACIES)
-    assert (found.verdict, found.step) == (
-        "sunk",
-        100,
-    )  # -0.1 is passed between lines 8 and 9 of 50
-    for part in ("below -0.1 from step 100", "ends at -0.80", "at -0.77", "0.1% of the training"):
+    # -0.1 is passed between lines 8 and 9 of 50.
+    assert (found.verdict, found.step) == ("sunk", 100)
+    for part in (
+        "below -0.1 from step 100",
+        "ends at -0.80",
+        "at -0.77",
+        "training accuracy is 0.1%",
+    ):
         assert part in found.message
 
 
@@ -55,7 +58,7 @@ def test_it_says_what_was_foretold_and_where_it_would_have_turned():
     [
         {"cosine": -0.09},  # where runs go either way
         {"nearest": -0.91},  # below its own class by more than a margin of 0.5 asks for
-        {"accuracy": 0.51},  # MV-Arc on 23 people: -0.41, and most images are told right
+        {"accuracy": 0.51},  # MV-Arc on 23 people: -0.41, and most training images are recognised
     ],
 )
 def test_each_condition_is_needed(changes):
@@ -109,7 +112,7 @@ def test_the_last_lines_say_what_was_learned_and_what_to_type(name, words, tmp_p
     closing.print_summary(found, Path("out/run"), "GO ON", Console(width=120))
     *_, verdict_line, learned, last = capsys.readouterr().out.splitlines()
     assert verdict_line == f"{name}: why"
-    told = "90.00% of the pairs of faces are told right, 65.00% before training"
+    told = "90.00% of the pairs of faces are decided correctly, 65.00% before training"
     assert learned == (f"it learned: {told}" if name in ("converged", "unfinished") else told)
     for part in words:
         assert part in last

@@ -1,4 +1,4 @@
-"""Triton is there on Linux alone; without it there is nothing to compile or to choose."""
+"""Triton is there only on Linux; without it there is nothing to compile or to choose."""
 
 from importlib.util import find_spec
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from fusedface.kernels.margins import form_of
 from fusedface.models import MarginHead
 
-triton = pytest.importorskip("triton", reason="Triton is there on Linux alone")
+triton = pytest.importorskip("triton", reason="Triton is there only on Linux")
 from fusedface.kernels.gpu import choice, ops, whole  # noqa: E402
 
 MARGINS = all_margins()

@@ -1,4 +1,4 @@
-"""Triton is there on Linux alone; without it there is nothing to compile and to emulate."""
+"""Triton is there only on Linux; without it there is nothing to compile and to emulate."""
 
 from importlib.util import find_spec
 
