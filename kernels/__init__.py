@@ -1,17 +1,17 @@
 """The fused margin-softmax head: margins, one primitive, its backends, one public function.
 
     margins/         T and N of each loss, and what it carries from batch to batch
-    weightings.py    what each sample counts
+    weightings.py    the weight of each sample in the loss
     options.py       HeadOptions: all that decides what a head computes and how
     functional.py    margin_loss: checks, the primitive, then plain autograd on B numbers
     interface/       what a backend computes        reference.py, chunked.py, gpu/: the backends
-    sgd.py           a step of SGD within a backward
-    sampling.py      the same over a part of the classes
-    sharded.py       the same with the class centres split over processes
+    sgd.py           a step of SGD inside the backward
+    sampling.py      the same loss over a random part of the classes (Partial FC)
+    sharded.py       the same loss with the class centres split over processes
     centre_sgd.py    SGD, with a kernel for the class centres
     initial_loss.py  the loss to expect at the start        sinking.py: do all cosines fall together?
 
-Imports only torch, nothing of the rest of the project.
+This package imports no other part of the project.
 """
 
 from fusedface.kernels.centre_sgd import CentreSGD

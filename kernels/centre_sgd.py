@@ -12,28 +12,32 @@ if TYPE_CHECKING:
 
 
 class CentreSGD(torch.optim.SGD):
-    """`torch.optim.SGD` of a network and its class centres; on a GPU the latter take one pass over memory.
+    """`torch.optim.SGD` for a network and its class centres, whose step is one kernel on a GPU.
 
-    That pass is the step (weight decay, momentum, Nesterov, the loss scale, and no step where a gradient is
-    not finite) and writes the unit rows that the next forward of `backend="triton"` would make first: they
-    are used while nothing else writes the class centres, and are 2 C D bytes in half precision, 4 C D
-    otherwise, that stay between steps. Elsewhere, and for all other parameters, it is torch's own;
-    `state_dict` is that of `torch.optim.SGD`, and either loads the other's. With `torch.amp.GradScaler` on
-    a GPU nothing waits for the device; gradients of the class centres then stay scaled after the step.
+    On a GPU that kernel makes the whole step of the class centres in one pass over memory: weight
+    decay, momentum, Nesterov, the loss scale, and no change where a gradient is not finite. It also
+    writes the unit rows (normalised class centres) that the next forward of `backend="triton"` would
+    make first. That forward uses them if nothing else has written the class centres since. They stay
+    in memory between steps: 2 C D bytes in half precision, 4 C D otherwise. On other devices, and for
+    all other parameters, torch's own step runs.
 
-    What PyTorch's counters do not see is not seen here: after writing class centres through `.data`, or by
+    `state_dict` is that of `torch.optim.SGD`; each of the two loads the other's. With
+    `torch.amp.GradScaler` on a GPU nothing waits for the device; gradients of the class centres then
+    stay scaled after the step.
+
+    PyTorch does not count every write to a tensor. After writing class centres through `.data`, or by
     another optimiser with `fused=True`, call `forget()`.
 
     Args:
-        params: as of `torch.optim.SGD`: parameters or groups of them, the class centres among them.
+        params: as in `torch.optim.SGD`: parameters or groups of them, including the class centres.
         centres: the class centres (C, D), such as `head.weight`.
-        lr, momentum, weight_decay, nesterov: as of `torch.optim.SGD`, without dampening.
+        lr, momentum, weight_decay, nesterov: as in `torch.optim.SGD`, without dampening.
 
     Raises:
-        ValueError: `centres` is no contiguous matrix or not among `params`, or a rate is out of its range.
+        ValueError: `centres` is not a contiguous matrix or not in `params`, or a rate is out of its range.
     """
 
-    # A copy of this optimiser, which has only the parameters, is torch's own.
+    # A copy of this optimiser has only the parameters, and then makes torch's own step.
     _centres: Tensor | None = None
     _kernels: Any = None
 
@@ -64,7 +68,7 @@ class CentreSGD(torch.optim.SGD):
             self._kernels.follow(centres)
 
     def forget(self) -> None:
-        """The class centres were written in a way that PyTorch does not count, such as `.data`."""
+        """Drop the unit rows: the class centres were written in a way that PyTorch does not count."""
         if self._kernels is not None:
             self._kernels.forget(self._centres)
 
@@ -75,7 +79,7 @@ class CentreSGD(torch.optim.SGD):
         grads: list[Tensor],
         momentum_buffer_list: list[Tensor | None],
     ) -> bool:
-        """What torch's step asks of each group: class centres take their step here, and are left out."""
+        """Torch's step calls this for each group: it makes the class centres' step and leaves them out."""
         if self._kernels is not None and group["momentum"] != 0:
             # A momentum of zeros is what the first step has, and outlives a first step that is skipped.
             for p in group["params"]:

@@ -63,7 +63,7 @@ def check_tensors(
 
 
 def check_state(names: Iterable[str], state: dict[str, Tensor]) -> None:
-    """Raise TypeError or ValueError unless `state` has these, in numbers that keep them."""
+    """Raise TypeError or ValueError unless `state` has all `names`, as float32 or float64 tensors."""
     if missing := set(names) - state.keys():
         raise ValueError(
             f"state lacks {', '.join(sorted(missing))}, which the margin or the weighting carries"
@@ -78,7 +78,7 @@ def check_state(names: Iterable[str], state: dict[str, Tensor]) -> None:
 
 
 def can_be_read(device: torch.device) -> bool:
-    """Whether reading a value there makes nothing wait."""
+    """Whether the host can read a value on `device` without waiting for it."""
     return device.type == "cpu"
 
 
@@ -89,11 +89,11 @@ def check_values(
     num_classes: int | Tensor,
     ignore_index: int,
 ) -> None:
-    """Raise ValueError for a label out of range, NonFiniteInputError for what is NaN or infinite.
+    """Raise ValueError for a label out of range, NonFiniteInputError for an input that is NaN or infinite.
 
-    On a GPU reading the answer would stall the queue: there a wrong label trips a device-side assertion
-    (raised at the next synchronisation, like that of torch's own cross-entropy), and an embedding
-    that is not finite shows as a NaN in its row of `per_sample_loss`, a state in all rows that use it.
+    On a GPU, reading the answer would stall the queue. There a wrong label trips a device-side assertion,
+    raised at the next synchronisation, like that of torch's own cross-entropy. An embedding that is not
+    finite makes its row of `per_sample_loss` NaN; a state that is not finite, all rows that use it.
     """
     if not can_be_read(embeddings.device):
         # The only check that does not wait for the device; without a message torch.compile drops it.
@@ -101,9 +101,7 @@ def check_values(
         torch.ops.aten._assert_async.msg(fits.all(), WRONG_LABELS)
         return
     low, high = labels.aminmax()
-    if (
-        low < 0 or high >= num_classes
-    ):  # seldom, and only then the mask, which is five operators more
+    if low < 0 or high >= num_classes:  # rare; only then the mask, which costs five more operators
         _check_labels(labels, num_classes, ignore_index)
     _check_finite("embeddings", embeddings)
     for name, value in state.items():

@@ -4,13 +4,14 @@ Forward, one pass over the class centres with an online log-sum-exp (docs/losses
 
     lse_i = log sum_j e^(s N_ij)        direction_i = sum_j q_ij N'_ij w_j        q_ij = e^(s N_ij - lse_i)
 
-`direction` is the gradient in the unit embedding up to a factor per row, so the backward owes only
-the class centres: one more pass that computes the same cosines again. 8 B C D flops, and nothing of
-size B x C. Logits are kept in base 2, y = s log2(e) c, because exp2 is four times as fast as exp here;
-in y, N' and N keep their form with rescaled coefficients, so no pass over a chunk is spent on s.
+`direction` is the gradient in the unit embedding up to a factor per row. So the backward computes only
+the gradient of the class centres, in one more pass that computes the same cosines again. In all, 8 B C D
+flops, and no tensor of size B x C.
 
-The two passes are in chunks/: with compiled loops on CPUs where a C compiler is there, else in torch's
-operators.
+Logits are kept in base 2, y = s log2(e) c, because exp2 is four times as fast as exp here. In y, N' and N
+keep their form with rescaled coefficients, so no pass over a chunk is spent on s.
+
+chunks/ holds the two passes: as compiled loops on CPUs with a C compiler, else as torch operators.
 """
 
 import functools
@@ -49,8 +50,8 @@ def cosine_lse(
     """See `Primitive`. Not differentiable twice."""
     run: Primitive = _cosine_lse
     if torch.compiler.is_compiling():
-        # The loop over chunks is no graph; what surrounds it still compiles. Not a decorator: that
-        # would load the whole compiler, two seconds, for everyone who imports this package.
+        # torch.compile leaves the loop over chunks out of its graph and compiles the code around it. Not
+        # a decorator: that would load the whole compiler, two seconds, on import of this package.
         run = cast(Primitive, torch.compiler.disable(_cosine_lse))
     return run(embeddings, weight, labels, threshold, spec)
 
@@ -152,10 +153,11 @@ class _Batch:
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Let the C library keep what a product frees: a fresh page a chunk costs as much as the products.
+    """Let the C library keep the memory that a product frees: new pages cost as much as the products.
 
-    glibc gives blocks back to the system above a limit, which is the largest such block freed so far
-    (mallopt(3), M_MMAP_THRESHOLD). So one is freed here, of which no page was ever touched.
+    glibc returns a freed block to the system if it is above a limit, and that limit rises to the largest
+    such block freed so far (mallopt(3), M_MMAP_THRESHOLD). So this frees one block of which no page was
+    ever touched.
     """
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
@@ -192,7 +194,7 @@ def _gradients(
 
 
 def _library(of: Operands) -> Library | None:
-    """Compiled loops, where they serve and can be had. Sizes decide: the same shape, the same bits."""
+    """The compiled loops, if they are available and pay at these sizes; no timing decides that."""
     serves = of.dtype == torch.float32 and of.x.device.type == "cpu"
     if not serves or len(of.x) * len(of.weight) < COMPILED_FROM:
         return None

@@ -15,7 +15,7 @@ _AVAILABLE = f"use one of auto, {', '.join(WITHOUT_COMPILER)}"
 
 @cache
 def without_triton() -> str:
-    """Why the Triton kernels cannot be had here; empty if they can. Triton exists only for Linux."""
+    """Why the Triton kernels cannot run here; empty if they can. Triton exists only for Linux."""
     try:
         import triton  # noqa: F401  (a third of a second: only for those who ask)
     except ImportError as error:
@@ -31,7 +31,7 @@ class Choice(NamedTuple):
 
 
 def choose(device: torch.device, dtype: torch.dtype) -> Choice:
-    """What "auto" takes for operands on `device` that are computed in `dtype`."""
+    """The backend that "auto" takes for operands on `device` that are computed in `dtype`."""
     if device.type != "cuda":
         return Choice("chunked", "there are no fused kernels for this device")
     if reason := without_triton():
@@ -42,13 +42,13 @@ def choose(device: torch.device, dtype: torch.dtype) -> Choice:
 
 
 def pick_backend(name: str, embeddings: Tensor, weight: Tensor, updates: bool = False) -> str:
-    """The name of the backend to take; for "auto" see `choose`.
+    """The name of the backend that runs; for "auto" see `choose`.
 
     Args:
-        name: of one of them, or "auto".
+        name: of a backend, or "auto".
         embeddings: (B, D).
         weight: (C, D).
-        updates: whether its backward is to update the class centres.
+        updates: whether the backward updates the class centres.
 
     Raises:
         ValueError: the backend is not available here. A backend that was asked for is never replaced.

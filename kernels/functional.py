@@ -43,20 +43,20 @@ def margin_loss(
         labels: (B,) integers in [0, C), or `ignore_index`.
         margin: one of `MARGINS`, such as `CurricularFace(m=0.5, s=64.0)`, or `HeadOptions` with one.
         state: running numbers by name (`HeadOptions.initial_state()`) as 0-d tensors of float32 or
-            float64; without it they have their first value.
-        training: fold this batch into `state`, in place, before it is used; not in the second forward
-            that gradient checkpointing runs inside the backward, which uses `state` as it is. With
-            `sample_rate` below 1, draw the classes: the gradient of `weight`, if a leaf, is then sparse.
-        process_group: N processes that share the class centres; "world" for all. `weight` is this rank's
-            (C_r, D), `embeddings` and `labels` (in all C classes) its rows of the batch, as many as on
-            every rank; the output is that of the whole batch, in the order of the ranks. The gradient of
-            `weight` is that of `loss`, the gradient of `embeddings` N times that, as
-            DistributedDataParallel averages over the ranks.
-        update: a step of SGD that the backward makes on `weight`, in place; it gets no gradient then.
+            float64. If left out, each has its initial value.
+        training: update `state` with this batch, in place, before it is used. The second forward that
+            gradient checkpointing runs, inside the backward, uses `state` as it is. With `sample_rate`
+            below 1, draw the classes; the gradient of `weight` is then sparse if `weight` is a leaf.
+        process_group: N processes that share the class centres; "world" for all. `weight` (C_r, D) holds
+            this rank's centres. `embeddings` and `labels` (of all C classes) are its rows of the batch,
+            as many as on every other rank. The output is that of the whole batch, in the order of the
+            ranks. The gradient of `weight` is that of `loss`; the gradient of `embeddings` is N times
+            that of `loss`, because DistributedDataParallel averages over the ranks.
+        update: a step of SGD that the backward makes on `weight`, in place; `weight` gets no gradient.
         options: the fields of `HeadOptions` by name, such as `backend="chunked"`.
 
     Raises:
-        TypeError: an input is no tensor or of the wrong dtype, or an option of the wrong kind.
+        TypeError: an input is not a tensor or has the wrong dtype, or an option is of the wrong type.
         ValueError: shapes or devices disagree, a label is out of range, an option is unknown, or (as
             NonFiniteInputError) an input is not finite. See `checks.check_values` for GPUs.
     """
@@ -171,10 +171,10 @@ def _backend(name: str) -> Backend:
 
 
 def _call(options: HeadOptions, training: bool, precision: str) -> Call | None:
-    # What has no form may be long to look up, as LDAM with all its counts, or have no hash.
+    # A margin without a form may be slow to hash, as LDAM with all its counts, or have no hash.
     if options.weighting is not None or form_of(options.margin) is None:
         return None
-    # Looking it up costs less than making it, but is no part of a graph.
+    # Looking it up costs less than making it, but cannot be part of a compiled graph.
     make = HeadOptions.call if torch.compiler.is_compiling() else _kept_call
     return make(options, training, precision)
 

@@ -1,4 +1,4 @@
-"""The loss to expect of random embeddings: what a run must start at (a collapse: Margin.collapse_loss)."""
+"""The loss of random embeddings, at which a run must start; for a collapse see Margin.collapse_loss."""
 
 import math
 
@@ -13,10 +13,10 @@ NUM_ROWS = 128  # rows averaged, in pairs with opposite target cosines
 def predicted_initial_loss(margin: Margin, num_classes: int, embedding_dim: int) -> float:
     """Expected loss of random embeddings against random class centres.
 
-    Cosines of independent directions in D dimensions are drawn (seeded, so the figure repeats) and put
-    through the margin's own T and N; there is no closed form, because with s / sqrt(D) this large the
-    sum over classes is ruled by its few largest terms. State is what one batch makes of its start. Without
-    weights of samples.
+    Draws cosines of independent directions in D dimensions (seeded, so the figure repeats) and puts them
+    through the margin's own T and N. There is no closed form: s / sqrt(D) is so large that a few terms
+    dominate the sum over classes. The margin's state is its initial one after one update. Weights of
+    samples are left out.
 
     Args:
         margin: the margin.

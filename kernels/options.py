@@ -22,7 +22,7 @@ MAX_GAMMA = 100.0  # a sample of probability 1/2 then counts 1e-30 of one of pro
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadOptions:
-    """What `margin_loss`, `MarginHead` and a recipe's head have in common.
+    """The options that `margin_loss`, `MarginHead` and a recipe's head have in common.
 
     Raises:
         TypeError: a value is of the wrong kind.
@@ -42,11 +42,11 @@ class HeadOptions:
     ignore_index: int = -1
     """A label that takes no part in loss, gradients and state."""
     sample_rate: float = 1.0
-    """Share of the classes that a batch meets in training, in (0, 1]: its own, and others drawn by chance
+    """Share of the classes that a batch meets in training, in (0, 1]: its own, and others drawn at random
     (Partial FC), see `sampling.py`; at least B / C. 1: all of them, as always outside training."""
     sample_correction: bool = True
     """Whether a sampled log-sum-exp is raised by log(1 / rate), so that its sum has the expectation of that
-    over all classes; Partial FC has it not."""
+    over all classes; Partial FC does not do this."""
     backend: BackendName = "auto"
     """"reference" materialises (B, C), "chunked" and "triton" (CUDA) do not; "auto" picks one."""
     precision: Precision = "auto"
@@ -67,7 +67,7 @@ class HeadOptions:
         return self.margin.initial_state() | weighting
 
     def call(self, training: bool, precision: str) -> Call | None:
-        """What a backend with the whole loss in its kernels needs to know; None where it has not all."""
+        """The options for a backend that has a whole loss in its kernels; None if they lack a part."""
         form = form_of(self.margin)
         if form is None or self.weighting is not None:
             return None

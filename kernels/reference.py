@@ -11,7 +11,7 @@ from fusedface.kernels.margins import Reweighting
 def cosine_lse(
     embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, spec: Spec
 ) -> CosineLse:
-    """See `Primitive`. O(B C) memory; the backends are held against this."""
+    """See `Primitive`. O(B C) memory; the backends are tested against this."""
     dtype = compute_dtype(embeddings, weight)
     x, w = (unit_rows(rows.to(dtype), min_norm(rows.dtype)) for rows in (embeddings, weight))
     known = labels >= 0

@@ -1,4 +1,4 @@
-"""Rounding to bfloat16 by chance, so that small steps are not lost: E[rounded] is the number itself."""
+"""Stochastic rounding to bfloat16, so that small steps are not lost: E[rounded] is the number itself."""
 
 import torch
 from torch import Tensor
@@ -10,12 +10,12 @@ PER_DRAW = 4  # of 16 bits, in one of 64
 
 
 def rounded(values: Tensor, seed: Tensor, first_row: int) -> Tensor:
-    """`values` (K, D) in bfloat16, up or down with the probability of how near each neighbour is.
+    """`values` (K, D) in bfloat16, rounded up or down; the nearer neighbour is the more probable one.
 
     Args:
         values: float32, or float64, which is rounded to float32 first.
-        seed: 0-d int64; with the row and column of each number it decides where that goes.
-        first_row: the number of the first row, so that chunks of rows are rounded as all of them at once.
+        seed: 0-d int64; together with the row and column of a number it decides up or down.
+        first_row: index of the first row, so that rows are rounded alike in chunks and all at once.
     """
     values = values.float()
     num_rows, dim = values.shape

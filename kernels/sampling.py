@@ -1,8 +1,8 @@
-"""Class sampling: a batch meets its own classes and others drawn at random, not all C (Partial FC).
+"""Class sampling (Partial FC): a batch meets its own classes and random others, not all C.
 
 An et al., "Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by
-Partial FC", CVPR 2022. Of its C class centres a process keeps K = ceil(rate C) for a step: all targets of
-the batch, then classes without a target, each as likely as any other, none twice. The log-sum-exp of a row
+Partial FC", CVPR 2022. A process keeps K = ceil(rate C) of its C class centres for a step: all targets of
+the batch, then other classes, each as likely as any other, none twice. The log-sum-exp of a row
 is over the sample, and with the correction
 
     lse = log sum_{j in the sample, j != y} e^(s N_j) + log((C - 1) / (K - 1))
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 def next_sample(
     rate: float, corrected: bool, first_class: int | Tensor, device: torch.device
 ) -> Sample:
-    """The draw of a new step; takes one number from torch's generator of the device."""
+    """The sample of a new step; it takes one number from torch's generator of the device."""
     return Sample(rate, corrected, torch.randint(LARGEST, (), device=device), first_class)
 
 
@@ -51,9 +51,9 @@ def num_kept(num_classes: int, rate: float, num_rows: int = 2) -> int:
 
 
 def check_sample_rate(rate: float, num_rows: int, num_classes: int | Tensor) -> None:
-    """Raise ValueError unless a batch of B rows can have B classes in a sample of all C.
+    """Raise ValueError if a sample of the C classes is too small for B rows of different classes.
 
-    Where C is a tensor on a GPU, reading which would wait, a device-side assertion.
+    If C is a tensor on a GPU, a device-side assertion takes the place of the error: reading C would wait.
     """
     if rate == 1.0:
         return
@@ -100,7 +100,7 @@ def draw(count: int, num_classes: int, labels: Tensor, sample: Sample) -> Tensor
     """The kept classes, (count,) int64, rising: all of `labels` (B,), and others; -1 is no label."""
     numbers = torch.arange(num_classes + 1, device=labels.device) + sample.first_class
     keys = random_bits(sample.seed, numbers) & LARGEST
-    # The last key is of no class, for rows without a target: nothing here has a size that is to be read.
+    # The last key belongs to no class and serves rows without a target, so that no size depends on values.
     keys.scatter_(0, labels.masked_fill(labels < 0, num_classes), LARGEST)
     return keys[:num_classes].topk(count, sorted=False).indices.sort().values
 

@@ -19,7 +19,7 @@ class RowsSGD:
     Args:
         weight: the class centres (C, D), changed in place.
         update: what to do.
-        upstream: gradients (B, 1) that everything is made of; not finite: nothing is changed.
+        upstream: gradients (B, 1) from which all others follow; if one is not finite, nothing changes.
 
     Attributes:
         unscale: 1 / loss_scale, which the caller multiplies gradients with.

@@ -1,4 +1,4 @@
-"""Class centres split over processes: the collectives around a backend, which learns of no ranks.
+"""Class centres split over processes: the collectives around a backend, which knows no ranks.
 
 Rank r of N has b rows of a batch and the centres of C_r classes, in the order of the ranks. All
 embeddings are gathered, the backend runs on the rank's own centres with labels outside them as -1, and
@@ -35,8 +35,8 @@ def resolve_group(group: Group) -> dist.ProcessGroup:
     """The process group itself.
 
     Raises:
-        TypeError: it is no process group.
-        ValueError: there are no processes to share with, or this one is none of the group.
+        TypeError: it is not a process group.
+        ValueError: there are no processes to share with, or this one is not in the group.
     """
     if group != "world" and not isinstance(group, dist.ProcessGroup):
         raise TypeError(
@@ -69,7 +69,7 @@ def classes_of(num_classes: int, rank: int, num_ranks: int) -> range:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the rows and the class centres of this rank are among those of all."""
+    """The place of this rank's rows and class centres among those of all ranks."""
 
     group: dist.ProcessGroup
     num_rows: int
@@ -144,7 +144,7 @@ def meet(embeddings: Tensor, weight: Tensor, state: State, training: bool, group
 
 
 def _difference(name: str, values: Tensor) -> str:
-    """The message for what ranks have not in common."""
+    """The error message that says how ranks differ."""
     shown: list[Any] = values.tolist()
     if "dtype" in name:
         shown = [str(checks.FLOATS[int(value)]) for value in shown]
@@ -284,7 +284,7 @@ def _cosine_lse(
 def _of_few(
     embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, spec: Spec
 ) -> CosineLse:
-    """See `Primitive`, for one class or none: a row may have no negatives, which backends need not know."""
+    """See `Primitive`, for one class or none: rows may have no negatives, which backends do not support."""
     cos = cosines(embeddings, weight).sum(dim=1)  # the only column, or nothing
     none = (labels >= 0) if len(weight) else torch.ones_like(labels, dtype=torch.bool)
     hard = (cos.detach() > threshold) & ~none

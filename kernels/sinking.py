@@ -21,7 +21,7 @@ Fitted; 0.25 to 0.6 do alike."""
 CRITERION_STEPS = 80
 """Steps after the warm-up. By then the embeddings have become alike and parted again or not."""
 BISECTIONS = 50
-GRID = 200  # steps in which a way down is integrated
+GRID = 200  # integration steps of the way down
 
 
 class Moment(NamedTuple):

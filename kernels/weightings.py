@@ -29,7 +29,7 @@ class Weighting:
         """Fold a batch's losses (B,) into `state`, in place; before its weights, in training only."""
 
     def weights(self, losses: Tensor, state: State) -> Tensor:
-        """What each sample counts, (B,) -> (B,)."""
+        """The weight of each sample by its loss, (B,) -> (B,)."""
         return torch.ones_like(losses)
 
 

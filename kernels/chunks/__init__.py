@@ -1,7 +1,7 @@
-"""The passes of the chunked backend over all class centres, in two ways that compute the same.
+"""The passes of the chunked backend over all class centres, in two implementations.
 
-operands.py is what they read and sum up. plain.py has them as torch's operators, for any device and
-dtype; compiled.py has what lies between the matrix products as one compiled loop each, for float32 on CPUs
-where a C compiler is there: passes.c is the loops, build.py makes a library of them, library.py calls it.
-PReLU's backward is among the loops too, so that one library is all there is to compile.
+operands.py defines what a pass reads and what it sums up. plain.py makes the passes from torch operators,
+for any device and dtype. compiled.py makes each step between two matrix products one compiled loop, for
+float32 on CPUs with a C compiler: passes.c has the loops, build.py compiles them, library.py calls them.
+PReLU's backward is one of the loops too, so that there is only one library to compile.
 """

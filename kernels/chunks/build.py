@@ -1,8 +1,8 @@
-"""A library of passes.c: compiled where a C compiler is there, kept in the cache, never fetched.
+"""Compile passes.c to a library, if there is a C compiler, and keep it in the cache; nothing is downloaded.
 
-A kept library runs as part of this process. So it is taken only where nobody else could have written it:
-file and folder belong to this user, and no one else may write to them. Its name holds a hash of the source
-and of the options, so that another version or processor makes another file.
+A kept library runs inside this process, so it is used only if nobody else can have written it: its file
+and folder belong to this user, and no one else may write to them. Its name holds a hash of the source and
+of the options, so that another version or processor gets another file.
 """
 
 import contextlib
@@ -33,12 +33,12 @@ SECONDS = 60  # that a compiler may take; it takes one
 
 
 class NotBuiltError(Exception):
-    """Why there is no library here."""
+    """The library cannot be built; the message says why."""
 
 
 @functools.cache
 def library() -> Library | None:
-    """The library, compiled on the first call on a machine; None where it cannot be had (`state`)."""
+    """The library, compiled on the first call on a machine; None if that fails (`state` says why)."""
     setting = _compiler_setting()
     if setting == "":
         return None
@@ -119,7 +119,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _keep(made: Path, kept: Path) -> None:
-    """Other processes see no file or a whole one. A folder that cannot be written keeps nothing."""
+    """Store the library, so that other processes see a whole file or none; if that fails, store nothing."""
     try:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:

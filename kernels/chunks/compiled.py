@@ -57,7 +57,7 @@ def gradients(
 
 
 def _is_written_to(into: Tensor) -> bool:
-    """Whether the loops can write there themselves."""
+    """Whether the loops can write to `into` directly."""
     return into.dtype == torch.float32 and into.is_contiguous()
 
 
@@ -66,7 +66,7 @@ def _negatives(of: Operands) -> Negatives:
 
 
 def _chunks(library: Library, of: Operands) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """First class, class centres (K, D), their unit rows as operands, and inverse lengths (K,).
+    """Yield the first class, class centres (K, D), their unit rows as operands, and inverse lengths (K,).
 
     The next chunk overwrites the last two.
     """

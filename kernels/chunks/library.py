@@ -1,4 +1,4 @@
-"""The functions of passes.c on tensors, all contiguous; what is half is bfloat16, all else float32."""
+"""Call the functions of passes.c on contiguous tensors; their half precision is bfloat16, else float32."""
 
 import ctypes
 from collections.abc import Sequence
@@ -64,14 +64,14 @@ class Library:
             function.restype = None
 
     def unit_rows(self, rows: Tensor, shortest: float, inverse: Tensor, unit: Tensor) -> None:
-        """Write inverse lengths (K,) and unit rows (K, D), of either kind, of `rows` (K, D)."""
+        """Write the inverse lengths (K,) and unit rows (K, D), float32 or bfloat16, of `rows` (K, D)."""
         self._unit_rows(
             *rows.shape, rows.data_ptr(), shortest, inverse.data_ptr(), unit.data_ptr(),
             _is_half(unit), torch.get_num_threads(),
         )  # fmt: skip
 
     def take_in(self, y: Tensor, start: int, of: Negatives, totals: Sequence[Tensor]) -> None:
-        """y (B, K) becomes numerators times N'; the totals (B,), in the order of passes.c, take it in."""
+        """Turn y (B, K) into numerators times N', and update the totals (B,), in the order of passes.c."""
         pointers = _Pointers(*(total.data_ptr() for total in totals))
         self._take_in(
             *y.shape, y.data_ptr(), _is_half(y), of.labels.data_ptr(), start,
@@ -79,14 +79,14 @@ class Library:
         )  # fmt: skip
 
     def add_part(self, total: Tensor, rescale: Tensor, part: Tensor) -> None:
-        """Total (B, D) times rescale (B,), plus part (B, D), in place."""
+        """Multiply the total (B, D) by rescale (B,), then add part (B, D), in place."""
         self._add_part(
             *total.shape, total.data_ptr(), rescale.data_ptr(), part.data_ptr(),
             _is_half(part), torch.get_num_threads(),
         )  # fmt: skip
 
     def coefficients(self, y: Tensor, start: int, of: Negatives, lse: Tensor) -> None:
-        """y (K, B) becomes probabilities times N'; `lse` (B,) in base 2."""
+        """Turn y (K, B) into probabilities times N'; `lse` (B,) is in base 2."""
         self._coefficients(
             *y.shape, y.data_ptr(), _is_half(y), of.labels.data_ptr(), start,
             of.threshold.data_ptr(), of.excess, lse.data_ptr(), torch.get_num_threads(),
@@ -120,7 +120,7 @@ class Library:
         return dx, parts.sum(dim=0)
 
     def advise_large_pages(self, numbers: Tensor) -> None:
-        """Ask for pages of 2 MB: a fresh gradient's small ones cost as much as a product."""
+        """Ask for 2 MB pages: with small pages, a new gradient's first use costs as much as a product."""
         self._advise(numbers.data_ptr(), numbers.nbytes)
 
 

@@ -1,7 +1,7 @@
 """The two passes over all class centres in torch's operators.
 
-A pass over one chunk of one tensor costs about a percent of the whole (docs/performance.md): they are
-counted. The backward has classes as rows, which is the order that its products are fastest in.
+Each operator on a chunk costs about one percent of the whole (docs/performance.md), so there are as few
+as possible. The backward has classes as rows: in that order its products are fastest.
 
 Legend: w (K, D) a chunk of unit class centres, y (B, K) cosines in base-2 logits, z (B, K) the same after
 N, lift (B, K) the excess dz/dy - 1 on hard negatives, hard (B, K) 0 or 1.
@@ -31,9 +31,9 @@ def sum_up(of: Operands, with_direction: bool) -> Totals:
 def gradients(
     of: Operands, lse: Tensor, x_negatives: Tensor, x_target: Tensor, into: Tensor | None
 ) -> Iterator[tuple[int, Tensor]]:
-    """d loss / d weight a chunk at a time: its first class and (K, D), in `into` (C, D) if that is given.
+    """Yield d loss / d weight by chunks: first class and (K, D), written to `into` (C, D) if it is given.
 
-    `lse` (B,) is in base 2, x_negatives and x_target (B, D) are x times the gradients of the two.
+    `lse` (B,) is in base 2; x_negatives and x_target (B, D) are x times the gradient through either.
     """
     sweep = _Sweep(of)
     for chunk in sweep.chunks():
@@ -51,7 +51,7 @@ def gradients(
 
 
 class _Chunk(NamedTuple):
-    """Classes [start, stop), the nth such; the rows whose target is among them, and its column."""
+    """Classes [start, stop), the nth chunk; the rows whose target is one of them, and its column."""
 
     nth: int
     start: int

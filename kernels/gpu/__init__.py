@@ -16,5 +16,5 @@
         layout.py         padding, splits, chunks  tiles.py                 tile shapes that ship
         launch.py         starting a kernel        cache.py                 measured choices on disk
 
-tuning.py measures tile shapes on request; traffic.py counts flops and bytes. Imports where Triton is only.
+tuning.py measures tile shapes on request; traffic.py counts flops and bytes. Importing it needs Triton.
 """

@@ -29,7 +29,7 @@ def check_operands(embeddings: Tensor, weight: Tensor) -> None:
 
 
 class Numbers(NamedTuple):
-    """The scalars of a `Spec`; `linear` is a tensor apart from them, of which the host knows a bound."""
+    """The scalars of a `Spec`; its `linear` is a tensor, of which the host knows only a bound."""
 
     scale: float
     square: float
@@ -49,12 +49,12 @@ class Numbers(NamedTuple):
 
     @property
     def scalars(self) -> tuple[float, float, float, float]:
-        """As the kernels take them: scale, square and constant of log2(e) s N, 2 square of N."""
+        """In order: log2(e) s, square of log2(e) s N, 2 square of N, constant of log2(e) s N."""
         scale = self.scale * LOG2_E
         return scale, scale * self.square, 2.0 * self.square, scale * self.constant
 
     def reference(self, num_classes: int) -> layout.Reference:
-        """What exponentials are taken over."""
+        """The reference that exponentials are taken relative to."""
         bound = max(1.0, self.square + self.linear_bound + abs(self.constant))
         bound = bound if self.reweights else 1.0
         return layout.reference(self.scale * LOG2_E, bound, num_classes)

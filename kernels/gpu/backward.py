@@ -16,7 +16,7 @@ from fusedface.kernels.gpu.tiles import Tile
 
 
 class Saved(NamedTuple):
-    """What the backward starts from."""
+    """The tensors that the backward starts from."""
 
     embeddings: Tensor
     weight: Tensor
@@ -29,7 +29,7 @@ class Saved(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """Numbers of the rows (4, padded B), over `unscale` (0-d): see `reductions.row_factors_kernel`."""
+    """Four numbers a row (4, padded B), divided by `unscale` (0-d): see `reductions.row_factors_kernel`."""
 
     rows: Tensor
     unscale: Tensor
@@ -58,7 +58,7 @@ def gradients(
     needs_embeddings: bool,
     needs_weight: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`backward` from the factors of its rows."""
+    """Gradients as in `backward`, from the factors of the rows."""
     embeddings, weight = saved.embeddings, saved.weight
     d_embeddings = torch.empty_like(
         embeddings if needs_embeddings else embeddings[:0], memory_format=torch.contiguous_format
@@ -138,7 +138,7 @@ def _chunked_gradients(
         dim, layout.WIDE_MULTIPLE
     )
     split = layout.split_chunk(tiles, chunk, 2 * layout.processors(d_weight.device))
-    # All chunks in turn have the same memory.
+    # All chunks use the same memory in turn.
     scratch = _Scratch(
         saved.x.rows.new_empty(len(saved.x.rows) * chunk),
         factors.unscale.new_empty(factors.rows.shape[1] // layout.FLAG_ROWS * chunk),
@@ -156,7 +156,7 @@ def _chunked_gradients(
 
 
 class _Scratch(NamedTuple):
-    """What a chunk's two launches hand on."""
+    """Memory through which a chunk's first launch hands its results to the second."""
 
     g: Tensor  # (padded B, chunk), in the operand dtype
     along: Tensor  # (row blocks, chunk)
@@ -165,7 +165,7 @@ class _Scratch(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Classes [first, first + size), of which those past the last have coefficients 0."""
+    """Classes [first, first + size); those past the last class have coefficients 0."""
 
     first: int
     size: int

@@ -1,4 +1,4 @@
-"""The file of measured choices: JSON, one list for each device, replaced as a whole."""
+"""The file of measured choices: JSON with one list for each device; each write replaces the whole file."""
 
 import json
 import tempfile
@@ -13,7 +13,7 @@ Entries = list[tuple[list[Any], dict[str, Any]]]  # (case, tile) as JSON has the
 
 
 def path() -> Path:
-    """In the folder that this package keeps such files in."""
+    """The path of the file."""
     return cache_folder() / "tuning.json"
 
 

@@ -11,11 +11,11 @@ from fusedface.kernels.gpu.class_centres import Centres, follow, forget, identit
 
 __all__ = ["Rates", "follow", "forget", "step"]
 
-UPDATE_ELEMENTS = 2048  # of class centres that one program of `sgd_kernel` takes
+UPDATE_ELEMENTS = 2048  # elements of class centres that one program of `sgd_kernel` takes
 
 
 class Rates(NamedTuple):
-    """What a group of `torch.optim.SGD` has."""
+    """The settings of a group of `torch.optim.SGD`."""
 
     lr: float
     momentum: float
@@ -32,7 +32,7 @@ def step(
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
 ) -> None:
-    """A step of SGD in place, and unit rows for the next forward, if one has said which.
+    """Make a step of SGD in place, and write unit rows in the precision that the last forward used.
 
     Args:
         weight: class centres (C, D), contiguous, known to `follow`.
@@ -51,7 +51,7 @@ def step(
     padded_dim = layout.padded_dim(dim, precision)
     block_d = layout.power_of_2(padded_dim)
     block_n = max(1, min(16, UPDATE_ELEMENTS // block_d))
-    # Where a tensor is not there, another one fills its place.
+    # A kernel needs a tensor for each argument: for a missing one it gets another, and never reads it.
     rows, inverse = (weight, weight) if unit is None else unit
     with launch.on_device(weight.device):
         launch.start(
@@ -73,7 +73,7 @@ def step(
 
 
 def _memory(centres: Centres, weight: Tensor) -> UnitRows:
-    """For unit rows: that of the step before, if it fits."""
+    """Memory for unit rows: that of the previous step, if it fits."""
     num, dim = (
         layout.padded_classes(len(weight)),
         layout.padded_dim(weight.shape[1], centres.wanted),

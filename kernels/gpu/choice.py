@@ -1,7 +1,7 @@
-"""Which tile shape runs: the measured one where there is a measurement, else the first that ships.
+"""Which tile shape runs: the fastest measured one, or without measurements the first that ships.
 
 Nothing is measured during training: a step must not wait for the device, and the order of its sums must
-not depend on a stop-watch. `tuning.tune` measures on request. Keys round B and C up to powers of
+not depend on a timing. `tuning.tune` measures on request. Keys round B and C up to powers of
 two, so that a new batch size finds the old entry.
 """
 
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class Case(NamedTuple):
-    """What a choice depends on; `rows` and `classes` are buckets of B and C."""
+    """The key of a choice; `rows` and `classes` are buckets of B and C."""
 
     kernel: str
     dim: int
@@ -35,9 +35,9 @@ def case_of(kernel: str, shape: tuple[int, int, int], precision: str) -> Case:
     return Case(kernel, shape[2], precision, layout.bucket(shape[0]), layout.bucket(shape[1]))
 
 
-# What was decided, for a case, a variant of its kernel and a device (`first_that_runs`).
+# The tile shapes that run, by case, variant of the kernel and device (`first_that_runs`).
 taken: dict[tuple[Case, Hashable, torch.device], Tile] = {}
-# How a call with that signature is repeated (`replay.run`); None where it is not.
+# Recorded launches by signature (`replay.run`); None for a call that cannot be repeated.
 replays: dict[Hashable, Any] = {}
 # Sees every choice before it is made; set by `tuning.tune`.
 watch: Callable[[Case, Callable[[Tile, Start], object]], None] | None = None
@@ -53,9 +53,9 @@ def first_that_runs(
 ) -> Result:
     """`run(tile, start)` with the best tile shape for (B, C, DIM) that the device accepts.
 
-    A tile shape that does not fit or compile is left out with a warning; one that spills, as some do
-    with one compiler and not with another, comes after those that do not. Nothing else changes. This
-    is decided only from what was compiled, before anything has run, and then holds.
+    A tile shape that does not fit or compile is left out, with a warning. One that spills, which depends
+    on the compiler, comes after those that do not. The choice is made once, from the compiled kernels,
+    before any of them has run.
 
     Args:
         kernel: its name in the tables.

@@ -1,8 +1,8 @@
 """The gradients in chunks of classes, for rows that are too long for centre_gradient_kernel (gradients.py).
 
-The coefficients g of a chunk are computed once, in the operand dtype; then both products read them in
-one launch (`products_kernel`). The embeddings' adds to its own slice of `parts`, chunk after chunk, so
-that neither needs atomics.
+The coefficients g of a chunk are computed once, in the operand dtype. Then both products read them in one
+launch (`products_kernel`). The product for the embeddings adds to its own slice of `parts`, chunk after
+chunk, so neither product needs atomics.
 """
 
 import triton
@@ -83,7 +83,8 @@ def store_coefficients(
             columns = first_column + offs_c
             g = with_targets(g, labels_ptr, factors_ptr, rows, num_rows, num_padded, columns)
         g = as_operand(g, g_tile.dtype.element_ty, PRECISION)
-        # Of g as the products see it: of any other, part of the gradient would stay along the class centre.
+        # From the rounded g that the products use: any other would leave part of the gradient along the
+        # centre.
         tl.store(along_ptr + offs_c, tl.sum(g.to(tl.float32) * cos, axis=0))
         tl.store(g_tile + (tl.arange(0, cos.shape[0])[:, None] * chunk + offs_c[None, :]), g)
 
@@ -103,10 +104,10 @@ def products_kernel(
     # tiling
     BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Both products with a chunk's coefficients, which each reads while they are in the cache.
+    """Both products with a chunk's coefficients, in one launch so that both find them in the cache.
 
-    The first `num_embedding_tiles` programs, row blocks * D / BLOCK_D * num_parts, have the embeddings';
-    the others, class blocks * D / BLOCK_D, the class centres'.
+    The first `num_embedding_tiles` programs, row blocks * D / BLOCK_D * num_parts, compute the product for
+    the embeddings; the other class blocks * D / BLOCK_D compute that for the class centres.
     """
     program = tl.program_id(0)
     if program < num_embedding_tiles:
@@ -128,7 +129,7 @@ def embedding_product(
     DIM: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """parts[k] += g w over the k-th part of the chunk; of the first chunk, = g w."""
+    """parts[k] += g w over the k-th part of the chunk; the first chunk sets parts[k] = g w."""
     num_blocks = tl.cdiv(num_rows, BLOCK_B)
     tile = program % (num_blocks * (DIM // BLOCK_D))
     part = program // (num_blocks * (DIM // BLOCK_D))
@@ -155,7 +156,7 @@ def embedding_product(
 
 @triton.jit
 def add_parts(acc, out, mask, is_later, DIM: tl.constexpr):
-    """Store `acc`, added to what lies there where an earlier chunk has left it, panel by panel."""
+    """Store `acc` panel by panel, added to the result of earlier chunks if there are any."""
     if acc.shape[1] > PANEL:
         left, right = panels(acc)  # pyright: ignore[reportGeneralTypeIssues]
         add_parts(left, out, mask, is_later, DIM)

@@ -1,9 +1,9 @@
 """Unit rows of class centres that a step of SGD left for the next forward (`centre_step.py`).
 
-Unit rows are used only while they are those of the class centres: the same memory, and nobody has written
-to it since, by the counter that PyTorch keeps for every tensor. A forward in training says which precision
-is wanted. A captured CUDA graph repeats writes that no counter sees, so nothing is kept once a step is
-captured, and nothing kept is read by a captured forward.
+Unit rows are used only while they match the class centres: these have the same memory, and the counter
+that PyTorch keeps for every tensor says that nobody has written to it since. A forward in training sets the
+precision of the unit rows. A captured CUDA graph repeats writes that no counter sees. So once a step is
+captured no unit rows are kept, and a captured forward reads none.
 """
 
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Centres:
-    """What is known of class centres that are updated here."""
+    """The state of class centres that `step` updates."""
 
     def __init__(self) -> None:
         self.wanted = ""  # precision of the last forward in training
@@ -29,7 +29,7 @@ class Centres:
         self.written: tuple[object, ...] = ()  # `identity` after the step
 
     def forget(self) -> None:
-        """Let the unit rows go."""
+        """Drop the unit rows."""
         self.unit, self.written = None, ()
 
 
@@ -43,13 +43,13 @@ def follow(weight: Tensor) -> None:
 
 
 def forget(weight: Tensor) -> None:
-    """The class centres were written in a way that PyTorch does not count."""
+    """Drop the unit rows, after a write to the class centres that PyTorch does not count."""
     if (centres := known.get(weight)) is not None:
         centres.forget()
 
 
 def unit_rows(weight: Tensor, precision: str, training: bool) -> "UnitRows | None":
-    """Unit rows of `weight` (C, D) in `precision` that hold, or None."""
+    """Unit rows of `weight` (C, D) in `precision`, or None if there are no valid ones."""
     centres = known.get(weight) if known else None
     if centres is None or launch.is_capturing(weight.device):
         return None
@@ -62,5 +62,5 @@ def unit_rows(weight: Tensor, precision: str, training: bool) -> "UnitRows | Non
 
 def identity(weight: Tensor) -> tuple[object, ...]:
     """Changes when the class centres are written or get other memory."""
-    storage = StorageWeakRef(weight.untyped_storage())  # held: its number is not given again
+    storage = StorageWeakRef(weight.untyped_storage())  # held, so that no other tensor gets its id
     return weight._version, storage, weight.data_ptr(), weight.dtype, weight.shape, weight.stride()

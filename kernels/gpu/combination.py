@@ -2,7 +2,8 @@
 
     loss = f(e) = softplus(e) (1 - p)^gamma     e = lse - s T     dloss/dlse = f'     dloss/dc_y = -s f' T'
 
-A row that the fixed reference does not suit (log_sum_exp.py) is summed once more here, over all classes.
+If the fixed reference does not suit a row (log_sum_exp.py), its sum over all classes is computed
+again here.
 """
 
 import triton
@@ -24,9 +25,9 @@ from fusedface.kernels.gpu.tile import (
 )
 
 LOG_2 = tl.constexpr(0.6931471805599453)
-# A sum of exponentials over a fixed reference that is larger may be infinite.
+# A larger sum of exponentials relative to a fixed reference may be infinite.
 LARGEST_TOTAL = tl.constexpr(2.0**126)
-AGAIN_C = tl.constexpr(8)  # classes at a time of a row that is summed again
+AGAIN_C = tl.constexpr(8)  # classes at a time, for a row that is summed again
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_classes", "num_splits"])
@@ -48,7 +49,7 @@ def combine_kernel(
     """Add up the splits of one row; grid (B,)."""
     row = tl.program_id(0).to(tl.int64)
     line = tl.load(linear_ptr) - 1.0
-    # Outside of kernels a device function returns nothing, which is all that a type checker sees.
+    # A type checker sees device functions as they are outside of kernels, where they return nothing.
     largest, total, direction = summed_splits(  # pyright: ignore[reportGeneralTypeIssues]
         totals_ptr, weighted_ptr, row, num_rows, num_splits, DIM, WITH_DIRECTION, BLOCK_S, BLOCK_D
     )

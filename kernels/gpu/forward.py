@@ -26,7 +26,7 @@ FLAGS_BLOCK = 128  # flags of a row block that one program writes
 
 
 class Forward(NamedTuple):
-    """What the forward leaves for its caller and for the backward; float32 except for the unit rows."""
+    """The results of the forward, for its caller and for the backward; float32 except for the unit rows."""
 
     cos_y: Tensor  # (B,)
     lse: Tensor  # (B,)
@@ -122,7 +122,7 @@ class Sums:
         self._numbers, self._with_direction = numbers, with_direction
         self._rows, self._classes, self._dim = len(labels), num_classes, x.rows.shape[1]
         reference = numbers.reference(num_classes)
-        # Float16 weights of the second product have no room for a fixed reference.
+        # The second product's weights in float16 have too small a range for a fixed reference.
         fits = reference.fixed and not (with_direction and numbers.precision == "float16")
         self.reference = reference._replace(fixed=fits)
         self.constants: dict[str, Any] = {

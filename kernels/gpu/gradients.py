@@ -1,4 +1,4 @@
-"""The gradient of the class centres, and of the embeddings where the forward has not left its direction.
+"""The gradient of the class centres, and of the embeddings if the forward did not compute its direction.
 
     dw_j = sum_i g_ij x_i     dx_i = sum_j g_ij w_j
     g_ij = a_i q_ij N'_ij (j != y),  v_i (j = y)                                         docs/losses.md (4)
@@ -7,12 +7,12 @@ D <= 256 (`centre_gradient_kernel`): a program owns BLOCK_C classes and walks th
 cosines again, takes a q from the saved log-sum-exp, and adds up its rows of the gradient in registers. Then
 it projects them and stores them.
 
-Larger D: a row of partial sums does not fit in registers next to a tile of cosines, so there the gradient
-goes through the coefficients g of one chunk of classes at a time (chunk_gradients.py).
+Larger D (chunk_gradients.py): a row of partial sums does not fit in registers next to a tile of cosines. So
+the gradient is computed from stored coefficients g, one chunk of classes at a time.
 
-Unit rows, coefficients and factors are padded to whole tiles, so that no loop masks them. a and v come
-divided by their largest magnitude (reductions.py), so that neither float16 nor bfloat16 loses
-them; `unscale` restores it.
+Unit rows, coefficients and factors are padded to whole tiles, so that no loop masks them. a and v were
+divided by their largest magnitude (reductions.py), so that they fit float16 and bfloat16; `unscale` undoes
+this.
 """
 
 import triton
@@ -35,7 +35,7 @@ def coefficients(
     cos, factors_ptr, rows, num_padded, scale, square, bend, line, constant,
     MODE: tl.constexpr, SIGNED: tl.constexpr,
 ):  # fmt: skip
-    """g [BLOCK_B, BLOCK_C] as if no column were a target; 0 past the last row."""
+    """g [BLOCK_B, BLOCK_C] with every column as a negative; 0 past the last row."""
     step = tl.load(factors_ptr + rows)
     offset = tl.load(factors_ptr + num_padded + rows)  # log2 |a| - log2(e) lse
     hard = hard_step(cos, step[:, None])
@@ -50,7 +50,7 @@ def coefficients(
 
 @triton.jit
 def with_targets(g, labels_ptr, factors_ptr, rows, num_rows, num_padded, columns):
-    """`g` with v where the column is the row's target."""
+    """`g`, with v in the column of each row's target."""
     labels = tl.load(labels_ptr + rows, mask=rows < num_rows, other=-1).to(tl.int32)
     v = tl.load(factors_ptr + 2 * num_padded + rows)
     return tl.where(labels[:, None] == columns[None, :], v[:, None], g)
@@ -102,7 +102,7 @@ def centre_gradient_kernel(
         g = as_operand(g, x_ptr.dtype.element_ty, PRECISION)
         d_w = tl.dot(tl.trans(g), x, d_w, input_precision=PRECISION)
 
-    # Read w again, through another argument: held across the loop it would take the registers of d_w.
+    # Read w again, through another argument: kept across the loop it would take the registers of d_w.
     w = tl.load(w_again_ptr + w_offset + w_offsets).to(tl.float32)
     along = tl.sum(d_w * w, axis=1)
     factor = tl.load(inverse_w_ptr + columns) * tl.load(unscale_ptr)

@@ -13,20 +13,20 @@ Start = Callable[..., object]  # `start`, or `start_unspilled`
 
 
 class SpillsError(RuntimeError):
-    """A kernel as this compiler makes it keeps registers in memory."""
+    """The compiled kernel spills registers to memory."""
 
 
 class RefusedError(RuntimeError):
-    """A compiler could not make a kernel, whatever it raised."""
+    """The compiler could not make the kernel, for any reason."""
 
 
-# What a tile shape can fail with before anything has run: too much shared memory, or a compiler's no.
+# Errors of a tile shape before anything has run: too much shared memory, or it does not compile.
 REFUSALS = (OutOfResources, PTXASError, CompilationError, RefusedError)
 
-# Contraction to fused multiply-adds is asked for: Triton 3.10 no longer does it by itself.
+# Fused multiply-adds have to be asked for: Triton 3.10 no longer makes them by itself.
 DEFAULTS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 
-# Its `note`, where it has one, is called with what was started (replay.py).
+# If it has a `note`, that is called with every launch (replay.py).
 observer = threading.local()
 
 
@@ -50,7 +50,7 @@ def start_unspilled(
     """
     try:
         compiled = kernel.warmup(*args, grid=(grid,), **constants, **_options(tile))
-    except RuntimeError as error:  # a pass of the compiler that fails has no class of its own
+    except RuntimeError as error:  # the error of a failed compiler pass has no class of its own
         raise RefusedError(str(error)) from error
     if compiled is not None:  # the interpreter compiles nothing
         compiled._init_handles()

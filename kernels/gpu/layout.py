@@ -7,8 +7,8 @@ import torch
 NARROW_BYTES = 512  # of a padded unit row: two tiles of such rows and the sums fit one program
 WIDE_MULTIPLE = 128  # columns: the largest BLOCK_D of gradients.py
 SMALLEST_BLOCK = 16  # that tl.dot takes
-# Of a chunk's coefficients: that many stay in the L2 of an H100, or a share of the bytes of the unit class
-# centres, which a step holds anyway, so that many classes are no more than a dozen chunks at B = 2 D.
+# Bytes of a chunk's coefficients: as many as stay in the L2 of an H100, or a share of the bytes of the unit
+# class centres, which a step holds anyway. So even many classes are at most a dozen chunks at B = 2 D.
 CHUNK_BYTES, CHUNK_SHARE = 42 * 2**20, 6
 CHUNK_MULTIPLE = 256  # classes: the largest BLOCK_C of gradients.py
 ROW_MULTIPLE = 128  # rows of unit embeddings, flags and factors: the largest BLOCK_B
@@ -21,7 +21,7 @@ INTERPRETED_MULTIPROCESSORS = 3  # on a CPU: enough for several splits
 
 
 class Operands(NamedTuple):
-    """How a precision enters the products."""
+    """How products are computed in a precision."""
 
     dtype: torch.dtype
     dot: str  # input_precision of tl.dot
@@ -57,9 +57,9 @@ def power_of_2(n: int) -> int:
 
 
 def is_narrow(dim: int, precision: str) -> bool:
-    """Whether kernels hold whole rows of `dim` numbers, or go through them in slices.
+    """Whether kernels hold whole rows of `dim` numbers; else they read rows in slices.
 
-    Float32 as three products does not fit their registers at any D worth having (it spills at 128).
+    Float32 as three products does not fit their registers at any useful D (it spills at 128).
     """
     itemsize = OPERANDS[precision].dtype.itemsize
     return precision != "float32" and power_of_2(dim) * itemsize <= NARROW_BYTES
@@ -71,19 +71,19 @@ def has_direction(dim: int, precision: str, needs_embeddings: bool) -> bool:
 
 
 def padded_dim(dim: int, precision: str) -> int:
-    """Columns of a unit row with its padding: what the tiles of the schedule divide."""
+    """Columns of a padded unit row: a multiple of the tiles of the schedule."""
     if is_narrow(dim, precision) or dim <= WIDE_MULTIPLE:
         return max(SMALLEST_BLOCK, power_of_2(dim))
     return ceil_div(dim, WIDE_MULTIPLE) * WIDE_MULTIPLE
 
 
 def padded_rows(rows: int) -> int:
-    """Rows of what is read in whole tiles: zeros, or what leaves no trace, from `rows` on."""
+    """Number of rows with padding to whole tiles; padding holds zeros, or numbers without effect."""
     return ceil_div(rows, ROW_MULTIPLE) * ROW_MULTIPLE
 
 
 def padded_classes(classes: int) -> int:
-    """The same of class centres."""
+    """Number of class centres with padding to whole tiles."""
     return ceil_div(classes, CLASS_MULTIPLE) * CLASS_MULTIPLE
 
 
@@ -93,7 +93,7 @@ def num_flags(classes: int) -> int:
 
 
 class Reference(NamedTuple):
-    """What exponentials are taken over (log_sum_exp.py): the same for all rows, or the running maximum."""
+    """The reference of exponentials (log_sum_exp.py): the same for all rows, or the running maximum."""
 
     fixed: bool
     top: float  # the largest exponential is 2^top at most, so that a sum over all classes is finite
@@ -101,10 +101,10 @@ class Reference(NamedTuple):
 
 
 def reference(scale_log2: float, bound: float, classes: int) -> Reference:
-    """A fixed reference, where no row that has a negative with N >= 0 leaves its window.
+    """A fixed reference, if its window holds every row that has a negative with N >= 0.
 
-    Up to 2^4 for a cosine above 1 by rounding and for the slope, and terms that are lost add up to
-    less than 2^-14 of the sum, which is an eighth of bfloat16's step.
+    A factor of up to 2^4 is reserved for cosines that rounding lifts above 1 and for the slope. Terms that
+    underflow add up to less than 2^-14 of the sum, which is an eighth of bfloat16's step.
 
     Args:
         scale_log2: s log2(e).
@@ -149,7 +149,7 @@ class Parts(NamedTuple):
 
 
 def split_chunk(tiles: int, chunk: int, programs: int) -> Parts:
-    """Parts that fill a device on which `programs` run at a time, with `tiles` tiles of the result."""
+    """As many parts as fill a device that runs `programs` at a time; the result has `tiles` tiles."""
     wanted = max(1, programs // tiles)
     num = min(wanted, max(1, chunk // MIN_CLASSES_PER_PART))
     classes = ceil_div(ceil_div(chunk, num), CHUNK_MULTIPLE) * CHUNK_MULTIPLE

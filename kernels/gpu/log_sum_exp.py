@@ -2,14 +2,16 @@
 
     lse_i = log sum_{j != y} e^(s N_ij)      direction_i = sum_{j != y} q_ij N'_ij w_j    docs/losses.md (3)
 
-With the direction it is attention with keys = values = class centres (`flash_kernel`): a softmax over
-tiles of classes. The classes are split over programs, each leaving a partial sum and weighted sum, which
-combination.py adds up in a fixed order. A program owns BLOCK_B rows; neighbours share tiles of w in L2.
+With the direction this is attention with keys = values = class centres (`flash_kernel`): a softmax over
+tiles of classes. The classes are split over programs. Each leaves a partial sum and weighted sum, and
+combination.py adds these up in a fixed order. A program owns BLOCK_B rows; neighbours share tiles of w in
+L2.
 
-Exponentials are taken over a reference. Cosines are bounded, so it can be the same for all rows (FIXED,
-`layout.reference`) and nothing is scaled again. A row that it does not suit, because all of its
-negatives are far below, is summed once more when the splits are combined. Otherwise it is the running
-maximum: float16 weights p have no room for the other, and are carried as 2^SHIFT p, which cancels.
+Exponentials are taken relative to a reference. Cosines are bounded, so it can be the same for all rows
+(FIXED, `layout.reference`), and no sum is rescaled. It does not suit a row whose negatives are all far
+below it: that row is summed once more when the splits are combined. Otherwise the reference is the running
+maximum. Float16 weights p need that, because their range is too small for a fixed reference; they are
+carried as 2^SHIFT p, and the factor cancels.
 """
 
 import triton
@@ -42,7 +44,7 @@ from fusedface.kernels.gpu.tile import (
 
 @triton.jit
 def fixed_reference(scale, square, line, constant, top, MODE: tl.constexpr):
-    """A base-2 logit that 2^`top` is counted from: above N of every cosine, by 1 % for rounded rows."""
+    """The base-2 logit whose exponential is 2^`top`: above N of every cosine, by 1 % for rounded rows."""
     bound = scale
     if MODE != PLAIN:
         bound = tl.maximum(square + tl.abs(line + 1.0) * scale + constant, scale)
@@ -124,7 +126,7 @@ def flash_kernel(
             lift = lifts(cos, hard, bend, line, MODE)
             least = tl.maximum(least, lane_maxima(most * hard - lift))
             p = p * lift + p
-            sum_lift += lane_sums(lift)  # here rather than above, where it would spill
+            sum_lift += lane_sums(lift)  # here, because further up it would spill
         p = as_operand(p, w_ptr.dtype.element_ty, PRECISION)
         weighted = tl.dot(p, w, weighted, input_precision=PRECISION)
 
@@ -202,7 +204,7 @@ def taken_in(
     cos, step, line, reference, totals, scale, square, bend, constant,
     MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr,
 ):  # fmt: skip
-    """The six totals of rows with a tile of their cosines, panel by panel."""
+    """Add a tile of cosines to the six totals of its rows, panel by panel."""
     if cos.shape[1] > PANEL:
         left, right = panels(cos)  # pyright: ignore[reportGeneralTypeIssues]
         totals = taken_in(
@@ -223,7 +225,7 @@ def panel_taken_in(
     cos, step, line, reference, largest, total, max_cos, num_hard, least, sum_lift,
     scale, square, bend, constant, MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr,
 ):  # fmt: skip
-    """`taken_in` of one panel."""
+    """`taken_in` for one panel."""
     hard = hard_step(cos, step[:, None])
     max_cos = tl.maximum(max_cos, lane_maxima(cos))
     num_hard += lane_sums(hard)

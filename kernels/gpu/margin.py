@@ -3,8 +3,8 @@
 The formulae are those of kernels/margins, which are the specification; the derivatives are docs/losses.md
 (6) to (8). A comparison with NaN is false, and every branch here is chosen so that a NaN stays one.
 
-Angles lie in [0, pi], where polynomials give them and their cosines to a few units of the last place on
-every device alike: the general functions carry a path for huge arguments that needs memory of its own.
+Angles lie in [0, pi]. There polynomials give them and their cosines to a few units of the last place, the
+same on every device. The general functions also have a path for huge arguments, which needs memory.
 """
 
 import math
@@ -139,7 +139,7 @@ def row_values(known_ptr, values_ptr, start, num_rows, AVERAGE: tl.constexpr, BL
 
 @triton.jit
 def folded(average, value, momentum, num_valid):
-    """`margins.base.fold_in`: the average as it was if no row is valid or the value is not finite."""
+    """See `margins.base.fold_in`: the average stays if no row is valid or the value is not finite."""
     usable = (num_valid > 0.0) & (tl.abs(value) < INFINITE)
     return average + tl.where(usable, momentum * (value - average), 0.0)
 
@@ -213,7 +213,7 @@ def angle(cos, sin):
 
 @triton.jit
 def cos_of(theta):
-    """Cosine of an angle in [0, pi]: the sine of what it lies from pi / 2, as its series to y^13."""
+    """Cosine of an angle in [0, pi]: the sine of y = pi / 2 - angle, by its series to y^13."""
     y = HALF_PI - theta
     z = y * y
     tail = ((1.6059043837e-10 * z - 2.5052108385e-8) * z + 2.7557319224e-6) * z - 1.9841269841e-4
@@ -223,5 +223,5 @@ def cos_of(theta):
 
 @triton.jit
 def sin_of(theta):
-    """Sine of an angle in [0, pi]: the same of its nearer end."""
+    """Sine of an angle in [0, pi], by the same series from the nearer end."""
     return cos_of(tl.where(theta > HALF_PI, theta - HALF_PI, HALF_PI - theta))

@@ -19,7 +19,7 @@ from fusedface.kernels.interface.whole import Call
 
 
 class Kept(NamedTuple):
-    """What the backward needs of the forward; float32 by default."""
+    """The tensors that the forward keeps for the backward; float32 by default."""
 
     numbers: Tensor  # (4,), as in slots.py: among them the state that was used
     known: Tensor  # (B,) int64: a class, or -1
@@ -33,7 +33,7 @@ class Kept(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What the forward returns, and after it all of `Kept`; float32 by default."""
+    """The results of the forward, followed by all of `Kept`; float32 by default."""
 
     loss: Tensor  # 0-d
     per_sample: Tensor  # (B,)
@@ -49,7 +49,7 @@ NUM_RESULTS, NUM_KEPT = len(Results._fields), len(Kept._fields)
 
 
 def numbers_of(call: Call) -> Numbers:
-    """What the pass over the classes takes of a call."""
+    """The numbers of a call that the pass over the classes takes."""
     return Numbers(
         call.scale, call.square, call.constant, call.precision, call.reweights, call.linear_bound
     )
@@ -161,7 +161,7 @@ def _autograd(embeddings: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor,
 def implement(
     forward: Callable[..., tuple[Tensor, ...]], backward: Callable[..., tuple[Tensor, Tensor]]
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """Give the operators their work; returns `fusedface::margin_loss`."""
+    """Register the implementations of the operators; returns `fusedface::margin_loss`."""
     for name, run, fake in (
         ("margin_loss", forward, _fake_forward),
         ("margin_loss_backward", backward, _fake_backward),

@@ -31,7 +31,7 @@ def cosine_lse(
     """
     check_operands(embeddings, weight)
     hard = spec.hard
-    # A 0-d tensor whichever it is, so that the kernels have one signature and t stays on the device.
+    # Always a 0-d tensor, so that the kernels have one signature and t stays on the device.
     if isinstance(hard.linear, Tensor):
         linear = hard.linear.detach().float()
         reweights, linear_bound = True, 1.0

@@ -1,6 +1,7 @@
-"""What one program does for the whole batch: the reduced loss, statistics, factors of the backward.
+"""Kernels of one program for the whole batch: the reduced loss, statistics, factors of the backward.
 
-Sums have one order. a and v are divided by their largest magnitude, so that no operand dtype loses them.
+Sums have a fixed order. a and v are divided by their largest magnitude, so that they fit every
+operand dtype.
 """
 
 import triton
@@ -118,10 +119,10 @@ def row_factors_kernel(
     num_rows, num_padded, scale, boost,
     BLOCK_B: tl.constexpr,
 ):  # fmt: skip
-    """What the backward multiplies a row by; grid (1,), padded B is a multiple of BLOCK_B.
+    """The factors of a row in the backward; grid (1,), padded B is a multiple of BLOCK_B.
 
-    `hard_step`'s number, log2 |a| - log2(e) lse, v and a; a and v are `boost` times themselves over
-    their largest magnitude. Past the last row nothing is hard and a and v are 0.
+    In order: the threshold for `hard_step`, log2 |a| - log2(e) lse, v and a. a and v are divided by their
+    largest magnitude and multiplied by `boost`. Past the last row nothing is hard, and a and v are 0.
     """
     largest = tl.zeros((BLOCK_B,), dtype=tl.float32)
     for start in range(0, num_rows, BLOCK_B):

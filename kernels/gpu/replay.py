@@ -1,9 +1,9 @@
-"""A call's launches, repeated with new tensors: what the host worked out once holds for the next call.
+"""Repeat the launches of a call with new tensors, so that the host prepares them only once.
 
-A training step does the same again and again. What it allocates and which compiled kernel gets which of
-its tensors and numbers depends on shapes, strides, dtypes and constants: the signature of a call. The
-first call with a signature goes the ordinary way and is watched; later ones allocate and start, which
-is a fraction of the work in Python. Whatever else a call does makes it one that is not repeated.
+A training step does the same again and again. Its allocations, and which compiled kernel gets which of
+its tensors and numbers, depend only on shapes, strides, dtypes and constants: the signature of a call. The
+first call with a signature runs as usual and is recorded. Later calls only allocate and launch, which is a
+fraction of the work in Python. A call that does anything else is never repeated.
 """
 
 import operator
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusedface.kernels.gpu import choice, launch
 
-MOST_SIGNATURES = 1024  # that are kept
+MOST_SIGNATURES = 1024  # recordings that are kept
 ALLOCATIONS = ("empty", "empty_like", "new_empty")
 VIEWS = ("select", "slice", "unsqueeze", "view", "alias", "detach")
 
@@ -25,12 +25,12 @@ VIEWS = ("select", "slice", "unsqueeze", "view", "alias", "detach")
 def run(
     signature: Hashable, compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
 ) -> tuple[Tensor, ...]:
-    """`compute(*inputs)`, or the same launches again.
+    """`compute(*inputs)`, or its recorded launches on new inputs.
 
     Args:
-        signature: all that decides what `compute` allocates and starts, its device among it.
+        signature: all that decides what `compute` allocates and starts, including the device.
         compute: starts kernels with `launch.start` on the inputs and on memory that it allocates.
-        inputs: their memory is aligned to 16 bytes unless the signature tells.
+        inputs: with memory aligned to 16 bytes, unless the signature says otherwise.
     """
     if choice.watch is not None:
         return compute(*inputs)
@@ -44,13 +44,13 @@ def run(
     decided = len(choice.taken)
     with _Recording(inputs) as recording:
         results = compute(*inputs)
-    if len(choice.taken) == decided:  # else tile shapes that were refused have left allocations
+    if len(choice.taken) == decided:  # else there are allocations of refused tile shapes
         choice.replays[signature] = recording.replay(results)
     return results
 
 
 class _Launch(NamedTuple):
-    """One launch: what starts the compiled kernel, and what it gets; `pick` takes its tensors."""
+    """One launch: the compiled kernel's start function and its arguments; `pick` selects the tensors."""
 
     start: Callable[..., None]
     pick: Callable[[list[Tensor]], tuple[Tensor, ...]]
@@ -81,7 +81,7 @@ class _Replay:
 
 
 class _Recording(TorchDispatchMode):
-    """Watches what a call allocates and starts."""
+    """Records what a call allocates and starts."""
 
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class _Recording(TorchDispatchMode):
         super().__exit__(*raised)
 
     def replay(self, results: tuple[Tensor, ...]) -> _Replay | None:
-        """What repeats the call; None if it did more than allocate and start."""
+        """A function that repeats the call; None if it did more than allocate and start."""
         if not self._is_plain or not self._noted:
             return None
         try:
@@ -132,7 +132,7 @@ class _Recording(TorchDispatchMode):
         return _Launch(compiled[(grid, 1, 1)], pick, numbers + constants)
 
     def _place(self, tensor: Tensor, whole: bool = False) -> int:
-        """The place of what has the memory of a tensor, which a kernel sees alike; `whole`: all of it."""
+        """The place of a known tensor with the memory of this one; `whole`: with the same shape, too."""
         for place, candidate in enumerate(self._tensors):
             if candidate is tensor or (
                 candidate.dtype == tensor.dtype

@@ -147,8 +147,9 @@ def embedding_gradient_kernel(
 ):  # fmt: skip
     """Add up one row, project it and divide by the length; grid (B,).
 
-    A direction still lacks its factor a and the target's share v w_y. Other parts hold both, but the share,
-    which is often the largest, with rounded operands: it is exchanged for that in float32.
+    A direction still lacks its factor a and the target's share v w_y. Other parts hold both, but
+    their share,
+    often the largest term, was computed with rounded operands: it is replaced by the share in float32.
     """
     row = tl.program_id(0).to(tl.int64)
     offs_d = tl.arange(0, BLOCK_D)

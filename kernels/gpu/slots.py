@@ -1,7 +1,7 @@
-"""Where the numbers of the rows lie that the kernels of a whole loss hand on.
+"""Indices of the numbers that the kernels of a whole loss pass on to each other.
 
-`saved`, which the backward needs, and `scratch` have the rows that are named here, of padded B numbers;
-`numbers` is of the batch.
+`saved`, which the backward needs, and `scratch` are tensors with the rows named here, padded B numbers
+each. `numbers` has numbers of the whole batch.
 """
 
 import triton.language as tl

@@ -1,11 +1,11 @@
-"""Device helpers: a tile of cosines, what N makes of them, rounding to operands.
+"""Device helpers: a tile of cosines, N of these, rounding to operands.
 
 Legend: x (B, D), w (C, D) unit rows in the operand dtype, `cos` [BLOCK_B, BLOCK_C], `hard` 1 where
 a negative is hard and 0 elsewhere. Logits are kept in base 2, log2(e) s N, because exp2 is one hardware
 instruction.
 
-What is done to every logit is written for the pipe that has room for it: a comparison and a selection take
-the slow one, a fused multiply-add that saturates does not.
+Work on every logit avoids the slower arithmetic pipe: a comparison and a selection would take it, a
+saturating fused multiply-add does not.
 """
 
 import triton
@@ -20,7 +20,7 @@ PLAIN, LINEAR, QUADRATIC, FULL = (
     tl.constexpr(3),
 )
 
-# The cosine of a column that is no negative: never hard, never largest, its exponential is
+# The cosine of a column that is not a negative: never hard, never largest, its exponential is
 # 0. Finite, as its square is, so that a tile without any negative gives 0 and not inf - inf.
 ABSENT = tl.constexpr(-1e15)
 NO_LARGEST = tl.constexpr(-1e12)  # above ABSENT, below every cosine
@@ -28,7 +28,7 @@ INFINITE = tl.constexpr(float("inf"))
 STEEP = tl.constexpr(2.0**100)  # times a difference of two float32 cosines: at least 1, or 0
 LOG2_E = tl.constexpr(1.4426950408889634)
 PANEL = tl.constexpr(64)  # columns of a tile of cosines that are worked on at a time
-FLAG_ROWS, FLAG_CLASSES = tl.constexpr(64), tl.constexpr(64)  # what one flag speaks for
+FLAG_ROWS, FLAG_CLASSES = tl.constexpr(64), tl.constexpr(64)  # the tile that one flag covers
 
 
 @triton.jit
@@ -85,7 +85,7 @@ def sliced_cosines(
 
 @triton.jit
 def threshold_step(threshold):
-    """What `hard_step` takes for a threshold; +inf makes nothing hard."""
+    """The argument of `hard_step` for a threshold; with +inf nothing is hard."""
     return threshold * -STEEP
 
 
@@ -123,7 +123,7 @@ def lifts(cos, hard, bend, line, MODE: tl.constexpr):
 
 @triton.jit
 def as_operand(values, dtype: tl.constexpr, PRECISION: tl.constexpr):
-    """Float32 values rounded to what a product takes."""
+    """Float32 values rounded to the operand dtype of a product."""
     if dtype == tl.float32:
         rounded = values
         if PRECISION == "tf32":
@@ -169,7 +169,7 @@ def panels(tile):
 
 @triton.jit
 def most_lift(bend, line):
-    """Above the magnitude of N'(cos) - 1 at any cosine."""
+    """An upper bound of |N'(cos) - 1| over all cosines."""
     return bend + tl.abs(line) + 1.0
 
 

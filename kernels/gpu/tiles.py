@@ -2,7 +2,7 @@
 
 Each was compiled for every architecture, precision and kind of N it is listed for, without a spilled
 register and within the shared memory (tests/kernels/gpu/test_aot.py prints the table). The order is
-reasoned (docs/performance.md), not yet measured; `tuning.tune` measures.
+derived (docs/performance.md), not yet measured; `tuning.tune` measures.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import triton
 
 @dataclass(frozen=True)
 class Tile:
-    """Tile shape and launch parameters of one kernel; a block of 0 is one the kernel has not."""
+    """Tile shape and launch parameters of one kernel; 0 for blocks that the kernel does not have."""
 
     block_b: int = 0
     block_c: int = 0
@@ -22,7 +22,7 @@ class Tile:
     block_k: int = 0
     num_warps: int = 4
     num_stages: int = 2
-    max_registers: int = 0  # of a thread, held by the compiler; 0: its own choice
+    max_registers: int = 0  # limit per thread, for the compiler; 0: its own choice
     programs: int = 1  # a multiprocessor has room for: test_aot.py holds the compiled kernel to it
 
     def blocks(self) -> dict[str, int]:
@@ -31,7 +31,7 @@ class Tile:
         return {f"BLOCK_{name}": size for name, size in sizes.items() if size}
 
     def options(self) -> dict[str, int]:
-        """All that a kernel is started with."""
+        """All launch options of a kernel."""
         warps = {"num_warps": self.num_warps, "num_stages": self.num_stages}
         if self.max_registers and not torch.version.hip:
             warps["maxnreg"] = self.max_registers
@@ -182,8 +182,8 @@ def shipped(
 ) -> tuple[Tile, ...]:
     """Tile shapes of `kernel` for rows of `dim` padded columns of `itemsize` bytes, best first.
 
-    Those whose operands already exceed the shared memory are left out; what does not fit for another
-    reason is found when it is started (`choice.first_that_runs`).
+    Tile shapes whose operands exceed the shared memory are left out. Those that do not fit for another
+    reason are found when they are started (`choice.first_that_runs`).
     """
     shapes = _table(kernel, dim, precision, itemsize)[limits.architecture]
     if (kernel, limits.architecture) == ("centres", "sm_90") and triton.__version__ in WAITING:

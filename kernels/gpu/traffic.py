@@ -1,8 +1,8 @@
-"""Flops and bytes of one step, kernel by kernel; held against the recorded launches in the tests.
+"""Flops and bytes of one step, kernel by kernel; tests compare them with the recorded launches.
 
-Flops are those of the matrix products. Bytes count every operand once, read or written: what reaches
-the memory if what neighbouring programs share stays in the cache. Coefficients are counted apart
-(`scratch`): a chunk of `layout.CHUNK_BYTES` stays in the cache. Kernels on only B rows are left out.
+Flops are those of the matrix products. Bytes count every operand once, read or written. This is the
+traffic of the memory if data that neighbouring programs share stays in the cache. Coefficients are counted
+apart (`scratch`): a chunk of `layout.CHUNK_BYTES` stays in the cache. Kernels on only B rows are left out.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class Pass(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """B, C, D, the precision of the products and the bytes of a number of weight and its gradient."""
+    """B, C, D, the precision of the products, and bytes per number of the weight and its gradient."""
 
     rows: int
     classes: int
@@ -35,7 +35,7 @@ class Problem(NamedTuple):
 
     @property
     def is_narrow(self) -> bool:
-        """Which of the two schedules runs."""
+        """Whether the narrow one of the two schedules runs."""
         return layout.is_narrow(self.dim, self.precision)
 
     @property
@@ -131,7 +131,7 @@ def backward(problem: Problem, num_parts: int = 0, num_blocks: int = 0) -> list[
 
 
 def from_l2(problem: Problem, tiles: dict[str, Tile], num_splits: int) -> dict[str, int]:
-    """Bytes that programs read of operands and write of coefficients, by kernel: what crosses from L2.
+    """Traffic with L2 in bytes, by kernel: operands that programs read and coefficients that they write.
 
     A program reads the operands of each of its tiles again, so this falls as tiles grow. Numbers of a row
     and of a class are left out.
@@ -168,5 +168,5 @@ def from_l2(problem: Problem, tiles: dict[str, Tile], num_splits: int) -> dict[s
 
 
 def floor_ms(passes: list[Pass], flops_per_second: float, bytes_per_second: float) -> float:
-    """No step is faster: each pass takes the longer of its products and its bytes, in milliseconds."""
+    """A lower bound of a step in milliseconds: each pass takes the longer of its products and its bytes."""
     return 1e3 * sum(max(p.flops / flops_per_second, p.bytes / bytes_per_second) for p in passes)

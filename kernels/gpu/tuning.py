@@ -18,7 +18,7 @@ from fusedface.kernels.interface.negatives import Reweighting
 from fusedface.kernels.interface.primitive import Spec
 
 REPEATS = 20
-FLUSH_BYTES = 2**28  # more than any last-level cache holds; a training step finds it cold too
+FLUSH_BYTES = 2**28  # more than any last-level cache holds: a training step finds it cold, too
 
 Measure = Callable[[Callable[[], object], torch.device], float]
 
@@ -59,7 +59,7 @@ def tune(
     """Time every shipped tile shape of every kernel of one step, and keep the fastest for later steps.
 
     Args:
-        num_rows: B; the result holds for the power of two around it.
+        num_rows: B; the result holds for all B with the same next power of two.
         num_classes: C; likewise.
         dim: D.
         precision: one of `primitive.PRECISIONS`.

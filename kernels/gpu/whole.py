@@ -171,7 +171,9 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients in the embeddings (B, D) and the class centres (C, D), empty where not needed.
 
-    `d_loss` is 0-d and `d_losses` (B,): of the reduced loss and those of the samples, None for zero.
+    `d_loss` (0-d) and `d_losses` (B,) are the gradients in the reduced loss and in the samples'
+    losses; None
+    is zero.
     """
     given = tuple(gradient for gradient in (d_loss, d_losses) if gradient is not None)
 
@@ -227,7 +229,7 @@ def _backward(
 
 
 def _signature(tensor: Tensor) -> tuple[object, ...]:
-    """What compiled code depends on; memory of our own is always aligned."""
+    """All that compiled code depends on; memory allocated here is always aligned."""
     return tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr() % 16
 
 

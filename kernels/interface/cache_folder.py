@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """$FUSEDFACE_CACHE, else $XDG_CACHE_HOME/fusedface, else ~/.cache/fusedface; it may not be there."""
+    """$FUSEDFACE_CACHE, else $XDG_CACHE_HOME/fusedface, else ~/.cache/fusedface; it may not exist yet."""
     if folder := os.environ.get("FUSEDFACE_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusedface"

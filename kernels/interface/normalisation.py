@@ -1,7 +1,7 @@
 """Unit rows and the gradient through them.
 
-A row whose length has no square in float32 (above 1.8e19) becomes NaN, as one that holds NaN does: with
-0 for its inverse it would pass for a row without direction.
+A row whose squared length overflows float32 (length above 1.8e19) becomes NaN, like a row that holds NaN.
+With an inverse length of 0 it would look like a row without direction.
 """
 
 import torch
@@ -15,12 +15,12 @@ MIN_NORM_FLOAT16 = 2.0**-14
 
 
 def min_norm(dtype: torch.dtype) -> float:
-    """The length up to which a row that came in `dtype` has no direction."""
+    """The length up to which a row given in `dtype` has no direction."""
     return MIN_NORM_FLOAT16 if dtype == torch.float16 else MIN_NORM
 
 
 def inverse_norms(rows: Tensor, shortest: float) -> tuple[Tensor, Tensor]:
-    """Lengths (N,) of `rows` (N, D) and their inverses (N,): 0 up to `shortest`, NaN past the squares."""
+    """Lengths (N,) of `rows` (N, D), and inverses (N,): 0 up to `shortest`, NaN if the square overflows."""
     norms = torch.linalg.vector_norm(rows, dim=1)
     inverse = norms.clamp_min(shortest).reciprocal() * (norms > shortest)
     return norms, inverse.masked_fill_(norms == torch.inf, torch.nan)

@@ -20,7 +20,7 @@ from fusedface.kernels.interface.whole import Whole
 
 @dataclass(frozen=True)
 class Spec:
-    """What is neither embeddings nor labels: the scale, N of a hard negative, operand precision."""
+    """The settings of the primitive: the scale, N of a hard negative, operand precision."""
 
     scale: float
     hard: Reweighting
@@ -49,7 +49,7 @@ class Primitive(Protocol):
 
 
 class TargetCosine(Protocol):
-    """embeddings (B, D), weight (C, D), labels (B,) with -1 for none -> target_cosine's two."""
+    """embeddings (B, D), weight (C, D), labels (B,) with -1 for none -> see `target_cosine`."""
 
     def __call__(self, embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Without gradient: margins take their thresholds and state from it, before the log-sum-exp."""
@@ -57,7 +57,7 @@ class TargetCosine(Protocol):
 
 
 class Backend(NamedTuple):
-    """What a margin loss needs of an implementation."""
+    """The functions that a margin loss needs from a backend."""
 
     cosine_lse: Primitive
     target_cosine: TargetCosine

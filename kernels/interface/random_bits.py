@@ -16,7 +16,7 @@ def random_bits(seed: Tensor, numbers: Tensor) -> Tensor:
 
 
 def mix(x: Tensor) -> Tensor:
-    """What makes a counter random: every bit of the result depends on every bit of x, int64."""
+    """Scramble x, int64: every bit of the result depends on every bit of x."""
     x = (x ^ shift(x, 30)) * _MIX_1
     x = (x ^ shift(x, 27)) * _MIX_2
     return x ^ shift(x, 31)

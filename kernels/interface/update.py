@@ -1,6 +1,6 @@
-"""A step of SGD that a backward makes itself, on the class centres of one chunk after the other.
+"""A step of SGD that a backward makes itself, on the class centres of one chunk after another.
 
-Neither a gradient of size C x D nor a pass over all class centres afterwards is needed then.
+It needs no gradient of size C x D, and no pass over all class centres afterwards.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from torch import Tensor
 class CentreUpdate:
     """SGD as torch.optim.SGD has it, without dampening; all tensors are on the device of the class centres.
 
-    Class centres and momentum are float32 or float64, or bfloat16, to which they are rounded by chance: up
-    or down with the probability that makes the expectation right.
+    Class centres and momentum are float32, float64 or bfloat16. Rounding to bfloat16 is stochastic: up or
+    down, with probabilities that keep the expectation exact.
     """
 
     momentum_buffer: Tensor | None

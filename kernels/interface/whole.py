@@ -1,4 +1,4 @@
-"""A whole margin loss, for backends that have the work on the B numbers of a batch in their kernels too."""
+"""A whole margin loss, for backends whose kernels also do the work on the B numbers of a batch."""
 
 from typing import NamedTuple, Protocol
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Call(NamedTuple):
-    """All that is no tensor: T and the state's average as `margins.form.Form` has them, options, N."""
+    """The arguments that are not tensors: T and the average as in `margins.form.Form`, options, N."""
 
     target: int
     n0: float
@@ -45,7 +45,7 @@ class WholeLoss(NamedTuple):
 
 
 class Whole(Protocol):
-    """embeddings (B, D), weight (C, D), labels (B,) as they came, the margin's state, the rest."""
+    """embeddings (B, D), weight (C, D), labels (B,) as the user gave them, the margin's state, the rest."""
 
     def __call__(
         self, embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], call: Call

@@ -5,10 +5,10 @@
     N(c) = square c^2 + linear c + constant      where c >  threshold_i         a hard negative
 
 c_j is the cosine between an embedding and class centre j, c_y the one of its own class (the target
-cosine), s the scale. The two sides differ in what they cost. T, the threshold and the penalty are B
-numbers, so a margin computes them as it likes, in plain PyTorch, from all that is known of the batch.
-The negatives are B C numbers, which exist only inside the kernels: there a margin has three numbers and
-no code, and a new margin touches no kernel. What does not fit is listed in docs/losses.md.
+cosine), s the scale. T, the threshold and the penalty are B numbers, so a margin computes them in plain
+PyTorch, as it likes, from all that is known of the batch. The negatives are B C numbers, which exist only
+inside the kernels. There a margin is three numbers and no code, so a new margin changes no kernel.
+docs/losses.md lists the losses that do not fit.
 """
 
 import math
@@ -76,9 +76,10 @@ class Margin:
         """Fold one batch into `state`, 0-d tensors by the names of `initial_state`, in place."""
 
     def state_at(self, target_cosine: float) -> dict[str, float]:
-        """The part of the state that follows the target cosines, once they have long had this mean.
+        """The state, by name, to which a constant mean target cosine leads in the long run.
 
-        A network that begins with weights is ahead of `initial_state`; what is not named is as there.
+        For a network that starts from trained weights, whose state has left `initial_state` behind. A
+        number left out here has its value from `initial_state`.
         """
         del target_cosine
         return {}
@@ -100,7 +101,7 @@ class Margin:
         return None
 
     def form(self) -> Form | None:
-        """T and the state's average in numbers, where kernels know the kind; not inherited (`form_of`)."""
+        """T and the state's average as numbers, if kernels know the kind; not inherited (`form_of`)."""
         return None
 
     def with_class_counts(self, counts: tuple[int, ...]) -> "Margin":
@@ -114,16 +115,16 @@ class Margin:
     def collapse_loss(
         self, num_classes: int, cosine: float = 0.0, state: Mapping[str, float] | None = None
     ) -> float:
-        """The loss of a network that has collapsed: every cosine is the same, so none tells people apart.
+        """The loss of a collapsed network: all cosines are the same, so none separates people.
 
         At cosine 0: s sin m + ln C for ArcFace, s (t - 1) more for MV-Arc-Softmax (docs/losses.md (9)).
         The mean over the classes, without the penalty.
 
         Args:
             num_classes: C.
-            cosine: that all embeddings have with all class centres.
-            state: of the margin, by the names of `initial_state`; None: as it starts. Embeddings are
-                taken as of length 1.
+            cosine: the common cosine of all embeddings with all class centres.
+            state: of the margin, by the names of `initial_state`; None: its initial one. Embeddings have
+                length 1.
         """
         common = self._common(num_classes, cosine, state)
         with torch.no_grad():
@@ -145,7 +146,7 @@ class Margin:
         CurricularFace (whose t starts at 0), 0 for NormFace and CosFace. The mean over the classes.
 
         Args:
-            cosine: that all embeddings have with all class centres.
+            cosine: the common cosine of all embeddings with all class centres.
             state: as in `collapse_loss`.
             num_classes: C, where the margin differs between classes.
             target_gradient: of the head; "straight_through" has T' = 1.
@@ -185,7 +186,7 @@ class _Common(NamedTuple):
 
 
 def form_of(margin: Margin) -> Form | None:
-    """The form that the margin's own class gives: a class below it may have changed T."""
+    """The form that the margin's own class defines; none is inherited, as a subclass may have changed T."""
     return margin.form() if "form" in vars(type(margin)) else None
 
 

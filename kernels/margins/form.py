@@ -1,14 +1,14 @@
-"""A margin in numbers, for kernels that have the work on the B numbers of a batch in themselves.
+"""A margin as numbers, for kernels that also do the work on the B numbers of a batch.
 
-Kernels know few kinds of T (gpu/margin.py) and two averages. A margin of such a kind says so in `form`;
-one that does not is computed by its own `target`, which is the specification either way.
+Kernels know a few kinds of T (gpu/margin.py) and two averages. A margin of such a kind returns it from
+`form`. Every other margin is computed by its own `target`, which is the specification in both cases.
 """
 
 import math
 from enum import IntEnum
 from typing import NamedTuple
 
-# Bounds that T has wherever it is computed. That of the sine is explained in angular.py.
+# Bounds of T, the same for every implementation. angular.py explains that of the sine.
 MIN_SINE = 1e-6
 # AdaFace's, of the published implementation: lengths outside are clipped before the statistics; added to
 # the deviation, and what keeps theta + margin inside (0, pi), where its cosine falls with the angle.

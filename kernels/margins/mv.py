@@ -38,7 +38,7 @@ class MVAM(_MisclassifiedVector, CosFace):
     """
 
     name: ClassVar[str] = "mvam"
-    form = CosFace.form  # which a class has to say of itself: T is the same
+    form = CosFace.form  # T is the same, but a form is not inherited
 
 
 @dataclass(frozen=True, kw_only=True)
