@@ -1,4 +1,4 @@
-"""Read a file of torch.save or safetensors without running any of it."""
+"""Read a file of torch.save or safetensors without running code from it."""
 
 import json
 import pickle
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-FORMAT, VERSION = "fusedface-checkpoint", 1  # entries of a checkpoint of this project
+FORMAT, VERSION = "fusedface-checkpoint", 1  # the entries of this project's checkpoints
 ZIP_MAGIC = b"PK"
 METADATA = "fusedface"  # entry of a safetensors file's metadata: JSON of all but the tensors
 
@@ -21,13 +21,13 @@ def read_archive(path: str | Path) -> dict[Any, Any]:
         path: a file of `torch.save`, or ending in .safetensors.
 
     Returns:
-        Its tensors and plain values; of a safetensors file that this project wrote, what its metadata
-        says, with the tensors as "model".
+        Its tensors and plain values. For a safetensors file that this project wrote: the content of its
+        metadata, and the tensors as "model".
 
     Raises:
-        ValueError: there is no such file; it is truncated or its checksums do not hold; it is no such
-            file; it holds Python objects, which would run code if they were read; or its content is
-            not a dictionary.
+        ValueError: the file does not exist, is truncated, fails its checksums or has another format;
+            it holds Python objects, which would run code if they were read; or its content is not a
+            dictionary.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,7 +47,8 @@ def _read_torch_archive(path: Path) -> object:
     try:
         damage = _find_damage(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch asks for bug reports about files that are none
+            # torch asks for bug reports if a file is not a checkpoint
+            warnings.simplefilter("ignore")
             content = None if damage else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         # Raised for foreign objects and for random bytes alike; torch's own message says how to
@@ -64,14 +65,14 @@ def _read_torch_archive(path: Path) -> object:
 
 
 def _find_damage(path: Path) -> str | None:
-    """What is wrong with a zip file, which torch.load may not notice; None if it is whole or no zip."""
+    """Damage of a zip file, which torch.load may not notice; None if it is whole or not a zip file."""
     with path.open("rb") as file:
         if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
             return None  # the format before torch 1.6
     if not zipfile.is_zipfile(path):
         return "it is truncated"
     with zipfile.ZipFile(path) as archive:
-        # torch.save compresses nothing; a member that is compressed may unpack to any size.
+        # torch.save does not compress. A compressed member could unpack to any size.
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
             return "it is compressed, as no file of torch.save is"
         member = archive.testzip()

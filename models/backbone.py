@@ -10,23 +10,23 @@ from torch import Tensor, nn
 from fusedface.models.preprocessing import Preprocessing
 
 TOTAL_STRIDE = 16  # a backbone here halves its input four times, if it does not say otherwise
-# What a recipe or a checkpoint may ask for; every option is part of a file from somewhere.
+# Limits of the options, which come from files that may be hostile.
 MAX_WIDTH, MAX_SIDE, MAX_EMBEDDING_DIM = 4.0, 1024, 4096
 
 
 class Backbone(nn.Module, ABC):
-    """Images (B, 3, H, W) to embeddings (B, D), not normalised: `embedding` after `features`.
+    """Maps images (B, 3, H, W) to embeddings (B, D), not normalised: `embedding` after `features`.
 
     Attributes:
         embedding: all layers after the last spatial one; the recipes decay them more.
         config: `create(**config)` builds the same architecture again.
-        preprocessing: what images need before they come here.
+        preprocessing: how images become the input of this backbone.
 
     Args:
         embedding_dim: D >= 1.
         input_size: (H, W), multiples of 16.
         width: multiplies the channel counts, 0 < width <= 4.
-        options: what else the subclass was built with, for `config`.
+        options: further arguments of the subclass, for `config`.
 
     Raises:
         ValueError: a size is outside its range.
@@ -70,7 +70,7 @@ class Backbone(nn.Module, ABC):
             images: (B, 3, H, W) float, normalised as `preprocessing` says, any memory format.
 
         Returns:
-            (B, D), float32 also under autocast: the head's cosines need it. float64 stays.
+            (B, D), float32 also under autocast, because the head's cosines need it; float64 for float64.
 
         Raises:
             ValueError: the images do not have the backbone's input size.

@@ -21,7 +21,7 @@ def conv_bn(
     groups: int = 1,
     activation: Activation | None = None,
 ) -> nn.Sequential:
-    """Convolution without bias, BN and, unless it is a linear layer, a per-channel activation.
+    """Convolution without bias, BN and, if the layer is not linear, an activation.
 
     Returns:
         A Sequential with the entries `conv`, `bn` and, with an activation, `act`.
@@ -38,7 +38,7 @@ def conv_bn(
 
 
 def gdconv(channels: int, grid: tuple[int, int]) -> nn.Sequential:
-    """Global depthwise convolution: one linear filter a channel over the whole grid, (B, C, 1, 1)."""
+    """Global depthwise convolution: one linear filter per channel over the whole grid, to (B, C, 1, 1)."""
     return conv_bn(channels, channels, grid, groups=channels)
 
 
@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
     The input is added to the output where both have the same shape.
 
     Args:
-        in_channels, hidden_channels, out_channels: of the input, between, of the output.
+        in_channels, hidden_channels, out_channels: of the input, inside the block, of the output.
         stride: of the depthwise convolution.
         activation: after the first two convolutions.
     """

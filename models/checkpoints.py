@@ -1,7 +1,7 @@
 """Read checkpoints: this project's, bare state_dicts of its backbones, and public layouts.
 
-Files are read with `weights_only=True`: one that holds more than tensors and plain values is
-refused, and none of it runs. A checkpoint either fits the backbone completely or changes nothing.
+Files are read with `weights_only=True`: a file that holds more than tensors and plain values is
+refused, and none of its code runs. A checkpoint either fits the backbone completely or changes nothing.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ MAX_LISTED = 8  # names of each kind in an error message
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """What a file was.
+    """What `load_checkpoint` found in a file.
 
     Attributes:
         layout: "fusedface", "state_dict", or the name of a public layout.
         preprocessing: what the backbone now expects of its images.
-        step: the training step it was saved at, where the file says so.
+        step: the training step at which it was saved; None if the file does not say.
     """
 
     layout: str
@@ -38,7 +38,7 @@ class LoadedCheckpoint:
 
 @dataclass(frozen=True)
 class Contents:
-    """A file's tensors under its own names, and what it says of itself."""
+    """A file's tensors under its own names, and what it says about itself."""
 
     layout: str
     tensors: dict[str, Tensor]
@@ -49,7 +49,7 @@ class Contents:
 
 
 def load_checkpoint(model: Backbone, path: str | Path) -> LoadedCheckpoint:
-    """Fill a backbone from a file, and set its `preprocessing` where the file's layout knows it.
+    """Fill a backbone from a file, and set its `preprocessing` if the file's layout defines it.
 
     Args:
         model: a backbone of the file's architecture, on any device.
@@ -57,8 +57,8 @@ def load_checkpoint(model: Backbone, path: str | Path) -> LoadedCheckpoint:
             in a public layout: see docs/models.md.
 
     Raises:
-        ValueError: there is no such file, it is damaged or no checkpoint, or it does not fit the
-            backbone (what is missing, unexpected or of another shape is listed).
+        ValueError: the file does not exist, is damaged or is not a checkpoint, or it does not fit the
+            backbone (the message lists tensors that are missing, unexpected or of another shape).
     """
     return _fill(model, interpret(read_archive(path), path), path)
 
@@ -70,8 +70,8 @@ def build_from_checkpoint(path: str | Path) -> Backbone:
         The backbone in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: as `load_checkpoint`; or the file is a bare state_dict, which does not say what
-            it is of.
+        ValueError: as `load_checkpoint`; or the file is a bare state_dict, which does not name its
+            backbone.
     """
     contents = interpret(read_archive(path), path)
     if contents.config is None:
@@ -80,7 +80,7 @@ def build_from_checkpoint(path: str | Path) -> Backbone:
             "create that backbone and use load_checkpoint(model, path)"
         )
     try:
-        with torch.device("meta"):  # a file costs no memory for weights that it does not hold
+        with torch.device("meta"):  # no memory for weights that a file lacks
             shape = create(**contents.config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: bad backbone configuration: {error}") from None
@@ -91,7 +91,7 @@ def build_from_checkpoint(path: str | Path) -> Backbone:
 
 
 def interpret(archive: dict[Any, Any], path: str | Path) -> Contents:
-    """Tell the layout of a file's dictionary."""
+    """Find the layout of a file's dictionary."""
     if "format" in archive:
         return _interpret_own(archive, path)
     for layout in LAYOUTS:
@@ -113,7 +113,7 @@ def _interpret_own(archive: dict[Any, Any], path: str | Path) -> Contents:
             f"got {archive['format']!r}, version {archive.get('version')!r}"
         )
     kinds = {"backbone": dict, "preprocessing": dict, "model": dict}
-    kinds |= {"step": int} if "step" in archive else {}  # unknown of an exported public checkpoint
+    kinds |= {"step": int} if "step" in archive else {}  # unknown for an exported public checkpoint
     for key, kind in kinds.items():
         if not isinstance(archive.get(key), kind):
             raise ValueError(  # noqa: TRY004  the file is bad, not the argument's type
@@ -145,7 +145,7 @@ def _interpret_public(layout: Layout, tensors: dict[Any, Any], path: str | Path)
 
 
 def _embedding_dim(tensor: object) -> dict[str, int]:
-    """D as an option of `create`, if the tensor tells it; without it the backbone's own is tried."""
+    """D as an option of `create`, if the tensor's shape gives it; else the backbone's default is tried."""
     if isinstance(tensor, Tensor) and tensor.ndim > 0 and 0 < len(tensor) <= MAX_EMBEDDING_DIM:
         return {"embedding_dim": len(tensor)}
     return {}
@@ -167,7 +167,7 @@ def _tensors(values: dict[Any, Any], path: str | Path) -> dict[str, Tensor]:
 
 
 def _fill(model: Backbone, contents: Contents, path: str | Path) -> LoadedCheckpoint:
-    """Copy a file's tensors into a backbone they fit."""
+    """Copy a file's tensors into a backbone that they fit."""
     model.load_state_dict(_fitting(model, contents, path))
     if contents.preprocessing is not None:
         model.preprocessing = contents.preprocessing
@@ -189,7 +189,7 @@ def _fitting(model: Backbone, contents: Contents, path: str | Path) -> dict[str,
 
 
 class Match(NamedTuple):
-    """What a file has for a backbone."""
+    """How a file's tensors fit a backbone."""
 
     state: dict[str, Tensor]
     """The tensors that fit, under our names."""
@@ -198,7 +198,7 @@ class Match(NamedTuple):
 
 
 def match(expected: Mapping[str, Tensor], contents: Contents) -> Match:
-    """Hold a file's tensors to the names and shapes of `expected`."""
+    """Compare a file's tensors with the names and shapes of `expected`."""
     names = contents.names or {key: key for key in expected}
     state: dict[str, Tensor] = {}
     kinds = ("missing", "unexpected", "of another shape", "of another type")

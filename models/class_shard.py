@@ -1,4 +1,4 @@
-"""The class centres of one of several processes: which they are; drawing, loading, gathering them."""
+"""The share of the class centres that one of several processes holds: choose, draw, load and gather it."""
 
 from typing import Any, Self
 
@@ -14,13 +14,13 @@ FILL = 16  # torch draws normal numbers in sixteens
 
 
 class ClassShard:
-    """Which classes this process holds.
+    """The classes whose centres this process holds.
 
     Attributes:
         group: the processes that share the class centres.
         rank: of this process in the group.
         count: how many processes there are.
-        classes: those whose centres this one holds; as even as `torch.chunk`.
+        classes: those whose centres this process holds, split as by `torch.chunk`.
 
     Raises:
         TypeError, ValueError: as `fusedface.kernels.sharded.resolve_group`.
@@ -33,7 +33,7 @@ class ClassShard:
         self.classes = classes_of(num_classes, self.rank, self.count)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Itself: a copy of a head has the same processes to share with."""
+        """Itself: a copy of a head shares with the same processes."""
         return self
 
     def __str__(self) -> str:
@@ -55,10 +55,10 @@ class ClassShard:
                 )
 
     def rows_of(self, weight: Tensor, name: str) -> Tensor:
-        """This rank's rows of all class centres (C, D); itself if it is just these rows.
+        """This rank's rows of all class centres (C, D); `weight` itself if it has only these rows.
 
         Raises:
-            ValueError: it has another number of rows.
+            ValueError: `weight` has neither number of rows.
         """
         if len(weight) == self.num_classes:
             return weight[self.classes.start : self.classes.stop]
@@ -89,16 +89,16 @@ class ClassShard:
 
 
 def draw_rows(own: Tensor, rows: range, num_rows: int, std: float) -> None:
-    """Fill `own` with those rows of a (num_rows, D) tensor of normal numbers, drawn a block at a time.
+    """Fill `own` with its rows of a (num_rows, D) tensor of normal numbers, drawn a block at a time.
 
-    The generator ends where drawing all of it would leave it. On a CPU the rows are also the same as
-    if all of it were drawn at once.
+    The generator ends in the same state as after drawing the whole tensor. On a CPU the rows are also
+    the same as if the whole tensor were drawn at once.
     """
     if own.is_meta:
         return
     dim = own.shape[1]
     step = max(BLOCK_ELEMENTS // dim // FILL, 1) * FILL
-    # The last block takes what is left, since fewer than sixteen numbers are drawn in another way.
+    # The last block takes the rest: torch draws fewer than sixteen numbers in another way.
     starts = range(0, max(num_rows - step, 0) + 1, step)
     for start in starts:
         stop = num_rows if start == starts[-1] else start + step

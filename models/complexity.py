@@ -24,7 +24,7 @@ def count_macs(module: nn.Module, input_size: tuple[int, int] = (112, 112)) -> i
     parameter = next(module.parameters())
     image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
     try:
-        module.eval()  # BN could not normalise a single image, and must not learn from this one
+        module.eval()  # in training BN would fail on one image, or update
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             module(image)
     finally:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from fusedface.models.backbone import Backbone, scale_channels
 
 PATCH = 4
-MIN_SIDE = 32  # the patches, and three halvings
+MIN_SIDE = 32  # the patches and three halvings
 MIN_CHANNELS = 8  # fewer cannot be split into the scales of a stage
 EXPANSION = 4
 EPS = 1e-6  # of the layer normalisations
@@ -29,7 +29,7 @@ FREQUENCIES, TEMPERATURE = 16, 10_000  # of the positional encoding
 
 
 class Stage(NamedTuple):
-    """What all sizes of EdgeNeXt have in common."""
+    """A stage, in the form that all sizes of EdgeNeXt share."""
 
     depth: int
     kernel: int
@@ -59,7 +59,7 @@ class LowRankLinear(nn.Sequential):
 
 
 class Scale(nn.Module):
-    """A learned factor for each channel of (..., C), almost 0 at first: the block begins as identity."""
+    """A learned factor for each channel of (..., C), almost 0 at first: a block starts as the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -98,8 +98,8 @@ class ConvEncoder(nn.Module):
 class CrossCovarianceAttention(nn.Module):
     """XCA (https://arxiv.org/abs/2106.09681): attention among the channels of a head, over all pixels.
 
-    Queries and keys have length 1 over the pixels; a learned temperature for each head multiplies their
-    products.
+    Queries and keys are normalised to length 1 over the pixels. A learned temperature for each head
+    multiplies their products.
     """
 
     def __init__(self, channels: int, heads: int, gamma: float) -> None:
@@ -137,7 +137,7 @@ class PositionalEncoding(nn.Module):
 class AttentionEncoder(nn.Module):
     """The STDA encoder: groups of channels, attention among all channels, two linear layers; plus input.
 
-    Each group but the last goes through a depthwise convolution, with the result of the group before added.
+    Every group except the last gets the previous group's result added, then a depthwise convolution.
     """
 
     def __init__(

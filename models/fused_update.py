@@ -1,4 +1,4 @@
-"""SGD on the class centres within the backward: what it needs in each step, from an ordinary optimiser."""
+"""SGD on the class centres inside the backward, with the settings and state of an ordinary optimiser."""
 
 from typing import Any
 
@@ -15,21 +15,22 @@ BUFFER = "momentum_buffer"  # as torch.optim.SGD calls it
 class FusedUpdate:
     """The step that the next backward makes on the class centres.
 
-    Learning rate, momentum, Nesterov and weight decay are those of the optimiser's group when the forward
-    runs; the momentum is in the optimiser's state, so that it is saved and loaded as ever.
+    Learning rate, momentum, Nesterov and weight decay are those of the optimiser's group when the
+    forward runs. The momentum buffer is in the optimiser's state, so that it is saved and loaded as
+    usual.
 
     Args:
         optimizer: has `weight` in one of its groups.
         weight: the class centres (C, D).
-        scaler: that scales the loss, if one does.
-        momentum_dtype: of the momentum; that of the class centres if left out.
+        scaler: the gradient scaler of the loss, if there is one.
+        momentum_dtype: of the momentum buffer; that of the class centres if left out.
 
     Attributes:
-        skip: 0-d bool on the device, whether steps change nothing; to be set in place.
+        skip: 0-d bool on the device; while it is True, steps change nothing. Set it in place.
 
     Raises:
         TypeError: the optimiser is not torch.optim.SGD, or a dtype cannot be updated.
-        ValueError: it does not have these class centres, or has a setting that is not known here.
+        ValueError: it does not have these class centres, or uses a setting that is not supported.
     """
 
     def __init__(
@@ -55,10 +56,10 @@ class FusedUpdate:
             self._momentum()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """None: a copy of a head has class centres of its own, which this optimiser does not know."""
+        """None: a copy of a head has its own class centres, which this optimiser does not have."""
 
     def next(self) -> CentreUpdate:
-        """What the backward of a forward that runs now will do; takes a number from torch's generator."""
+        """The step for the backward of a forward that runs now; takes a number from torch's generator."""
         group, device = self._group(), self.weight.device
         one = torch.ones((), device=device, dtype=torch.float64)
         scaled = self.scaler is not None and self.scaler.is_enabled()

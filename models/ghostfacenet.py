@@ -3,8 +3,9 @@
     image --conv 3x3 /1 or /2-- 16 ghost bottlenecks, /16 -- conv 1x1 -- GDConv -- embedding 1x1
 
 A ghost module (https://arxiv.org/abs/1911.11907) makes half of its channels by a 1x1 convolution and the
-other half from those by a depthwise 3x3. PReLU in place of ReLU, no pooling, as in the authors' code
-(HamadYA/GhostFaceNets). The shift of their "same" padding with stride 2, half a pixel, is not repeated.
+other half from those by a depthwise 3x3. As in the authors' code (HamadYA/GhostFaceNets), PReLU takes
+the place of ReLU, and there is no pooling. Unlike there, padding with stride 2 has no shift by half a
+pixel.
 """
 
 from collections import OrderedDict
@@ -71,7 +72,7 @@ class GhostModule(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channels weighted by two layers of their means, a quarter as many between."""
+    """Squeeze and excitation: two layers on the channel means, the hidden one a quarter as wide."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

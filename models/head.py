@@ -26,22 +26,23 @@ INITIAL_STD = 0.01
 
 
 class MarginHead(nn.Module):
-    """Class centres and a margin loss: embeddings (B, D) and labels (B,) to a MarginOutput.
+    """Class centres and a margin loss: maps embeddings (B, D) and labels (B,) to a MarginOutput.
 
-    The class centres are `weight` (C, D), float32. What margin and weighting carry from batch to batch
-    (such as t of CurricularFace) are buffers by name, updated in training mode only, saved in
-    `state_dict`, and float32 whatever the head is cast to: a step of 0.01 is lost in half precision.
+    The class centres are `weight` (C, D), float32. The state of margin and weighting (such as t of
+    CurricularFace) is in buffers by name. They are updated in training mode only and saved in
+    `state_dict`. They stay float32 if the head is cast, because half precision would lose a step of
+    0.01.
 
     Args:
         embedding_dim: D >= 1.
         num_classes: C >= 2.
         margin: one of `fusedface.kernels.MARGINS`, or `HeadOptions` with one; CurricularFace() if left out.
-        device: where the class centres are made.
-        process_group: processes that share the class centres, "world" for all that torchrun has started;
-            each makes its own head, with the same arguments. This rank's `weight` is then
-            (len(head.classes), D), `forward` takes its rows of the batch and returns the output of the
-            whole batch, and its gradients are for `DistributedDataParallel` around the backbone, but
-            not around the head (docs/scaling.md).
+        device: on which the class centres are made.
+        process_group: processes that share the class centres, "world" for all that torchrun has
+            started. Each process makes its own head, with the same arguments. `weight` is then this
+            rank's (len(head.classes), D). `forward` takes this rank's rows of the batch and returns
+            the output of the whole batch. Put `DistributedDataParallel` around the backbone, but not
+            around the head (docs/scaling.md).
         options: the fields of `HeadOptions` by name, such as `backend="chunked"`.
 
     Raises:
@@ -86,7 +87,7 @@ class MarginHead(nn.Module):
         return self.options.margin
 
     def set_margin(self, margin: Margin) -> None:
-        """Go on with another margin, between steps; state that the head has by name goes on, other begins.
+        """Change the margin between two steps. State with a known name is kept; new state is initial.
 
         State is never dropped: `state_dict` has that of every margin that the head has had.
         """
@@ -94,7 +95,7 @@ class MarginHead(nn.Module):
         self._register_state()
 
     def _register_state(self) -> None:
-        """A buffer for each number of the state that there is none of."""
+        """Add a buffer for each number of the state that has none yet."""
         for name, value in self.options.initial_state().items():
             if name not in self._buffers:
                 first = torch.tensor(value, dtype=torch.float32, device=self.weight.device)
@@ -115,7 +116,7 @@ class MarginHead(nn.Module):
             self.get_buffer(name).fill_(value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What `.to`, `.half` and the like go through: the state moves, but stays float32."""
+        """Called by `.to`, `.half` and the like: the state moves, but stays float32."""
         state = {id(buffer) for buffer in self.buffers()}
 
         def moved(tensor: Tensor) -> Tensor:
@@ -135,19 +136,20 @@ class MarginHead(nn.Module):
     ) -> FusedUpdate:
         """Have each backward in training mode update the class centres, as `optimizer` would.
 
-        They get no gradient then, and `optimizer.step()` passes them over. Every backward is a step:
-        gradients of several batches cannot be added up (docs/scaling.md).
+        The class centres then get no gradient, and `optimizer.step()` skips them. Every backward is a
+        step, so gradients of several batches cannot be accumulated (docs/scaling.md).
 
         Args:
-            optimizer: torch.optim.SGD with the class centres in it; its settings and its momentum are used.
+            optimizer: torch.optim.SGD with the class centres in it, whose settings and momentum are used.
             scaler: the gradient scaler of the loss, if there is one.
             momentum_dtype: such as bfloat16, for half the memory; that of the class centres if left out.
 
         Returns:
-            What does it, with a `skip` flag on the device; it is `fused` of the head, and None to end it.
+            The `FusedUpdate`, with a `skip` flag on the device. It is also `head.fused`; set that to
+            None to end the fused update.
 
         Raises:
-            TypeError, ValueError: as `FusedUpdate`; or the backend cannot, or classes are sampled.
+            TypeError, ValueError: as `FusedUpdate`; or the backend cannot do it, or classes are sampled.
         """
         check_updates(self.options.backend)
         if self.options.sample_rate < 1.0:
@@ -170,11 +172,11 @@ class MarginHead(nn.Module):
         )
 
     def full_state_dict(self) -> dict[str, Tensor]:
-        """What `state_dict` of a head without a process group has, on the CPU; a copy.
+        """A copy of the state on the CPU, with the class centres of all ranks.
 
-        With one, `state_dict` has the rank's own rows; this gathers those of all ranks on rank 0 of the
-        group, one rank at a time, and is empty elsewhere. Every rank has to call it. Heads of any number of
-        ranks load either.
+        With a process group, `state_dict` has the rank's own rows. This gathers those of all ranks on
+        rank 0 of the group, one rank at a time, and is empty on the other ranks. Every rank has to
+        call it. A head on any number of ranks loads both.
         """
         state = {
             name: value.detach().to("cpu", copy=True) for name, value in self.state_dict().items()
@@ -187,7 +189,7 @@ class MarginHead(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **options: Any
     ) -> None:
-        """What `load_state_dict` goes through: of all class centres, take this rank's."""
+        """Called by `load_state_dict`: take this rank's rows if the file has all class centres."""
         key = prefix + "weight"
         weight = state_dict.get(key)
         if self.shard is not None and isinstance(weight, Tensor) and weight.ndim == 2:
@@ -196,11 +198,11 @@ class MarginHead(nn.Module):
 
     @torch.no_grad()
     def cosines(self, embeddings: Tensor) -> Tensor:
-        """Cosines (B, C) of embeddings (B, D) with all class centres, without margin: such as for a top-5.
+        """Cosines (B, C) of embeddings (B, D) with all class centres, without margin; for a top-5, say.
 
-        With a process group, with this rank's own class centres: (B, len(head.classes)).
-        In float32, or float64 where an operand has it. It holds what `forward` is there to avoid, 4 B C
-        bytes; the top-1 of a training batch is `MarginOutput.correct`.
+        The dtype is float32, or float64 if an operand has it. With a process group the class centres
+        are this rank's own: (B, len(head.classes)). The result takes 4 B C bytes, which `forward`
+        avoids; the top-1 of a training batch is `MarginOutput.correct`.
         """
         return cosines(embeddings, self.weight)
 

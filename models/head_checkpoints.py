@@ -1,4 +1,4 @@
-"""Read the weights of a margin head: of a run of this project, and of published heads.
+"""Read the weights of a margin head, from a run of this project or from a published head.
 
 this project     "head" of a checkpoint, or a head's state_dict    weight (C, D), state 0-d
 CurricularFace   a state_dict, or "HEAD" of its training files     kernel (D, C), t (1,)
@@ -21,13 +21,13 @@ CENTRES, TRANSPOSED = "weight", "kernel"
 
 
 def read_head(path: str | Path) -> dict[str, Tensor]:
-    """The class centres `weight` (C, D) of a file, and the state it has, 0-d, under our names.
+    """The class centres `weight` (C, D) of a file, and its state, 0-d, under our names.
 
     Args:
         path: one of the files above, `.pt` or `.safetensors`.
 
     Raises:
-        ValueError: there is no such file, it is damaged, or it holds no head.
+        ValueError: the file does not exist, is damaged, or holds no head.
     """
     archive = read_archive(path)
     values = _head_of(archive)
@@ -52,10 +52,10 @@ def read_head(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_head(head: MarginHead, path: str | Path) -> None:
-    """Fill a head from a file that `read_head` takes; a state that the file does not have stays as it is.
+    """Fill a head from a file that `read_head` takes; state that the file lacks stays unchanged.
 
     Raises:
-        ValueError: as `read_head`, or the file is of another number of classes or dimensions, or of another
+        ValueError: as `read_head`, or the file has another number of classes or dimensions, or another
             margin; nothing was loaded.
     """
     state = read_head(path)
@@ -76,7 +76,7 @@ def load_head(head: MarginHead, path: str | Path) -> None:
 
 
 def _head_of(archive: dict[Any, Any]) -> dict[str, Any]:
-    """The entries of a file that are its head's."""
+    """The entries of a file that belong to its head."""
     for layout in LAYOUTS:
         if layout.head is not None and layout.marker in archive and layout.head in archive:
             return {CENTRES: archive[layout.head]}

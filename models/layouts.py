@@ -1,6 +1,6 @@
-"""Public checkpoints: what they call our tensors, and how their images were prepared.
+"""Public checkpoints: their names of our tensors, and how their images were prepared.
 
-Every name is written out or generated from a block's number; nothing is matched by likeness.
+Every name is written out or generated from a block's number; none is guessed by similarity.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ class Layout:
 
     Attributes:
         name: what users see.
-        wrapper: key of the file's dictionary that holds the tensors, if it is not the tensors itself.
+        wrapper: key under which the file's dictionary holds the tensors; None if it is the tensors.
         marker: a tensor name that no other layout has.
         embedding: their name of a tensor (D, ...); public recipes differ in D only.
         config: `create(**config, embedding_dim=D)` builds the backbone.
         preprocessing: with which the checkpoint was trained and evaluated.
-        names: returns their name -> our name, of every tensor.
+        names: returns their name -> our name, for every tensor.
         head: their name of the class centres (C, D), where a file holds them among the backbone's tensors.
     """
 

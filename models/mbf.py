@@ -1,9 +1,10 @@
 """`mbf` and `mbf_large` of insightface (recognition/arcface_torch): MobileFaceNets, but not just wider.
 
-Their channel counts are doubled (quadrupled), their group and hidden counts are not. So the first 3x3
-convolution of `mbf` has two channels a group, and its bottlenecks between the strided ones have as many
-hidden channels as outer ones; those of `mbf_large` have half as many. `mbf`: 2.060 M parameters and
-437.5 M multiply-adds at 112x112 and 512 dimensions.
+Channel counts are two (four) times those of MobileFaceNet, but group and hidden counts are the same.
+So the first 3x3 convolution of `mbf` has two channels per group. Its bottlenecks between the strided
+ones have as many hidden channels as outer ones; those of `mbf_large` have half as many.
+
+At 112x112 and 512 dimensions `mbf` has 2.060 M parameters and 437.5 M multiply-adds.
 """
 
 from collections import OrderedDict
@@ -19,9 +20,9 @@ FINAL_CHANNELS = 512
 
 
 class MBF(Backbone):
-    """The `mbf` backbone: see the module's text.
+    """The `mbf` backbone of insightface: see the module's docstring.
 
-    Unlike insightface's it takes any input size that is a multiple of 16; the GDConv follows.
+    Unlike insightface's, it takes any input size that is a multiple of 16; the kernel of the GDConv adapts.
 
     Args:
         embedding_dim: D.

@@ -28,7 +28,7 @@ BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2
 
 
 class MobileFaceNet(Backbone):
-    """MobileFaceNet as published; the last four options make the public ReLU6 variant of it.
+    """MobileFaceNet as published; the last four options build its public ReLU6 variant.
 
     Args:
         embedding_dim: D.
@@ -111,9 +111,10 @@ def _bottlenecks(channels: int, width: float, activation: Activation) -> tuple[n
 class MobileFaceNetReLU(MobileFaceNet):
     """`MobileFaceNet` with ReLU in place of PReLU everywhere, and 512 dimensions by default.
 
-    The paper's variant for phones (its section 3.3). PReLU is a little more accurate there. ReLU is a part
-    of the convolution before it in the 8-bit kernels of phones, and costs nothing. 995,584 parameters and
-    220.97 M multiply-adds at 112x112 and 128 dimensions: MobileFaceNet without its 7,552 slopes.
+    The paper's variant for phones (its section 3.3). PReLU is a little more accurate there. In the 8-bit
+    kernels of phones ReLU is part of the convolution before it, and costs nothing. At 112x112 and 128
+    dimensions: 995,584 parameters, which is MobileFaceNet without its 7,552 slopes, and 220.97 M
+    multiply-adds.
 
     Args:
         embedding_dim: D.

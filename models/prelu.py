@@ -10,14 +10,14 @@ from torch.autograd.function import once_differentiable
 from fusedface.kernels.chunks import build
 from fusedface.kernels.chunks.library import Library
 
-COMPILED_FROM = 2**17  # numbers: no compiler is started for less
+COMPILED_FROM = 2**17  # numbers; smaller tensors do not start the compiler
 
 
 class PReLU(nn.PReLU):
-    """nn.PReLU, exactly, with a backward of vectorised passes on CPUs: one where a C compiler is there.
+    """nn.PReLU with the same results and a vectorised backward on CPUs: one pass if there is a C compiler.
 
-    torch's own backward took 42 % of the training step of MobileFaceNet there (docs/performance.md).
-    GPUs, compiled graphs and inference get torch's operator.
+    On CPUs torch's own backward took 42 % of MobileFaceNet's training step (docs/performance.md). GPUs,
+    compiled graphs and inference use torch's operator.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
@@ -56,7 +56,7 @@ class _CpuPReLU(torch.autograd.Function):
 
 
 def _library(x: Tensor, weight: Tensor) -> Library | None:
-    """The compiled loop, where it serves and can be had. Sizes decide: the same shape, the same bits."""
+    """The compiled loop, if it is available and pays at these sizes; no timing decides that."""
     serves = (
         x.dtype == torch.float32
         and x.dim() == 4

@@ -1,4 +1,4 @@
-"""What a backbone expects of its images: size, crop, normalisation, and how mirrored features join."""
+"""How a backbone's images are prepared: size, crop, normalisation, and how mirrored features are joined."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields

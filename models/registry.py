@@ -32,8 +32,8 @@ def create(name: str, **options: Any) -> Backbone:
 
     Args:
         name: a key of `MODELS`.
-        options: arguments of that class. All take `embedding_dim`, `input_size` and `width`; what is
-            left out is as published (embedding_dim 128 for mobilefacenet, 512 for the others).
+        options: arguments of that class. All take `embedding_dim`, `input_size` and `width`; arguments
+            that are left out are as published (embedding_dim 128 for mobilefacenet, 512 for the others).
 
     Raises:
         ValueError: the name or an option is unknown (the nearest valid one is named), or an option
@@ -50,7 +50,7 @@ def create(name: str, **options: Any) -> Backbone:
 
 
 def _hint(wrong: str, valid: list[str]) -> str:
-    """What to put behind an unknown name: the nearest valid one, and all of them."""
+    """The end of a message on an unknown name: the nearest valid name, and all names."""
     nearest = difflib.get_close_matches(str(wrong), valid, n=1)
     question = f"; did you mean {nearest[0]!r}?" if nearest else ";"
     return f"{question} It is one of: {', '.join(valid)}"

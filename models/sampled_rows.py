@@ -1,7 +1,7 @@
 """A step of an optimiser on the rows that a sparse gradient has, and on no others.
 
-With `sample_rate` below 1 the gradient of the class centres holds the sampled rows (`kernels/sampling.py`).
-Torch's optimisers would move all rows, by their momentum and weight decay, or refuse.
+With `sample_rate` below 1 the gradient of the class centres is sparse: it has only the sampled rows
+(`kernels/sampling.py`). Torch's optimisers refuse that, or move all rows by momentum and weight decay.
 """
 
 from typing import Any
@@ -14,15 +14,16 @@ Swapped = list[tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]]
 
 
 def update_only_sampled(optimizer: Optimizer) -> Optimizer:
-    """Let `optimizer` change just the rows of each sparse gradient; call it once, after making it.
+    """Let `optimizer` change only the rows of each sparse gradient; call this once, after making it.
 
-    There is no catching up: a row that is not sampled keeps its weights and its state (momentum) to the
-    bit, and when it is sampled again, however much later, it makes one ordinary step, as in Partial FC.
-    Dense gradients change all rows, as ever. `optimizer.state_dict()` has the parameter's shape.
+    A row that is not sampled keeps its weights and its state (momentum) to the bit. When it is
+    sampled again, even much later, it makes one ordinary step, as in Partial FC: missed steps are not
+    made up for. Dense gradients change all rows, as usual. State in `optimizer.state_dict()` has the
+    parameter's shape.
 
     Args:
-        optimizer: any of torch.optim that treats the elements of a parameter each by itself, as SGD,
-            Adam and AdamW do, and takes no closure.
+        optimizer: any of torch.optim that treats each element of a parameter independently, as SGD,
+            Adam and AdamW do, and needs no closure.
 
     Returns:
         The optimiser itself.
@@ -40,12 +41,12 @@ def stored(gradient: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _swap_in(optimizer: Optimizer, swapped: Swapped) -> None:
-    """Have each parameter with a sparse gradient be the rows of it, and its state likewise."""
+    """Replace each parameter with a sparse gradient, and its state, by the rows of that gradient."""
     for parameter in (p for group in optimizer.param_groups for p in group["params"]):
         gradient = parameter.grad
         if gradient is None or not gradient.is_sparse:
             continue
-        # Not `.data`, writes to which PyTorch does not count as writes to the parameter.
+        # Not `.data`: PyTorch would not count writes through it as writes to the parameter.
         gradient, whole = gradient.coalesce(), parameter.detach()
         rows = gradient.indices()[0]
         state = optimizer.state.get(parameter, {})
@@ -60,7 +61,7 @@ def _swap_in(optimizer: Optimizer, swapped: Swapped) -> None:
 
 @torch.no_grad()
 def _swap_out(optimizer: Optimizer, swapped: Swapped) -> None:
-    """Put the rows back where they are from."""
+    """Put the rows back into the whole parameters and their state."""
     for parameter, whole, gradient, full in swapped:
         rows, state = gradient.indices()[0], optimizer.state[parameter]
         for name, value in [*state.items()]:

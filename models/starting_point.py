@@ -1,4 +1,4 @@
-"""What training can start from: a checkpoint's weights where they fit, and its class centres by name."""
+"""A checkpoint that training starts from: its weights where they fit, and its class centres by name."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ class Classes:
     """The people that a checkpoint was trained on.
 
     Attributes:
-        names: of each class.
+        names: one name for each class.
         centres: (C, D) float.
-        data: the group of that name of the recipe it was trained with; empty where it is not said.
+        data: the group "data" of its recipe; empty if the file does not have it.
     """
 
     names: tuple[str, ...]
@@ -36,9 +36,9 @@ class StartingPoint:
 
     Attributes:
         path: the file.
-        config: `create(**config)` builds its backbone; None of a bare state_dict.
-        preprocessing: with which it was trained; None of a bare state_dict.
-        classes: whom it was trained on; None where the file does not say.
+        config: `create(**config)` builds its backbone; None for a bare state_dict.
+        preprocessing: of its training images; None for a bare state_dict.
+        classes: the people it was trained on; None if the file does not say.
 
     Args:
         path: the file.
@@ -56,13 +56,13 @@ class StartingPoint:
         self.classes = _classes(archive, path)
 
     def load(self, model: Backbone) -> list[str]:
-        """Copy every tensor that fits into a backbone; the others of the backbone stay as drawn.
+        """Copy every tensor that fits into a backbone; the backbone's other tensors stay as they are.
 
         Returns:
-            A line on each kind of tensors that were not taken; none where all were.
+            A line on each kind of tensors that were not copied; empty if all were.
 
         Raises:
-            ValueError: less than half of the backbone's tensors fit, or some are not finite; nothing
+            ValueError: fewer than half of the backbone's tensors fit, or some are not finite; nothing
                 was loaded.
         """
         expected = model.state_dict()
@@ -82,7 +82,7 @@ class StartingPoint:
 
 
 def _classes(archive: dict[Any, Any], path: str | Path) -> Classes | None:
-    """The people of a file that names them, checked."""
+    """The people of a file, checked; None if it does not name them."""
     if "classes" not in archive:
         return None
     names, head = archive["classes"], archive.get("head")
