@@ -1,8 +1,8 @@
 """Aligned face crops: five landmarks brought to the template that recognition networks are trained on.
 
-The landmarks come from a detector, outside. The similarity is the least-squares one of Umeyama, "Least-
-squares estimation of transformation parameters between two point patterns", PAMI 1991; the template is
-that of insightface's packs.
+The landmarks come from an external detector. The similarity is the least-squares one of Umeyama,
+"Least-squares estimation of transformation parameters between two point patterns", PAMI 1991. The
+template is that of insightface's packs.
 """
 
 import csv
@@ -15,7 +15,7 @@ from PIL import Image
 from fusedface.data.sources.images import IMAGE_SUFFIXES, UnreadableImage, read_image
 from fusedface.data.sources.text_files import inside_path, read_lines
 
-# x, y of the left eye, right eye, nose, left and right corner of the mouth as one sees them; 112x112.
+# x, y of left eye, right eye, nose, left and right corner of the mouth, as seen in the 112x112 image.
 TEMPLATE = np.array(
     [
         (38.2946, 51.6963),
@@ -39,17 +39,17 @@ class Landmarks(NamedTuple):
 
 
 class Aligned(NamedTuple):
-    """What was written."""
+    """The result of `align_folder`."""
 
     num_images: int
     skipped: tuple[UnreadableImage, ...]
 
 
 def template(size: int) -> np.ndarray:
-    """The template (5, 2) of a square crop; of multiples of 128 it has a margin of 8 in 128 at each side.
+    """The template (5, 2) of a square crop; multiples of 128 have a margin of 8 in 128 at each side.
 
     Raises:
-        ValueError: `size` is no multiple of 112 or 128.
+        ValueError: `size` is not a multiple of 112 or 128.
     """
     if size > 0 and size % TEMPLATE_SIZE == 0:
         return TEMPLATE * (size / TEMPLATE_SIZE)
@@ -59,7 +59,7 @@ def template(size: int) -> np.ndarray:
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The matrix (2, 3) [scale R | t] that takes source points nearest to target points, no mirroring.
+    """The matrix (2, 3) [scale R | t] that maps source points to target points best; it never mirrors.
 
     Args:
         source: (N, 2).
@@ -80,7 +80,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def align(image: np.ndarray, points: np.ndarray, size: int = TEMPLATE_SIZE) -> np.ndarray:
-    """Crop a face: (H, W, 3) uint8 to (size, size, 3); what lies outside the image is black.
+    """Crop a face: (H, W, 3) uint8 to (size, size, 3); pixels outside the image are black.
 
     Args:
         image: the photo.
@@ -98,14 +98,14 @@ def align(image: np.ndarray, points: np.ndarray, size: int = TEMPLATE_SIZE) -> n
 
 
 def read_landmarks(path: Path, root: Path) -> list[Landmarks]:
-    """Read a CSV of lines path,x1,y1,...,x5,y5, a header or none.
+    """Read a CSV with lines path,x1,y1,...,x5,y5, with or without a header.
 
     Args:
         path: of the CSV.
         root: the folder its paths start from.
 
     Raises:
-        ValueError: a line is malformed or its path leaves `root`; file and line are named.
+        ValueError: a line is malformed or its path leaves `root`; the message names file and line.
     """
     try:
         rows = list(enumerate(csv.reader(read_lines(path)), start=1))
@@ -150,14 +150,14 @@ def align_folder(
 
     Args:
         root: the folder of the photos.
-        faces: of `read_landmarks`.
+        faces: the landmarks, from `read_landmarks`.
         out: the folder to write to.
         size: of the crops, in pixels.
         skip_bad: leave out photos that cannot be read; `Aligned.skipped` has them.
 
     Raises:
-        UnreadableImage: a photo cannot be read, and is not to be left out.
-        ValueError: landmarks coincide, or a crop is there already; file and line are named.
+        UnreadableImage: a photo cannot be read, and `skip_bad` is False.
+        ValueError: landmarks coincide, or a crop exists already; the message names file and line.
     """
     skipped = []
     for face in faces:

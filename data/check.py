@@ -1,4 +1,4 @@
-"""What a file or folder of faces holds, and what is wrong with it: every record and every image is read."""
+"""Report the content and the faults of a file or folder of faces; every record and every image is read."""
 
 import os
 from array import array
@@ -28,7 +28,7 @@ CHUNK = 1024  # images in memory at once
 
 @dataclass
 class Report:
-    """What was found: facts as (what, how many) and problems as messages."""
+    """The result of a check: facts as (what, how many), and problems as messages."""
 
     kind: str
     facts: list[tuple[str, str]] = field(default_factory=list)
@@ -38,14 +38,14 @@ class Report:
 def check(
     path: Path, root: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Report:
-    """Look at a pack, a folder, a list file, a pair list or a .bin.
+    """Check a pack, a folder, a list file, a pair list or a .bin.
 
     A text file is a pair list if "pairs" is in its name, else a list file.
 
     Args:
-        path: what to look at.
-        root: the folder from which the paths of a pair list start; without it its own.
-        progress: called with how many images of how many have been read.
+        path: the file or folder.
+        root: the folder that the paths of a pair list are relative to; by default the list's own folder.
+        progress: called with the number of images that have been read, and of all images.
 
     Raises:
         ValueError: it cannot be opened at all.
@@ -69,12 +69,12 @@ def check(
 
 
 def _open(path: Path, report: Report) -> FaceSource:
-    """As training reads it; where training refuses it, without its broken records."""
+    """Open it as training does; if training refuses it, leave out its broken records."""
     try:
         return open_source(path)
     except ValueError as error:
         source = open_source(path, skip_bad=True)
-        if not isinstance(error, BadRecord):  # those are in the notes of `source`
+        if not isinstance(error, BadRecord):  # the notes of `source` have those
             report.problems.append(f"refused without --skip-bad: {error}")
         return source
 

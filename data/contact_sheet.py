@@ -1,4 +1,4 @@
-"""A picture of a source: a row an identity, a column an image."""
+"""A picture of a source: one row per identity, with its images side by side."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def contact_sheet(
     Args:
         source: where the faces come from.
         path: the picture to write, any kind that Pillow writes.
-        num_identities: rows, at most.
-        images_per_identity: columns, at most.
+        num_identities: the largest number of rows.
+        images_per_identity: the largest number of columns.
         cell: (H, W) in pixels to which images are scaled; an unreadable one is a red cell.
 
     Raises:
@@ -55,7 +55,7 @@ def contact_sheet(
 
 
 def check_sheet(num_identities: int, images_per_identity: int) -> None:
-    """Raise ValueError unless a sheet can have so many rows and columns."""
+    """Raise ValueError unless a sheet can have this many rows and columns."""
     for what, number, limit in (
         ("identities (rows)", num_identities, MAX_ROWS),
         ("images (columns)", images_per_identity, MAX_COLUMNS),

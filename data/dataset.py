@@ -15,7 +15,7 @@ from fusedface.models import Preprocessing
 
 
 class FaceBatch(NamedTuple):
-    """What a loader yields.
+    """A batch, as a loader yields it.
 
     An unreadable image is replaced by the next readable one of the source, with its label;
     `unreadable` says which and why.
@@ -79,7 +79,7 @@ class FaceDataset(Dataset[FaceBatch]):
         return self._augment(fit(image, self.size), rng)
 
     def __getstate__(self) -> dict[str, object]:
-        """For workers that are started afresh: the augmentation is built again there."""
+        """State for new worker processes: they build the augmentation again."""
         return {k: v for k, v in self.__dict__.items() if k != "_augment"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -92,7 +92,7 @@ _augment = augmentation  # the argument of FaceDataset has the same name
 
 class _Read(NamedTuple):
     images: Sequence[np.ndarray]
-    indices: list[int]  # where each image came from in the end
+    indices: list[int]  # the index that each image really has
     unreadable: tuple[str, ...]
 
 
@@ -127,15 +127,15 @@ def collate_whole(batches: list[FaceBatch]) -> FaceBatch:
 
 
 def read_batches(images: Images, size: tuple[int, int], batch_size: int) -> Iterator[np.ndarray]:
-    """All images in their order, (B, H, W, 3) uint8, the last batch what is left.
+    """All images in their order, in batches (B, H, W, 3) uint8; the last batch may be smaller.
 
     Args:
-        images: to be embedded, say.
+        images: the images to read.
         size: (H, W) to which they are scaled.
         batch_size: B.
 
     Raises:
-        UnreadableImage: one cannot be decoded; none is replaced.
+        UnreadableImage: an image cannot be decoded; none is replaced.
     """
     for start in range(0, len(images), batch_size):
         indices = range(start, min(start + batch_size, len(images)))

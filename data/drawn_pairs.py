@@ -1,4 +1,4 @@
-"""Verification pairs drawn from labelled faces, where nobody has listed any."""
+"""Verification pairs drawn from labelled faces, for sets without a pair list."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from fusedface.data.sources import FaceSource, SomeIdentities, SomeImages
 
 
 def fewer_people(source: FaceSource, max_images: int) -> FaceSource:
-    """The source, or where it has more images than `max_images`, people spread over it who have no more."""
+    """The source, or some of its people, spread over it, if it has more than `max_images` images."""
     counts = np.bincount(source.labels, minlength=source.num_classes)
     if len(source) <= max_images:
         return source
@@ -17,12 +17,12 @@ def fewer_people(source: FaceSource, max_images: int) -> FaceSource:
 
 
 def sample_pairs(source: FaceSource, num_pairs: int, *, whole: bool = False) -> PairList:
-    """Different pairs of a source's images, half of one person, dealt to ten folds; always the same.
+    """Draw distinct pairs of images, half of them genuine, in ten folds; the same pairs at every call.
 
     Args:
         source: where the images come from.
-        num_pairs: at most so many; fewer where the source has no more.
-        whole: keep the images that are in no pair, too; all pairs of them can be scored.
+        num_pairs: the largest number of pairs; a small source has fewer.
+        whole: also keep the images that are in no pair, so that all pairs can be scored.
 
     Raises:
         ValueError: no person has two images, so there are no genuine pairs.

@@ -1,4 +1,4 @@
-"""A source in a few numbers, so that a run which goes on notices that its images have changed."""
+"""A source in a few numbers, so that a resumed run notices if its images have changed."""
 
 import hashlib
 import stat
@@ -9,15 +9,15 @@ import numpy as np
 
 from fusedface.data.sources import FaceSource
 
-MAX_READ = 256 * 2**20  # bytes of all files: what a machine reads in a second or two
+MAX_READ = 256 * 2**20  # bytes of all files, which a machine reads in a second or two
 MISSING = (-1, 0)
 
 
 def fingerprint(source: FaceSource) -> dict[str, Any]:
-    """Sizes, a digest of the label of every image and the name of every class, and one of the files.
+    """Sizes, a digest of all labels and class names, and a digest of the files.
 
-    Small sets are recognised by the bytes of their files, larger ones by the size and the time of
-    each; the entry "by" says which of the two. Generated faces have no files: the recipe describes them.
+    Small sets are recognised by the bytes of their files, larger ones by the size and time of each
+    file; the entry "by" says which. Generated faces have no files, since the recipe describes them.
     """
     digest = hashlib.sha256(np.ascontiguousarray(source.labels, dtype=np.int64).tobytes())
     for name in source.class_names:
@@ -31,11 +31,11 @@ def fingerprint(source: FaceSource) -> dict[str, Any]:
 
 
 def changed_images(before: object, now: dict[str, Any]) -> str | None:
-    """How images differ from those of another fingerprint; None if they do not.
+    """How the images differ from those of an earlier fingerprint; None if they do not.
 
     Args:
-        before: the earlier one, as a checkpoint holds it; None of a checkpoint that has none.
-        now: the one of today.
+        before: the earlier fingerprint, as a checkpoint holds it; None if the checkpoint has none.
+        now: the present one.
     """
     if before is None:
         return None
@@ -83,7 +83,7 @@ def _of_files(source: FaceSource) -> dict[str, str]:
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    """Bytes and nanoseconds; of a file that is not there, or none that can be read, MISSING."""
+    """Bytes and nanoseconds of a file; MISSING if it does not exist or cannot be read."""
     try:
         status = path.stat()
     except OSError:

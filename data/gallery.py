@@ -1,4 +1,4 @@
-"""A gallery of known people: a folder for each, or a loose image for each, named after the person."""
+"""A gallery of known people: one folder or one image for each person, named after the person."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from fusedface.data.sources.images import is_image_name, printable
 
 
 def read_gallery(root: Path) -> tuple[ImageFiles, list[str]]:
-    """The images of a gallery and the person on each; hidden files and links out are left.
+    """The images of a gallery, and the person on each; hidden files and links out of it are left out.
 
     Raises:
         ValueError: it is not a folder, or holds no images.
@@ -34,10 +34,10 @@ def read_gallery(root: Path) -> tuple[ImageFiles, list[str]]:
 
 
 def face_files(paths: list[Path]) -> ImageFiles:
-    """Images by path; those of folders too, at any depth.
+    """The image files among `paths`, and those in folders among them, at any depth.
 
     Raises:
-        ValueError: a path is not there, or a folder holds no images.
+        ValueError: a path does not exist, or a folder holds no images.
     """
     found: list[str] = []
     for path in paths:

@@ -5,7 +5,7 @@
     FOLDER/meta/*_template_pair_label.txt   template template 0|1
     FOLDER/loose_crop/                      the images
 
-NIST does not distribute the sets any more; whoever has them has them in this form.
+NIST does not distribute the sets any more; existing copies have this layout.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ IMAGES = "loose_crop"
 
 
 class CroppedImages(Images):
-    """Faces cut out by their landmarks when they are read."""
+    """Faces that are aligned by their landmarks when they are read."""
 
     def __init__(self, root: Path, names: list[str], points: np.ndarray) -> None:
         self.root, self.names, self.points = root, names, points
@@ -62,7 +62,7 @@ def read_templates(folder: Path) -> Templates:
     """Read the protocol.
 
     Args:
-        folder: with `meta` and `loose_crop`.
+        folder: the folder that holds `meta` and `loose_crop`.
 
     Raises:
         ValueError: a file is missing or malformed, files disagree, or a pair names a template without
@@ -93,7 +93,7 @@ def read_templates(folder: Path) -> Templates:
 
 
 def _rows(folder: Path, pattern: str, columns: int) -> list[list[str]]:
-    """The fields of each line of the one file of that name."""
+    """The fields of each line of the only file that matches that name."""
     found = sorted((folder / "meta").glob(pattern))
     if len(found) != 1:
         raise ValueError(f"{folder}: expected one file meta/{pattern}, got {len(found)}")

@@ -1,7 +1,7 @@
-"""Whether the people of a verification set are among those a network is trained on.
+"""Whether people of a verification set are also in the training set.
 
-People are compared by the names of their folders, images byte for byte. Neither finds everyone: packs
-number their people, and an image that was encoded again has other bytes.
+People are compared by the names of their folders, images byte for byte. Neither comparison finds
+everyone: packs number their people, and an image that was encoded again has other bytes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,20 +15,20 @@ from fusedface.data.pair_list import PairList
 from fusedface.data.sources import FaceSource, Images
 from fusedface.data.sources.images import UnreadableImage
 
-# Training images whose bytes are compared: as many as a training reads in seconds.
+# Training images whose bytes are compared: as many as can be read in seconds.
 COMPARED_IMAGES = 20_000
 SHOWN_NAMES = 3
 
 
 class Overlap(NamedTuple):
-    """What a verification set has in common with the training images."""
+    """The overlap of a verification set with the training images."""
 
-    names: tuple[str, ...]  # of people that are in both
-    num_people: int  # of the set whose names could be compared; 0 where either side has no names
-    images: int  # of the set that are training images
+    names: tuple[str, ...]  # of people in both
+    num_people: int  # people of the set whose names were compared; 0 if either side has no names
+    images: int  # images of the set that are training images
     num_images: int  # in the set
     num_compared: int  # training images that they were compared with
-    all_compared: bool  # whether these are all
+    all_compared: bool  # whether these are all training images
 
     def __str__(self) -> str:
         """A sentence for people."""
@@ -53,11 +53,11 @@ class Overlap(NamedTuple):
 
 
 def overlaps(source: FaceSource, tests: dict[str, PairList]) -> dict[str, Overlap]:
-    """Compare the people and images of verification sets with those to train on.
+    """Compare the people and images of verification sets with the training images.
 
     Args:
         source: the training images.
-        tests: by name.
+        tests: the verification sets by name.
     """
     count = min(len(source), COMPARED_IMAGES)
     indices = np.linspace(0, len(source) - 1, count).round().astype(int)

@@ -1,4 +1,4 @@
-"""Verification pairs, however they were given."""
+"""Verification pairs, the same for every file format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ import numpy as np
 from fusedface.data.sources import FaceSource, Images, SomeImages
 from fusedface.data.sources.images import decode_image, read_encoded, read_image
 
-NUM_FOLDS = 10  # of the field's protocol
+NUM_FOLDS = 10  # as in the protocol of LFW
 
 
 class ImageFiles(Images):
     """Images to be compared, by path.
 
     Args:
-        root: what the paths start from.
+        root: the folder that the paths are relative to.
         paths: of the images.
-        folders: of each, where a folder is a person; None where the people are unknown.
+        folders: of each image, if each folder holds one person; None if the people are unknown.
     """
 
     def __init__(self, root: Path, paths: Sequence[str], folders: Sequence[str] | None) -> None:
@@ -29,7 +29,7 @@ class ImageFiles(Images):
 
     @property
     def identities(self) -> np.ndarray | None:
-        """By the folders."""
+        """The number of each image's folder."""
         return self._identities
 
     def folder(self) -> Path:
@@ -48,7 +48,7 @@ class ImageFiles(Images):
         return read_image(self.root / self.paths[index])
 
     def encoded(self, index: int) -> bytes:
-        """The image as it lies in its file."""
+        """The bytes of the image file."""
         return read_encoded(self.root / self.paths[index])
 
     def describe(self, index: int) -> str:
@@ -57,11 +57,11 @@ class ImageFiles(Images):
 
 
 class EncodedImages(Images):
-    """Images to be compared, held encoded; who they show is unknown.
+    """Images to be compared, held encoded in memory; the people are unknown.
 
     Args:
-        data: the images.
-        names: of each, for messages.
+        data: the encoded images.
+        names: of each image, for messages.
     """
 
     def __init__(self, data: Sequence[bytes], names: Sequence[str]) -> None:
@@ -88,12 +88,12 @@ class PairList:
     """P pairs of images in folds.
 
     Args:
-        images: each image once; `identities` says who is on them.
+        images: each image once; its `identities` are the people.
         first: (P,) int64, indices into `images`.
-        second: (P,) int64, as `first`: the other image of each pair.
-        same: (P,) bool.
+        second: (P,) int64, as `first`, the other image of each pair.
+        same: (P,) bool, whether both show one person.
         fold: (P,) int64, 0, 1, ...
-        drawn: here, from images whose people are known, and not listed by anyone.
+        drawn: whether the pairs were drawn from labelled images, and not read from a list.
     """
 
     images: Images
@@ -110,7 +110,7 @@ class PairList:
 def from_index_pairs(
     source: FaceSource, first: np.ndarray, second: np.ndarray, same: np.ndarray, fold: np.ndarray
 ) -> PairList:
-    """Pairs of images of a source, given by their indices in it; all (P,)."""
+    """Pairs of images of a source, given by their indices in it; all arrays are (P,)."""
     used, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
     left, right = inverse[: len(first)], inverse[len(first) :]
     return PairList(
@@ -119,7 +119,7 @@ def from_index_pairs(
 
 
 def check_both_kinds(same: np.ndarray, path: Path) -> None:
-    """Raise ValueError unless there are pairs of one person and of two; `path` is of the list."""
+    """Raise ValueError unless there are genuine and impostor pairs; `path` is that of the list."""
     if same.all() or not same.any():
         kind = "same" if same.all() else "different"
         raise ValueError(
@@ -128,6 +128,6 @@ def check_both_kinds(same: np.ndarray, path: Path) -> None:
 
 
 def contiguous_folds(num_pairs: int) -> np.ndarray:
-    """(P,) numbers of ten folds of neighbours; sizes differ by one at most, the larger come first."""
+    """Fold numbers (P,) for ten contiguous folds; sizes differ by one at most, the larger come first."""
     parts = np.array_split(np.arange(num_pairs), NUM_FOLDS)
     return np.repeat(np.arange(NUM_FOLDS), [len(part) for part in parts])

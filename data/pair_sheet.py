@@ -22,9 +22,9 @@ class Block:
     """Pairs under one title.
 
     Args:
-        title: above them.
-        pairs: indices of two images.
-        captions: of each pair, lines.
+        title: the text above the pairs.
+        pairs: the indices of two images each.
+        captions: the lines of text of each pair.
     """
 
     title: str
@@ -36,8 +36,8 @@ def pair_sheet(images: Images, blocks: Sequence[Block], path: Path) -> None:
     """Write the picture; a red cell is an unreadable image.
 
     Args:
-        images: that the pairs are of.
-        blocks: from the top down.
+        images: the images that the pairs index.
+        blocks: the blocks, from the top down.
         path: of the picture, any kind that Pillow writes.
 
     Raises:
@@ -68,7 +68,7 @@ def pair_sheet(images: Images, blocks: Sequence[Block], path: Path) -> None:
 
 
 def shown(text: str, longest: int) -> str:
-    """One line of at most so many characters, the end of what is longer: a path's file name is there."""
+    """One line of at most this many characters; of longer text the end, which has a path's file name."""
     line = "".join(letter if letter.isprintable() else "?" for letter in printable(text))
     return line if len(line) <= longest else f"...{line[3 - longest :]}"
 

@@ -20,20 +20,20 @@ TRUE, FALSE = frozenset({"1", "true"}), frozenset({"0", "-1", "false"})
 def read_pairs(path: str | Path, root: str | Path | None = None) -> PairList:
     """Read verification pairs of any kind; spaces, tabs or, in a .csv, commas separate fields.
 
-        path path same fold    a line a pair, same 0 or 1, fold 0, 1, ...; a header or none
+        path path same fold    one line per pair, same 0 or 1, fold 0, 1, ...; with or without a header
         LFW                    "folds<TAB>n", then for each fold n lines "name i j" and n lines
                                "name i name j"; image i is name/name_%04d with any image suffix
-        CPLFW, CALFW           two lines a pair, "path flag", flag 0 where the people differ; dealt
-                               to ten folds in their order, both kinds alike
+        CPLFW, CALFW           two lines per pair, "path flag", flag 0 if the people differ; ten folds
+                               in their order, with equal shares of both kinds
         .bin                   see `read_bin`
 
     Args:
         path: the list.
-        root: the folder its paths start from; without it the list's own folder. A .bin needs none.
+        root: the folder its paths are relative to, by default the list's own. A .bin needs none.
 
     Raises:
-        ValueError: the list is malformed, disagrees with its header, leaves `root` or names images
-            that are not there; file and line are named.
+        ValueError: the list is malformed, disagrees with its header, leaves `root` or names images that
+            do not exist; the message names file and line.
     """
     path = Path(path)
     if path.suffix.lower() == SUFFIX:
@@ -198,7 +198,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _identities(paths: list[str], pairs: list[_Pair]) -> list[str] | None:
-    """The folder of each image as its identity, or None where the list contradicts that."""
+    """The folder of each image as its identity, or None if the list contradicts that."""
     folder = {p: str(Path(p).parent) for p in paths}
     agrees = all((folder[pair.one] == folder[pair.other]) == pair.same for pair in pairs)
     return [folder[p] for p in paths] if agrees else None

@@ -1,9 +1,9 @@
-"""Pickles of lists, numbers, bytes and arrays of them, read without running what they ask for.
+"""Read pickles of lists, numbers, bytes and arrays of them without running code from the file.
 
-A pickle can run any code. Here its operations are first read without being obeyed, and all are refused
-but those that build such values; then `pickle` builds them, with stand-ins in place of NumPy's
-functions. Whatever else a file asks for is refused by name. Memory: about three times the file, and at
-most 500 MB besides it.
+A pickle can run any code. So its operations are first read without being executed, and every
+operation that does not build such a value is refused. Then `pickle` builds the values, with harmless
+classes in place of NumPy's functions. A request for anything else is refused, with its name in the
+message. Memory: about three times the file, and at most 500 MB in addition.
 """
 
 import io
@@ -30,11 +30,11 @@ OBJECTS = frozenset({"O", "O4", "O8"})  # arrays of objects, whose items the pic
 
 
 class RefusedPickle(ValueError):  # noqa: N818  the name says what it is
-    """A pickle that is broken, or asks for what it must not."""
+    """The pickle is broken, or asks for something that is not allowed."""
 
 
 class Array:
-    """An array of a pickle: its type and its bytes, or its objects, taken from the file unchanged."""
+    """An array of a pickle: its type and its bytes or objects, unchanged from the file."""
 
     def __init__(self, dtype: "_Dtype | None" = None, data: bytes | list = b"") -> None:
         self.dtype, self.data = dtype, data
@@ -43,10 +43,10 @@ class Array:
         _, _, self.dtype, _, self.data = state
 
     def values(self) -> np.ndarray:
-        """Its values in a row.
+        """Its values as a flat array.
 
         Raises:
-            RefusedPickle: they are no bytes, booleans or integers.
+            RefusedPickle: they are not bytes, booleans or integers.
         """
         numpy = self.dtype.numpy if isinstance(self.dtype, _Dtype) else None
         if numpy is None or not isinstance(self.data, bytes | bytearray):
@@ -56,10 +56,10 @@ class Array:
         return np.frombuffer(self.data, numpy)
 
     def items(self) -> list:
-        """Its objects in a row, or its values.
+        """Its objects or values as a flat list.
 
         Raises:
-            RefusedPickle: they are neither objects nor what `values` takes.
+            RefusedPickle: they are neither objects nor supported by `values`.
         """
         is_objects = isinstance(self.dtype, _Dtype) and self.dtype.numpy is None
         if is_objects and isinstance(self.data, list):
@@ -136,7 +136,7 @@ class _Unpickler(pickle.Unpickler):
 def read_pickle(data: bytes) -> Any:
     """The value of a pickle: lists, tuples, booleans, integers, text, bytes, bytearrays and `Array`.
 
-    Files of Python 2 and 3, and of NumPy before and since 2.0; text of Python 2 comes as bytes.
+    Reads files of Python 2 and 3, and of NumPy before and since 2.0. Python 2's text becomes bytes.
 
     Raises:
         RefusedPickle: it is broken, too large, or asks for anything else.
@@ -154,7 +154,7 @@ def _check_operations(data: bytes) -> None:
     for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
         if operation.name not in OPERATIONS:
             raise RefusedPickle(f"it uses the operation {operation.name}")
-        # A number in the memo makes `pickle` allocate a table as long.
+        # A large memo index makes `pickle` allocate a table of that length.
         memo = int(argument or 0) if operation.name in MEMO_WRITES else 0
         if count >= MAX_OPERATIONS or not 0 <= memo < MAX_OPERATIONS:
             raise RefusedPickle(f"it has more than {MAX_OPERATIONS} operations")

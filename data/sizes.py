@@ -1,4 +1,4 @@
-"""Images of other sizes than a network takes: how many there are, before they are scaled."""
+"""Count images whose size differs from a network's input, before they are scaled."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -8,22 +8,22 @@ import numpy as np
 from fusedface.data.sources import Images
 from fusedface.data.sources.images import UnreadableImage, image_size
 
-LOOKED_AT = 1000  # images of a source, spread over it: headers are read, not pixels
+LOOKED_AT = 1000  # images, spread over a source; only their headers are read
 SHOWN_SIZES = 4
-MAX_SHARE = 0.05  # of images of other sizes, unless they are to be scaled
+MAX_SHARE = 0.05  # of images of other sizes, unless scaling was asked for
 
 
 class OtherSizes(NamedTuple):
-    """Images of another size than asked for, among those that were looked at."""
+    """The images of another size than asked for, among those that were looked at."""
 
     size: tuple[int, int]  # H, W that is asked for
-    num_images: int  # in all
-    num_looked_at: int  # of those, whose headers can be read
+    num_images: int  # images of the source
+    num_looked_at: int  # images among them whose headers can be read
     others: Counter[tuple[int, int]]  # (H, W) that differ, and how many images have them
 
     @property
     def num_others(self) -> int:
-        """How many differ."""
+        """Number of images that differ."""
         return self.others.total()
 
     def __str__(self) -> str:
@@ -40,11 +40,11 @@ class OtherSizes(NamedTuple):
 
 
 def other_sizes(images: Images, size: tuple[int, int]) -> OtherSizes:
-    """Look at images spread over a source, all of a small one.
+    """Look at images spread over a source; at all images of a small one.
 
     Args:
-        images: where they come from.
-        size: (H, W) that they should have.
+        images: the source.
+        size: (H, W) that the images should have.
     """
     indices = np.linspace(0, len(images) - 1, min(LOOKED_AT, len(images))).round().astype(int)
     found: Counter[tuple[int, int]] = Counter()
@@ -59,16 +59,16 @@ def other_sizes(images: Images, size: tuple[int, int]) -> OtherSizes:
 
 
 def check_sizes(images: Images, size: tuple[int, int], name: str, *, resize: bool) -> str | None:
-    """What is to be said of images to train on that have another size than the network takes.
+    """A warning about training images of another size than the network takes.
 
     Args:
-        images: to train on.
-        size: (H, W) of what the network takes.
+        images: the training images.
+        size: (H, W) of the network's input.
         name: of the source, for messages.
-        resize: whether any share of them may be scaled.
+        resize: whether any share of the images may be scaled.
 
     Raises:
-        ValueError: too many have another size, and they are not to be scaled.
+        ValueError: too many images have another size, and `resize` is False.
     """
     others = other_sizes(images, size)
     if not others.num_others:

@@ -1,4 +1,4 @@
-"""Which kind of source a path is."""
+"""Open a source of any kind, chosen by its path."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ def open_source(
     """Open a RecordIO pack, an LMDB file, a folder with a folder per identity, or a list of "path label".
 
     Args:
-        spec: a folder that holds train.rec, or a .rec file; a .lmdb file, or a folder that holds data.mdb;
-            any other folder; any other file.
-        skip_bad: leave out what a pack or LMDB file holds of broken records, and say so in its `notes`.
+        spec: for a pack, a folder with train.rec or a .rec file; for LMDB, a .lmdb file or a folder
+            with data.mdb; any other folder has a folder per identity; any other file is a list.
+        skip_bad: leave out broken records of a pack or LMDB file, and say so in `notes`.
 
     Raises:
-        ValueError: there is no such path, or it holds no usable faces; the message says what to do.
+        ValueError: the path does not exist or holds no usable faces; the message says what to do.
     """
     path = Path(spec)
     if pack_file(path) is not None:

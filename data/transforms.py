@@ -1,8 +1,8 @@
 """Augmentation presets, and fitting images to a backbone's input.
 
-An augmented image is a function of the image and of one random generator, so that it does not depend
-on worker, order or history. Mirroring is ours; the rest is albumentations', which is imported only
-when a preset needs it.
+An augmented image is a function of the image and of one random generator, so that it does not depend on
+worker, order or history. Mirroring is implemented here. The other transforms come from albumentations,
+which is imported only if a preset needs it.
 """
 
 import os
@@ -25,7 +25,7 @@ PRESETS = {
 
 
 def augmentation(preset: str, image_size: tuple[int, int]) -> Transform:
-    """The augmentation of a preset: (H, W, 3) uint8 RGB and a generator to an image of the same size.
+    """The augmentation of a preset: maps (H, W, 3) uint8 RGB and a generator to an image of that size.
 
     Args:
         preset: one of PRESETS.
@@ -59,7 +59,7 @@ def _albumentations(preset: str, image_size: tuple[int, int]):
     """The part of a preset that is albumentations'."""
     os.environ.setdefault(
         "NO_ALBUMENTATIONS_UPDATE", "1"
-    )  # it would ask the network for its version
+    )  # it would look up its newest version online
     try:
         import albumentations as A
     except ImportError as error:
@@ -82,7 +82,7 @@ def _albumentations(preset: str, image_size: tuple[int, int]):
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scale an image (H, W, 3) uint8 to `size` (H, W); the image itself where it has that size."""
+    """Scale an image (H, W, 3) uint8 to `size` (H, W); return the image itself if it has that size."""
     if image.shape[:2] == size:
         return image
     scaled = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)

@@ -1,7 +1,7 @@
 """Verification sets as the field shares them: lfw.bin, cfp_fp.bin, agedb_30.bin, ...
 
-A .bin file is a pickle of (images, same): 2 P encoded images, a pair after the other, and P truths. Its
-ten folds are neighbours in the file, as in the protocol of insightface's trainers.
+A .bin file is a pickle of (images, same): 2 P encoded images, pair after pair, and P booleans. Each
+of its ten folds is a contiguous part of the file, as in the protocol of insightface's trainers.
 """
 
 import pickle
@@ -23,12 +23,12 @@ PROTOCOL = 4  # read by every Python 3
 
 
 def read_bin(path: Path) -> PairList:
-    """Read a verification set; nothing that the file asks for is run.
+    """Read a verification set, without running code from the file.
 
     Images that occur several times are kept once. The people are unknown.
 
     Raises:
-        ValueError: the file cannot be read, or holds something else.
+        ValueError: the file cannot be read, or is not a verification set.
     """
     try:
         images, same = _two(read_pickle(path.read_bytes()))
@@ -61,14 +61,15 @@ def read_bin(path: Path) -> PairList:
 
 
 def find_sets(names: str, folder: Path | None) -> list[Path]:
-    """The files of "lfw.bin,cfp_fp.bin,agedb_30.bin"; by custom next to the training images.
+    """Find the files of a list such as "lfw.bin,cfp_fp.bin,agedb_30.bin".
 
     Args:
-        names: separated by commas.
-        folder: where to look for what is not found as it is given; or a file there.
+        names: paths or file names, separated by commas.
+        folder: where to look for a name that is not a path, usually the folder of the training
+            images; or a file in that folder.
 
     Raises:
-        ValueError: one is in neither place.
+        ValueError: a file is in neither place.
     """
     paths = []
     if folder is not None and folder.is_file():
@@ -86,11 +87,11 @@ def write_bin(pairs: PairList, path: Path) -> bool:
     """Write pairs as a verification set, fold by fold; images are copied as they are encoded.
 
     Returns:
-        Whether the folds stay what they are: a .bin has ten of neighbours, as equal as can be.
+        Whether the folds stay the same: a .bin has ten contiguous folds, as equal as possible.
 
     Raises:
         ValueError: `path` exists.
-        UnreadableImage: one cannot be decoded.
+        UnreadableImage: an image cannot be decoded.
     """
     if path.exists():
         raise ValueError(f"{path} exists already; give another name")

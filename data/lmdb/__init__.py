@@ -1,4 +1,4 @@
-"""Faces in an LMDB file, as the synthetic sets of Vec2Face are shared; read without its library."""
+"""Faces in an LMDB file, the format of the synthetic sets of Vec2Face; read without the LMDB library."""
 
 from fusedface.data.lmdb.source import LmdbSource, lmdb_file, open_lmdb
 

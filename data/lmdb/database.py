@@ -1,8 +1,8 @@
 """The container: LMDB, a B+ tree of keys and values in one file.
 
-    pages 0, 1   magic, version, page size, root; the one of the later transaction counts
-    branch       nodes: a key, and the page of those from there on
-    leaf         nodes: a key, and its value or the first of the pages of its own that hold it
+    pages 0, 1   magic, version, page size, root; the page of the later transaction is valid
+    branch       nodes: a key, and the page that holds the keys from this one on
+    leaf         nodes: a key, and its value, or the first of the separate pages that hold it
 
 Numbers are little-endian, page numbers have 64 bits. Source: mdb.c of LMDB 0.9, data version 1.
 """
@@ -48,7 +48,7 @@ class Database(MappedFile):
         path: the file.
 
     Raises:
-        ValueError: it is missing, no LMDB file, or of another version.
+        ValueError: it is missing, is not an LMDB file, or has another version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,7 +86,7 @@ class Database(MappedFile):
         return _Root(root, depth, TRANSACTION.unpack(after)[1])
 
     def _tree(self, page: int, which: int) -> tuple[int, ...]:
-        """What page 0 or 1 says of a tree: 0 is that of free pages, 1 the main one."""
+        """The entry of page 0 or 1 on a tree: tree 0 has the free pages, tree 1 is the main one."""
         start = page * self._page_size + PAGE.size
         magic, version, _, _ = META.unpack(self._bytes(start, META.size))
         if magic != MAGIC:
@@ -96,7 +96,7 @@ class Database(MappedFile):
         return TREE.unpack(self._bytes(start + META.size + which * TREE.size, TREE.size))
 
     def _below(self, level: list[int]) -> list[int]:
-        """The pages that the branch pages of a level name."""
+        """The pages that the branch pages of one level point to."""
         below: list[int] = []
         for number in level:
             start, page, pointers = self._page(number, BRANCH)
@@ -126,7 +126,7 @@ class Database(MappedFile):
                 yield Entry(key, start + after, size)
 
     def _own_pages(self, number: int, size: int) -> int:
-        """Where a value begins that has pages of its own."""
+        """Byte offset of a value that has separate pages."""
         start = number * self._page_size
         found, _, kind, _, _ = PAGE.unpack(self._bytes(start, PAGE.size))
         if found != number or kind & ~DIRTY != OVERFLOW:
@@ -135,7 +135,7 @@ class Database(MappedFile):
         return start + PAGE.size
 
     def _page(self, number: int, kind: int) -> tuple[int, bytes, tuple[int, ...]]:
-        """Where a page begins, the page, and where in it nodes begin."""
+        """Byte offset of a page, its bytes, and the offsets of its nodes."""
         start = number * self._page_size
         page = self._bytes(start, self._page_size)
         found, _, found_kind, stop, _ = PAGE.unpack_from(page)

@@ -3,9 +3,9 @@
     __len__        how many images                    __classnum__   how many people
     __keys__       the keys of the images, in order; not needed here
 
-The layout of Vec2Face and Vec2Face+ (HSFace10K, VFace100K, ...), as imagelist2lmdb.py of
-HaiyuWu/SOTA-Face-Recognition-Train-and-Test writes it. Labels lie behind the images, so that every
-record is read when a file is opened.
+This is the layout of Vec2Face and Vec2Face+ (HSFace10K, VFace100K, ...), as imagelist2lmdb.py of
+HaiyuWu/SOTA-Face-Recognition-Train-and-Test writes it. A record has its label after its image, so
+opening a file reads every record.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,12 +29,12 @@ class LmdbSource(FaceSource):
 
     Args:
         database: the file.
-        images: where they lie.
-        labels: (N,) int64 of them, as in the file.
-        notes: what a user should know.
+        images: their places in the file.
+        labels: (N,) int64, as in the file.
+        notes: messages for the user.
 
     Raises:
-        ValueError: fewer than two identities, or none of the first images can be decoded.
+        ValueError: there are fewer than two identities, or none of the first images can be decoded.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class LmdbSource(FaceSource):
         return decode_image(self.encoded(index), self.describe(index))
 
     def encoded(self, index: int) -> bytes:
-        """The image as it lies in the file.
+        """The image as the file holds it.
 
         Raises:
-            UnreadableImage: its record is broken, or was another person's when the file was opened.
+            UnreadableImage: its record is broken, or had another label when the file was opened.
         """
         key, offset, size = (int(of[index]) for of in (self._keys, self._offsets, self._sizes))
         try:
@@ -82,7 +82,7 @@ class LmdbSource(FaceSource):
         self,
         indices: Sequence[int] | np.ndarray | None = None,  # noqa: ARG002  all lie in one
     ) -> Iterator[Path]:
-        """The file, whichever images are asked for."""
+        """The file, for any images."""
         return iter((self.database.path,))
 
     def describe(self, index: int) -> str:
@@ -91,7 +91,7 @@ class LmdbSource(FaceSource):
 
 
 def lmdb_file(path: Path) -> Path | None:
-    """The file of an LMDB set that is given as that file, or as a folder with data.mdb; or None."""
+    """The file of an LMDB set, given as that file or as a folder with data.mdb; else None."""
     if path.suffix in (".lmdb", ".mdb") and path.is_file():
         return path
     inside = path / "data.mdb"
@@ -106,8 +106,8 @@ def open_lmdb(path: str | Path, *, skip_bad: bool = False) -> LmdbSource:
         skip_bad: leave out images whose records are broken; `notes` counts and lists them.
 
     Raises:
-        ValueError: it is not an LMDB file, is damaged, or holds other things than labelled images; file,
-            key and byte offset are named.
+        ValueError: it is not an LMDB file, is damaged, or holds other values than labelled images; the
+            message names file, key and byte offset.
     """
     file = lmdb_file(Path(path))
     if file is None:
@@ -137,7 +137,7 @@ def open_lmdb(path: str | Path, *, skip_bad: bool = False) -> LmdbSource:
 
 
 def _sort(database: Database) -> tuple[list[Entry], dict[bytes, Entry]]:
-    """The images by their numbers, and what describes them."""
+    """The entries of the images by number, and the entries that describe the set."""
     images: list[Entry] = []
     described: dict[bytes, Entry] = {}
     for entry in database.entries():

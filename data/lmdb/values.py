@@ -1,9 +1,9 @@
-"""What a value holds: an image file and a label, as a MessagePack array (https://msgpack.org)."""
+"""Values of the LMDB file: an image file and a label, as a MessagePack array (https://msgpack.org)."""
 
-ARRAY = 0x90  # of up to 15 items, whose number is in the lower bits
+ARRAY = 0x90  # of up to 15 items; the lower bits have their number
 NUMBERS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}  # by type, the bytes of the number
 STRINGS = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}  # by type, the bytes of the length
-LARGEST_SMALL = 0x7F  # numbers up to this are their own type
+LARGEST_SMALL = 0x7F  # numbers up to this are one byte, without a type
 
 
 def read_labelled_image(data: bytes) -> tuple[bytes, int]:
@@ -38,7 +38,7 @@ def read_number(data: bytes) -> int:
 
 
 def _item(data: bytes, at: int) -> tuple[bytes | int, int]:
-    """The byte string or number at a place, and the place behind it."""
+    """The byte string or number at a position, and the position after it."""
     if at >= len(data):
         raise ValueError("it is cut off")
     kind = data[at]

@@ -1,4 +1,4 @@
-"""MXNet's RecordIO, read and written without MXNet: the packs in which face-recognition data is shared."""
+"""MXNet's RecordIO, the format in which face-recognition data is shared, read and written without MXNet."""
 
 from fusedface.data.recordio.pack import PackSource, open_pack, pack_file
 from fusedface.data.recordio.writer import write_pack

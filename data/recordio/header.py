@@ -1,10 +1,10 @@
-"""What a record of a pack holds: a header with labels, then an encoded image.
+"""The content of a pack's record: a header with labels, then an encoded image.
 
     flag u32 | label f32 | id u64 | id2 u64      24 bytes, little-endian
     flag = 0: one label, in the header; flag = n > 0: n labels, float32, follow the header
 
-An identity's record and the pack's own (key 0) have two labels and no image: a range of keys. Source:
-recordio.py of MXNet (IRHeader), and the packs of insightface.
+The record of an identity, and that of the pack itself (key 0), have no image and two labels: a range of
+keys. Source: recordio.py of MXNet (IRHeader), and the packs of insightface.
 """
 
 from typing import NamedTuple
@@ -28,23 +28,23 @@ class Record(NamedTuple):
     """A record, taken apart."""
 
     labels: np.ndarray  # (n,) float32
-    image: bytes  # empty in a record that has none
+    image: bytes  # empty in a record without an image
 
 
 class Headers(NamedTuple):
     """Headers of many records at once."""
 
-    labels: np.ndarray  # (N, 2) float32; of one label the second is 0
+    labels: np.ndarray  # (N, 2) float32; the second is 0 in a record of one label
     is_range: np.ndarray  # (N,) bool; two labels and no image
     has_image: np.ndarray  # (N,) bool
-    plain: np.ndarray  # (N,) bool; where not, the record has several parts, or is broken: read it
+    plain: np.ndarray  # (N,) bool; False: the record has several parts or is broken, read it
 
 
 def read_record(records: RecordFile, offset: int, key: int) -> Record:
-    """A record, taken apart.
+    """Read one record and split it into labels and image.
 
     Raises:
-        BadRecord: it is broken, or shorter than its header says; file, key and byte offset are named.
+        BadRecord: it is broken, or shorter than its header says; the message names file, key and offset.
     """
     try:
         data = records.read(offset)
@@ -69,13 +69,13 @@ def pack_image(label: int, key: int, image: bytes) -> bytes:
 
 
 def pack_range(key: int, first: int, stop: int, *, whole_pack: bool = False) -> bytes:
-    """The record of an identity, whose images have the keys first <= key < stop; or of the pack."""
+    """The record of an identity whose images have the keys first <= key < stop, or of the pack."""
     labels = np.array([first, stop], "<f4").tobytes()
     return RECORD_HEADER.pack(2, 0.0, key, int(whole_pack)) + labels
 
 
 def read_headers(records: RecordFile, offsets: np.ndarray) -> Headers:
-    """Headers at many byte offsets (N,), without a look at the images."""
+    """Read headers at many byte offsets (N,), without reading the images."""
     parts = [_read_headers(records, chunk) for chunk in _chunks(offsets)]
     return Headers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 

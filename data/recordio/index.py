@@ -1,4 +1,4 @@
-"""The .idx file of a pack: a line `key<TAB>byte offset` for each record, in any order."""
+"""The .idx file of a pack: one line `key<TAB>byte offset` per record, in any order."""
 
 import warnings
 from pathlib import Path
@@ -8,8 +8,8 @@ import numpy as np
 
 from fusedface.data.recordio.records import PART_HEADER, RECORD_HEADER
 
-# A record takes at least this much of the .rec file, a line at most that much of the .idx file: an
-# index longer than the two allow cannot be right, and is not read.
+# Least bytes of a record in the .rec file, and most bytes of a line in the .idx file. An index longer than
+# these allow cannot be right, and is not read.
 MIN_RECORD_BYTES = PART_HEADER + RECORD_HEADER.size
 MAX_LINE_BYTES = 42
 
@@ -17,7 +17,7 @@ MAX_LINE_BYTES = 42
 class Index(NamedTuple):
     """The records of a pack, sorted by key."""
 
-    keys: np.ndarray  # (N,) int64, different ones, none negative
+    keys: np.ndarray  # (N,) int64, distinct, none negative
     offsets: np.ndarray  # (N,) int64, none negative
 
 

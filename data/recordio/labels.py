@@ -1,8 +1,8 @@
-"""Which records of a pack are images, and of whom.
+"""Which records of a pack are images, and whose.
 
-To read the label of each image is to read a pack of 40 GB from one end to the other. Where there is a
-record for each identity, its range of keys says the labels, and two images of each are looked at. A
-label that disagrees nonetheless is noticed when its image is read.
+Reading the label of each image would mean reading a pack of 40 GB from end to end. If there is a
+record for each identity, its range of keys gives the labels, and two images of each identity are
+checked. A wrong label elsewhere is noticed when its image is read.
 """
 
 from bisect import bisect_left
@@ -29,7 +29,7 @@ def image_records(records: RecordFile, index: Index, *, skip_bad: bool) -> Image
     """Find the images and their labels.
 
     Raises:
-        BadRecord: a record that was looked at is broken, and is not to be left out.
+        BadRecord: a record that was read is broken, and broken records are not left out.
         ValueError: index and records disagree, or there are no images.
     """
     if skip_bad:
@@ -89,7 +89,7 @@ def _label_of(records: RecordFile, key: int, offset: int) -> float:
 
 
 def _by_ranges(records: RecordFile, index: Index) -> Images | None:
-    """By the records of the identities; None where the pack has none, or their ranges leave gaps."""
+    """By the records of the identities; None if the pack has none, or their ranges leave gaps."""
     if not len(index.keys) or index.keys[0] != 0:
         return None
     own = read_record(records, int(index.offsets[0]), 0)
@@ -104,7 +104,7 @@ def _by_ranges(records: RecordFile, index: Index) -> Images | None:
     tiled = np.concatenate([[np.float32(1)], stops[:-1]]) == ranges.labels[:, 0]
     if not (ranges.is_range.all() and tiled.all() and stops[-1] == np.float32(num_images + 1)):
         return None
-    # Where each identity's images begin and end, up to the rounding of float32.
+    # First key and end of each identity's images, rounded to float32.
     stop = np.minimum(stops.astype(np.int64) - 1, num_images)
     start = np.concatenate([[0], stop[:-1]])
     start, stop = start[stop > start], stop[stop > start]
@@ -122,10 +122,10 @@ def _by_ranges(records: RecordFile, index: Index) -> Images | None:
 
 
 def _num_images(records: RecordFile, index: Index, own: np.ndarray) -> int:
-    """N, from the first record without an image; index and the pack's own record must agree with it.
+    """N, found from the first record without an image; the index and record 0 must agree with it.
 
-    Without records of identities the second label of the pack's own record says nothing about keys:
-    some writers put the number of identities there.
+    Without records of identities, the second label of record 0 says nothing about keys: some writers
+    put the number of identities there.
     """
     num_records = len(index.keys)
     gaps = np.flatnonzero(index.keys != np.arange(num_records))

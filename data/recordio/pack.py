@@ -2,11 +2,11 @@
 
     insightface's packs   keys 1 to N are images; N + 1 to N + M have a record for each identity, with
                           the range of its images' keys; key 0 is the pack's own: (N + 1, N + M + 1)
-    others like them      the same without a record for each identity; key 0 is (N + 1, anything), which
-                          is what insightface's own loader reads
-    im2rec's packs        every key is an image, 0 too
+    similar packs         the same without a record for each identity; key 0 is (N + 1, anything), as
+                          insightface's own loader reads it
+    im2rec's packs        every key is an image, including 0
 
-Labels and ranges are float32, so that ranges beyond 2^24 are rounded; the records decide, not they.
+Labels and ranges are float32, so ranges beyond 2^24 are rounded; then the image records decide.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,11 +28,11 @@ class PackSource(FaceSource):
 
     Args:
         records: of the .rec file.
-        images: which of them are images, and of whom.
-        notes: what a user should know: what was left out.
+        images: the image records and their labels.
+        notes: messages for the user on records that were left out.
 
     Raises:
-        ValueError: fewer than two identities, or none of the first images can be decoded.
+        ValueError: there are fewer than two identities, or none of the first images can be decoded.
     """
 
     def __init__(self, records: RecordFile, images: Images, notes: Sequence[str] = ()) -> None:
@@ -51,10 +51,10 @@ class PackSource(FaceSource):
         return decode_image(self.encoded(index), self.describe(index))
 
     def encoded(self, index: int) -> bytes:
-        """The image as it lies in the pack.
+        """The image as the pack holds it.
 
         Raises:
-            UnreadableImage: its record is broken, or of another identity than the pack says.
+            UnreadableImage: its record is broken, or has another label than the pack says.
         """
         try:
             record = read_record(self.records, int(self.offsets[index]), int(self.keys[index]))
@@ -70,7 +70,7 @@ class PackSource(FaceSource):
         self,
         indices: Sequence[int] | np.ndarray | None = None,  # noqa: ARG002  all lie in two
     ) -> Iterator[Path]:
-        """The pack's two, whichever images are asked for."""
+        """The two files of the pack, for any images."""
         return iter((self.records.path, self.records.path.with_suffix(".idx")))
 
     def describe(self, index: int) -> str:
@@ -79,7 +79,7 @@ class PackSource(FaceSource):
 
 
 def pack_file(path: Path) -> Path | None:
-    """The .rec file of a pack that is given as its folder or as that file, or None."""
+    """The .rec file of a pack, given as its folder or as that file; else None."""
     if path.suffix == ".rec" and path.is_file():
         return path
     inside = path / "train.rec"
@@ -95,7 +95,7 @@ def open_pack(path: str | Path, *, skip_bad: bool = False) -> PackSource:
             them.
 
     Raises:
-        ValueError: files are missing, or disagree; file, key and byte offset are named.
+        ValueError: files are missing or disagree; the message names file, key and byte offset.
     """
     file = pack_file(Path(path))
     if file is None:
@@ -107,7 +107,7 @@ def open_pack(path: str | Path, *, skip_bad: bool = False) -> PackSource:
 
 
 def _property(file: Path, images: Images) -> list[str]:
-    """What the pack's `property` file, "classes,height,width", says otherwise."""
+    """How the pack's `property` file, "classes,height,width", disagrees with its records."""
     try:
         with (file.parent / "property").open("rb") as property_file:
             promised = property_file.read(64).split(b",")[0].strip()

@@ -1,12 +1,12 @@
-"""The container: byte strings, one after the other, in one .rec file.
+"""The container: byte strings, one after another, in one .rec file.
 
     record   one part, or a first, any number of middle ones, and a last
     part     magic | flag and length | data | zeros up to a multiple of 4      little-endian
     magic    0xCED7230A, 4 bytes
     flag     upper 3 bits: 0 whole, 1 first, 2 middle, 3 last      length   lower 29 bits
 
-A record in which the magic occurs at a multiple of 4 is split there and the magic left out, so that
-the magic at a multiple of 4 of the file always begins a part. Source: recordio.h of dmlc-core.
+A record that contains the magic at a multiple of 4 is split there, and the magic is left out. So the
+magic at a multiple of 4 of the file always begins a part. Source: recordio.h of dmlc-core.
 """
 
 import struct
@@ -23,14 +23,14 @@ WHOLE, FIRST, MIDDLE, LAST = range(4)
 FLAG_SHIFT = 29
 LENGTH_MASK = (1 << FLAG_SHIFT) - 1
 PART_HEADER = 8  # bytes
-RECORD_HEADER = struct.Struct("<IfQQ")  # with which the data of a pack's record begins: header.py
-# Bounds on what one damaged or hostile record can cost. A face has a few kB, in one part.
+RECORD_HEADER = struct.Struct("<IfQQ")  # at the start of a pack's record: header.py
+# Limits on the cost of one damaged or hostile record. A face has a few kB, in one part.
 MAX_RECORD_BYTES = 1 << 26
 MAX_PARTS = 1 << 16
 
 
 class Part(NamedTuple):
-    """Where a part's data lies in the file."""
+    """The place of a part's data in the file."""
 
     flag: int
     start: int
@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
     @property
     def next(self) -> int:
-        """Where the next part begins."""
+        """Byte offset of the next part."""
         return self.stop + -self.stop % 4
 
 
@@ -74,7 +74,7 @@ class RecordFile(MappedFile):
         """The part at `offset`.
 
         Raises:
-            BadRecord: there is none, or it is longer than the file.
+            BadRecord: there is no part, or it is longer than the file.
         """
         start = offset + PART_HEADER
         if offset < 0 or start > self.size:
@@ -93,11 +93,11 @@ class RecordFile(MappedFile):
         return Part(flag, start, start + length)
 
     def heads(self, offsets: np.ndarray, num_bytes: int) -> np.ndarray:
-        """The first bytes of many parts at once, part header included; (N, num_bytes) uint8.
+        """The first bytes of many parts at once, including the part header; (N, num_bytes) uint8.
 
         Args:
-            offsets: (N,) int64, none negative; what lies past the end of the file reads as zeros.
-            num_bytes: of each.
+            offsets: (N,) int64, none negative; bytes past the end of the file read as zeros.
+            num_bytes: the number of bytes of each part.
         """
         self.check_unchanged()
         mapped = np.frombuffer(self._map, np.uint8)
@@ -106,10 +106,10 @@ class RecordFile(MappedFile):
         return np.where(inside, mapped[np.where(inside, positions, 0)], 0).astype(np.uint8)
 
     def offsets(self) -> Iterator[int]:
-        """Where records begin, in the order of the file.
+        """Byte offsets of all records, in the order of the file.
 
         Raises:
-            BadRecord: a part is broken, so that what follows cannot be found.
+            BadRecord: a part is broken, so the rest cannot be found.
         """
         offset = 0
         while offset < self.size:
@@ -133,7 +133,7 @@ def write_record(file: BinaryIO, data: bytes) -> int:
         The byte offset at which it begins.
 
     Raises:
-        ValueError: it is too long for a record, or would fall into too many parts.
+        ValueError: it is too long for a record, or would need too many parts.
     """
     pieces = _split(data)
     if len(data) > MAX_RECORD_BYTES or len(pieces) > MAX_PARTS:

@@ -17,7 +17,7 @@ FILES = ("train.rec", "train.idx", "property")
 
 
 class Written(NamedTuple):
-    """What a pack was written from."""
+    """The counts of a written pack."""
 
     num_images: int
     num_classes: int
@@ -28,17 +28,17 @@ class Written(NamedTuple):
 def write_pack(source: FaceSource, folder: Path, *, skip_bad: bool = False) -> Written:
     """Write train.rec, train.idx and property; encoded images are copied byte for byte.
 
-    Images lie in the order of their identities, and identities are numbered as in the source. All
-    three files appear at the end, or none.
+    Images are in the order of their identities, and identities are numbered as in the source. All
+    three files appear at the end, or none does.
 
     Args:
-        source: where the faces come from; images that it does not hold encoded are written as PNG.
-        folder: where to; made if need be.
+        source: the faces; images that it does not hold encoded are written as PNG.
+        folder: the folder of the pack, created if it does not exist.
         skip_bad: leave out unreadable images; `Written.skipped` has them.
 
     Raises:
-        UnreadableImage: an image cannot be decoded, and is not to be left out.
-        ValueError: there is a pack already, images differ in size, or the source has too many classes.
+        UnreadableImage: an image cannot be decoded, and `skip_bad` is False.
+        ValueError: a pack exists already, images differ in size, or the source has too many classes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:

@@ -1,4 +1,7 @@
-"""What a source of faces is; image files as one. Packs: data/recordio. Generated faces: data/synthetic."""
+"""The interface of a source of faces, and image files as a source.
+
+Other sources: packs in data/recordio, LMDB files in data/lmdb, generated faces in data/synthetic.
+"""
 
 from fusedface.data.sources.base import FaceSource, Images, SomeIdentities, SomeImages
 from fusedface.data.sources.files import FileSource

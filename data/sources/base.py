@@ -1,6 +1,6 @@
-"""What a source of faces offers: images, one or many at a time, and of a labelled one who is on them.
+"""The interface of sources of faces: images, one or many at a time, and labels if the source has them.
 
-Whatever a source does not know has a default here, so that nobody has to ask which kind it is.
+Anything that a source may not know has a default here, so that callers need not ask for its kind.
 """
 
 from abc import ABC, abstractmethod
@@ -13,11 +13,11 @@ from PIL import Image
 
 from fusedface.data.sources.images import UnreadableImage
 
-PROBED_IMAGES = 16  # decoded when a source is opened, to tell a wrong folder at once
+PROBED_IMAGES = 16  # decoded when a source is opened, to detect a wrong folder at once
 
 
 class Images(ABC):
-    """N images; cheap to hand to worker processes. What has no default must be said."""
+    """N images; cheap to send to worker processes. Subclasses define the methods without a default."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -33,10 +33,10 @@ class Images(ABC):
 
     @abstractmethod
     def describe(self, index: int) -> str:
-        """What a person would call the image: its path, say."""
+        """A name of the image for people, such as its path."""
 
     def read(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """Many images at once, each as `image` gives it; for sources to which that is less work.
+        """Many images at once, each as from `image`; overridden by sources for which that is less work.
 
         Raises:
             UnreadableImage: one cannot be decoded.
@@ -44,7 +44,7 @@ class Images(ABC):
         return [self.image(int(index)) for index in indices]
 
     def encoded(self, index: int) -> bytes:
-        """The image as it is stored, or as PNG where it is not stored encoded.
+        """The encoded image as it is stored; PNG if it is not stored encoded.
 
         Raises:
             UnreadableImage: it cannot be read.
@@ -55,26 +55,26 @@ class Images(ABC):
 
     @property
     def identities(self) -> np.ndarray | None:
-        """(N,) int64, the number of the person who is truly on each image; None where unknown."""
+        """(N,) int64, the number of the person who is really on each image; None if unknown."""
         return None
 
     def folder(self) -> Path | None:
-        """The folder in which its files lie; None where it has no files of its own."""
+        """The folder of its files; None if it has no files."""
         return None
 
     def files(
         self,
         indices: Sequence[int] | np.ndarray | None = None,  # noqa: ARG002  none has a file
     ) -> Iterator[Path]:
-        """The files in which images are stored, in their order; none where there are none.
+        """The files in which images are stored, in their order; empty if there are none.
 
         Args:
-            indices: of the images; None: of all.
+            indices: of the images; None means all.
         """
         return iter(())
 
     def people(self) -> set[str]:
-        """Names under which its people may be known elsewhere; empty where they have none."""
+        """Names by which its people may be known elsewhere; empty if they have none."""
         return set()
 
 
@@ -95,7 +95,7 @@ class FaceSource(Images):
 
     @property
     def identities(self) -> np.ndarray | None:
-        """By the labels, unless a source knows better."""
+        """The labels, unless a source knows better."""
         return self.labels
 
     def __len__(self) -> int:
@@ -118,11 +118,11 @@ def probe(source: FaceSource, path: Path) -> None:
 
 
 class SomeImages(Images):
-    """Some images of others.
+    """A part of other images.
 
     Args:
-        source: the others.
-        indices: (M,) which of them.
+        source: the other images.
+        indices: (M,) indices of the part.
     """
 
     def __init__(self, source: Images, indices: np.ndarray) -> None:
@@ -159,17 +159,17 @@ class SomeImages(Images):
 
     @property
     def identities(self) -> np.ndarray | None:
-        """See `Images`; numbered as there."""
+        """See `Images`; numbered as in the source."""
         known = self.source.identities
         return None if known is None else known[self.indices]
 
 
 class SomeIdentities(SomeImages, FaceSource):
-    """Some of the identities of a source, numbered again in their order.
+    """Some of the identities of a source, numbered from 0 in their order.
 
     Args:
-        source: of all of them.
-        identities: which, as `source` numbers them.
+        source: the source of all identities.
+        identities: the selected ones, as `source` numbers them.
     """
 
     def __init__(self, source: FaceSource, identities: Sequence[int]) -> None:

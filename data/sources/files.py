@@ -19,16 +19,16 @@ from fusedface.data.sources.text_files import inside_path, read_lines
 
 
 class FileSource(FaceSource):
-    """Image files with labels; what folders and list files come down to.
+    """Image files with labels, from a folder or a list file.
 
     Args:
-        root: what the paths start from.
+        root: the folder that the paths are relative to.
         paths: relative to `root`.
         names: the identity of each path; classes are the sorted distinct names.
-        notes: what a user should know: what was left out.
+        notes: messages for the user on files that were left out.
 
     Raises:
-        ValueError: fewer than two identities, or none of the first images can be decoded.
+        ValueError: there are fewer than two identities, or none of the first images can be decoded.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class FileSource(FaceSource):
         return self.root
 
     def files(self, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[Path]:
-        """A file an image."""
+        """One file per image."""
         return (self.path(int(i)) for i in (range(len(self)) if indices is None else indices))
 
     def people(self) -> set[str]:
@@ -72,12 +72,12 @@ class FileSource(FaceSource):
         return str(self.path(index))
 
     def encoded(self, index: int) -> bytes:
-        """The image as it lies in its file."""
+        """The bytes of the image file."""
         return read_encoded(self.path(index))
 
 
 def open_folder(root: Path) -> FileSource:
-    """A folder with a folder per identity; images may lie deeper. Hidden files and links out are left.
+    """Open a folder with a folder per identity, at any depth; hidden files and links out are left out.
 
     Raises:
         ValueError: it holds no images, or images of fewer than two identities.
@@ -109,14 +109,15 @@ def _foreign(counts: Counter[str]) -> str:
 
 
 def open_list(path: Path, root: Path | None = None) -> FileSource:
-    """A list file: a line "path label" an image, paths relative to the list's folder or to `root`.
+    """Open a list file: one line "path label" per image, paths relative to its folder or to `root`.
 
     Args:
         path: the list, UTF-8; empty lines and lines that begin with # are left out.
-        root: what the paths start from.
+        root: the folder that the paths are relative to; by default the list's own.
 
     Raises:
-        ValueError: a line is malformed or leaves the folder (file and line are named), or `FileSource`.
+        ValueError: a line is malformed or leaves the folder (the message names file and line), or as
+            `FileSource`.
     """
     root = path.parent if root is None else root
     paths, names = [], []

@@ -1,4 +1,4 @@
-"""Image files: read and decoded, or refused by name; the same for every kind of source."""
+"""Read and decode image files, or refuse them with their name; shared by every kind of source."""
 
 import stat
 import warnings
@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 _T = TypeVar("_T")
 
-# Pillow warns of large images, before `decode_image` refuses smaller ones.
+# Pillow warns about large images; `decode_image` refuses even smaller ones.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".
 FOREIGN_SUFFIXES = frozenset(
     {".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".pcx"}
 )
-# How files of such formats begin, whatever their names say: byte offset, bytes, format.
+# How files of such formats begin, even under another name: byte offset, bytes, format.
 FOREIGN_BEGINNINGS = (
     (0, b"GIF8", "GIF"),
     (0, b"II*\0", "TIFF"),
@@ -34,8 +34,8 @@ FOREIGN_BEGINNINGS = (
 )
 # No others: Pillow would hand an EPS file to Ghostscript, which runs it.
 IMAGE_KINDS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
-# An aligned face has 12,544 pixels. A file that unpacks to more than this many is not a face crop, and
-# may be made to fill the memory.
+# An aligned face has 12,544 pixels. A file that unpacks to more than this many is not a face crop, and may
+# be an attempt to fill the memory.
 MAX_PIXELS = 16_000_000
 MAX_IMAGE_BYTES = 1 << 26  # 64 MiB, more than MAX_PIXELS take uncompressed
 
@@ -61,7 +61,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image file; see `decode_image`.
 
     Raises:
-        UnreadableImage: it is missing or no plain file, or `decode_image` refuses it.
+        UnreadableImage: it is missing, not a plain file, or `decode_image` refuses it.
     """
     return decode_image(read_encoded(path), str(path), max_pixels)
 
@@ -70,7 +70,7 @@ def read_encoded(path: Path) -> bytes:
     """The bytes of an image file.
 
     Raises:
-        UnreadableImage: it is missing, no plain file, or too large to be a face crop.
+        UnreadableImage: it is missing, not a plain file, or too large to be a face crop.
     """
     try:
         status = path.stat()
@@ -86,24 +86,24 @@ def read_encoded(path: Path) -> bytes:
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image to (H, W, 3) uint8 RGB, upright as its EXIF data says.
 
-    Of 16 bits a channel the upper eight are kept, grey or colour.
+    Of 16 bits per channel the upper eight are kept, in grey and in colour images.
 
     Args:
         data: an encoded image.
-        name: what to call it in messages.
-        max_pixels: an image of more is refused before its pixels are unpacked.
+        name: its name in messages.
+        max_pixels: an image with more is refused before its pixels are unpacked.
 
     Raises:
-        UnreadableImage: it is empty, truncated, no image of a known kind, or too large.
+        UnreadableImage: it is empty, truncated, of an unknown format, or too large.
     """
     return _opened(data, name, lambda image: _rgb(ImageOps.exif_transpose(image)), max_pixels)
 
 
 def image_size(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(H, W) of what `decode_image` would return, by the file's header.
+    """(H, W) of the image that `decode_image` would return, from the file's header.
 
     Raises:
-        UnreadableImage: it is empty, no image of a known kind, or too large.
+        UnreadableImage: it is empty, of an unknown format, or too large.
     """
     return _opened(data, name, _upright_size, max_pixels)
 
@@ -124,7 +124,7 @@ def _opened(data: bytes, name: str, use: Callable[[Image.Image], _T], max_pixels
 def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, whose black and white are unknown")
-    if image.mode.startswith("I"):  # grey in 16 bits, which Pillow would cut off at 255
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.array(image.convert("RGB"))
@@ -145,12 +145,12 @@ def _what_it_is(data: bytes) -> str:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file is an image by its suffix, and not hidden."""
+    """Whether a file name has the suffix of an image and is not hidden."""
     return (
         path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
 
 
 def printable(text: str) -> str:
-    """Text that any file takes: bytes of a file's name that are not Unicode are escaped."""
+    """Text that can be written anywhere: bytes of a file name that are not Unicode are escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Files of many records: mapped into memory, and what is said of a record that is broken."""
+"""Files of many records: mapping into memory, and errors on broken records."""
 
 import mmap
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ class BadRecord(ValueError):  # noqa: N818  the name says what it is
 
     Args:
         path: the file.
-        offset: in bytes, of the record.
-        reason: why.
-        key: of the record, where it was found by one.
+        offset: of the record, in bytes.
+        reason: why it cannot be read.
+        key: of the record, if it was found by a key.
     """
 
     def __init__(self, path: str, offset: int, reason: str, key: int | None = None) -> None:
@@ -29,7 +29,7 @@ class BadRecord(ValueError):  # noqa: N818  the name says what it is
 class MappedFile:
     """A file mapped into memory.
 
-    Safe in any number of processes: none shares a position in the file, and one that receives it
+    Safe in any number of processes: they share no position in the file, and a process that receives it
     pickled maps the file again.
 
     Args:
@@ -51,7 +51,7 @@ class MappedFile:
             raise ValueError(f"cannot read {path}: {error.strerror}") from None
 
     def check_unchanged(self) -> None:
-        """Raise ValueError if the file has been cut since: to touch what is gone would kill the process."""
+        """Raise ValueError if the file has become shorter: reading past its end would kill the process."""
         now = self._map.size()
         if now < self.size:
             raise ValueError(
@@ -67,7 +67,7 @@ class MappedFile:
 
 
 def left_out(bad: Sequence[BadRecord]) -> list[str]:
-    """What a user should know of broken records that were left out."""
+    """Messages for the user on broken records that were left out."""
     if not bad:
         return []
     shown = "\n  ".join(str(error) for error in bad[:SHOWN_PROBLEMS])

@@ -1,17 +1,17 @@
-"""Lists: their lines, and paths in them, which must stay in their folder."""
+"""List files: read their lines, and check that paths in them stay in their folder."""
 
 import os
 from pathlib import Path
 
-MAX_NAME_BYTES = 255  # of a file or folder, as of nearly all file systems
-MAX_PATH_BYTES = 4095  # of a whole path, as of Linux
+MAX_NAME_BYTES = 255  # of a file or folder name, as on nearly all file systems
+MAX_PATH_BYTES = 4095  # of a whole path, as on Linux
 
 
 def inside_path(text: str, root: Path, where: str) -> str:
     """`text` as a path below `root`.
 
     Raises:
-        ValueError: it leads out of `root`; `where` says which line it is on.
+        ValueError: it leads out of `root`; the message begins with `where`, the place of the line.
     """
     try:
         inside, target = root.resolve(), (root / text).resolve()

@@ -1,6 +1,6 @@
 """Soft shapes on a batch of pictures.
 
-Only +, -, *, / and square roots are used on whole pictures: those round the same everywhere, so an image
+Whole pictures use only +, -, *, / and square roots. These round the same way everywhere, so an image
 does not depend on its batch.
 """
 
@@ -13,12 +13,12 @@ from fusedface.data.synthetic.frame import Box, Frame
 
 
 class Canvas:
-    """n pictures in the making and the coordinates of their pixels.
+    """n unfinished pictures and the coordinates of their pixels.
 
     Attributes:
         rgb: (n, 3, H, W) float32 in 0..1.
         x, y: (n, 1, H, W), in the frame of the face; half image sides, right and down.
-        frame: the whole picture, whatever part of it this canvas covers.
+        frame: the whole picture, also if this canvas covers only a part of it.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Canvas:
         self._softness = frame.height / 2.0  # an edge is a pixel wide
 
     def window(self, box: Box) -> "Canvas":
-        """The part of the pictures where a box of the face can be; what is painted there shows here."""
+        """A view of the part of the pictures where a box of the face can be, to paint on that part."""
         rows, columns = self.frame.pixels(box)
         at = (slice(None), slice(None), rows, columns)
         return Canvas(self.rgb[at], self.x[at], self.y[at], self.frame, at)
@@ -51,7 +51,7 @@ class Canvas:
         return distance.mul(self._softness).add_(0.5).clamp_(0.0, 1.0)
 
     def paint(self, mask: Tensor, color: Tensor) -> None:
-        """Lay a colour (n, 3, 1, 1), or a picture, over the masked part (n, 1, H, W)."""
+        """Paint a colour (n, 3, 1, 1), or a picture, over the masked part (n, 1, H, W)."""
         self.rgb.add_((color - self.rgb).mul_(mask))
 
     def shade(self, mask: Tensor, factor: Tensor | float) -> None:
@@ -63,7 +63,7 @@ class Canvas:
         return self.edge(self.into_ellipse(cx, cy, rx, ry))
 
     def into_ellipse(self, cx: Tensor, cy: Tensor, rx: Tensor, ry: Tensor) -> Tensor:
-        """About the distance into an ellipse, negative outside."""
+        """Approximate distance into an ellipse, negative outside."""
         u, v = (self.x - cx).div_(rx), (self.y - cy).div_(ry)
         radius = u.mul_(u).add_(v.mul_(v)).sqrt_()
         return radius.neg_().add_(1.0).mul_(torch.minimum(rx, ry))

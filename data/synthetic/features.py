@@ -45,7 +45,7 @@ def draw_nose(scene: Scene) -> None:
 
 
 def draw_mouth(scene: Scene) -> None:
-    """Lips, what is between them, and the shadow below."""
+    """Lips, the mouth between them, and the shadow below."""
     canvas, p, c, pose = scene.canvas.window(MOUTH_BOX), scene.p, scene.c, scene.pose
     x, y = pose.place(p.asymmetry, p.mouth_height, MOUTH)
     width = p.mouth_width * (1.0 + 0.14 * c.smile) * pose.cos_yaw

@@ -1,4 +1,4 @@
-"""The picture: its size, how far a head moves in it, and so where in it a feature can be."""
+"""The picture: its size, how far a head moves in it, and where a feature can therefore be."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ ROLL, SCALE, SHIFT = 0.28, 0.12, 0.09
 
 @dataclass(frozen=True)
 class Box:
-    """Where a feature can be in the frame of a face, whoever's it is and however the head is turned."""
+    """The part of a face's frame where a feature can be, for every person and every pose of the head."""
 
     left: float
     top: float
@@ -31,7 +31,7 @@ class Frame:
     difficulty: float
 
     def pixels(self, box: Box) -> tuple[slice, slice]:
-        """Rows and columns beyond which a box of the face is in no picture.
+        """Rows and columns that contain a box of the face in every picture.
 
         The same for all images, so that a feature costs a few strided operations for a whole batch.
         """

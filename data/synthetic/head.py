@@ -1,4 +1,4 @@
-"""Hair, head, ears, neck, skin marks and beard: what is behind and around the features of a face."""
+"""Hair, head, ears, neck, skin marks and beard: the parts behind and around the features of a face."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ MOUSTACHE_BOX = Box(-0.42, 0.19, 0.42, 0.76)
 
 
 def draw_back_hair(scene: Scene) -> None:
-    """Hair behind the head: a cap, and as far down as it is long."""
+    """Hair behind the head: a cap, and long hair below it."""
     canvas, p = scene.canvas, scene.p
     x, y = scene.pose.place(0.0, -0.25, HAIR)
     bald = baldness(scene)

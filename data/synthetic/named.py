@@ -35,8 +35,8 @@ class Named:
 def rotation(angle: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine, each rounded to float32 from float64.
 
-    float32 functions differ in the last bit between vectorised and scalar code, that is, with the
-    place of an image in its batch; float64 ones rounded to float32 do not.
+    float32 functions differ in the last bit between vectorised and scalar code, and so with the place
+    of an image in its batch. float64 functions rounded to float32 do not.
     """
     wide = angle.double()
     return wide.cos().float(), wide.sin().float()

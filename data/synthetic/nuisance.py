@@ -1,4 +1,4 @@
-"""What is behind a face and what the camera does: background, light, blur, noise."""
+"""The background of a face and the effects of the camera: light, blur, noise."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 from fusedface.data.synthetic.canvas import Canvas
 from fusedface.data.synthetic.named import Named
 
-NUM_TILES = 32  # of each kind, of which an image takes one or three
+NUM_TILES = 32  # of each kind; an image uses one or three of a kind
 
 
 class Tiles(NamedTuple):
@@ -76,7 +76,7 @@ def _mix_in(rgb: Tensor, share: Tensor, effect: Callable[[Tensor], Tensor]) -> N
 
 
 def smooth(rgb: Tensor, down: int, across: int) -> Tensor:
-    """Mean over a window of odd sides; the edge pixels go on outside."""
+    """Mean over a window of odd sides; the edge pixels are repeated outside."""
     height, width = rgb.shape[2:]
     padded = F.pad(rgb, (across // 2, across // 2, down // 2, down // 2), mode="replicate")
     rows = padded[:, :, :height].clone()

@@ -1,4 +1,4 @@
-"""What hides a part of a face in some photos: glasses, a hat, a mask, something held before it."""
+"""Occlusions of a face in some photos: glasses, a hat, a mask, an object in front of it."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ GLASSES_SHARE, HAT_SHARE, MASK_SHARE, BAR_SHARE = 0.35, 0.20, 0.12, 0.30
 
 
 def draw_occlusions(scene: Scene, head: Tensor, difficulty: float) -> None:
-    """Draw them where they happen; their colours come from the photo, not the person."""
+    """Draw the occlusions of each photo; their colours depend on the photo, not on the person."""
     raw = scene.raw
     for draw, chance, share in (
         (_draw_glasses, raw.glasses, GLASSES_SHARE),
@@ -28,7 +28,7 @@ def draw_occlusions(scene: Scene, head: Tensor, difficulty: float) -> None:
 def _draw_on_some(
     scene: Scene, head: Tensor, draw: Callable[[Scene, Tensor], None], present: Tensor
 ) -> None:
-    """Few photos have any one of these: only those are drawn on."""
+    """Few photos have any one occlusion: draw on only those photos."""
     chosen = present.flatten().nonzero().flatten()
     if len(chosen):
         some = scene.take(chosen)
@@ -86,7 +86,7 @@ def _draw_mask(scene: Scene, head: Tensor) -> None:
 
 
 def _draw_bar(scene: Scene, head: Tensor) -> None:  # noqa: ARG001  as the others take
-    """A straight thing across the picture."""
+    """A straight bar across the picture."""
     canvas, raw = scene.canvas, scene.raw
     cos, sin = rotation(1.6 * raw.bar_angle)
     across = canvas.x * cos + canvas.y * sin - 0.9 * raw.bar_offset

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class IndexPairs(NamedTuple):
-    """P pairs of images of a source; all (P,)."""
+    """P pairs of images of a source; all arrays are (P,)."""
 
     first: np.ndarray
     second: np.ndarray
@@ -28,11 +28,11 @@ def synthetic_pairs(
     """As many genuine as impostor pairs in each fold.
 
     Args:
-        source: with at least 2 images of each person.
+        source: generated faces with at least 2 images of each person.
         num_pairs: P, rounded up to a multiple of 2 `folds`.
         folds: number of folds.
         seed: of the choice.
-        within_family: share of the impostor pairs that are of look-alikes.
+        within_family: share of the impostor pairs that show look-alikes.
 
     Raises:
         ValueError: the source has one image of each person.

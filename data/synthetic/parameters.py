@@ -1,4 +1,4 @@
-"""What makes a person, and what makes a photo of them: named numbers drawn from hashes.
+"""The traits of a person and the conditions of a photo: named numbers drawn from hashes.
 
 Lengths are in half image sides: the face spans [-1, 1], right and down positive. The template is the
 usual one of aligned faces: eyes at (+-0.32, -0.08), mouth at 0.65.
@@ -87,7 +87,7 @@ def traits(seed: int, identity: Tensor, family_size: int, family_spread: float) 
     count = len(TRAITS)
     family = uniforms(seed, FAMILY, (identity // family_size,), count)
     own = uniforms(seed, PERSON, (identity,), count)
-    # A family's centre keeps away from the ends, so that no member is cut off there.
+    # A family's centre is away from the ends, so that no member is clipped there.
     unit = family * (1.0 - family_spread) + own * family_spread
     low, high = torch.tensor(list(TRAITS.values()), dtype=torch.float64, device=unit.device).T
     return low + unit * (high - low)

@@ -1,4 +1,4 @@
-"""Pose: where a feature at some depth is seen, and the pixel grid of a turned, shifted head."""
+"""Pose: where a feature at some depth appears, and the pixel grid of a turned, shifted head."""
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class Pose:
         return Pose(self._c.take(chosen))
 
     def place(self, x: Tensor | float, y: Tensor | float, depth: float) -> tuple[Tensor, Tensor]:
-        """Where a point of the face is seen: a depth shifts it as the head turns."""
+        """Where a point of the face appears: its depth shifts it as the head turns."""
         relative = depth - ALIGNED_DEPTH
         return (
             x * self.cos_yaw + relative * self.sin_yaw,

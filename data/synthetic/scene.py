@@ -1,4 +1,4 @@
-"""What is photographed: people, the conditions of their photos, and the pictures in the making."""
+"""The scene of a photo: people, the conditions of their photos, and the unfinished pictures."""
 
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,7 @@ EYES, BROWS, NOSE, MOUTH, CHIN, EARS, HAIR, HEAD = 0.42, 0.46, 0.80, 0.55, 0.40,
 
 @dataclass(frozen=True)
 class Scene:
-    """n photos and all that their parts are drawn from."""
+    """n photos, with everything that drawing them needs."""
 
     canvas: Canvas
     p: Named
@@ -33,7 +33,7 @@ class Scene:
     """(n, 1, H, W) around 0, of skin and stubble."""
 
     def window(self, box: Box) -> "Scene":
-        """The scene where a box of the face can be; what is painted there shows in the whole."""
+        """The part of the scene where a box of the face can be; painting on it changes the whole."""
         part = self.canvas.window(box)
         return replace(self, canvas=part, strands=part.of(self.strands), grain=part.of(self.grain))
 

@@ -30,11 +30,11 @@ from fusedface.data.synthetic.parameters import (
 from fusedface.data.synthetic.pose import Pose
 from fusedface.data.synthetic.scene import Scene
 
-# Not scaled by the difficulty: what they decide is (`happens`), or they are no nuisance.
+# Not scaled by the difficulty: they are not a nuisance, or `happens` scales what they decide.
 UNSCALED = ("tile_0", "tile_1", "tile_2")
-# What is left of the variety at difficulty 0 in background, light and cloth; a photo is never the same.
+# Conditions that still vary at difficulty 0, if less, so that no two photos are the same.
 ALWAYS_VARIED = ("background_r", "background_g", "background_b", "cloth")
-# Images in the making at once: they fit the caches of a CPU core, and fill a GPU (about 1 GB).
+# Images rendered at once: few enough for the caches of a CPU core, enough to fill a GPU (about 1 GB).
 RENDERED_ON_CPU, RENDERED_ON_GPU = 16, 512
 KEPT_BYTES = 2**29  # of finished images on a CPU, where rendering one costs some milliseconds
 
@@ -98,7 +98,7 @@ class SyntheticFaces(FaceSource):
 
     @property
     def identities(self) -> np.ndarray:
-        """(N,) int64, who is on each image, whatever its label says."""
+        """(N,) int64, who is really on each image, also if its label is wrong."""
         return self._identities
 
     def family(self, index: int) -> int:
@@ -114,7 +114,7 @@ class SyntheticFaces(FaceSource):
         return list(self.render(torch.as_tensor(indices)).cpu().numpy())
 
     def describe(self, index: int) -> str:
-        """Whom it shows and which image it is."""
+        """The person's number and the image's."""
         identity, image = divmod(int(index), self.images_per_identity)
         return f"identity {self.first_identity + identity}, image {image}"
 
@@ -139,7 +139,7 @@ class SyntheticFaces(FaceSource):
         return 3 * self.image_size[0] * self.image_size[1]
 
     def _from_kept(self, indices: Tensor) -> Tensor:
-        """Finished images are kept for the next epoch: they never change."""
+        """Render images, or take finished ones from an earlier epoch: they never change."""
         if self._kept is None:
             self._kept = torch.empty(len(self), *self.image_size, 3, dtype=torch.uint8)
         new = indices[~self._is_kept[indices]].unique()
@@ -185,7 +185,7 @@ class SyntheticFaces(FaceSource):
         )
 
     def _scaled(self, raw: Named) -> Named:
-        """Conditions as strong as the difficulty makes them."""
+        """Conditions scaled by the difficulty."""
         strength: dict[str, float] = dict.fromkeys(CONDITIONS, self.difficulty)
         strength |= dict.fromkeys(ALWAYS_VARIED, 0.3 + 0.7 * self.difficulty)
         strength |= dict.fromkeys(UNSCALED, 1.0)
@@ -193,7 +193,7 @@ class SyntheticFaces(FaceSource):
 
 
 def _with_noise(labels: np.ndarray, num_classes: int, share: float, seed: int) -> np.ndarray:
-    """Labels (N,), a share of them replaced by another class, each image by its own draw."""
+    """Labels (N,) with a share replaced by another class; each image has its own draw."""
     index = torch.arange(len(labels))
     chance, other = uniforms(seed, LABELS, (index,), 2).unbind(dim=1)
     shift = 1 + (other * (num_classes - 1)).long().numpy()
