@@ -1,1 +1,1 @@
-"""What a recipe is: frozen records, their TOML, and single settings."""
+"""Recipes: their frozen records, their TOML files, and changes of single settings."""

@@ -1,4 +1,4 @@
-"""The network of a recipe: its name, its options, and how its images are prepared."""
+"""The settings `backbone.*`: the network, its options and its preprocessing."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,40 +12,41 @@ from fusedface.models.preprocessing import Crop, Flip
 from fusedface.recipes.configuration.rules import require
 
 LARGEST_GREY = 1e4
-"""The largest mean or deviation: images have 256 grey levels."""
+"""The largest `mean` or `std` that is accepted; images have 256 grey levels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneOptions:
-    """The network, by its name in `fusedface.models.MODELS`, and how its images are prepared.
+    """The network, by its name in `fusedface.models.MODELS`, and its preprocessing.
 
-    What is none, or false, is as the network itself has it.
+    A setting that is none or false keeps the network's own default.
     """
 
     name: str = "mobilefacenet"
     """A key of `fusedface.models.MODELS`."""
     embedding_dim: int = 128
-    """D, the length of an embedding."""
+    """D, the number of dimensions of an embedding."""
     input_size: tuple[int, int] = (112, 112)
     """Height and width in pixels, multiples of 16."""
     width: float = 1.0
-    """Multiplies the channel counts."""
+    """Factor on the channel counts of the network; 1 is the published width."""
     activation: Activation | None = None
-    """For mobilefacenet: after its convolutions."""
+    """For mobilefacenet: the activation after its convolutions."""
     stem_activation: Activation | None = None
-    """For mobilefacenet: between the first convolution and the bottlenecks; none: `activation`."""
+    """For mobilefacenet: the activation between the first convolution and the bottlenecks; none takes
+    `activation`."""
     stem_pointwise: bool = False
-    """For mobilefacenet: a 1x1 convolution after the depthwise one of the stem."""
+    """For mobilefacenet: whether a 1x1 convolution follows the depthwise convolution of the stem."""
     embedding_bias: bool = False
-    """For mobilefacenet: a bias in the embedding convolution."""
+    """For mobilefacenet: whether the embedding convolution has a bias."""
     mean: tuple[float, float, float] | None = None
-    """Subtracted from R, G and B, in grey levels."""
+    """Mean of R, G and B in grey levels (0 to 255); it is subtracted from the image."""
     std: tuple[float, float, float] | None = None
-    """Divides R, G and B after that, in grey levels."""
+    """Scale of R, G and B in grey levels; the image is divided by it after `mean` is subtracted."""
     flip: Flip | None = None
-    """How verification joins the features of both mirror images."""
+    """How verification joins the features of an image and its mirror image: "sum" or "concat"."""
     crop: Crop | None = None
-    """What is done with images larger than `input_size`: "center" cuts, "none" refuses them."""
+    """Images larger than `input_size`: "center" cuts out the centre, "none" refuses them."""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -78,7 +79,7 @@ PREPARATION = ("mean", "std", "flip", "crop")
 
 @lru_cache
 def _check_backbone(options: BackboneOptions) -> None:
-    """Raise the ValueError of whatever the backbone itself does not accept."""
-    # Without its weights: reading a recipe must neither fill the memory nor move anyone's random numbers.
+    """Raise the backbone's own ValueError if it does not accept the options."""
+    # Built on "meta": reading a recipe must not allocate weights or advance the random generators.
     with torch.device("meta"):
         options.build()

@@ -1,4 +1,4 @@
-"""Which file a recipe means: the one with these bytes."""
+"""Hash of a file, by which a recipe identifies it."""
 
 from hashlib import file_digest
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which faces a run learns from, and which it is verified on."""
+"""The settings `data.*` and `evaluation.*`: faces to train on and faces to verify on."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,18 +10,18 @@ SYNTHETIC = "synthetic"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Synthetic:
-    """The generated people of a run without photos; see `fusedface.data.SyntheticFaces`."""
+    """Generated faces, for runs without photos; see `fusedface.data.SyntheticFaces`."""
 
     num_identities: int = 140
-    """People in the training set."""
+    """Number of people in the training set, at least 2."""
     images_per_identity: int = 10
-    """Images of each of them."""
+    """Number of training images of each person."""
     difficulty: float = 0.5
-    """0 to 1: how much pose, light, occlusion, blur and noise vary, and how alike people look."""
+    """How much pose, light, occlusion, blur and noise vary, and how alike people look, in [0, 1]."""
     label_noise: float = 0.0
-    """Fraction of the training images that carry another person's label."""
+    """Fraction of the training images with the label of another person, in [0, 1)."""
     seed: int = 0
-    """Which people are drawn; independent of `train.seed`, so that runs can share a data set."""
+    """Seed of the generated people; separate from `train.seed`, so that runs can share a data set."""
 
     def __post_init__(self) -> None:
         require("data.synthetic.num_identities", self.num_identities, self.num_identities >= 2)
@@ -39,21 +39,22 @@ class Synthetic:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """Where the training images come from and how they are varied."""
+    """The source of the training images and their augmentation."""
 
     source: str = SYNTHETIC
-    """"synthetic", or the path of a folder with a folder per identity, of a RecordIO pack, of an
-    LMDB file, or of a list file."""
+    """"synthetic" generates faces. Otherwise a path: a folder with one folder per person, a RecordIO pack,
+    an LMDB file, or a list file."""
     synthetic: Synthetic = field(default_factory=Synthetic)
-    """Used only with the source "synthetic"."""
+    """The generated faces; used only with `source` "synthetic"."""
     augmentation: str = "flip"
-    """A preset of `fusedface.data`."""
+    """Name of an augmentation preset of `fusedface.data`."""
     num_workers: int = 0
-    """Processes that read image files during the training; the result does not depend on it."""
+    """Number of processes that read images; 0 reads in the training process. It does not change results."""
     skip_bad: bool = False
-    """Leave out the broken records of a pack, and list them."""
+    """Leave out the broken records of a RecordIO pack or LMDB file, and list them."""
     resize: bool = False
-    """Scale images of other sizes than the network takes, however many; else a few only."""
+    """Scale all images whose size differs from `input_size`; false refuses a source where more than 5 %
+    differ."""
 
     def __post_init__(self) -> None:
         require("data.source", self.source, bool(self.source.strip()), "a path or 'synthetic'")
@@ -62,20 +63,21 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """Verification of pairs of faces, before, during and after training."""
+    """Verification on pairs of faces, before, during and after training."""
 
     pairs: tuple[str, ...] = ()
-    """Pair lists or .bin files (see `fusedface.data.read_pairs`); without any, see `training.faces`."""
+    """Pair lists or .bin files (see `fusedface.data.read_pairs`). Without any, pairs are drawn from
+    generated people or from people held out of the training set (see `training.faces`)."""
     root: str | None = None
-    """The folder that the paths in `pairs` start from; none: that of each list."""
+    """Folder that the paths in the pair lists are relative to; none takes the folder of each list."""
     every: float = 0.0
-    """Epochs between evaluations; 0: only before and after training."""
+    """Epochs between evaluations; 0 evaluates only before and after training."""
     num_identities: int = 50
-    """People of the generated evaluation set, who are none of the training set."""
+    """Number of people in the generated evaluation set, at least 20; none is in the training set."""
     images_per_identity: int = 8
-    """Images of each of them."""
+    """Number of images of each person of the generated evaluation set, at least 2."""
     num_pairs: int = 2400
-    """Pairs drawn from generated or held-out faces, half of them of one person."""
+    """Number of pairs drawn from generated or held-out faces, at least 20; half are genuine pairs."""
 
     def __post_init__(self) -> None:
         names = [Path(path).stem for path in self.pairs]

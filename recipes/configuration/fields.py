@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 Kinds = Mapping[type, Mapping[str, type]]
-"""By an annotation, the records by name of which a table holds one, chosen by its `name`."""
+"""For an annotation such as `Margin`: the dataclasses that a table may hold there, by its entry `name`."""
 NO_KINDS: Kinds = {}
 
 SYNONYMS = {
@@ -17,11 +17,11 @@ SYNONYMS = {
     "scale": "s", "margin": "m", "scheduler": "kind", "workers": "num_workers",
     "embedding_size": "embedding_dim", "image_size": "input_size",
 }  # fmt: skip
-"""What others call a setting, by the last part of its key."""
+"""Names that other software gives to a setting, and the last part of our key for it."""
 
 
 def nearest(wrong: str, valid: Iterable[str]) -> str:
-    """What to append to the message about an unknown name: "; did you mean ...?", or nothing."""
+    """The end of the message about an unknown name: "; did you mean ...?", or nothing."""
     valid = list(valid)
     # head.m looks more like head.margin.s than like head.margin.m, so a last part that fits goes first.
     last = wrong.rpartition(".")[2]
@@ -71,14 +71,14 @@ def build(kind: Any, values: Any, prefix: str, kinds: Kinds = NO_KINDS) -> Any:
 
 
 def without_none(hint: Any) -> Any:
-    """What a field may hold other than None."""
+    """The annotation of a field without its `| None`."""
     if get_origin(hint) in (Union, types.UnionType):
         return next(kind for kind in get_args(hint) if kind is not type(None))
     return hint
 
 
 def named_type(known: Mapping[str, type], values: Any, key: str) -> type:
-    """The class that a table names, of those there are."""
+    """The class in `known` that a table names by its entry `name`."""
     name = values.get("name") if isinstance(values, Mapping) else values
     if not isinstance(name, str) or name not in known:
         close = nearest(str(name), known)
@@ -127,7 +127,7 @@ def _convert_tuple(kinds: tuple[Any, ...], value: Any, key: str) -> tuple[Any, .
 
 
 def parse(hint: Any, text: str, key: str) -> Any:
-    """The value that a command line's text means; None where the field may be none."""
+    """The value that a text of the command line denotes; "none" gives None if the field allows it."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if type(None) in options and text.lower() == "none":
         return None
@@ -137,11 +137,11 @@ def parse(hint: Any, text: str, key: str) -> Any:
     if get_origin(kind) is tuple and get_args(kind)[0] is str and not text.startswith("["):
         return list(filter(None, (part.strip() for part in text.split(","))))
     try:
-        # In a list, so that a comment or a second line is a mistake.
+        # Inside a list, so that a comment or a second line is a syntax error.
         table = tomllib.loads(f"value = [{text}]")
         (value,) = table.pop("value")
         value = text if table else value
-    except (ValueError, RecursionError):  # no TOML, a number too long, too deep
+    except (ValueError, RecursionError):  # not TOML, a number too long, or nested too deep
         value = text
     converted = convert(hint, value, key)
     return list(converted) if isinstance(converted, tuple) else converted

@@ -1,11 +1,11 @@
-"""`schedule.loss`: which margin is trained with when, as a short list.
+"""`schedule.loss`: the margins of a run one after the other, as a short list.
 
     "0.1 s=16", "0.2 s=32"        scale warm-up: s = 16 for a tenth of the run, 32 for another
     "0.1 m=0.0", "0.2 m=0.25"     margin warm-up
     "0.2 normface"                softmax on cosines first, with the s of the head's margin
 
-An entry is a fraction of the run, the name of another margin if it is one, and settings of the margin.
-After the last the head's own margin follows.
+An entry has the fraction of the run at which it ends, optionally the name of another margin, and settings
+of the margin. The head's own margin follows the last entry.
 """
 
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ from fusedface.recipes.configuration.fields import build, hints_of, nearest, par
 
 
 class Stage(NamedTuple):
-    """A margin, and until when it is trained with."""
+    """A margin, and the point of the run at which it ends."""
 
     until: float
-    """A fraction of the run."""
+    """The fraction of the run at which the stage ends, in (0, 1]."""
     margin: Margin
     text: str
-    """What people call it: the entry without its fraction."""
+    """Its name in the output: the entry without its fraction."""
 
 
 def stages_of(entries: Sequence[str], margin: Margin) -> list[Stage]:
-    """The stages of a run, the last of which is the margin of its head.
+    """The stages of a run; the last one has the margin of the head.
 
     Args:
         entries: `schedule.loss`.
         margin: of the head.
 
     Raises:
-        ValueError: an entry cannot be read, or the fractions do not rise within (0, 1).
+        ValueError: an entry cannot be read, or the fractions are not rising within (0, 1).
     """
     stages = [_stage(entry, margin) for entry in entries]
     fractions = [0.0, *(stage.until for stage in stages), 1.0]

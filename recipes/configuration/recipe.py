@@ -1,6 +1,6 @@
-"""A recipe: one frozen record that says everything that decides a run's result.
+"""A recipe: one frozen record of everything that decides the result of a run.
 
-Whoever writes one imports it and its parts from here.
+Import the record and its parts from here to write a recipe.
 
     backbone     backbone.py                data, evaluation     faces.py
     head         fusedface.kernels          init, optim, schedule, train     training.py
@@ -37,30 +37,30 @@ LONGEST_NAME = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """One experiment. A variant of it is `dataclasses.replace(recipe, ...)`."""
+    """One experiment. `dataclasses.replace(recipe, ...)` makes a variant of it."""
 
     name: str
-    """What `recipe run` calls it."""
+    """Its name for `recipe run`."""
     summary: str
     """One line on what it trains and why."""
     backbone: BackboneOptions = field(default_factory=BackboneOptions)
     """The network."""
     init: Init = field(default_factory=Init)
-    """What it begins with."""
+    """The initial weights."""
     teacher: TeacherOptions = field(default_factory=TeacherOptions)
-    """Whose embeddings it learns from."""
+    """The network to distil from, if any."""
     head: HeadOptions = field(default_factory=HeadOptions)
-    """The loss."""
+    """The margin loss."""
     data: Data = field(default_factory=Data)
-    """The training images."""
+    """The training images and their augmentation."""
     optim: Optim = field(default_factory=Optim)
     """The optimiser."""
     schedule: Schedule = field(default_factory=Schedule)
-    """Length and learning rate."""
+    """The length of the run and its learning rate."""
     train: Train = field(default_factory=Train)
-    """Seed, arithmetic, output."""
+    """Seed, precision, logging and checkpoints."""
     evaluation: Evaluation = field(default_factory=Evaluation)
-    """Verification."""
+    """The verification sets."""
 
     def __post_init__(self) -> None:
         rule = (

@@ -1,4 +1,4 @@
-"""Recipes as TOML, and single settings as `optim.lr=0.05`: typed by the fields of the dataclasses."""
+"""Recipes as TOML, and single settings as `optim.lr=0.05`; the dataclass fields give the types."""
 
 import dataclasses
 import tomllib
@@ -28,7 +28,7 @@ HEADER = "# A resolved recipe; `recipe run` takes this file in place of a name.\
 
 
 def to_dict(record: Any) -> dict[str, Any]:
-    """A recipe or a part of one as nested dicts of numbers, strings and lists; what is None is left out."""
+    """A recipe or a part of one as nested dicts of numbers, strings and lists; None values are left out."""
     values: dict[str, Any] = {"name": record.name} if isinstance(record, tuple(KINDS)) else {}
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
@@ -40,7 +40,7 @@ def to_dict(record: Any) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:
-    """The inverse of `to_dict`; a setting that is left out has its default.
+    """The inverse of `to_dict`; a missing setting takes its default.
 
     Raises:
         ValueError: a key is unknown (the nearest valid one is named) or a value is bad.
@@ -49,8 +49,8 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The text of a recipe file that gives exactly `recipe` again."""
-    # TOML lets letters pass that a terminal takes for commands; written out, they are the same string.
+    """The text of a recipe file; reading it gives exactly `recipe`."""
+    # TOML allows characters that control a terminal; their escapes denote the same string.
     return HEADER + "".join(
         letter if letter == "\n" or visible(letter) == letter else f"\\U{ord(letter):08x}"
         for letter in tomli_w.dumps(to_dict(recipe))
@@ -61,13 +61,13 @@ def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe file.
 
     Raises:
-        ValueError: the file cannot be read, is no TOML, or `from_dict` refuses it.
+        ValueError: the file cannot be read, is not TOML, or `from_dict` refuses it.
     """
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number too long, too deep
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, too long, too deep
         raise ValueError(f"{path} is no TOML: {error}") from None
     try:
         return from_dict(values)
@@ -99,13 +99,13 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
 def with_data(
     recipe: Recipe, data: str | Path | None, pairs: Sequence[str | Path], root: str | Path | None
 ) -> Recipe:
-    """A recipe on other faces; every other setting stays, and a run's length stays in epochs.
+    """A recipe on other faces. All other settings stay; the length of the run in epochs stays too.
 
     Args:
         recipe: where the other settings come from.
         data: a folder or a list file to train on; None keeps the recipe's source.
         pairs: pair lists to verify on.
-        root: the folder that their paths start from; None: that of each list.
+        root: the folder that paths in the lists are relative to; None takes the folder of each list.
     """
     if any(path is not None and not str(path).strip() for path in (data, root, *pairs)):
         raise ValueError("an empty path is none; leave it out, or write . for the current folder")
@@ -140,7 +140,7 @@ def _assign(values: dict[str, Any], key: str, text: str) -> None:
     """Set the value at a dotted key, in place."""
     record = key.removesuffix(".name")
     if record in ("head.margin", "head.weighting"):
-        # Another record starts from its own defaults.
+        # Another class starts from its own defaults.
         values["head"][record.removeprefix("head.")] = {"name": text}
         if record == "head.weighting" and text.lower() == "none":
             del values["head"]["weighting"]

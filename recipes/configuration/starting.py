@@ -1,4 +1,4 @@
-"""A recipe that needs the file of a network, by hash: to begin with its weights, or to learn from it."""
+"""Recipes that use the file of a network, as initial weights or as a teacher; they record its hash."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,11 +11,11 @@ from fusedface.recipes.configuration.recipe import Recipe
 
 
 def with_init(recipe: Recipe, checkpoint: str | Path) -> Recipe:
-    """A recipe that begins with a checkpoint; network and preprocessing are those of the file.
+    """A recipe that begins with the weights of a checkpoint, and takes its network and preprocessing.
 
     Args:
-        recipe: where the other settings come from; its backbone is kept if the file does not say which
-            it is of (a bare state_dict).
+        recipe: where the other settings come from. Its backbone is kept if the file does not name its
+            network (a bare state_dict).
         checkpoint: of any layout that `fusedface.models` reads.
 
     Raises:
@@ -28,12 +28,11 @@ def with_init(recipe: Recipe, checkpoint: str | Path) -> Recipe:
 
 
 def with_teacher(recipe: Recipe, network: str | Path) -> Recipe:
-    """A recipe with a teacher; how it teaches stays as the recipe has it.
+    """A recipe with a teacher; the other settings `teacher.*` stay.
 
     Args:
         recipe: where the other settings come from.
-        network: a checkpoint of any layout that says which network it is of, or an ONNX file. It is read
-            when the run begins.
+        network: a checkpoint that names its network, or an ONNX file. The run reads it when it begins.
 
     Raises:
         ValueError: there is no such file.

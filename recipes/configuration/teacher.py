@@ -1,4 +1,4 @@
-"""A recipe's teacher: a network whose embeddings another one learns from."""
+"""The settings `teacher.*`: the network to distil from, and how."""
 
 import re
 from dataclasses import dataclass
@@ -11,30 +11,29 @@ Method = Literal["cosine", "relational", "adadistill"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherOptions:
-    """Which network teaches, and how; `--teacher` fills in the first two."""
+    """The network to distil from, and the method; `--teacher` fills in `network` and `sha256`."""
 
     network: str | None = None
-    """Its path: a checkpoint, of a run or a public one, or an ONNX file; none: no teacher."""
+    """Path of the teacher: our checkpoint, a public one, or an ONNX file; none trains without a teacher."""
     sha256: str | None = None
-    """SHA-256 of that file, so that the recipe says which network it is."""
+    """SHA-256 of that file in hexadecimal digits; the run refuses any other file."""
     method: Method = "cosine"
-    """"cosine" pulls each embedding to the teacher's of the same image, "relational" the cosines between
-    the images of a batch to the teacher's, "adadistill" has class centres that average the teacher's
-    embeddings."""
+    """"cosine" pulls each embedding to the teacher's embedding of the same image. "relational" pulls the
+    cosines between the images of a batch to the teacher's. "adadistill" sets each class centre to a moving
+    average of the teacher's embeddings."""
     weight: float = 64.0
-    """What the distillation loss is multiplied by before it is added to the loss of the head; not of
-    "adadistill", which has only that loss."""
+    """Factor on the distillation loss, which is added to the loss of the head; positive. "adadistill" adds
+    no loss and ignores it."""
     projection: bool = False
-    """For "cosine": a linear map, which learns with the network, takes its embeddings to the teacher's
-    length."""
+    """For "cosine": train a linear map from the student's embedding dimension to the teacher's."""
     bgr: bool = False
-    """Whether the teacher takes its channels as B, G, R."""
+    """Whether the teacher takes the channels in the order B, G, R."""
     cache: str | None = None
-    """A folder that keeps the teacher's embeddings for later epochs and runs; none: computed every time."""
+    """Folder that keeps the teacher's embeddings for later epochs and runs; none keeps nothing."""
 
     @property
     def places_centres(self) -> bool:
-        """Whether the class centres come from the teacher, and no gradient moves them."""
+        """Whether the class centres come from the teacher and take no gradient."""
         return self.network is not None and self.method == "adadistill"
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How a run is trained: what it begins with, the optimiser, the schedule, the arithmetic."""
+"""The settings `init.*`, `optim.*`, `schedule.*` and `train.*`: how a run is trained."""
 
 import re
 from dataclasses import dataclass
@@ -14,17 +14,18 @@ Centres = Literal["checkpoint", "mean", "random"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Init:
-    """What a run begins with, if not with weights drawn from `train.seed`; `--init` fills it in."""
+    """The checkpoint to begin with, if any; `--init` fills in `checkpoint` and `sha256`."""
 
     checkpoint: str | None = None
-    """The path of the checkpoint whose backbone the run begins with; none: drawn weights."""
+    """Path of the checkpoint whose backbone the run begins with; none draws weights from `train.seed`."""
     sha256: str | None = None
-    """SHA-256 of that file, so that the recipe says which weights they are."""
+    """SHA-256 of that file in hexadecimal digits; the run refuses any other file."""
     centres: Centres = "checkpoint"
-    """Class centres: "checkpoint" keeps the file's own of people it was trained on and has the others at
-    the mean embedding of their images, "mean" has all of them there, "random" draws them."""
+    """Initial class centres, with a checkpoint. "mean": each at the mean embedding of the person's images.
+    "checkpoint": the file's own centres for the people that it was trained on, the mean for all others.
+    "random": drawn."""
     required: bool = False
-    """Whether the recipe makes no sense without a checkpoint."""
+    """Whether the run refuses to begin without a checkpoint."""
 
     def __post_init__(self) -> None:
         require_choice("init.centres", self.centres, get_args(Centres))
@@ -38,28 +39,29 @@ class Init:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optim:
-    """The optimiser; biases, slopes and scales are never decayed."""
+    """The optimiser. Biases, PReLU slopes and normalisation scales have no weight decay."""
 
     kind: Optimizer = "sgd"
-    """SGD with Nesterov momentum, or AdamW, which decays weights apart from their gradient."""
+    """"sgd" is SGD with Nesterov momentum; "adamw" is AdamW, with decoupled weight decay."""
     lr: float = 0.1
     """Learning rate after the warm-up."""
     lr_head: float | None = None
-    """That of the class centres; none: `lr`."""
+    """Learning rate of the class centres after the warm-up; none takes `lr`."""
     batch_size: int = 512
-    """Images a step."""
+    """Images per step, at least 2; with several processes, of all of them together."""
     momentum: float = 0.9
-    """Nesterov momentum, or AdamW's beta1, in (0, 1)."""
+    """Nesterov momentum, or beta1 of AdamW, in (0, 1)."""
     beta2: float = 0.999
-    """AdamW's beta2, in (0, 1)."""
+    """beta2 of AdamW, in (0, 1)."""
     weight_decay: float = 4e-5
-    """Weight decay of the convolutions."""
+    """Weight decay of the convolutions, in [0, 1)."""
     weight_decay_head: float = 4e-4
-    """Weight decay of the backbone's embedding layers and of the class centres."""
+    """Weight decay of the embedding layers and of the class centres, in [0, 1)."""
     fuse_centres: bool = False
-    """With "sgd": class centres learn within the backward, chunk by chunk: no memory for a gradient."""
+    """For "sgd": update the class centres inside the backward pass, chunk by chunk. It saves the memory of
+    their gradient."""
     clip_norm: float = 5.0
-    """Largest norm of the backbone's gradient, longer ones are shortened to it; 0 is off."""
+    """Largest norm of the backbone's gradient; a larger gradient is scaled down to it. 0 is off."""
 
     def __post_init__(self) -> None:
         require("optim.lr", self.lr, 0.0 < self.lr < float("inf"), "positive and finite")
@@ -82,25 +84,25 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """How long to train, and how the learning rate and the loss go from the start to the end."""
+    """The length of the run, its learning rate at each step, and its margin at each step."""
 
     epochs: float = 6.0
-    """Length in passes over the training images."""
+    """Length of the run in passes over the training images."""
     steps: int | None = None
-    """Length in steps, instead of `epochs`."""
+    """Length of the run in steps; if set, it replaces `epochs`."""
     warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly to `optim.lr`."""
+    """Number of first steps in which the learning rate rises linearly to `optim.lr`."""
     kind: Decay = "cosine"
-    """What comes after the warm-up."""
+    """Shape of the learning rate after the warm-up: "step", "cosine" or "polynomial"."""
     milestones: tuple[float, ...] = ()
-    """For kind "step": where the rate falls, as rising fractions of the run."""
+    """For kind "step": the points at which the rate falls, as rising fractions of the run in (0, 1)."""
     gamma: float = 0.1
-    """For kind "step": the factor at each milestone."""
+    """For kind "step": the factor on the rate at each milestone, in (0, 1)."""
     power: float = 2.0
-    """For kind "polynomial": the rate is proportional to (what is left)^power."""
+    """For kind "polynomial": the exponent p of rate = lr (remaining fraction of the steps)^p; positive."""
     loss: tuple[str, ...] = ()
-    """Losses before that of the head, each until a fraction of the run: "0.1 s=16" changes settings of the
-    head's margin, "0.2 normface" takes another one; see `loss_stages.py`."""
+    """Margins before that of the head. Each entry begins with the fraction of the run at which it ends:
+    "0.1 s=16" changes a setting of the head's margin, "0.2 normface" takes another margin."""
 
     def __post_init__(self) -> None:
         require("schedule.epochs", self.epochs, 0.0 < self.epochs < float("inf"), "positive")
@@ -120,27 +122,27 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Train:
-    """Seeds, arithmetic, and how often things are written."""
+    """Seed, precision, and how often a run logs and saves."""
 
     seed: int = 0
-    """Seed of weights, order and augmentation."""
+    """Seed of the initial weights, the order of the images and the augmentation, in [0, 2^32)."""
     precision: Arithmetic = "auto"
-    """Arithmetic of the backbone's products; "auto" is the fastest that is safe on the device."""
+    """Precision of the backbone's matrix products; "auto" takes the fastest that is safe on the device."""
     channels_last: bool = True
-    """Memory order of images and convolutions; faster on CPUs and on GPUs with tensor cores."""
+    """Keep images and convolution weights in channels-last order; faster on CPUs and on tensor cores."""
     freeze: int = 0
-    """So many steps at the start only the class centres learn; the backbone stays as it is."""
+    """Number of first steps in which the backbone is frozen and only the class centres learn."""
     freeze_statistics: bool = False
-    """Batch normalisation keeps the statistics that the backbone begins with; its weights still learn."""
+    """Keep the initial running statistics of batch normalisation; its weights still learn."""
     ema: float = 0.0
-    """Decay of an exponential average of the backbone's weights, which is then what is verified and saved
-    as the network; 0 is off."""
+    """Decay of an exponential moving average of the backbone's weights, in [0, 1); 0 is off. If it is on,
+    the average is the network that is verified and saved."""
     log_every: int = 10
-    """Steps between lines of metrics."""
+    """Steps between two lines of metrics, at least 1."""
     checkpoint_every: int = 100
-    """Steps between checkpoints."""
+    """Steps between two checkpoints, at least 1."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay, besides the best."""
+    """Number of newest checkpoints to keep, at least 1; the best one is always kept."""
 
     def __post_init__(self) -> None:
         require("train.seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2^32)")
