@@ -1,4 +1,4 @@
-"""The command line; its groups of commands are in `commands/`.
+"""The command line; `commands/` has its groups of commands.
 
 python cli.py recipe run mobilefacenet-curricular
 python cli.py --help
@@ -25,12 +25,12 @@ try:
     from fusedface.recipes.host.terminal import bounded, print_error, visible
 except ModuleNotFoundError as error:
     sys.exit(MISSING.format(error))
-if find_spec("torch") is None:  # imported by the commands that compute, so that help comes at once
+if find_spec("torch") is None:  # commands import torch later, so that --help is fast
     sys.exit(MISSING.format("No module named 'torch'"))
 
 
 class Commands(TyperGroup):
-    """The commands; an empty argument is refused, and what click says of a mistake is printed as it is."""
+    """The commands. Empty arguments are refused, and messages of click are made safe to print."""
 
     def main(self, args: Sequence[str] | None = None, *more, **options):
         """Run the command that `args` name."""
@@ -39,11 +39,11 @@ class Commands(TyperGroup):
         return super().main(given, *more, **options)
 
     def invoke(self, ctx):
-        """Run a command; names in a message about its arguments act on no terminal."""
+        """Run a command; escape control characters in messages about its arguments."""
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if hasattr(error, "format_message"):  # click's, of whichever package has it
+            if hasattr(error, "format_message"):  # an error of click, whichever package provides it
                 for name in ("message", "option_name", "filename", "ui_filename"):
                     if isinstance(text := getattr(error, name, None), str):
                         setattr(error, name, bounded(visible(text)))
@@ -51,7 +51,7 @@ class Commands(TyperGroup):
 
 
 def refuse_empty(arguments: Sequence[str]) -> None:
-    """Raise ValueError for an empty argument, which as a path would mean the current folder."""
+    """Raise ValueError for an empty argument, because an empty path would mean the current folder."""
     for number, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         is_empty = bool(equals) and option.startswith("--") and not value.strip()
@@ -98,7 +98,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one message, not a traceback."""
+    """Run the command line; a mistake of the user ends in one message without a traceback."""
     try:
         app()
     except (ValueError, OSError) as error:

@@ -1,1 +1,1 @@
-"""How fast and how small the head is, measured side by side with what one would use instead."""
+"""Speed and memory of the head, measured side by side with its alternatives."""

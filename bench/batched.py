@@ -1,7 +1,7 @@
-"""Augmentation of a whole batch at once, in torch, on any device; `bench data` times it in turn with ours.
+"""Augmentation of a whole batch at once, in torch, on any device; `bench data` compares it with ours.
 
-As the presets "crop" and "color" of data/transforms.py, both: mirroring and a crop that is scaled back
-up are one resampling; brightness, saturation and hue one 3x3 matrix for each image, then contrast.
+It does the work of the presets "crop" and "color" of data/transforms.py together. One resampling mirrors,
+crops and scales back up. One 3x3 matrix per image changes brightness, saturation and hue; contrast follows.
 """
 
 import math
@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CROP_SHARE, COLOR_SHARE = 0.5, 0.5  # of the images
+CROP_SHARE, COLOR_SHARE = 0.5, 0.5  # share of the images that are changed
 AREA, RATIO, FACTOR, HUE = (0.8, 1.0), (0.9, 1.1), (0.7, 1.3), 0.03
 LUMA = (0.299, 0.587, 0.114)
-# RGB to luma and the two axes of hue (YIQ): a turn in their plane changes only the hue.
+# RGB to YIQ: luma and two axes of colour. A rotation in the plane of the two changes only the hue.
 TO_YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 class Choices(NamedTuple):
-    """What happens to each of B images."""
+    """Drawn parameters of the augmentation of B images."""
 
-    affine: Tensor  # (B, 2, 3): where each output pixel comes from, in [-1, 1]
-    matrix: Tensor  # (B, 3, 3): of colours
+    affine: Tensor  # (B, 2, 3): output to input coordinates, both in [-1, 1]
+    matrix: Tensor  # (B, 3, 3): applied to the colours
     contrast: Tensor  # (B,)
 
 
 def choose(num_images: int, generator: torch.Generator) -> Choices:
-    """Draw what happens; on the generator's device."""
+    """Draw the parameters, on the device of the generator."""
     device = generator.device
 
     def uniform(low: float, high: float) -> Tensor:
@@ -52,7 +52,7 @@ def choose(num_images: int, generator: torch.Generator) -> Choices:
 
 
 def _color_matrix(brightness: Tensor, saturation: Tensor, angle: Tensor) -> Tensor:
-    """(B, 3, 3): through YIQ, where saturation stretches and hue turns the two axes of colour."""
+    """(B, 3, 3): in YIQ, saturation scales and hue rotates the two axes of colour."""
     to_yiq = torch.tensor(TO_YIQ, device=angle.device)
     zero = torch.zeros_like(angle)
     cos, sin = saturation * angle.cos(), saturation * angle.sin()
@@ -61,7 +61,7 @@ def _color_matrix(brightness: Tensor, saturation: Tensor, angle: Tensor) -> Tens
 
 
 def apply(images: Tensor, choices: Choices) -> Tensor:
-    """Augment (B, 3, H, W) uint8 images; the result too."""
+    """Augment (B, 3, H, W) uint8 images; the result has the same shape and dtype."""
     values = images.float()
     grid = functional.affine_grid(choices.affine, list(values.shape), align_corners=False)
     values = functional.grid_sample(values, grid, padding_mode="border", align_corners=False)

@@ -1,4 +1,4 @@
-"""One benchmark case: sizes and how far training has come, and the inputs that follow from it."""
+"""One benchmark case: its sizes, its phase of training, and its inputs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ GPU_SHAPES = (
     "4096x1000000x512",
     "512xmaxx512",
 )
-LATE_PULL = 85.0  # of the class centre, in an embedding late in training: cosines near 0.65
-WEIGHT_STD = 0.01  # as the official heads draw their class centres
+LATE_PULL = 85.0  # weight of the class centre in a late embedding: cosines near 0.65
+WEIGHT_STD = 0.01  # of drawn class centres, as in the official heads
 
-# The class centres, their gradient and that of the reference, SGD's momentum, unit rows: float32 each.
+# float32 each: class centres, their gradient, the gradient of the reference, momentum, unit rows.
 BYTES_PER_WEIGHT = 20
 USABLE_SHARE = 0.9  # of the memory that is free now
 
@@ -33,7 +33,7 @@ class Case:
 
     `phase` "start": random embeddings, t = 0, every negative is hard. "late": embeddings near their
     class centre, t = 0.5, few negatives are hard. Formulations with boolean indexing take longer
-    where more is hard; ours does the same work in both.
+    when more negatives are hard; our head does the same work in both phases.
     """
 
     num_rows: int
@@ -62,7 +62,7 @@ class Case:
 
 
 def default_shapes(device: torch.device) -> tuple[str, ...]:
-    """The grid for a device; shapes that do not fit its memory come out as rows that say so."""
+    """The shapes to run on a device; a shape that does not fit its memory gives a row that says so."""
     return GPU_SHAPES if device.type == "cuda" else CPU_SHAPES
 
 
@@ -74,7 +74,7 @@ def parse_cases(
     C may be "max": the most classes whose training step fits into the memory of `device`.
 
     Raises:
-        ValueError: a text is neither.
+        ValueError: a text is not a shape, or not a phase.
     """
     cases = []
     for shape in shapes:
@@ -95,13 +95,13 @@ def parse_cases(
 
 
 def fitting_classes(dim: int, device: torch.device) -> int:
-    """The most classes, in steps of a thousand, whose training step with the fused head fits now."""
+    """The most classes, in thousands, whose training step with the fused head fits in free memory."""
     usable = USABLE_SHARE * free_bytes(device)
     return int(usable / (BYTES_PER_WEIGHT * dim)) // 1000 * 1000
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had: of the device, or of this machine."""
+    """Free memory of the device, or of this machine for the CPU."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

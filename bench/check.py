@@ -1,4 +1,4 @@
-"""Right before fast: losses and gradients against float64, for every head that is timed."""
+"""Correctness check of every head that is timed: losses and gradients against float64."""
 
 from typing import NamedTuple
 
@@ -18,8 +18,8 @@ class Tolerance(NamedTuple):
     gradient: float
 
 
-# A cosine in bfloat16 is off by up to 1/512, a logit of scale 64 by up to 1/8; in tf32 and float16 by 1/64.
-# In float32, published heads lose digits in their own ways; a wrong formula is off by far more.
+# A bfloat16 cosine has an error up to 1/512, a logit at s = 64 up to 1/8; in tf32 and float16 up to 1/64.
+# In float32, published heads lose digits in different ways; a wrong formula has a far larger error.
 TOLERANCES: dict[str, Tolerance] = {
     "float32": Tolerance(1e-4, 5e-3),
     "tf32": Tolerance(2e-3, 2e-2),
@@ -29,7 +29,7 @@ TOLERANCES: dict[str, Tolerance] = {
 
 
 class Errors(NamedTuple):
-    """Relative errors: of the mean loss, and of each gradient by its norm."""
+    """Relative errors of the mean loss, and of each gradient by its norm."""
 
     loss: float
     embeddings: float
@@ -37,7 +37,7 @@ class Errors(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """The mean loss and its gradients; that of the weight is rounded to float32."""
+    """The exact mean loss and its gradients; the weight's gradient is rounded to float32."""
 
     loss: float
     embeddings: Tensor
@@ -45,7 +45,7 @@ class Truth(NamedTuple):
 
 
 class WrongResultError(ValueError):
-    """A head computes something else than it says; `errors` are by how much."""
+    """A head does not compute the loss that it claims; `errors` has the differences."""
 
     def __init__(self, message: str, errors: Errors) -> None:
         super().__init__(message)
@@ -53,10 +53,10 @@ class WrongResultError(ValueError):
 
 
 def truth(head: Head, case: Case, inputs: Inputs) -> Truth:
-    """What the head should compute, in float64.
+    """The exact result of the head's loss, in float64.
 
-    By our chunked backend: it needs no (B, C) numbers, and the tests hold it against an oracle that
-    shares no code with it.
+    Our chunked backend computes it, because it holds no (B, C) matrix. The tests check that backend
+    against an oracle that shares no code with it.
     """
     embeddings, weight, labels = (tensor.detach() for tensor in inputs)
     x, w = embeddings.double().requires_grad_(), weight.requires_grad_()
@@ -95,7 +95,7 @@ def check(head: Head, loss: Loss, inputs: Inputs, expected: Truth) -> Errors:
 
 
 def _distance(got: Tensor | None, expected: Tensor, rows: int = 2**16) -> float:
-    """|got - expected| / |expected|, some rows at a time: they may be gigabytes."""
+    """|got - expected| / |expected|, some rows at a time, because the tensors may have gigabytes."""
     if got is None:
         return float("nan")
     pairs = zip(got.split(rows), expected.split(rows), strict=True)

@@ -1,4 +1,4 @@
-"""What got faster, what got slower: two result files of one benchmark, row by row.
+"""Comparison of two result files of one benchmark, row by row: faster or slower.
 
 Run: python cli.py bench compare before.json after.json
 """
@@ -12,14 +12,14 @@ from fusedface.bench.rows import Row, Triple
 
 
 class Figure(NamedTuple):
-    """A row's name and its figure with quartiles; None where it did not run."""
+    """A row's name and its figure with quartiles; None if the row did not run."""
 
     name: str
     triple: Triple | None
 
 
 class Change(NamedTuple):
-    """A row of two files: `speed` is new over old, above 1 where it got faster.
+    """A row of both files: `speed` is new over old, so it is above 1 if the row got faster.
 
     It is `clear` if the quartiles of the two do not overlap.
     """
@@ -64,7 +64,7 @@ def compare(old: Path, new: Path) -> tuple[str, list[Change]]:
     """The unit of the figures, and the change of each row that either file has.
 
     Raises:
-        ValueError: a file is not a result, they are of different benchmarks, or of one without times.
+        ValueError: a file is not a result, the benchmarks differ, or the benchmark has no times.
     """
     before, after = read(old), read(new)
     kind = before["benchmark"]

@@ -1,4 +1,4 @@
-"""Does training with the fused head go as it goes with the eager one?
+"""Does training with the fused head give the same losses and accuracy as with the eager head?
 
 Run: python cli.py bench convergence
 """
@@ -15,18 +15,18 @@ from fusedface.data import SyntheticFaces, from_index_pairs, synthetic_pairs
 from fusedface.recipes.configuration.training import Optim
 from fusedface.recipes.evaluation.evaluate import evaluate_pairs
 
-RECENT = 20  # steps, over which a loss is averaged
-NUM_TESTED, IMAGES_OF_EACH, NUM_PAIRS = 30, 6, 600  # people who are not trained on
+RECENT = 20  # number of steps over which a loss is averaged
+NUM_TESTED, IMAGES_OF_EACH, NUM_PAIRS = 30, 6, 600  # of the evaluation set
 
 
 @dataclass(frozen=True)
 class Training:
-    """A short run: the first `num_steps` of it at a constant learning rate."""
+    """Settings of a short run: `num_steps` steps at a constant learning rate."""
 
     setup: Setup
     num_steps: int
     lr: float = 0.1
-    seconds: float = float("inf")  # for one head, after which it ends early
+    seconds: float = float("inf")  # time limit for each head
 
 
 def run(
@@ -37,8 +37,8 @@ def run(
     """Train with each head from the same weights on the same batches.
 
     Returns:
-        A row a head: its losses, the mean of the last RECENT of as many steps as both took, its
-        accuracy on pairs of other people, images a second.
+        One row per head: its losses, its mean loss over RECENT steps, its accuracy on pairs of other
+        people, images per second. The RECENT steps are the last ones that both heads reached.
     """
     rows = []
     for head in HEADS:

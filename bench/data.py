@@ -1,4 +1,4 @@
-"""How many images a second does each source give, with each augmentation?
+"""How many images per second does each source deliver with each augmentation?
 
 Run: python cli.py bench data
 """
@@ -35,16 +35,16 @@ def run(
     """Time batches of `num_images` in this process: rendering, reading, decoding and augmenting.
 
     Args:
-        num_images: a batch.
-        rounds: batches of each; all sources see all presets in turn.
-        path: also a source of one's own, as `open_source` takes it.
-        presets: of the augmentation.
-        device: where whole batches are augmented (bench/batched.py); all else is the CPU's work.
+        num_images: images per batch.
+        rounds: batches of each source and preset, which take turns.
+        path: a further source to time, as `open_source` takes it.
+        presets: names of augmentation presets.
+        device: the device that augments whole batches (bench/batched.py); the CPU does all other work.
         note: called with what is being done.
 
     Returns:
-        A row for each source and preset: images a second with quartiles, or a note why not. Rendering
-        is timed once for each image and without augmentation: rendered images are kept.
+        One row for each source and preset: images per second with quartiles, or a note why it did not run.
+        Rendering is timed once per image and without augmentation, because rendered images are kept.
     """
     note("rendering faces")
     kept = _faces(num_images)
@@ -71,7 +71,7 @@ def run(
 def _measure_batched(
     source: SyntheticFaces, device: torch.device, num_images: int, rounds: int
 ) -> dict[str, Any]:
-    """Images in the device's memory, augmented there as by "crop" and "color" together."""
+    """Time "crop" and "color" together on the device, with the images already in its memory."""
     images = source.render(torch.arange(len(source)))[:num_images]
     images = images.permute(0, 3, 1, 2).contiguous().to(device)
     generator = torch.Generator(device).manual_seed(0)

@@ -1,4 +1,4 @@
-"""A Triton kernel that does nothing but exponentials, for the roofline of a GPU."""
+"""A Triton kernel that computes only exponentials, for the roofline of a GPU."""
 
 import triton
 import triton.language as tl
@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def exp_chain_kernel(numbers_ptr, REPEATS: tl.constexpr, BLOCK: tl.constexpr):
-    """x <- exp2(-x), REPEATS times, for each of the numbers; one program for BLOCK of them."""
+    """x <- exp2(-x), REPEATS times for each number; one program takes BLOCK numbers."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(numbers_ptr + at)
     for _ in range(REPEATS):

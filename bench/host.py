@@ -1,7 +1,7 @@
-"""How long is the host busy with an eager step of the head, forward and backward?
+"""How much time does the host spend on an eager step of the head, forward and backward?
 
-Nothing is waited for. On a GPU the launches are real; elsewhere a driver starts nothing
-(stub_driver.py), and what a real one's launches cost is not in the figures.
+The host does not wait for the device. On a GPU the kernel launches are real. Elsewhere a stub driver
+starts nothing (stub_driver.py), and the figures leave out the cost of real launches.
 
 Run: python cli.py bench host
 """
@@ -19,15 +19,15 @@ from fusedface.kernels import AdaFace, ArcFace, CosFace, CurricularFace, MagFace
 from fusedface.models import MarginHead
 
 MARGINS = (CosFace(), ArcFace(), MVArc(), CurricularFace(), AdaFace(), MagFace())
-NUM_ROWS, NUM_CLASSES, DIM = 64, 192, 128  # so small that neither memory nor a GPU keeps the host
+NUM_ROWS, NUM_CLASSES, DIM = 64, 192, 128  # too small to keep the host waiting
 WARM_UP = 3  # steps: kernels are compiled, then launches noted, then repeated
-BETWEEN = 16  # steps after which the queue of a GPU is let run empty
+BETWEEN = 16  # steps between two waits for an empty GPU queue
 
 
 def run(device: torch.device, steps: int) -> list[dict[str, Any]]:
-    """A row a margin: microseconds of the host in the fastest of `steps` steps and in the median.
+    """One row per margin: host time in microseconds, of the fastest of `steps` steps and of the median.
 
-    On a busy machine others have the processor in between: the fastest is what the work takes.
+    On a busy machine other programs interrupt a step, so the fastest step shows the work itself.
     """
     stub = device.type != "cuda"
     return [_row(margin, device, steps, stub) for margin in MARGINS]

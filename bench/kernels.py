@@ -1,4 +1,4 @@
-"""How fast and how small is the fused head against what one would use instead?
+"""How do speed and memory of the fused head compare with its alternatives?
 
 Run: python cli.py bench kernels                  the grid that suits the device
      python cli.py bench kernels --shape 256x85742x128 --rounds 15
@@ -31,23 +31,23 @@ PASSES = (
     "backward",
     "both",
     "step",
-)  # both: forward and backward; step: the optimiser too
-MAX_GRAPH_BYTES = 2**28  # of class centres
-# What a competitor may raise: its errors, a compiler's (many kinds), a missing import.
+)  # both: forward and backward; step: these and the optimiser
+MAX_GRAPH_BYTES = 2**28  # of class centres, for heads in a CUDA graph
+# Errors that an alternative may raise: its own, a compiler's of many kinds, a missing import.
 FAILURES = (Exception,)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a benchmark runs."""
+    """Settings of a benchmark run."""
 
     device: torch.device
-    rounds: int = 9  # 0: only correctness and memory
-    only: Sequence[str] = ()  # parts of the names of the heads to run; none: all
-    skip: Sequence[str] = ()  # and of those not to
+    rounds: int = 9  # of timing; 0 measures only correctness and memory
+    only: Sequence[str] = ()  # run heads whose names contain one of these; empty: all
+    skip: Sequence[str] = ()  # but no head whose name contains one of these
     memory: bool = True
-    seconds_per_case: float = 120.0  # of timing, after which no further round begins
-    deadline: float = float("inf")  # on time.perf_counter's clock; no case begins after it
+    seconds_per_case: float = 120.0  # limit of timing; no round begins after it
+    deadline: float = float("inf")  # on the clock of time.perf_counter; no case begins after it
 
 
 def run_to_file(
@@ -61,18 +61,18 @@ def run_to_file(
     """Check and time every head on every case.
 
     Args:
-        cases: what to run.
-        plan: how.
-        out: written after each case, if given.
+        cases: the cases to run.
+        plan: settings of the run.
+        out: the result file, if any; it is written after each case.
         resume: keep the cases that `out` holds already, and run the others.
-        note: called with what is being done.
-        benchmark: its name in the file.
+        note: called with a text on the current work.
+        benchmark: name of the benchmark in the file.
 
     Returns:
         The content of `out`: machine, ceilings and rows.
 
     Raises:
-        ValueError: `out` is there and no result of this benchmark.
+        ValueError: `out` exists and is not a result of this benchmark.
     """
     kept: list[Row] = []
     if resume and out is not None and out.exists():
@@ -108,7 +108,7 @@ def run(
     on_case: Callable[[list[Row]], None] = lambda rows: None,  # noqa: ARG005
     note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> list[Row]:
-    """The same without a file; `on_case` is called with all rows so far after each case."""
+    """`run_to_file` without a file; `on_case` is called after each case with all rows so far."""
     rows: list[Row] = []
     with Meter(plan.device) as meter:
         for case in cases:
@@ -121,7 +121,7 @@ def run(
 
 
 def chosen(everything: Sequence[Head], only: Sequence[str], skip: Sequence[str]) -> list[Head]:
-    """Providers with a text of `only` and none of `skip` in their names, and their first bases."""
+    """Heads whose names contain a text of `only` and none of `skip`, and the first base of each."""
     wanted = [
         head
         for head in everything
@@ -133,7 +133,7 @@ def chosen(everything: Sequence[Head], only: Sequence[str], skip: Sequence[str])
 
 
 class _CaseRun:
-    """One case: its inputs, and what is found out about each head on the way."""
+    """The run of one case: its inputs, and the results of each head so far."""
 
     def __init__(
         self,
@@ -151,8 +151,8 @@ class _CaseRun:
         self.peaks: dict[str, float | None] = {}
 
     def rows(self) -> list[Row]:
-        """A row for each head."""
-        torch.compiler.reset()  # or shape after shape counts as a recompilation, and there is a limit
+        """One row per head."""
+        torch.compiler.reset()  # otherwise each shape counts towards the limit of recompilations
         try:
             inputs = self.case.inputs(self.plan.device)
         except FAILURES as error:
@@ -165,7 +165,7 @@ class _CaseRun:
         return [self._row(head, seconds) for head in self.heads]
 
     def _checked(self, inputs: Inputs) -> dict[str, Loss]:
-        """Losses that fit and are right; the truth of one kind at a time is held."""
+        """The losses that fit in memory and are correct; one float64 reference is held at a time."""
         losses: dict[str, Loss] = {}
         for _, same in itertools.groupby(sorted(self.heads, key=_kind), key=_kind):
             candidates = [p for p in same if p.name not in self.failures]
@@ -181,7 +181,7 @@ class _CaseRun:
 
     def _check(self, head: Head, inputs: Inputs, expected: Truth) -> Loss:
         loss = head.make()
-        first = self.plan.device.type == "cpu"  # a step that does not fit must not run here
+        first = self.plan.device.type == "cpu"  # this process must not run a step that does not fit
         if self.plan.memory and first:
             self.peaks[head.name] = self.meter.peak_mib(self.case, head.name, loss, inputs)
         try:
@@ -194,7 +194,7 @@ class _CaseRun:
         return loss
 
     def _runs(self, losses: dict[str, Loss], inputs: Inputs) -> dict[str, Run]:
-        """What `alternate` takes; each has run once."""
+        """The runs for `alternate`; each has run once."""
         optimizer, watch = make_optimizer(inputs), stopwatch(self.plan.device)
         runs: dict[str, Run] = {}
         for head in self.heads:
@@ -212,7 +212,7 @@ class _CaseRun:
         return runs
 
     def _guarded(self, head: Head, run: Run, inputs: Inputs) -> Run:
-        """A run that, should it fail after all, makes a row that says so, not the end of the rest."""
+        """The run; if it fails, the failure goes into its row, and the other heads go on."""
 
         def guarded() -> dict[str, float]:
             if head.name not in self.failures:
@@ -224,7 +224,7 @@ class _CaseRun:
 
     @contextmanager
     def _failing(self, head: Head, inputs: Inputs) -> Iterator[None]:
-        """Turn a failure into a note, and free what it left behind."""
+        """Turn a failure into a note, and free the memory that it still holds."""
         try:
             yield
         except FAILURES as error:
@@ -265,14 +265,14 @@ class _CaseRun:
 
 
 def _free(device: torch.device) -> None:
-    """Let go of what failed steps, whose frames hold tensors, and earlier cases left behind."""
+    """Free the tensors of earlier cases, and of failed steps, whose frames hold them."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def failure(error: BaseException) -> str:
-    """A line on why a head did not run."""
+    """One line on why a head did not run."""
     text = str(error).strip()
     is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text
     if is_memory:

@@ -11,7 +11,7 @@ from fusedface.bench.tables import limits, milliseconds
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BEGIN, END = "<!-- begin: bench readme -->", "<!-- end: bench readme -->"
-HEADLINES = ((512, 85742, 512), (256, 85742, 128))  # the first that a file has
+HEADLINES = ((512, 85742, 512), (256, 85742, 128))  # (B, C, D); the first one in a file is shown
 INTRODUCTION = (
     "Medians of runs in turn in one process, each formulation checked against float64, loss and gradients, "
     "before it is timed.\n*Start*: every negative is hard; *late*: few are. MiB: peak beyond the inputs, "
@@ -45,12 +45,12 @@ LABELS = {
 
 
 def documents(folder: Path = RESULTS) -> list[tuple[Path, dict[str, Any]]]:
-    """All results in a folder, in the order of their names."""
+    """All results in a folder, sorted by file name."""
     return [(path, read(path)) for path in sorted(folder.glob("*.json"))]
 
 
 def readme(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
-    """For each result of `bench kernels` its machine and a table of one shape, chosen by HEADLINES."""
+    """Text for README.md: machine and one shape (HEADLINES) of each result of `bench kernels`."""
     parts = [INTRODUCTION]
     for path, document in found:
         if document["benchmark"] != "kernels":
@@ -66,7 +66,7 @@ def readme(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
 
 
 def full(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
-    """For each file its machine and its tables; of what has none here, nothing."""
+    """Text for docs/benchmarks.md: machine and tables of each file; a file without tables is left out."""
     makers = {"kernels": _kernels, "step": _steps, "data": _sources}
     parts = []
     for path, document in found:
@@ -116,7 +116,7 @@ def rewrite(path: Path, text: str) -> None:
 
 
 def split(path: Path) -> tuple[str, str, str]:
-    """A file before, between and after its markers, the markers left out."""
+    """The text of a file before, between and after its markers, without the markers."""
     content = path.read_text(encoding="utf-8")
     if content.count(BEGIN) != 1 or content.count(END) != 1:
         raise ValueError(f"{path} must hold {BEGIN} and {END} once each")
@@ -139,7 +139,7 @@ def _table(rows: Sequence[Row], shape: tuple[int, int, int]) -> str:
         cells = [_time(by_phase[phase].get(name)) for phase in ("start", "late")]
         run = [row for phase in by_phase.values() if (row := phase.get(name)) and row.ms]
         if not run and all(cell in ("", "–") for cell in cells):
-            continue  # what is not installed, or not for this device, says nothing about speed
+            continue  # not installed, or not for this device
         peaks = [row.peak_extra_mib for row in run if row.peak_extra_mib is not None]
         peak = f"{max(peaks):.0f}" if peaks else ""
         lines.append(

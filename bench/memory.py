@@ -1,4 +1,4 @@
-"""Peak extra memory of one forward and backward: the allocator's on a GPU, the process's on a CPU."""
+"""Peak extra memory of one forward and backward: of the allocator on a GPU, of the process on a CPU."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -19,8 +19,8 @@ WARM_UP_CLASSES = 2048
 class Meter:
     """Measures peaks beyond the inputs, gradients included.
 
-    On a CPU each step runs in a fresh process, so that no earlier allocation hides in its peak, and
-    within the memory that is free: a step that needs more is a MemoryError, not the end of the machine.
+    On a CPU each step runs in a new process, so that earlier allocations do not change its peak. The
+    process is limited to the free memory: a step that needs more raises MemoryError.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -40,7 +40,7 @@ class Meter:
             self._pool.shutdown()
 
     def peak_mib(self, case: Case, head: str, loss: Loss, inputs: Inputs) -> float | None:
-        """Peak of a head; None where it cannot be known.
+        """Peak of a head in MiB; None if it cannot be measured.
 
         Raises:
             MemoryError: it does not fit.
@@ -78,7 +78,7 @@ def _in_this_process(case: Case, name: str, limit: int, num_threads: int) -> flo
     torch.set_num_threads(num_threads)
     device = torch.device("cpu")
     loss = next(p for p in heads(case.t, device) if p.name == name).make()
-    # Threads, code and workspaces are there before the count starts; a compiler works for one shape.
+    # The first run creates threads, code and workspaces before the count; a compiler needs the same shape.
     num_warm = case.num_classes if name.startswith("compiled") else WARM_UP_CLASSES
     loss(*replace(case, num_classes=num_warm).inputs(device)).backward()
     inputs = case.inputs(device)

@@ -1,7 +1,7 @@
 """How long does a step of the head take when several processes of this machine share the class centres?
 
-The batch is the same whatever their number. All numbers of processes are timed in turn, by the same ones,
-so that what else the machine does falls on each of them.
+The batch is the same for each number of processes. The numbers take turns within the same processes, so
+that other load of the machine affects all of them alike.
 
 Run: python cli.py bench ranks
 """
@@ -22,14 +22,14 @@ from fusedface.kernels import CurricularFace
 from fusedface.models import MarginHead
 
 Step = Callable[[], None]
-LOOK_SECONDS = 1.0  # how often it is looked whether the processes live
+LOOK_SECONDS = 1.0  # between two checks that the processes live
 
 
 def run(case: Case, counts: Sequence[int], rounds: int) -> list[dict[str, Any]]:
-    """A row a number of processes: see `measure`. Gloo on this machine, a thread each.
+    """One row per number of processes, see `measure`; Gloo on this machine, one thread per process.
 
     Raises:
-        ValueError: the batch cannot be shared evenly.
+        ValueError: the batch cannot be divided evenly.
         RuntimeError: a process has died.
     """
     for count in counts:
@@ -69,15 +69,15 @@ def _process(
 
 
 def measure(case: Case, counts: Sequence[int], rounds: int) -> list[dict[str, Any]]:
-    """Forward and backward of the head in the first 1, 2, ... processes, in turn; called by all of them.
+    """Time forward and backward of the head in the first 1, 2, ... processes, in turn. All must call it.
 
     Returns:
-        A row for each of `counts`: milliseconds until the last process is ready, and their ratio to the
-        first of `counts`, both as the median over the rounds.
+        One row for each of `counts`: milliseconds until the last process is done, and their ratio to
+        those of the first of `counts`. Both are medians over the rounds.
     """
     prepared = [(count, *_prepare(case, count)) for count in counts]
     seconds: dict[int, list[float]] = {count: [] for count in counts}
-    for number in range(rounds + 1):  # the first one is to warm up
+    for number in range(rounds + 1):  # the first one warms up
         for count, group, step in prepared:
             dist.barrier()
             begin = time.perf_counter()
@@ -99,7 +99,7 @@ def measure(case: Case, counts: Sequence[int], rounds: int) -> list[dict[str, An
 
 
 def _prepare(case: Case, count: int) -> tuple[dist.ProcessGroup | None, Step | None]:
-    """The group of the first processes and a step of theirs; None for those that are not among them."""
+    """The group of the first `count` processes and this process's step; None if it is not in the group."""
     group = dist.new_group(list(range(count)))
     rank = dist.get_rank()
     if rank >= count or not isinstance(group, dist.ProcessGroup):

@@ -1,4 +1,4 @@
-"""Results as files: what was measured, on what, and when; written again after each case."""
+"""Result files: machine, date and rows of a benchmark; rewritten after each case."""
 
 import json
 import os
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "triton", "pytorch-metric-learning", "liger-kernel", "cut-c
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were taken on."""
+    """The machine on which the figures were taken."""
     on_gpu = device.type == "cuda"
     return {
         "date": time.strftime("%Y-%m-%d"),
@@ -34,12 +34,12 @@ def machine(device: torch.device) -> dict[str, Any]:
 def document(
     benchmark: str, device: torch.device, rows: Sequence[dict[str, Any]], **more: Any
 ) -> dict[str, Any]:
-    """What a result file holds: benchmark, machine, rows, and what `more` names."""
+    """The content of a result file: benchmark, machine, rows, and the entries of `more`."""
     return {"benchmark": benchmark, "machine": machine(device), **more, "rows": list(rows)}
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write JSON such that a reader, or a kill, never sees half of it."""
+    """Write JSON atomically: a reader never sees half a file, and a kill leaves none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -47,10 +47,10 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file with a `document`.
+    """Read a result file as `document` makes it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a result file.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -64,7 +64,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def describe(facts: dict[str, Any]) -> str:
-    """The machine in one line."""
+    """One line on the machine."""
     threads = "" if facts.get("cuda") else f", {facts['threads']} threads"
     return f"{facts['device']}{threads}, torch {facts['packages']['torch']}, {facts['date']}"
 

@@ -1,7 +1,7 @@
-"""The hardware's limit, measured: products, copies and exponentials a second; and what a step needs.
+"""Roofline: the measured limits of the hardware, and the work of a step.
 
-No step is faster than the longest of its three products, its traffic and its exponentials, each at
-the rate that this machine was seen to reach.
+The limits are matrix products, copies and exponentials per second. No step is faster than the longest of
+its three products, its memory traffic and its exponentials, each at the highest measured rate.
 """
 
 import time
@@ -17,11 +17,11 @@ from fusedface.bench.timing import stopwatch
 from fusedface.kernels.dispatch import without_triton
 from fusedface.kernels.products import Products
 
-REPEATS = 7  # of which the fastest counts: a ceiling
+REPEATS = 7  # the fastest one counts, as a ceiling
 FLOAT32 = 4
 CPU_PRODUCT, GPU_PRODUCT = 2048, 8192  # rows, columns and depth of the square product
 CPU_COPY, GPU_COPY = 2**28, 2**31  # bytes, far more than any cache
-CPU_EXPS = 2**16  # numbers that stay in the cache
+CPU_EXPS = 2**16  # so few numbers that they stay in the cache
 GPU_EXPS, EXP_CHAIN, EXP_BLOCK = 2**24, 256, 1024
 
 
@@ -38,7 +38,7 @@ class Ceilings:
         return asdict(self)
 
     def seconds(self, work: "Work", precision: str) -> float:
-        """The least time for some work."""
+        """The least time for this work."""
         products = work.flops / self.flops[precision]
         return max(products, work.bytes / self.bytes, work.exps / self.exps)
 
@@ -53,9 +53,9 @@ class Work:
 
 
 def least_work(case: Case) -> Work:
-    """What no implementation of forward and backward can do without.
+    """The work that every implementation of forward and backward has to do.
 
-    Three products; float32 embeddings and class centres read once, their gradients written once.
+    Three products; embeddings and class centres read once, their gradients written once, in float32.
     """
     cells = case.num_rows * case.num_classes
     operands = (case.num_rows + case.num_classes) * case.dim
@@ -63,10 +63,10 @@ def least_work(case: Case) -> Work:
 
 
 def work(case: Case, head: Head, device: torch.device) -> Work:
-    """What forward and backward of a head do: ours by its schedule, others at the least.
+    """The work of forward and backward: of our head by its schedule, of another head the least possible.
 
-    Ours computes the cosines twice. On a GPU its bytes are those of `kernels.gpu.traffic`, on a CPU two
-    readings of the class centres and one writing of their gradient.
+    Our head computes the cosines twice. On a GPU its bytes come from `kernels.gpu.traffic`. On a CPU it
+    reads the class centres twice and writes their gradient once.
     """
     least = least_work(case)
     if not head.is_fused:
@@ -97,7 +97,7 @@ def _product_rate(precision: str, size: int, device: torch.device) -> float:
     out = torch.empty_like(a)
     ways: list[Callable[[], object]] = [lambda: torch.mm(a, b, out=out)]
     if device.type == "cpu" and precision == "float32":
-        ways.append(lambda: Products(device, precision)(a, b))  # oneDNN's may be the faster one
+        ways.append(lambda: Products(device, precision)(a, b))  # oneDNN may be faster
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
@@ -124,7 +124,7 @@ def _exp_rate(device: torch.device, chain: int = 200) -> float:
 
 
 def _exp_rate_on_gpu(device: torch.device) -> float:
-    """Exponentials a second, of a chain in registers: one for each load would measure the memory."""
+    """Exponentials per second, of a chain in registers; one per load would measure the memory instead."""
     from fusedface.bench.exp_kernel import exp_chain_kernel
 
     numbers = torch.rand(GPU_EXPS, device=device)
@@ -135,7 +135,7 @@ def _exp_rate_on_gpu(device: torch.device) -> float:
 
 
 def _fastest(call: Callable[[], object], device: torch.device, at_most: float = 5.0) -> float:
-    """Fewest seconds of REPEATS calls after a warm-up; fewer calls once `at_most` seconds are gone."""
+    """Seconds of the fastest of REPEATS calls after a warm-up; it stops early after `at_most` seconds."""
     watch = stopwatch(device)
     call()
     began, times = time.perf_counter(), []

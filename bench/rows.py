@@ -1,11 +1,11 @@
-"""A row of a result: what was found out about one head on one case."""
+"""A row of a result: the figures of one head on one case."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from fusedface.bench.case import Case
 
-Triple = tuple[float, float, float]  # 25, 50 and 75 %
+Triple = tuple[float, float, float]  # quartiles: 25, 50 and 75 %
 
 
 @dataclass(frozen=True)
@@ -14,16 +14,16 @@ class Row:
 
     case: Case
     head: str
-    ms: dict[str, Triple] = field(default_factory=dict)  # 25, 50, 75 %
+    ms: dict[str, Triple] = field(default_factory=dict)  # quartiles
     ratios: dict[str, dict[str, float]] = field(
         default_factory=dict
-    )  # to each base, median of rounds
+    )  # to each base, median over the rounds
     peak_extra_mib: float | None = None
     errors: dict[str, float] | None = None  # relative, against float64: `check.Errors`
     flops_per_second: float | None = None  # of what the head computes, forward and backward
     bytes_per_second: float | None = None
     of_limit: float | None = (
-        None  # least time any implementation needs on this machine, over its own
+        None  # least time of any implementation on this machine, over the time of this head
     )
     note: str = ""
 
@@ -33,6 +33,6 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `as_dict`, also after JSON has made lists of the triples."""
+        """The inverse of `as_dict`; accepts the lists that JSON makes of tuples."""
         ms = {name: tuple(triple) for name, triple in values["ms"].items()}
         return cls(**(values | {"case": Case(**values["case"]), "ms": ms}))

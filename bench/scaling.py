@@ -8,7 +8,7 @@ import torch
 from fusedface.bench.case import Case, fitting_classes
 
 FIRST_CLASSES = 10_000
-NUM_ROWS, NUM_CLASSES = 256, 85_742  # while the other grows
+NUM_ROWS, NUM_CLASSES = 256, 85_742  # fixed while the other grows
 ROWS = (64, 128, 256, 512, 1024, 2048, 4096)
 HEADS = (
     "fused curricularface",
@@ -21,7 +21,7 @@ HEADS = (
 
 
 def cases_by_classes(dim: int, most: int | None, device: torch.device) -> list[Case]:
-    """C doubles from 10,000 up to `most`; without it, up to what the fused head fits into memory."""
+    """C doubles from 10,000 up to `most`; without it, up to the most classes that fit in memory."""
     most = most or fitting_classes(dim, device)
     if most < FIRST_CLASSES:
         raise ValueError(

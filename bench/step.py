@@ -31,12 +31,12 @@ HeadLoss = Callable[[Tensor, Tensor], Tensor]  # embeddings, labels -> mean loss
 
 @dataclass(frozen=True)
 class Setup:
-    """What is trained: B images a step against C classes, "flip" augmentation, SGD."""
+    """The training to time: B images per step, C classes, "flip" augmentation, SGD."""
 
     model: str
     num_rows: int = 64
     num_classes: int = 85742
-    size: int = 112  # pixels of a side
+    size: int = 112  # side of an image in pixels
 
     def __str__(self) -> str:
         return f"{self.model}, {self.size}x{self.size}, B={self.num_rows} C={self.num_classes:,}"
@@ -48,11 +48,11 @@ def run(
     rounds: int,
     note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> list[dict[str, Any]]:
-    """Steps with the fused and with the eager head, in turn, on one network and one set of class centres.
+    """Time steps with the fused and the eager head in turn, on one network and one set of class centres.
 
     Returns:
-        A row a head: images a second and the share of each part, medians with quartiles. Images are
-        read from memory; `bench data` says what other sources give.
+        One row per head: images per second and the share of each part, medians with quartiles. Images come
+        from memory; `bench data` measures other sources.
     """
     note(f"{setup}: rendering faces")
     steps = TrainingSteps(setup, device)
@@ -91,11 +91,11 @@ class TrainingSteps:
             self.head.margin.update_state(
                 Batch(cos_y, embeddings.norm(dim=1), labels, labels >= 0), state
             )
-        # The next step updates t in place, perhaps before this one's backward.
+        # The next step updates t in place, possibly before the backward of this step.
         return eager_curricularface(state["t"].clone())(embeddings, weight, labels)
 
     def timed(self, head: HeadLoss) -> dict[str, float]:
-        """Seconds of each part of one step; "head" is its forward and backward."""
+        """Seconds of each part of one step; "head" is the forward and backward of the head."""
         device = self.precision.device
         held: dict[str, Tensor] = {}
 
@@ -110,7 +110,7 @@ class TrainingSteps:
                 held["embeddings"] = self.model(held["inputs"])
 
         def loss() -> None:
-            # A leaf of its own, so that the head's backward ends where the backbone's begins.
+            # A detached leaf, so that the backward of the head ends before that of the backbone begins.
             leaf = held["embeddings"].detach().requires_grad_()
             with self.precision.autocast():
                 held["loss"] = head(leaf, held["labels"])
@@ -137,7 +137,7 @@ class TrainingSteps:
 
 
 def endless_batches(setup: Setup, model: Backbone) -> Iterator[FaceBatch]:
-    """The batches of a run on generated faces, epoch after epoch; all are rendered before the first."""
+    """The batches of a run on generated faces, without end; all faces are rendered before the first."""
     num = setup.num_rows * BATCHES_AN_EPOCH
     people = min(setup.num_classes, num)
     source = SyntheticFaces(people, -(-num // people), image_size=(setup.size, setup.size))

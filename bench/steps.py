@@ -1,4 +1,4 @@
-"""One head step, pass by pass: forward, backward, and the optimiser's update of the class centres."""
+"""One step of the head, timed pass by pass: forward, backward, update of the class centres."""
 
 from collections.abc import Callable
 
@@ -9,16 +9,16 @@ from fusedface.bench.heads.loss import Loss
 from fusedface.bench.timing import Stopwatch
 
 Run = Callable[[], dict[str, float]]  # seconds by pass
-WARM_UP_STEPS = 3  # before a capture, on the side, as torch's documentation of CUDA graphs asks for
+WARM_UP_STEPS = 3  # on a side stream before a capture, as torch requires for CUDA graphs
 
 
 def make_optimizer(inputs: Inputs) -> torch.optim.SGD:
-    """What updates class centres in training; at a learning rate of 0, so that the inputs stay."""
+    """The optimiser of the class centres, with learning rate 0 so that the inputs do not change."""
     return torch.optim.SGD([inputs[1]], lr=0.0, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
 def step_run(loss: Loss, inputs: Inputs, optimizer: torch.optim.SGD, watch: Stopwatch) -> Run:
-    """A timed step. `both` is forward and backward, `step` the update too."""
+    """A timed step. `both` is forward and backward, `step` is both and the update."""
     embeddings, weight, _ = inputs
     values: list[torch.Tensor] = []
 
@@ -38,7 +38,7 @@ def step_run(loss: Loss, inputs: Inputs, optimizer: torch.optim.SGD, watch: Stop
 
 
 def graph_run(loss: Loss, inputs: Inputs, optimizer: torch.optim.SGD, watch: Stopwatch) -> Run:
-    """The same with forward and backward replayed from a CUDA graph: no time goes into starting kernels."""
+    """A timed step that replays forward and backward from a CUDA graph, without single kernel launches."""
     embeddings, weight, _ = inputs
     side = torch.cuda.Stream(embeddings.device)
     side.wait_stream(torch.cuda.current_stream(embeddings.device))

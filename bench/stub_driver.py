@@ -1,4 +1,4 @@
-"""A Triton driver without a device: kernels are compiled for sm_80, and starting one only notes it."""
+"""A Triton driver without a device: it compiles kernels for sm_80 and only records their launches."""
 
 import contextlib
 import ctypes
@@ -36,11 +36,11 @@ KERNELS = (
     rows,
     update,
 )
-LAUNCH_ARGUMENTS = 9  # that a launcher gets before those of the kernel
+LAUNCH_ARGUMENTS = 9  # arguments of a launcher before those of the kernel
 
 
 class StubDriver:
-    """What Triton asks of a driver. `spills` says of each kernel loaded how many words it spills."""
+    """The interface that Triton needs of a driver. `spills` gives the words that each kernel spills."""
 
     def __init__(
         self,
@@ -58,25 +58,25 @@ class StubDriver:
         )
 
     def get_current_device(self) -> int:
-        """The only one."""
+        """The index of the only device."""
         return 0
 
     def get_current_stream(self, device: int) -> int:  # noqa: ARG002
-        """The only one."""
+        """The handle of the only stream."""
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        """What kernels are compiled for."""
+        """The target of the compiler: sm_80."""
         return GPUTarget("cuda", 80, 32)
 
     def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
-        """What starts a kernel: it notes the name and the blocks."""
+        """The launcher of a kernel, which records the name and the block sizes."""
         names = source.fn.arg_names
         blocks = {names[i]: size for (i,), size in source.constants.items() if "BLOCK" in names[i]}
         return functools.partial(self._start, metadata.name, blocks)
 
     def blocks(self, kernel: str) -> list[dict[str, int]]:
-        """Those with which a kernel was started, in order."""
+        """The block sizes of each launch of a kernel, in order."""
         return [blocks for name, blocks in self.started if name == kernel]
 
     def _load_binary(self, name: str, *_: object) -> tuple[object, int, int, int, int]:
@@ -85,17 +85,17 @@ class StubDriver:
 
     def _start(self, name: str, blocks: dict[str, int], *args: Any) -> None:
         self.started.append((name, blocks))
-        if name == "margin_kernel":  # labels are in order, which an assertion reads
+        if name == "margin_kernel":  # its flag "labels are valid", which an assertion reads
             fits = args[LAUNCH_ARGUMENTS + margin.margin_kernel.arg_names.index("fits_ptr")]
-            ctypes.memset(fits.data_ptr(), 1, 1)  # as a kernel would: no operator of PyTorch's
+            ctypes.memset(fits.data_ptr(), 1, 1)  # as a kernel would, without a torch operator
 
 
 @contextlib.contextmanager
 def installed(driver: StubDriver) -> Iterator[StubDriver]:
-    """Tensors of the CPU are taken as a GPU's: nothing is read, kernels go to the driver."""
+    """Within the block, CPU tensors pass as GPU tensors: no value is read, launches go to the driver."""
     with (
         mock.patch.object(triton.runtime.driver, "_active", driver),
-        mock.patch.object(arguments, "INTERPRETED", new=True),  # which welcomes CPU tensors
+        mock.patch.object(arguments, "INTERPRETED", new=True),  # so that CPU tensors are accepted
         mock.patch.object(checks, "can_be_read", return_value=False),
     ):
         forget()
@@ -106,7 +106,7 @@ def installed(driver: StubDriver) -> Iterator[StubDriver]:
 
 
 def forget() -> None:
-    """Whatever was compiled, loaded or decided with another driver."""
+    """Clear all caches of what was compiled, loaded or chosen with another driver."""
     compiler.max_shared_mem.cache_clear()
     choice.forget()
     for module in KERNELS:

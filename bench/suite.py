@@ -1,11 +1,11 @@
-"""Everything to be known of the head on a GPU, in parts that fit a short lease of one.
+"""All tests and benchmarks of the head on a GPU, in parts that fit into a short session.
 
-Run: python -m bench gpu_suite --out gpu           (again with the same folder goes on)
+Run: python -m bench gpu_suite --out gpu           (the same folder again resumes)
      python -m bench gpu_suite --out try --device cpu --quick
 
-In the folder: suite.json (what was done), log.txt (all output), a JSON file for each part, and tuning.json,
-the tile shapes that were found fastest, which later parts use. Each part is a process of its own with a
-limit of time, and writes as it goes, so that a kill loses at most what it was doing.
+The folder holds suite.json (the finished parts), log.txt (all output), a JSON file for each part, and
+tuning.json (the fastest tile shapes, which later parts use). Each part is a separate process with a time
+limit. It writes results as it goes, so a kill loses at most the current work.
 """
 
 import os
@@ -26,10 +26,10 @@ from fusedface.bench import results, tables
 from fusedface.recipes.host.terminal import Table, say
 
 ROOT = Path(__file__).resolve().parents[1]
-GRACE = 8.0  # seconds before a part's limit in which it should end by itself
-SHORTEST = 15.0  # seconds: no part is begun with less
+GRACE = 8.0  # seconds before the limit of a part, in which it should end by itself
+SHORTEST = 15.0  # seconds; with less time left no part begins
 OURS_AND_SMALL = ("fused", "official", "partial fc", "pytorch", "linear_cross", "liger", "cut-")
-# Compiling the eager formulation for a shape takes longer than all of its timing.
+# Compiling the eager formulation for a shape takes longer than timing it.
 OF_LARGE = (
     "fused curricularface",
     "fused normface",
@@ -54,7 +54,7 @@ TUNED_SHAPES = ("512x85742x128", "512x85742x512")
 
 @dataclass(frozen=True)
 class Part:
-    """A command of `bench` (or pytest) and its limit; finished with `num_cases` cases in its file."""
+    """A command of `bench` (or pytest), its time limit, and the number of cases in its finished file."""
 
     name: str
     seconds: float
@@ -63,12 +63,12 @@ class Part:
 
     @property
     def is_tests(self) -> bool:
-        """Whether it is pytest, which has no file of its own."""
+        """Whether the part is pytest, which writes no result file."""
         return self.arguments[0] == "pytest"
 
 
 def plan(device: torch.device, quick: bool, skip: Sequence[str] = ()) -> list[Part]:
-    """The parts in their order: what is most worth knowing first; `skip` as of `bench kernels`."""
+    """The parts, the most important first; `skip` as in `bench kernels`."""
     skipped = [word for text in skip for word in ("--skip", text)]
     small = ("32x500x32", "32x800x64") if quick else None
     shapes = {
@@ -87,7 +87,7 @@ def plan(device: torch.device, quick: bool, skip: Sequence[str] = ()) -> list[Pa
         "no:cacheprovider",
     )
     if find_spec("xdist") is not None:
-        tests += ("-n", "4")  # compiling on the host takes most of it
+        tests += ("-n", "4")  # compiling on the host takes most of the time
     short = ("--steps", "3", "--batch", "8", "--classes", "6", "--size", "32") if quick else ()
     parts = [
         Part("tests", 150.0, tests),
@@ -117,7 +117,7 @@ def run(
     console: Console,
     skip: Sequence[str] = (),
 ) -> bool:
-    """Do what is not done yet, until the time is over.
+    """Run the unfinished parts until the time is over.
 
     Returns:
         Whether all parts are finished.
@@ -146,7 +146,7 @@ def run(
 
 
 class Suite:
-    """The folder of a suite: which parts are done, and running the next one."""
+    """The folder of a suite: it records finished parts and runs the others."""
 
     def __init__(self, out: Path, device: torch.device) -> None:
         self.out, self.device = out.resolve(), device
@@ -158,11 +158,11 @@ class Suite:
             self.done = {row["part"]: row for row in rows}
 
     def is_finished(self, name: str) -> bool:
-        """Whether a part needs no further run."""
+        """Whether a part is finished."""
         return self.done.get(name, {}).get("state") == "finished"
 
     def do(self, part: Part, seconds: float) -> str:
-        """Run a part within so many seconds; a line on how it went."""
+        """Run a part with a time limit in seconds; returns one line on its outcome."""
         began = time.monotonic()
         code, output = self._execute(self._command(part, seconds), seconds)
         facts = {"result": _last_line(output)} if part.is_tests else self._cases(part)
@@ -192,7 +192,7 @@ class Suite:
         return [sys.executable, "-m", "fusedface.bench", *own]
 
     def _execute(self, command: list[str], seconds: float) -> tuple[int | None, str]:
-        """Exit status (None: stopped at the limit) and output of a command; all of it goes to the log."""
+        """Exit status (None: stopped at the limit) and output of a command, which also goes to the log."""
         environment = os.environ | {"FUSEDFACE_CACHE": str(self.out), "PYTHONUNBUFFERED": "1"}
         log = self.out / "log.txt"
         with log.open("a", encoding="utf-8", errors="replace") as file:
@@ -221,7 +221,7 @@ class Suite:
         if code is None:
             return "stopped at its limit"
         if part.is_tests:
-            return "finished" if code in (0, 1, 5) else "failed"  # 5: no test is for this device
+            return "finished" if code in (0, 1, 5) else "failed"  # 5: no test for this device
         if code != 0:
             return "failed"
         wanted = f"{part.num_cases} of {part.num_cases}"
@@ -244,14 +244,14 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        # Its children too: compilers, workers of pytest.
+        # The group includes its children: compilers and pytest workers.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return None
 
 
 def _last_line(output: str) -> str:
-    """What pytest closes with: how many tests passed and failed. Their names are in the log."""
+    """The last line of pytest, which counts passed and failed tests; their names are in the log."""
     return next((line for line in reversed(output.splitlines()) if line.strip()), "")
 
 
@@ -269,7 +269,7 @@ COLUMNS: dict[str, Callable[[str], bool]] = {
 
 
 def _print_summary(out: Path, console: Console) -> None:
-    """Forward and backward of the main competitors, in milliseconds, a line a case."""
+    """Print forward and backward of the main alternatives in milliseconds, one line per case."""
     table = Table("forward + backward, ms", ["case"], [*COLUMNS, "ours of limit"])
     for name in ("kernels", "large"):
         path = out / f"{name}.json"

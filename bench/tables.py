@@ -1,4 +1,4 @@
-"""Results as tables for people."""
+"""Results as tables on the terminal."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ HEADINGS = (
 
 
 def print_kernels(document: dict[str, Any], console: Console) -> None:
-    """One table a case, of what `kernels.run_to_file` wrote."""
+    """Print a result of `kernels.run_to_file`, one table per case."""
     rows = [Row.from_dict(row) for row in document["rows"]]
     for case in dict.fromkeys(row.case for row in rows):
         measured = [row for row in rows if row.case == case and (row.ms or not row.note)]
@@ -42,7 +42,7 @@ def print_kernels(document: dict[str, Any], console: Console) -> None:
 
 
 def limits(document: dict[str, Any]) -> str:
-    """The ceilings of a document in a sentence; empty where nothing was timed."""
+    """One sentence on the ceilings of a document; empty if nothing was timed."""
     if not document["ceilings"]:
         return ""
     ceilings = document["ceilings"]
@@ -54,7 +54,7 @@ def limits(document: dict[str, Any]) -> str:
 
 
 def print_steps(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """A line a network and head, of `step.run`."""
+    """Print rows of `step.run`, one line per network and head."""
     figures = ["images/s", "25-75 %", "data", "backbone", "head, ms", "optimizer", "head's share"]
     table = Table("training step", ["network", "head"], figures, num_keys=2)
     for row in rows:
@@ -71,7 +71,7 @@ def print_steps(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def print_tiles(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """A line a kernel and tile shape, of `bench tune`."""
+    """Print rows of `bench tune`, one line per kernel and tile shape."""
     table = Table("tile shapes", ["kernel", "tile"], ["ms"])
     for row in rows:
         table.add_row(row["kernel"], row["tile"], "-" if row["ms"] is None else f"{row['ms']:.3f}")
@@ -79,7 +79,7 @@ def print_tiles(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def print_host(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """A line a margin, of `host.run`."""
+    """Print rows of `host.run`, one line per margin."""
     table = Table("the host in a step of the head, us", ["margin", "driver"], ["fastest", "median"])
     for row in rows:
         figures = (f"{row[name]:.0f}" for name in ("fastest_us", "median_us"))
@@ -88,7 +88,7 @@ def print_host(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def print_ranks(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """A line a number of processes, of `ranks.run`."""
+    """Print rows of `ranks.run`, one line per number of processes."""
     table = Table("the head on several processes", ["case", "processes"], ["ms", "ratio"])
     for row in rows:
         table.add_row(row["case"], str(row["processes"]), f"{row['ms']:.0f}", f"{row['ratio']:.2f}")
@@ -96,7 +96,7 @@ def print_ranks(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def print_data(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """A line a source and augmentation, of `data.run`."""
+    """Print rows of `data.run`, one line per source and augmentation."""
     table = Table(
         "images in one process", ["source", "augmentation"], ["images/s", "25-75 %"], num_keys=2
     )
@@ -110,7 +110,7 @@ def print_data(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def print_convergence(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """A line a head, of `convergence.run`."""
+    """Print rows of `convergence.run`, one line per head."""
     figures = ["steps", "first loss", "last loss", "accuracy", "images/s"]
     table = Table("short training", ["head"], figures)
     for row in rows:
@@ -122,7 +122,7 @@ def print_convergence(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def print_changes(unit: str, changes: Sequence[Change], console: Console) -> None:
-    """A line a row of either file, of `compare.compare`."""
+    """Print changes of `compare.compare`, one line per row of either file."""
     table = Table(f"{unit}, medians", ["row"], ["old", "new", "speed", "verdict"])
     for change in changes:
         speed = "" if change.speed is None else f"x {change.speed:.2f}"
@@ -143,7 +143,7 @@ def _verdict(change: Change) -> Text:
 
 
 def milliseconds(value: float) -> str:
-    """Three digits at least below a second."""
+    """A time as text, with at least three digits below a second."""
     return f"{value:.3f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 

@@ -1,4 +1,4 @@
-"""Timing on a noisy machine: all heads in one process, in turn, medians and paired ratios."""
+"""Timing on a noisy machine: all heads take turns in one process; medians and paired ratios."""
 
 import itertools
 import statistics
@@ -10,20 +10,20 @@ import torch
 
 FLUSH_BYTES = (
     2**28
-)  # more than any last-level cache of a GPU holds; a training step finds it cold too
+)  # more than the last-level cache of any GPU; in a training step the cache is cold too
 MIN_ROUNDS = 3  # however little time there is
 
 
 class Stopwatch(Protocol):
-    """Seconds that each of some calls takes, one after the other."""
+    """Measures the seconds of each of several calls, one after the other."""
 
     def __call__(self, calls: Sequence[Callable[[], object]]) -> list[float]:
-        """Seconds of each call, the device's work included."""
+        """Seconds of each call, including the work of the device."""
         ...
 
 
 def stopwatch(device: torch.device) -> Stopwatch:
-    """The way to measure on a device: events between the calls on CUDA, and its cache cold before them."""
+    """The stopwatch of a device. On CUDA it records events between calls, and starts with a cold cache."""
     if device.type != "cuda":
         return _on_host
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
@@ -53,17 +53,17 @@ def _on_host(calls: Sequence[Callable[[], object]]) -> list[float]:
 def alternate(
     runs: dict[str, Callable[[], dict[str, float]]], rounds: int, deadline: float = float("inf")
 ) -> dict[str, dict[str, list[float]]]:
-    """What each run returned in each round; every round runs every one of them once.
+    """Results of all runs in all rounds; each round calls each run once.
 
-    A slow spell of the machine then falls on all of them, and ratios within a round stay fair.
+    A slow period of the machine then affects all runs, and ratios within a round stay fair.
 
     Args:
-        runs: each returns named figures, the same names each time.
-        rounds: at most so many.
+        runs: each returns figures by name, with the same names each time.
+        rounds: the largest number of rounds.
         deadline: on the clock of `time.perf_counter`; no round begins after it, except MIN_ROUNDS.
 
     Returns:
-        By run and figure, a list with an entry a round.
+        By run and figure, a list with one entry per round.
     """
     figures: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
     for done in range(rounds):
@@ -76,7 +76,7 @@ def alternate(
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """25, 50 and 75 %; of fewer than two values, that value."""
+    """The 25, 50 and 75 % quantiles; a single value is all three."""
     if len(values) < 2:
         return values[0], values[0], values[0]
     low, mid, high = statistics.quantiles(values, n=4, method="inclusive")

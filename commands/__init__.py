@@ -1,1 +1,1 @@
-"""One file of commands for each group: parse, build a recipe or a case, call one function."""
+"""One file per group of commands. A command parses, builds a recipe or a case, and calls one function."""

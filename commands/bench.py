@@ -1,4 +1,4 @@
-"""`bench ...`: measure on this machine, side by side."""
+"""`bench ...`: measure alternatives side by side on this machine."""
 
 from math import isfinite
 from pathlib import Path
@@ -55,7 +55,7 @@ def bench_kernels(
     out: OutOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """The head, forward, backward and with its optimiser, against what one would use instead."""
+    """Time the head (forward, backward, optimiser) against its alternatives, and measure its memory."""
     import time
 
     from fusedface.bench import case, kernels, tables
@@ -90,7 +90,7 @@ def bench_tune(
     out: OutOption = None,
     device: Annotated[str, typer.Option("--device")] = "cuda",
 ) -> None:
-    """Time the GPU kernels' tile shapes and keep the fastest for this device, on disk."""
+    """Time the tile shapes of the GPU kernels, and save the fastest for this device."""
     from fusedface.bench import tables
     from fusedface.bench.case import parse_cases
     from fusedface.kernels.gpu.tuning import tune
@@ -125,7 +125,7 @@ def bench_scaling(
     ),
     device: DeviceOption = None,
 ) -> None:
-    """Time and memory as the number of classes, or the batch, grows."""
+    """Measure time and memory against the number of classes or the batch size."""
     import time
 
     from fusedface.bench import kernels, plots, scaling, tables
@@ -163,7 +163,7 @@ def bench_step(
     out: OutOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Images a second of a training step and the head's share, with the fused and the eager head."""
+    """Time a training step with the fused and the eager head: images per second, share of the head."""
     from fusedface.bench import step, tables
     from fusedface.recipes.host.device import pick_device
 
@@ -182,7 +182,7 @@ def bench_host(
     out: OutOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Microseconds of the host in an eager step of the head; without a GPU nothing is started."""
+    """Time the work of the host in an eager step of the head; without a GPU no kernel is started."""
     from fusedface.bench import host, tables
     from fusedface.recipes.host.device import pick_device
 
@@ -202,7 +202,7 @@ def bench_data(
     out: OutOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Images a second of each source with each augmentation, in one process."""
+    """Time each image source with each augmentation in one process: images per second."""
     from fusedface.bench import data as bench
     from fusedface.bench import tables
     from fusedface.recipes.host.device import pick_device
@@ -226,7 +226,7 @@ def bench_convergence(
     out: OutOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """A short training with the fused head and the same with the eager one: losses and accuracy."""
+    """Train briefly with the fused and with the eager head, and compare losses and accuracy."""
     from fusedface.bench import convergence, tables
     from fusedface.bench.step import Setup
     from fusedface.recipes.host.device import pick_device
@@ -250,7 +250,7 @@ def bench_ranks(
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each, in turn.")] = 9,
     out: OutOption = None,
 ) -> None:
-    """A step of the head with its class centres split over processes of this machine (Gloo)."""
+    """Time a step of the head with its class centres split over processes of this machine (Gloo)."""
     from fusedface.bench import ranks, tables
     from fusedface.bench.case import parse_cases
     from fusedface.recipes.host.device import pick_device
@@ -283,7 +283,7 @@ def bench_gpu_suite(
     ] = False,
     device: Annotated[str, typer.Option("--device")] = "cuda",
 ) -> None:
-    """Tests, errors, tile shapes, kernels and convergence on a GPU; resumable in parts."""
+    """Run tests, error checks, tuning, timings and convergence on a GPU, in parts that can be resumed."""
     from fusedface.bench import suite
     from fusedface.recipes.host.device import pick_device
 

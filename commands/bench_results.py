@@ -1,4 +1,4 @@
-"""`bench compare` and `bench readme`: what to do with results that are there."""
+"""`bench compare` and `bench readme`: use existing results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ from rich.console import Console
 
 
 def wide_console() -> Console:
-    """As wide as the terminal; what goes to a file is as wide as the tables."""
+    """A console as wide as the terminal; output to a file is as wide as the tables."""
     console = Console()
     return console if console.is_terminal else Console(width=200)
 
@@ -17,7 +17,7 @@ def compare_results(
     old: Annotated[Path, typer.Argument(help="A result, of --out.")],
     new: Annotated[Path, typer.Argument(help="Another one of the same benchmark.")],
 ) -> None:
-    """What got faster and what got slower from one result to another."""
+    """Compare two results of a benchmark row by row: faster or slower."""
     from fusedface.bench import tables
     from fusedface.bench.compare import compare
 
@@ -25,7 +25,7 @@ def compare_results(
 
 
 def write_readme() -> None:
-    """Write the tables of README.md and docs/benchmarks.md again from bench/results/*.json."""
+    """Rewrite the tables of README.md and docs/benchmarks.md from bench/results/*.json."""
     from fusedface.bench import markdown
     from fusedface.recipes.host.program import ROOT, is_checkout
 

@@ -1,4 +1,4 @@
-"""`data ...`: look at faces, check them, align them, and write the files in which they are shared."""
+"""`data ...`: preview, check, align and pack faces."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +33,11 @@ def data_preview(
     difficulty: Annotated[float, typer.Option(help="Of the synthetic source, 0 to 1.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of the synthetic source.")] = 0,
 ) -> None:
-    """Write a contact sheet, a row an identity."""
+    """Write a contact sheet of a source of faces, one row per person."""
     from fusedface.data import SyntheticFaces, contact_sheet, open_source
     from fusedface.data.contact_sheet import check_sheet
 
-    check_sheet(identities, images)  # before people are made up for it
+    check_sheet(identities, images)  # before faces are generated
     if source == "synthetic":
         faces = SyntheticFaces(identities, images, difficulty=difficulty, seed=seed)
     else:
@@ -59,9 +59,9 @@ def data_check(
     ],
     root: RootOption = None,
 ) -> None:
-    """Say what a file of faces holds and what is wrong with it; every image is read.
+    """Read every image of a source of faces, and report its content and its faults.
 
-    The exit status is 1 where something is wrong.
+    The exit status is 1 if there are faults.
     """
     from fusedface.data.check import check
 
@@ -133,7 +133,7 @@ def data_align(
     size: Annotated[int, typer.Option(help="Of the crops: a multiple of 112 or 128.")] = 112,
     skip_bad: SkipBadOption = False,
 ) -> None:
-    """Crop faces by five landmarks, as recognition networks expect them; detectors stay outside."""
+    """Crop faces by five landmarks, as recognition networks expect them; a detector is not included."""
     from fusedface.data.align import align_folder, read_landmarks
 
     written = align_folder(root, read_landmarks(landmarks, root), out, size, skip_bad=skip_bad)
@@ -142,7 +142,7 @@ def data_align(
 
 
 def _list_skipped(skipped: Sequence[Exception]) -> None:
-    """Say what was left out, and how much."""
+    """Print how many images were left out, and the first reasons."""
     if skipped:
         say(Console(), f"left out {len(skipped):,}:")
     for error in skipped[:SHOWN_SKIPPED]:

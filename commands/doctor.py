@@ -1,4 +1,4 @@
-"""`doctor`: what runs here, and why."""
+"""`doctor`: versions, devices and the chosen backend."""
 
 from rich.console import Console
 
@@ -6,7 +6,7 @@ from fusedface.recipes.host.terminal import Table
 
 
 def doctor() -> None:
-    """What runs here, and why: versions, devices, the backend chosen, tuned choices on disk."""
+    """Show versions, devices, the chosen backend with the reason, and saved tuning results."""
     from fusedface.kernels.doctor import report
 
     table = Table("", ["", ""])

@@ -46,9 +46,10 @@ def evaluate(
     ] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Verify and identify faces: accuracy, thresholds with their intervals, and what a cosine means.
+    """Verify and identify faces: accuracy, thresholds with intervals, and the probability of a cosine.
 
-    On pair lists, on IJB, or with --root and no list on pairs drawn from a folder with a folder per person.
+    The faces come from pair lists or IJB sets. With --root and no list, pairs are drawn from that folder,
+    which has one folder per person.
     """
     from fusedface.recipes.evaluation.evaluate_checkpoint import evaluate_checkpoint
 

@@ -1,4 +1,4 @@
-"""`export`: a trained network for other software."""
+"""`export`: write a trained network for other software."""
 
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +48,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write a network for other software, checked against PyTorch, with a model card."""
+    """Write a network for other software, check it against PyTorch, and add a model card."""
     from fusedface.recipes.export.export import export as run_export
 
     run_export(

@@ -1,4 +1,4 @@
-"""`embed`, `verify` and `identify`: aligned faces and one network."""
+"""`embed`, `verify` and `identify`: use one network on aligned faces."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +36,7 @@ def embed(
     ),
     device: DeviceOption = None,
 ) -> None:
-    """Write the embeddings of aligned faces: embeddings (N, D) float32, not normalised, and paths (N,)."""
+    """Write the embeddings of aligned faces: (N, D) float32, not normalised, with their paths (N,)."""
     from fusedface.recipes.evaluation.decision import embed_files
     from fusedface.recipes.evaluation.embedding_file import check_name, write_embeddings
     from fusedface.recipes.evaluation.recognisers import open_recogniser
@@ -60,7 +60,7 @@ def verify(
     far: FarOption = 1e-3,
     device: DeviceOption = None,
 ) -> None:
-    """Are two faces of one person? Cosine, probability, and the decision at a false accept rate."""
+    """Compare two faces: cosine, probability of one person, and the decision at a false accept rate."""
     from fusedface.recipes.evaluation.decision import cosine_of, find_rule
     from fusedface.recipes.evaluation.recognisers import open_recogniser
 
@@ -88,7 +88,7 @@ def identify(
     top: Annotated[int, typer.Option(min=1, help="People to show.")] = 5,
     device: DeviceOption = None,
 ) -> None:
-    """Who of a gallery is on a face, and is it anybody of it?"""
+    """Search a gallery for the person on a face, and decide whether the gallery has that person."""
     from fusedface.recipes.evaluation.decision import find_rule, search
     from fusedface.recipes.evaluation.recognisers import open_recogniser
 
@@ -119,7 +119,7 @@ def identify(
 
 
 def _no_thresholds(model: Path) -> str:
-    """What to do for a decision."""
+    """Message that says how to get thresholds for a decision."""
     from fusedface.recipes.host.program import command
 
     run = command("evaluate", model, "--root", "FACES", "--out", "RESULTS")

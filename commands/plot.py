@@ -1,4 +1,4 @@
-"""`plot ...`: figures of runs, and of the losses themselves."""
+"""`plot ...`: draw figures of runs and of the losses."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ def plot_convergence(
     ],
     out: OutOption = Path("figures"),
 ) -> None:
-    """Accuracy, loss, cosines, t, modulation and gradients, a band over the seeds of each loss."""
+    """Plot accuracy, loss, cosines, t, modulation and gradients; bands show the seeds of each loss."""
     from fusedface.recipes.report import convergence
     from fusedface.recipes.report.named_groups import with_short_names
     from fusedface.recipes.report.runs import group_runs
@@ -30,7 +30,7 @@ def plot_convergence(
 
 @app.command("modulation")
 def plot_modulation(out: OutOption = Path("figures")) -> None:
-    """How much each loss weighs a hard negative, early and late (the paper's Fig. 1 and 3)."""
+    """Plot the weight of a hard negative in each loss, early and late (the paper's Fig. 1 and 3)."""
     from fusedface.recipes.report import margins
 
     margins.plot_modulation(out / "modulation.png")
@@ -39,7 +39,7 @@ def plot_modulation(out: OutOption = Path("figures")) -> None:
 
 @app.command("boundaries")
 def plot_boundaries(out: OutOption = Path("figures")) -> None:
-    """The decision boundaries of the losses, early and late (the paper's Fig. 4 and Table 1)."""
+    """Plot the decision boundaries of the losses, early and late (the paper's Fig. 4 and Table 1)."""
     from fusedface.recipes.report import margins
 
     margins.plot_boundaries(out / "boundaries.png")
@@ -48,7 +48,7 @@ def plot_boundaries(out: OutOption = Path("figures")) -> None:
 
 @app.command("collapse")
 def plot_collapse(out: OutOption = Path("figures")) -> None:
-    """Where each loss pushes a network that tells nobody apart."""
+    """Plot each loss against a target cosine that all classes share, as in a collapsed network."""
     from fusedface.recipes.report import collapse
 
     collapse.plot_collapse(out / "collapse.png")
@@ -63,7 +63,7 @@ def plot_phase(
     ] = None,
     out: OutOption = Path("figures"),
 ) -> None:
-    """Where each loss drives cosines that move together, and the path that a run took."""
+    """Plot the rate at which each loss moves a cosine common to all classes, and the path of runs."""
     from fusedface.recipes.report import phase
 
     phase.plot_phase(runs or [], out / "phase.png")

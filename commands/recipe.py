@@ -27,7 +27,7 @@ app = typer.Typer(help="Recipes: list, show, run, judge, compare, map.", no_args
 
 @app.command("list")
 def recipe_list() -> None:
-    """Every recipe, a line each."""
+    """List all recipes, one line each."""
     from fusedface.recipes.backbones import BACKBONES
     from fusedface.recipes.registry import FINETUNE, MOBILEFACENET
     from fusedface.recipes.synthetic_sets import SETS
@@ -47,7 +47,7 @@ def recipe_show(
     recipe: RecipeName, data: DataOption = None, init: InitOption = None, pairs: PairsOption = None,
     root: RootOption = None, settings: SetOption = None, teacher: TeacherOption = None,
 ) -> None:  # fmt: skip
-    """A recipe as TOML, with all its settings; the output is a recipe file."""
+    """Print a recipe as TOML with all its settings; the output is a recipe file."""
     from fusedface.recipes.configuration.settings import to_toml
 
     typer.echo(to_toml(_resolve(recipe, data, pairs, root, settings, init, teacher)), nl=False)
@@ -79,7 +79,7 @@ def recipe_run(
     ] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Train, verify, and leave a run directory with everything in it."""
+    """Train and verify a recipe, and write everything to a run directory."""
     from fusedface.recipes.host.torchrun import is_shared
     from fusedface.recipes.run import run_recipe
 
@@ -108,7 +108,7 @@ def recipe_judge(
         list[Path], typer.Argument(help="Run directories, or folders of runs such as a comparison.")
     ],
 ) -> None:
-    """The verdict that finished runs were given, and the one by today's rules; nothing is changed."""
+    """Show the saved verdict of finished runs and the verdict by the current rules; nothing is changed."""
     from fusedface.recipes.run_directory.rejudge import find_runs, judgement_table, rejudge
 
     Console().print(judgement_table([rejudge(folder) for folder in find_runs(runs)]))
@@ -195,7 +195,7 @@ def recipe_map(
     jobs: Annotated[int, typer.Option(help="Runs at once.")] = 1,
     device: DeviceOption = None,
 ) -> None:
-    """Which settings sink: predictions first, then runs, then how many were right."""
+    """Map which settings sink: predict, train, and count the correct predictions."""
     from fusedface.recipes.compare.map_settings import SETTINGS
     from fusedface.recipes.compare.predictions import predict as foretell
     from fusedface.recipes.compare.predictions import write_predictions
@@ -215,7 +215,7 @@ def recipe_map(
 
 
 def _resolve(recipe, data, pairs, root, settings, init, teacher):
-    """The recipe that the arguments describe."""
+    """The recipe with the changes that the arguments ask for."""
     from fusedface.recipes.configuration.settings import override, with_data
     from fusedface.recipes.configuration.starting import with_init, with_teacher
     from fusedface.recipes.registry import get_recipe
@@ -239,7 +239,7 @@ def _val_sets(names: str | None, data: str | None) -> list[Path]:
 
 @contextmanager
 def _run_folder(out: Path | None, name: str) -> Iterator[Path]:
-    """--out, or a new folder in runs/, which does not stay if nothing is written to it."""
+    """--out, or a new folder in runs/, which is removed again if nothing is written to it."""
     if out is not None:
         yield out
         return
@@ -247,14 +247,14 @@ def _run_folder(out: Path | None, name: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        with suppress(OSError):  # there is something in it
+        with suppress(OSError):  # not empty
             folder.rmdir()
 
 
 def _new_folder(parent: Path, name: str) -> Path:
-    """Make parent/name, or the first of parent/name-2, -3, ... that is not there.
+    """Make parent/name, or the first of parent/name-2, -3, ... that does not exist.
 
-    Made at once and not only chosen, so that runs which are started together have a folder each.
+    It makes the folder at once, so that runs that start at the same time get different folders.
     """
     parent.mkdir(parents=True, exist_ok=True)
     candidate, number = parent / name, 1

@@ -1,1 +1,1 @@
-"""The heads that are held against each other: ours, published formulations, other packages'."""
+"""The heads that are compared: ours, published formulations, and other packages."""

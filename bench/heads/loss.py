@@ -1,4 +1,4 @@
-"""What every head that is timed computes, and the margin and scale that all have."""
+"""The signature of every head that is timed, and the margin and scale of all."""
 
 from collections.abc import Callable
 
@@ -6,4 +6,4 @@ from torch import Tensor
 
 M, S = 0.5, 64.0
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Embeddings (B, D), class centres (C, D) and labels (B,) to the mean loss of the batch."""
+"""Maps embeddings (B, D), class centres (C, D) and labels (B,) to the mean loss of the batch."""

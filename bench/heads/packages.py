@@ -1,7 +1,7 @@
-"""What a user would install instead of the fused head: losses of other packages, and of torch itself.
+"""Alternatives to install instead of the fused head: losses of other packages, and of torch itself.
 
-The fused linear cross-entropies know no margin. On unit rows times the scale they compute NormFace:
-the same matrix products, which is what they are compared for.
+The fused linear cross-entropies have no margin. With unit embeddings times s and unit class centres they
+compute NormFace. They are compared because they compute the same matrix products.
 """
 
 import importlib
@@ -44,14 +44,14 @@ def metric_learning_arcface() -> Loss:
             made[num_classes, dim] = losses.ArcFaceLoss(num_classes, dim, math.degrees(M), S)
             del made[num_classes, dim]._parameters["W"]
         module = made[num_classes, dim]
-        module.W = weight.T  # (D, C) there; a view, so the gradient reaches `weight`
+        module.W = weight.T  # (D, C) in that package; a view, so that the gradient reaches `weight`
         return module(embeddings, labels)
 
     return loss
 
 
 def torch_normface(dtype: torch.dtype) -> Loss:
-    """torch's linear_cross_entropy with its chunked path and that path's own choices."""
+    """torch's linear_cross_entropy, on its chunked path with default options."""
     options = torch.nn.LinearCrossEntropyOptions()  # pyright: ignore[reportAttributeAccessIssue]
 
     def function(x: Tensor, w: Tensor, labels: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def liger_normface(dtype: torch.dtype) -> Loss:
 
 
 def cut_cross_entropy_normface(dtype: torch.dtype) -> Loss:
-    """Apple's cut-cross-entropy with its own choices, which leave out small gradients."""
+    """Apple's cut-cross-entropy with its defaults, which drop small gradients."""
     module = importlib.import_module("cut_cross_entropy")
     return _normface(module.linear_cross_entropy, dtype)
 

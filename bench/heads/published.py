@@ -1,7 +1,7 @@
-"""What a user would write or copy instead of the fused head, each in the way it is published.
+"""Alternatives to write or copy instead of the fused head, each as it is published.
 
-Every function here makes a `Loss` of raw embeddings and centres. Formulations of others are our own
-writing of what they publish (docs/losses.md). Cosines are float32 whatever autocast makes of the product.
+Every function here makes a `Loss` of embeddings and class centres that are not normalised. We wrote the
+code of published formulations ourselves (docs/losses.md). Cosines are float32, also under autocast.
 """
 
 import math
@@ -17,7 +17,7 @@ from fusedface.kernels.options import Precision
 
 
 def fused(margin: Margin, precision: Precision, t: Tensor) -> Loss:
-    """Our head's function, "auto" backend."""
+    """Our `margin_loss` with the "auto" backend."""
     state = dict.fromkeys(margin.initial_state(), t)
 
     def loss(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def fused(margin: Margin, precision: Precision, t: Tensor) -> Loss:
 
 
 def official_curricularface(t: Tensor) -> Loss:
-    """As the official repository computes it: boolean indexing, a second copy of the cosines, raw norms."""
+    """CurricularFace as in the official repository: boolean indexing, a copy of the cosines, raw norms."""
 
     def loss(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         x = embeddings / embeddings.norm(2, 1, keepdim=True)
@@ -53,7 +53,7 @@ def official_curricularface(t: Tensor) -> Loss:
 
 
 def eager_curricularface(t: Tensor) -> Loss:
-    """The best eager form we know: torch.where, a sine of B numbers only, in place where autograd lets."""
+    """The fastest eager form that we know: torch.where, sines of B numbers, in place if autograd allows."""
 
     def loss(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         cos = F.linear(F.normalize(embeddings), F.normalize(weight)).float()
@@ -65,7 +65,7 @@ def eager_curricularface(t: Tensor) -> Loss:
 
 
 def eager_arcface() -> Loss:
-    """ArcFace with a sine of B numbers only, in place after the product."""
+    """ArcFace with sines of B numbers only, in place after the product."""
 
     def loss(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         cos = F.linear(F.normalize(embeddings), F.normalize(weight)).float()
@@ -76,7 +76,7 @@ def eager_arcface() -> Loss:
 
 
 def eager_normface() -> Loss:
-    """No margin at all: the cosines times the scale."""
+    """Softmax without a margin: the logits are the cosines times the scale."""
 
     def loss(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         cos = F.linear(F.normalize(embeddings), F.normalize(weight)).float()
@@ -86,9 +86,9 @@ def eager_normface() -> Loss:
 
 
 def partial_fc_arcface() -> Loss:
-    """insightface's Partial FC at sample rate 1: margin by in-place arccosines outside of autograd.
+    """insightface's Partial FC at sample rate 1; margin by in-place arccosines, outside of autograd.
 
-    Its gradient is straight-through: dT/dc_y = 1.
+    The gradient is straight-through: dT/dc_y = 1.
     """
 
     def loss(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class _InPlaceCrossEntropy(torch.autograd.Function):
         logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
         logits.div_(logits.sum(dim=1, keepdim=True))
         ctx.save_for_backward(logits, labels)
-        # Theirs is clamped at 1e-30: a sample's loss is then reported as 69.1 at most, which is no speed.
+        # The original clamps at 1e-30, so that a loss is at most 69.1; this does not change the speed.
         tiny = torch.finfo(logits.dtype).tiny
         return -logits.gather(1, labels[:, None]).clamp_min(tiny).log().mean()
 
@@ -123,7 +123,7 @@ class _InPlaceCrossEntropy(torch.autograd.Function):
 
 
 def in_autocast(loss: Loss, dtype: torch.dtype) -> Loss:
-    """The loss with its product in `dtype`."""
+    """The loss with its matrix product in `dtype`."""
 
     def wrapped(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(embeddings.device.type, dtype=dtype):
@@ -134,7 +134,7 @@ def in_autocast(loss: Loss, dtype: torch.dtype) -> Loss:
 
 def _lowered_target(cos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """cos(theta_y + m) (B, 1), and the same with the published fallback past theta_y = pi - m."""
-    # Not gather: its backward keeps all cosines, which then cannot be written over.
+    # Not gather: its backward needs all cosines, which then could not be overwritten.
     target = cos[torch.arange(len(labels), device=labels.device), labels][:, None]
     lowered = target * math.cos(M) - (1 - target * target).clamp_min(1e-12).sqrt() * math.sin(M)
     return lowered, torch.where(target > -math.cos(M), lowered, target - M * math.sin(M))

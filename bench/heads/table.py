@@ -1,4 +1,4 @@
-"""All ways to compute a loss that are held against each other, as one list."""
+"""The list of all heads that are compared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ GPU_PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16", "float16
 BASE_PRECISIONS: tuple[Precision, ...] = (
     "float32",
     "bfloat16",
-)  # of the heads that ratios are against
+)  # of our heads, the denominators of ratios
 
 
 @dataclass(frozen=True)
 class Head:
     """One way to compute a loss.
 
-    `margin` and `target_gradient` say which loss and gradient it is, so that both can be held against
-    the reference; `precision` is that of the operands of its products. `missing` says why it cannot
-    run here, if it cannot. `in_graph`: it is timed as the replay of a CUDA graph.
+    `margin` and `target_gradient` define its loss and gradient, so that both can be checked against the
+    reference. `precision` is the dtype of the operands of its products. `missing` says why it cannot run
+    here; empty if it can. `in_graph`: its time is that of a CUDA graph's replay.
     """
 
     name: str
@@ -38,19 +38,20 @@ class Head:
 
     @property
     def is_fused(self) -> bool:
-        """Whether it is ours."""
+        """Whether it is our head."""
         return self.name.startswith("fused ")
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """The heads its times are divided by: our heads with the same loss."""
+        """Names of the heads that its times are divided by: our heads with the same loss."""
         return tuple(f"fused {self.margin.name} {precision}" for precision in BASE_PRECISIONS)
 
 
 def heads(t: float, device: torch.device) -> list[Head]:
     """All heads for a device, CurricularFace with this t.
 
-    Without a margin the loss late in training (t > 0) is only rounding, so NormFace is left out then.
+    Late in training (t > 0) the loss without a margin is so small that only rounding is left, so NormFace
+    is left out then.
     """
     on_device = torch.tensor(t, device=device)
     plain = _normface(on_device) if t == 0.0 else ()
@@ -122,7 +123,7 @@ def _normface(t: Tensor) -> list[Head]:
 
 
 def _fused(margin: Margin, t: Tensor) -> list[Head]:
-    """Our head in every precision that the device has; CurricularFace also as a CUDA graph."""
+    """Our head in every precision of the device; CurricularFace also in a CUDA graph."""
     on_gpu = t.device.type == "cuda"
     ours = [
         Head(
