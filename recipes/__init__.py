@@ -1,1 +1,1 @@
-"""Experiments as frozen records: one a file, their registry, their settings as TOML and overrides."""
+"""Experiments as frozen records: the recipes, their registry, their TOML files and overrides."""

@@ -1,11 +1,11 @@
-"""Every recipe of MobileFaceNet on another backbone; all else stays as it is.
+"""Every recipe of MobileFaceNet on another backbone; all other settings stay.
 
     python cli.py recipe run mobilefacenet_relu-arcface
     python cli.py recipe run mbf-curricular
     python cli.py recipe run iresnet18-arcface
 
-All have their usual 512 dimensions (docs/models.md). mbf and iresnet18 take several times as long a step
-as MobileFaceNet: for a GPU.
+All have their usual 512 dimensions (docs/models.md). A step of mbf or iresnet18 takes several times as long
+as one of MobileFaceNet, so they need a GPU.
 """
 
 import inspect
@@ -23,7 +23,7 @@ BACKBONES = {
     "edgeface_xs": "EdgeFace-XS (gamma 0.6)",
     "edgeface_s": "EdgeFace-S (gamma 0.5)",
 }
-"""Names in `fusedface.models.MODELS`, and what `recipe list` shows of them."""
+"""Names in `fusedface.models.MODELS`, and their text in `recipe list`."""
 EMBEDDING_DIM = 512
 
 
@@ -31,7 +31,7 @@ def on_backbone(recipe: Recipe, name: str) -> Recipe:
     """A recipe of MobileFaceNet on another network, at its published width.
 
     Args:
-        recipe: whose name begins with "mobilefacenet-".
+        recipe: a recipe whose name begins with "mobilefacenet-".
         name: a key of BACKBONES.
     """
     width = inspect.signature(MODELS[name]).parameters["width"].default

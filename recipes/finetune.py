@@ -1,9 +1,9 @@
-"""Fine-tuning: from the weights of a checkpoint, on the people of a folder.
+"""Fine-tuning: train a checkpoint further on the people of a folder.
 
     python cli.py recipe run mobilefacenet-finetune --init CHECKPOINT --data FACES
 
-Network and preprocessing are those of the checkpoint; a class centre begins at the mean embedding of its
-person. Measured in docs/results.md; docs/finetune.md has what else may be set.
+Network and preprocessing come from the checkpoint. Each class centre begins at the mean embedding of its
+person. docs/results.md has measurements, docs/finetune.md the other settings.
 """
 
 from dataclasses import replace
@@ -13,7 +13,7 @@ from fusedface.recipes.mobilefacenet import recipe as mobilefacenet
 
 
 def recipe() -> Recipe:
-    """CurricularFace at a hundredth of the rate of training from scratch."""
+    """CurricularFace, at a hundredth of the learning rate of training from scratch."""
     base = mobilefacenet("curricular")
     return replace(
         base,

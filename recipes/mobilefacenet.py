@@ -1,21 +1,21 @@
-"""MobileFaceNet, from scratch, with each loss: the main job, and what the other recipes change in it.
+"""MobileFaceNet from scratch with each loss: the recipes that all other recipes are variants of.
 
     python cli.py recipe run mobilefacenet-curricular
     python cli.py recipe run mobilefacenet-arcface --data FOLDER [--pairs LIST --root FOLDER]
 
-Sized for two CPU cores. Without --data, 140 generated people with 10 images each, 126 steps of 64
-images: 1 min 43 s there, accuracy 64.7 untrained and 87.3 trained (docs/results.md). --data changes
-only the source: the length stays six epochs, which suits thousands of images. Weight decay is that of
-the MobileFaceNets paper, loss and margin are those of the CurricularFace paper; batch, rate and length
-are this project's own.
+The size suits two CPU cores. Without --data a run generates 140 people with 10 images each, and trains
+126 steps of 64 images. That takes 1 min 43 s there; accuracy rises from 64.7 % to 87.3 % (docs/results.md).
+--data changes only the source: the length stays six epochs, which suits thousands of images. Weight decay
+is that of the MobileFaceNets paper, loss and margin are those of the CurricularFace paper; batch, rate and
+length are this project's own.
 
-For a data set like CASIA-WebFace, on a GPU, a published recipe for this backbone (batch 512, rate 0.1
-divided by ten at epochs 36, 52 and 58 of 70) is
+A published recipe trains this backbone on a data set like CASIA-WebFace on a GPU, with batch 512 and rate
+0.1, divided by ten at epochs 36, 52 and 58 of 70. Its settings are
 
     --set optim.batch_size=512 --set schedule.epochs=70 --set schedule.kind=step
     --set schedule.milestones=[0.514,0.743,0.829] --set evaluation.every=5 --set train.checkpoint_every=1000
 
-which has not been run with this code.
+They have not been run with this code.
 """
 
 from typing import NamedTuple
@@ -41,12 +41,12 @@ from fusedface.recipes.configuration.recipe import (
 
 
 class Loss(NamedTuple):
-    """The head of a recipe, and the line that `recipe list` shows."""
+    """The head of a recipe, and its line in `recipe list`."""
 
     head: HeadOptions
     summary: str
     stages: tuple[str, ...] = ()
-    """`schedule.loss`."""
+    """The setting `schedule.loss`."""
 
 
 LOSSES = {
@@ -60,7 +60,7 @@ LOSSES = {
     ),
     # The margin of the CurricularFace paper's second comparison on MobileFaceNet (its Fig. 5).
     "arcface-m045": Loss(HeadOptions(margin=ArcFace(m=0.45, s=64.0)), "ArcFace with m = 0.45"),
-    # t as its paper counts it: 1 is ArcFace.
+    # t as defined in the paper of MV-Arc: 1 is ArcFace.
     "mvarc-t1.2": Loss(
         HeadOptions(margin=MVArc(m=0.5, s=64.0, t=1.2)),
         "MV-Arc-Softmax with t = 1.2: hard negatives count 1.2 times from the start",
@@ -91,13 +91,13 @@ LOSSES = {
         "ArcFace after a quarter of the run without a margin",
         ("0.25 normface",),
     ),
-    # The classical curriculum, of samples, in place of CurricularFace's, of negatives.
+    # A curriculum over samples, the classical kind; that of CurricularFace is over negatives.
     "spl": Loss(
         HeadOptions(margin=ArcFace(m=0.5, s=64.0), weighting=SelfPaced()),
         "ArcFace with self-paced learning: samples with a large loss count later",
     ),
 }
-"""What follows "mobilefacenet-" in a recipe's name. A comparison changes nothing else."""
+"""Heads by the part of a recipe's name after "mobilefacenet-". A comparison changes nothing else."""
 
 
 def recipe(loss: str) -> Recipe:

@@ -1,4 +1,4 @@
-"""What came of a run: its verdict and its summary."""
+"""The outcome of a run: its verdict and its summary."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def judged(
     recipe: Recipe, directory: RunDirectory, trainer: "Trainer", faces: "Faces", end: "End"
 ) -> Summary:
-    """Say what came of a run, and write it down."""
+    """Judge a run, and write its summary."""
     judgement = judge(
         read_metrics(directory.folder / METRICS),
         ended=end.how,

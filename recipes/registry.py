@@ -1,4 +1,4 @@
-"""The recipes by name; and those of other people, in a file or in a module of theirs."""
+"""The recipes by name, and users' own recipes from a file or a module."""
 
 import importlib
 import sys
@@ -35,7 +35,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = (
 
 
 def get_recipe(name_or_file: str | Path) -> Recipe:
-    """A recipe by its name, from a recipe file (anything that ends in .toml), or from a module.
+    """A recipe by its name, from a recipe file (its name ends in .toml), or from a module.
 
     Args:
         name_or_file: such as "mobilefacenet-curricular", "mine.toml", or "my_package.my_recipes:small"
@@ -62,7 +62,7 @@ def _from_module(name: str) -> Recipe:
     """The recipe that `module:function` returns."""
     module_name, _, function = name.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # last: nothing that is installed may be hidden by it
+        sys.path.append(here)  # last, so that it hides no installed module
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""When a run may begin in a directory, and how it goes on from what the directory holds."""
+"""When a run may use a directory, and how it resumes from the files there."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from fusedface.recipes.training.display import Display
 
 @dataclass(frozen=True)
 class Reuse:
-    """On what terms a run may have a directory that is not empty.
+    """The conditions under which a run may use a directory that is not empty.
 
     Args:
-        directory: of the run.
+        directory: the run directory.
         resume: whether a run that is already there goes on.
-        allow_change: settings, or groups of them, that may differ from those it was begun with.
+        allow_change: settings, or groups of them, that may differ from those at the start of the run.
     """
 
     directory: RunDirectory
@@ -35,7 +35,7 @@ class Reuse:
     allow_change: Collection[str] = ()
 
     def check(self, recipe: Recipe) -> list[str]:
-        """How a recipe differs from the one in the directory, all of it allowed.
+        """The allowed differences between a recipe and the one in the directory, a line each.
 
         Raises:
             ValueError: the folder is not empty and `resume` is off; or it holds no run, or one of another
@@ -46,7 +46,7 @@ class Reuse:
             raise ValueError(
                 f"{folder} is not empty; add --resume to go on with the run in it, or choose another --out"
             )
-        # A run that was killed within its first moments has left nothing but a half-written recipe.
+        # A run that was killed in its first moments leaves only a half-written recipe.
         if found <= {RECIPE + TEMPORARY}:
             return []
         path = self.directory.recipe
@@ -57,10 +57,10 @@ class Reuse:
         return self.changes(recipe, read_recipe(path), path)
 
     def changes(self, recipe: Recipe, other: Recipe, where: Path) -> list[str]:
-        """How a recipe differs from the one that `where` was written under.
+        """The allowed differences between a recipe and that of the file `where`, a line each.
 
         Raises:
-            ValueError: in a setting that may not change; each such setting is named with both values.
+            ValueError: a setting differs that may not change; the message gives each with both values.
         """
         changed = changed_settings(recipe, other)
         refused = [line for key, line in changed.items() if not self.may_change(key)]
@@ -75,7 +75,7 @@ class Reuse:
         return list(changed.values())
 
     def changes_since(self, checkpoint: Checkpoint, recipe: Recipe) -> list[str]:
-        """The same, from the recipe of a checkpoint."""
+        """`changes` against the recipe in a checkpoint."""
         values = checkpoint.recipe()
         try:
             other = from_dict(values)
@@ -84,17 +84,18 @@ class Reuse:
         return self.changes(recipe, other, checkpoint.path)
 
     def may_change(self, key: str) -> bool:
-        """Whether a setting may differ from the one the run was begun with."""
+        """Whether a setting may differ from its value at the start of the run."""
         return any(key == name or key.startswith(f"{name}.") for name in self.allow_change)
 
 
 def finished_before(reuse: Reuse, recipe: Recipe, console: Console) -> Summary | None:
-    """The summary of a run that has come to its end with this recipe, else None.
+    """The summary of the directory's run if it is finished, else None.
 
-    A damaged summary is written again, from what the run itself holds.
+    If the summary is damaged, the caller resumes the run, which writes it again.
 
     Raises:
-        ValueError: the run may not have the directory, see `Reuse.check`.
+        ValueError: the run may not use the directory, see `Reuse.check`; or it finished with other
+            settings.
     """
     directory, changes = reuse.directory, reuse.check(recipe)
     try:
@@ -122,7 +123,7 @@ def newest_checkpoint(
     processes: Processes,
     display: Display,
 ) -> tuple[Checkpoint | None, list[str]]:
-    """What a run goes on from, and what has changed since; None where it begins.
+    """The checkpoint to go on from, if any, and the allowed changes since it was written, a line each.
 
     Raises:
         ValueError: it was trained with another recipe or on other images, or an entry is damaged.
@@ -140,7 +141,7 @@ def newest_checkpoint(
 
 
 def _data_changes(reuse: Reuse, before: object, now: dict[str, Any]) -> list[str]:
-    """What is to be recorded of images that have changed, if they may."""
+    """A line on changed images to record; raises ValueError if images may not change."""
     changed = changed_images(before, now)
     if changed is None:
         return []
@@ -166,11 +167,11 @@ def _check_same_step(step: int | None, processes: Processes) -> None:
 
 
 def what_is_left(directory: RunDirectory, step: int, saved: int | None) -> str:
-    """How far a run that broke off is kept, and what to type to go on.
+    """Message on a run that broke off: what is saved, and the command to go on.
 
     Args:
-        directory: of the run.
-        step: how far it was.
+        directory: the run directory.
+        step: the last trained step.
         saved: the step of its newest checkpoint; None without one.
     """
     if not directory.recipe.is_file():

@@ -1,4 +1,4 @@
-"""run_recipe: from a recipe and a folder to a trained network and its summary."""
+"""run_recipe: train and verify a recipe in a run directory."""
 
 import time
 from collections.abc import Collection
@@ -49,28 +49,28 @@ def run_recipe(
     console: Console | None = None,
     processes: Processes | None = None,
 ) -> Summary:
-    """Train and verify what a recipe says, in a run directory (its content: `run_directory/directory.py`).
+    """Train and verify a recipe in a run directory; `run_directory/directory.py` lists its files.
 
     Args:
         recipe: the experiment.
         out: the run directory, which must be empty or not exist unless `resume`.
         resume: go on with the run in `out` from its newest good checkpoint. A finished run is only
             reported.
-        allow_change: settings ("optim.lr") or groups of them ("optim") that may differ from those the
-            run was begun with; what changed is in its summary, with the step. "data.source" accepts
-            that the images themselves have changed, too.
-        device: such as "cuda:1"; without it a GPU if there is one, else the CPU.
+        allow_change: settings ("optim.lr") or groups of them ("optim") that may differ from those at the
+            start of the run. The summary records each change with its step. "data.source" also allows
+            changed images.
+        device: such as "cuda:1"; None takes a GPU if there is one, else the CPU.
         console: where progress is shown.
-        processes: that share the run, each of which calls this; without them those that torchrun has
-            started (docs/scaling.md).
+        processes: the processes that share the run, each of which calls this; None takes those that
+            torchrun has started (docs/scaling.md).
 
     Returns:
-        The summary, as it is in summary.json.
+        The summary, as in summary.json.
 
     Raises:
-        ValueError: the recipe does not fit the data, or `out` cannot be used, or what it holds is
-            damaged; nothing was trained.
-        OSError: nothing more can be read or written; says how far the run is kept and how it goes on.
+        ValueError: the recipe does not fit the data, or `out` cannot be used, or its files are damaged.
+            Nothing was trained.
+        OSError: reading or writing failed; the message says what is saved and how to go on.
     """
     target = own_device(pick_device(device))
     if processes is None:
@@ -104,7 +104,7 @@ def run_recipe(
 def _train(
     recipe: Recipe, reuse: Reuse, precision: Precision, display: Display, processes: Processes
 ) -> Summary:
-    """Build everything, then have the directory for this run and run in it."""
+    """Build everything, then claim the directory and run in it."""
     began = time.perf_counter()
     directory = reuse.directory
     seed_everything(recipe.train.seed)
@@ -123,18 +123,18 @@ def _train(
     if start is not None:
         _load_weights(trainer, start)
     with ExitStack() as held:
-        # Not before: a mistake in the recipe or in a path must leave nothing behind.
+        # Only now: a mistake in the recipe or in a path must leave no folder behind.
         changes = processes.from_first(lambda: _claim(recipe, reuse, held))
         try:
             with processes.alive():
                 return _run(recipe, reuse, changes, trainer, faces, start)
-        except OSError as error:  # a full disk, a worker that died, images that are gone
+        except OSError as error:  # such as a full disk, a dead worker, missing images
             left = what_is_left(directory, trainer.progress.step, checkpoints.last_step())
             raise OSError(f"{error}. {left}") from error
 
 
 def _claim(recipe: Recipe, reuse: Reuse, held: ExitStack) -> list[str]:
-    """Have the directory until `held` is closed; how the recipe differs from the one in it."""
+    """Claim the directory until `held` closes; returns the allowed differences of its recipe."""
     held.enter_context(reuse.directory.claim())
     changes = reuse.check(recipe)
     reuse.directory.remove_partial()
@@ -142,7 +142,7 @@ def _claim(recipe: Recipe, reuse: Reuse, held: ExitStack) -> list[str]:
 
 
 def _entries(recipe: Recipe, faces: Faces) -> dict[str, Any]:
-    """What every checkpoint says of the run: with which recipe it learns whom."""
+    """Entries of every checkpoint on the run: its recipe, images and class names."""
     return {
         "recipe": to_dict(recipe),
         "data": fingerprint(faces.train),
@@ -160,7 +160,7 @@ def _trainer(
     began: float,
     processes: Processes,
 ) -> Trainer:
-    """What a recipe says of the training, put together."""
+    """The trainer of a recipe."""
     source = faces.train
     plan = make_plan(recipe, source, processes)
     learner = make_learner(recipe, model, source.num_classes, plan, precision, processes)
@@ -170,7 +170,7 @@ def _trainer(
         dataset=FaceDataset(
             source, recipe.data.augmentation, model.preprocessing, recipe.train.seed
         ),
-        # Generated faces are kept by this process.
+        # Generated faces are cached in this process.
         num_workers=0 if recipe.data.source == SYNTHETIC else recipe.data.num_workers,
         evaluate=lambda network: faces.evaluate(network, processes),
         checkpoints=checkpoints,
@@ -201,7 +201,7 @@ def _status(name: str, plan: Plan, head: MarginHead) -> Status:
 
 
 def _load_weights(trainer: Trainer, start: StartingPoint) -> None:
-    """Begin with a checkpoint's backbone, and say what of it did not fit."""
+    """Load a checkpoint's backbone, and report tensors that did not fit."""
     for line in start.load(trainer.learner.model):
         trainer.display.note(f"not taken from {start.path}, and as drawn: {line}")
     trainer.learner.restart_average()
@@ -218,7 +218,7 @@ def _run(
     """Go on from the newest checkpoint if there is one, train, summarise."""
     processes, checkpoints, display = trainer.processes, trainer.checkpoints, trainer.display
     directory, learner = reuse.directory, trainer.learner
-    # Damaged ones are refused before anything is changed.
+    # A damaged environment.json is refused before any file changes.
     processes.from_first(directory.read_starts)
     checkpoint, since = newest_checkpoint(reuse, recipe, checkpoints, processes, display)
     resumed = checkpoint is not None
@@ -240,7 +240,7 @@ def _run(
 def _open_log(
     recipe: Recipe, directory: RunDirectory, changes: list[str], trainer: Trainer, resumed: bool
 ) -> MetricsLog | NoLog:
-    """Write down how the run begins or goes on; on the first process, which writes everything."""
+    """Record how the run begins or goes on; the first process writes, the others get a `NoLog`."""
     if not trainer.processes.is_first:
         return NoLog()
     if changes or not directory.recipe.exists():
@@ -258,12 +258,12 @@ def _open_log(
 
 
 def _report(summary: Summary, directory: RunDirectory, console: Console) -> None:
-    """Print what came of it, draw the curve."""
+    """Print the outcome, and draw the curve."""
     print_summary(summary, directory.folder, directory.resume_command(), console)
 
     from fusedface.recipes.report.curves import plot_curves  # matplotlib takes a second to import
 
     try:
         plot_curves(directory.folder)
-    except OSError as error:  # everything else is there
+    except OSError as error:  # all other results are written
         say(console, f"the curves could not be drawn: {error}")

@@ -1,11 +1,11 @@
-"""MobileFaceNet on the downloadable synthetic sets of Vec2Face: no photo of a real person is trained on.
+"""MobileFaceNet on the public synthetic sets of Vec2Face, which hold no photos of real people.
 
     python cli.py recipe run mobilefacenet-hsface10k --val lfw.bin,cfp_fp.bin,agedb_30.bin
     python cli.py recipe run mobilefacenet-vface100k --data vface100k.lmdb --val lfw.bin
 
-For a GPU; neither has been run with this code. docs/synthetic_sets.md says where the files come from. The
-length and the rates of the smaller set are those of the published recipe in recipes/mobilefacenet.py, the
-larger one's those of insightface's recipes for sets of millions of images.
+Both need a GPU, and neither has been run with this code. docs/synthetic_sets.md says where the files come
+from. Length and learning rates of the smaller set are those of the published recipe in
+recipes/mobilefacenet.py. Those of the larger set come from insightface's recipes for millions of images.
 """
 
 from dataclasses import replace
@@ -47,4 +47,4 @@ def _on_a_gpu(source: str) -> Recipe:
 
 
 SETS = {"mobilefacenet-hsface10k": hsface10k, "mobilefacenet-vface100k": vface100k}
-"""Recipes by name."""
+"""The recipes of this file by name."""

@@ -1,4 +1,4 @@
-"""What the processes of a run must have in common, checked before anything is written."""
+"""Checks that all processes of a run have the same recipe and images, before anything is written."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def check_same_faces(images: dict[str, Any], processes: Processes) -> None:
 
     Args:
         images: their `fusedface.data.fingerprint`.
-        processes: that read them.
+        processes: the processes that read them.
     """
     found = processes.gather(images)
     for rank, other in enumerate(found):

@@ -10,12 +10,12 @@ from fusedface.models import Backbone
 class WeightAverage:
     """average <- d average + (1 - d) weights after every step, d = min(decay, (1 + n) / (10 + n)).
 
-    n counts the steps: early in a run the average must not remember the weights that it began with
-    (as TensorFlow's ExponentialMovingAverage has it). Running statistics of batch normalisation are
-    averaged too, integers copied.
+    n is the number of steps. It makes d small early in a run, so that the average forgets the initial
+    weights (as in TensorFlow's ExponentialMovingAverage). Running statistics of batch normalisation are
+    averaged too; integers are copied.
 
     Args:
-        model: the backbone, as it begins.
+        model: the backbone with its initial weights.
         decay: the largest d, in (0, 1).
     """
 
@@ -25,7 +25,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: Backbone, step: int) -> None:
-        """Fold in the weights after step number `step` (from 1)."""
+        """Update the average with the weights after step number `step` (from 1)."""
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
         theirs = model.state_dict()
         for name, average in self.model.state_dict().items():

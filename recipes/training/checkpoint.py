@@ -1,13 +1,13 @@
-"""A checkpoint that a run goes on from: each entry is checked before it is loaded.
+"""A checkpoint to resume a run from; each entry is checked before it is loaded.
 
-A file is a dictionary that `torch.load(path, weights_only=True)` reads. `fusedface.models` reads the
-first eight entries of it, the recipes all:
+A file is a dictionary that `torch.load(path, weights_only=True)` reads. `fusedface.models` reads its first
+eight entries; a resumed run reads all of them:
 
     format, version, step, backbone, preprocessing, model, head, classes
     recipe, optimizer, scaler, rng, progress, data, in_training (with `train.ema`),
     distiller (with a teacher)
 
-A file may be whole and yet of another run, of an edited recipe, or put together by hand.
+A whole file may still come from another run or an edited recipe, or be made by hand.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,33 +24,32 @@ from fusedface.recipes.training.seeding import set_rng_state
 
 MAX_LISTED = 5  # names in a message
 IN_TRAINING = "in_training"
-"""The entry with the weights that training goes on with, where "model" is their average."""
+"""The entry with the weights in training, if "model" holds their average."""
 DISTILLER = "distiller"
-"""The entry with what learns together with the network to compare it with its teacher."""
+"""The entry with the parameters of the distiller, which are trained with the network."""
 MOMENTUM: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.SGD: ("momentum_buffer",),
     torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
 }
-"""What an optimiser holds of the size of each parameter; AdamW counts its steps too, as "step"."""
+"""The state tensors of an optimiser that have the shape of each parameter; AdamW also has "step"."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint that was read, on the CPU.
 
-    Its entries, each checked against the run that is to go on from it: ValueError names the file and what
-    is wrong with the entry.
+    Each method checks an entry against the run that resumes; its ValueError names the file and the fault.
     """
 
     path: Path
     content: dict[str, Any]
 
     def recipe(self) -> dict[str, Any]:
-        """The recipe that it was trained with, as `configuration.settings.to_dict` has it."""
+        """The recipe of its run, in the form of `configuration.settings.to_dict`."""
         return self._entry("recipe")
 
     def progress(self, num_steps: int) -> tuple[Progress, Tensor]:
-        """How far it is in a run of `num_steps`, and the rows of the meter, (n, figures)."""
+        """Its progress in a run of `num_steps`, and the rows of the meter (n, figures)."""
         values = dict(self._entry("progress"))
         meter = values.pop("meter", None)
         if not (_is_plain(meter) and meter.ndim == 2 and meter.shape[1] >= len(FIGURES)):
@@ -84,11 +83,11 @@ class Checkpoint:
     def momentum(
         self, optimizer: torch.optim.Optimizer, may_lack: Collection[str]
     ) -> dict[str, Any]:
-        """What `optimizer.load_state_dict` takes: momentum as it was, settings as the recipe has them.
+        """The argument of `optimizer.load_state_dict`: saved momentum, with the settings of the recipe.
 
         Args:
             optimizer: over the parameters of the recipe's network and head.
-            may_lack: names of the groups whose parameters may not have been changed yet.
+            may_lack: names of the groups whose parameters may have no state yet.
         """
         state = self._entry("optimizer").get("state")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -104,7 +103,7 @@ class Checkpoint:
         return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
     def scaler(self, scaler: torch.amp.GradScaler) -> dict[str, Any] | None:
-        """The state of a gradient scaler; None of a run that had none, or for one that does nothing."""
+        """The state of a gradient scaler; None if the saved run had none, or if `scaler` is disabled."""
         state = self._entry("scaler")
         if not state or not scaler.is_enabled():
             return None
@@ -114,7 +113,7 @@ class Checkpoint:
         return state
 
     def restore_generators(self) -> None:
-        """Put all random generators where they were."""
+        """Restore the states of all random generators."""
         state = self._entry("rng")
         try:
             set_rng_state(state)
@@ -122,7 +121,7 @@ class Checkpoint:
             raise self.unusable("its rng holds no states of random generators") from None
 
     def unusable(self, reason: str) -> ValueError:
-        """The error for a checkpoint that is whole, but that a run cannot go on from."""
+        """The error for a checkpoint that is whole but cannot be resumed from."""
         return ValueError(
             f"cannot go on from {self.path}: {reason}. Move it out of the folder to go on from the "
             "checkpoint before it, or from the start if there is none"
@@ -147,7 +146,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _is_momentum(values: object, parameter: Tensor, names: tuple[str, ...]) -> bool:
-    """Whether a state is what an optimiser keeps of one parameter."""
+    """Whether `values` is the optimiser state of one parameter."""
     expected = dict.fromkeys(names, parameter)
     if len(names) > 1:
         expected["step"] = torch.empty(())
@@ -159,7 +158,7 @@ def _is_momentum(values: object, parameter: Tensor, names: tuple[str, ...]) -> b
 
 
 def _misfit(found: object, expected: Tensor) -> str | None:
-    """Why one tensor cannot take the place of another, or None."""
+    """Why a tensor cannot replace the expected one; None if it can."""
     if not isinstance(found, Tensor) or found.layout != torch.strided or found.is_meta:
         return "is not a tensor with numbers"
     if found.shape != expected.shape:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written whole or not at all, the newest undamaged one found again."""
+"""The checkpoints of a run: atomic writes, and a search for the newest undamaged one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +18,9 @@ class CheckpointFolder:
     """The checkpoints of one run: the newest few, and the best.
 
     Args:
-        folder: made by the first `save`; the folder that it lies in must be there.
-        keep: how many of the newest stay.
-        entries: what all of them hold: the recipe, and on which images it is trained.
+        folder: made by the first `save`; its parent must exist.
+        keep: how many of the newest to keep.
+        entries: entries of every checkpoint: the recipe, and which images it is trained on.
     """
 
     def __init__(self, folder: Path, keep: int, entries: Mapping[str, Any] | None = None) -> None:
@@ -31,10 +31,10 @@ class CheckpointFolder:
 
         Args:
             step: how many steps have been trained.
-            content: the other entries, but format, version and step.
-            best: whether it becomes the best.
+            content: the other entries, without format, version and step.
+            best: whether it also becomes best.pt.
         """
-        self.folder.mkdir(exist_ok=True)  # not its parents: a run that was deleted stays so
+        self.folder.mkdir(exist_ok=True)  # not its parents: a deleted run must not come back
         path = self.folder / f"step-{step:08d}.pt"
         with atomic_file(path) as file:
             _save(
@@ -48,10 +48,10 @@ class CheckpointFolder:
         return path
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest checkpoint that is whole, and what is wrong with each newer one.
+        """The newest checkpoint that is whole, and the fault of each newer one.
 
         Raises:
-            ValueError: it is whole but none of this version, or its name says another step.
+            ValueError: it is whole but of another version, or its name has another step.
         """
         problems: list[str] = []
         for path in self._all():
@@ -69,26 +69,26 @@ class CheckpointFolder:
         return None, problems
 
     def last_step(self) -> int | None:
-        """The step of the newest file there is now; None if there is none."""
+        """The step of the newest file; None if there is none."""
         return next((_step(path) for path in self._all()), None)
 
     def remove_partial(self) -> None:
-        """Remove what a killed run has left half-written."""
+        """Remove half-written files of a killed run."""
         remove_partial(self.folder)
 
     def remove_after(self, step: int) -> None:
-        """Remove the checkpoints of later steps: damaged ones, or of a run that is being repeated."""
+        """Remove checkpoints of later steps, which are damaged or belong to steps that will be repeated."""
         for path in self._all():
             if _step(path) > step:
                 path.unlink(missing_ok=True)
 
     def _all(self) -> list[Path]:
-        """Newest first."""
+        """All checkpoint files, the newest first."""
         return sorted(self.folder.glob(PATTERN), key=_step, reverse=True)
 
 
 class _Watched:
-    """A file that remembers why it could not be written, which torch.save does not always tell."""
+    """A file that keeps the error of a failed write, because torch.save may hide it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.error = file, None
@@ -105,7 +105,7 @@ class _Watched:
 
 
 def _save(content: dict[str, Any], file: BinaryIO) -> None:
-    """torch.save, with an OSError and nothing else where the file cannot be written."""
+    """torch.save, which always raises OSError if the file cannot be written."""
     watched = _Watched(file)
     try:
         torch.save(content, watched)  # pyright: ignore[reportArgumentType]  it asks for no more

@@ -1,4 +1,4 @@
-"""How far embeddings and class centres have turned from each other as a whole (docs/losses.md (10))."""
+"""The common components of embeddings and class centres (docs/losses.md (10))."""
 
 import torch
 from torch import Tensor
@@ -6,22 +6,22 @@ from torch.nn.functional import normalize
 
 from fusedface.recipes.host.processes import Processes
 
-ROWS = 16384  # class centres at once, so that no second copy of all of them is held
+ROWS = 16384  # class centres per chunk, to avoid a second copy of all of them
 
 
 @torch.no_grad()
 def common_component(embeddings: Tensor, centres: Tensor, processes: Processes) -> dict[str, float]:
-    """Figures of a line of metrics; read from the device, so not at every step.
+    """Figures for a line of metrics. They are read from the device, so not at every step.
 
     Args:
         embeddings: (B, D) of the newest batch, this process's part.
         centres: (C, D), this process's part.
-        processes: that share both.
+        processes: the processes that share both.
 
     Returns:
-        embedding_common: length of the mean of the unit embeddings, a, as of infinitely many images.
-        centre_common: component of the mean of the unit class centres against it, b; above 0 they have
-            turned away.
+        embedding_common: a, the length of the mean unit embedding, extrapolated to infinitely many images.
+        centre_common: b, the component of the mean unit class centre opposite to that mean; above 0 the
+            class centres have turned away from the embeddings.
         centre_length: mean length of the class centres, |w|.
     """
     sums = torch.zeros(2, embeddings.shape[1] + 2, device=centres.device)

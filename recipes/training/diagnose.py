@@ -1,4 +1,4 @@
-"""Which tensor of a training step was the first that is not finite."""
+"""Find the first tensor of a training step that is not finite."""
 
 from collections.abc import Iterator
 
@@ -20,12 +20,14 @@ class NonFiniteTrainingError(RuntimeError):
 
 
 def first_non_finite(model: Backbone, head: nn.Module, images: Tensor) -> str:
-    """Name it, in the order in which a step computes: inputs, weights, activations, loss, gradients.
+    """Name the first tensor that is not finite.
+
+    The order is images, weights, activations, gradients; if all of these are finite, it is the loss.
 
     Args:
-        model: the backbone, as it was when the step was found to be bad; its gradients if there are any.
-        head: the class centres, likewise.
-        images: what the backbone was given, (B, 3, H, W).
+        model: the backbone in its state after the bad step, with its gradients if there are any.
+        head: the head in the same state.
+        images: the input of the backbone, (B, 3, H, W).
     """
     if not images.isfinite().all():
         return "the images"
@@ -44,7 +46,7 @@ def first_non_finite(model: Backbone, head: nn.Module, images: Tensor) -> str:
 
 
 def _first_activation(model: Backbone, images: Tensor) -> str | None:
-    """The first layer whose output is not finite, in a forward pass that changes nothing."""
+    """The first layer whose output is not finite; the forward pass leaves the statistics unchanged."""
     found: list[str] = []
 
     def watch(name: str):
@@ -69,7 +71,7 @@ def _first_activation(model: Backbone, images: Tensor) -> str | None:
 
 
 def _gradients(model: Backbone, head: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """In the order of a backward pass: the head's first."""
+    """Gradients in the order of a backward pass, so those of the head first."""
     parameters = [(f"the backbone's {name}", p) for name, p in model.named_parameters()]
     parameters += [(f"the head's {name}", p) for name, p in head.named_parameters()]
     for name, parameter in reversed(parameters):

@@ -1,4 +1,4 @@
-"""What a user sees of a running training: a live panel on a terminal, else a plain line now and then."""
+"""The display of a running training: a live panel on a terminal, plain lines elsewhere."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,7 +19,7 @@ REFRESH_PER_SECOND = 4
 
 @dataclass
 class Status:
-    """The figures shown; those from training are means over the last line of metrics."""
+    """The figures to show; training figures are those of the last line of metrics."""
 
     name: str
     num_steps: int
@@ -28,11 +28,11 @@ class Status:
     initial_loss: float
     collapse_loss: float
     slope_gap: float = 0.0
-    """F0 of the margin of the moment: above 0 it pulls all cosines down together (docs/losses.md)."""
+    """F0 of the current margin; above 0 it pulls all cosines down together (docs/losses.md)."""
     pace_steps: float | None = None
-    """1 / beta: in so many steps; None before it is known."""
+    """1 / beta, the time scale of that pull in steps; None before it is known."""
     stage: str = ""
-    """The margin of the moment, where `schedule.loss` has several."""
+    """The current margin; empty if `schedule.loss` has only one."""
     step: int = 0
     seconds_per_step: float = 0.0
     lr: float = 0.0
@@ -47,7 +47,7 @@ class Status:
 
     @property
     def images_per_second(self) -> float:
-        """Training throughput of the last steps, 0 before it is known."""
+        """Images per second of the last training steps; 0 before it is known."""
         return self.batch_size / self.seconds_per_step if self.seconds_per_step else 0.0
 
     @property
@@ -59,27 +59,27 @@ class Status:
 
 
 class Display(Protocol):
-    """Where training reports to."""
+    """Receives the reports of a training."""
 
     def note(self, text: str) -> None:
         """Say something once."""
         ...
 
     def stepped(self, status: Status) -> None:
-        """A step has ended."""
+        """Called after each step."""
         ...
 
     def logged(self, status: Status) -> None:
-        """The figures of `status` are new."""
+        """Called when the figures of `status` are new."""
         ...
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """End the display."""
         ...
 
 
 class PlainDisplay:
-    """A line whenever the figures are new."""
+    """Prints a line whenever the figures are new."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -89,10 +89,10 @@ class PlainDisplay:
         say(self.console, text)
 
     def stepped(self, status: Status) -> None:
-        """Nothing: a line a step would bury everything else."""
+        """Do nothing, because a line per step would be too many."""
 
     def logged(self, status: Status) -> None:
-        """The line."""
+        """Print the line."""
         parts = [
             f"step {status.step}/{status.num_steps}",
             f"epoch {status.epoch:.2f}/{status.num_epochs:.2f}",
@@ -103,11 +103,11 @@ class PlainDisplay:
         say(self.console, " | ".join(parts))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 class LiveDisplay:
-    """A panel that is redrawn in place."""
+    """Redraws a panel in place."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -127,7 +127,7 @@ class LiveDisplay:
         self._live.update(_panel(status))
 
     def close(self) -> None:
-        """Remove the panel, so that what is printed next does not run into it."""
+        """Remove the panel, so that later output starts on a clean line."""
         self._live.stop()
 
 
@@ -137,7 +137,7 @@ def make_display(console: Console) -> Display:
 
 
 def _figures(status: Status) -> list[tuple[str, str]]:
-    """Label and text of every figure there is."""
+    """Label and text of every known figure."""
     landmarks = f"(random {status.initial_loss:.1f}, collapsed {status.collapse_loss:.1f})"
     shown = [("loss", f"{status.figures['loss']:.2f} {landmarks}")] if status.figures else []
     shown += [("of", status.stage)] if status.stage else []

@@ -1,4 +1,4 @@
-"""What a student learns from a teacher in a step.
+"""Distillation: the loss that a step adds, or the class centres that it sets, from a teacher.
 
 x are embeddings of the student, y those of the teacher, all of length 1:
 
@@ -6,11 +6,11 @@ x are embeddings of the student, y those of the teacher, all of length 1:
     relational    mean_{i != j} (<x_i, x_j> - <y_i, y_j>)^2          D may differ
     adadistill    w_c <- mean_{i of c} (a_i w_c + (1 - a_i) y_i)     a_i = max(0, <x_i, y_i>)
 
-The third is AdaDistill (arXiv:2407.01332): the class centres of the head are an exponential average of the
-teacher's embeddings, so they need no gradient. A student that is far from the teacher has centres near the
-very sample; as it comes closer, they become those of the class. The mean over the images of a person in one
-batch is this project's, so that their order does not matter; the paper's further weight of hard samples is
-left out.
+The third is AdaDistill (arXiv:2407.01332): each class centre of the head is an exponential average of the
+teacher's embeddings and takes no gradient. While the student is far from the teacher, a_i is small, and the
+centre is near the teacher's embedding of the current image. As the student comes closer, the centre becomes
+an average over the class. The mean over the images of a person in one batch is this project's addition, so
+that their order does not matter. The paper's extra weight of hard samples is left out.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,33 +27,33 @@ if TYPE_CHECKING:
     from fusedface.recipes.training.teacher import Teacher
 
 FIGURES = ("distillation_loss", "teacher_cosine")
-"""What is measured of a lesson, in the metrics of a run with a teacher."""
+"""Figures of a lesson in the metrics of a run with a teacher."""
 
 
 class Lesson(NamedTuple):
-    """What a teacher adds to a step."""
+    """The contribution of a teacher to one step."""
 
     loss: Tensor | None = None
-    """0-d, with its weight: added to the loss of the head; None where the head has all of it."""
+    """0-d, already weighted; it is added to the loss of the head. None with "adadistill"."""
     cosine: Tensor | None = None
-    """0-d, the mean cosine between student and teacher; None where only relations are compared."""
+    """0-d, the mean cosine between student and teacher; None with "relational"."""
 
     def figures(self) -> dict[str, Tensor]:
-        """What there is, by the names of FIGURES, without gradient."""
+        """The values that are not None, detached, by the names of FIGURES."""
         found = zip(FIGURES, self, strict=True)
         return {name: value.detach() for name, value in found if value is not None}
 
 
 class Distiller(nn.Module):
-    """A teacher and how it teaches; its parameters learn with the student.
+    """A teacher and a method; its own parameters are trained with the student.
 
     Args:
-        teacher: the network.
+        teacher: the teacher's network.
         options: method and weight.
         embedding_dim: D of the student.
 
     Raises:
-        ValueError: D differs from the teacher's, and the method needs it to be the same.
+        ValueError: D differs from the teacher's, and the method needs equal dimensions.
     """
 
     def __init__(self, teacher: "Teacher", options: TeacherOptions, embedding_dim: int) -> None:
@@ -72,19 +72,19 @@ class Distiller(nn.Module):
 
     @property
     def places_centres(self) -> bool:
-        """Whether the class centres come from the teacher, and no gradient moves them."""
+        """Whether the class centres come from the teacher and take no gradient."""
         return self.method == "adadistill"
 
     def teach(
         self, images: Tensor, embeddings: Tensor, labels: Tensor, head: "MarginHead"
     ) -> Lesson:
-        """The lesson of a step; class centres that come from the teacher are moved.
+        """The lesson of a step; with "adadistill" it also updates the class centres of the head.
 
         Args:
             images: (B, H, W, 3) uint8 RGB, as the student sees them.
             embeddings: (B, D) of the student, with gradient.
             labels: (B,).
-            head: with the class centres.
+            head: the head, which has the class centres.
         """
         taught = self.teacher.embed(images).to(embeddings.device)
         if self.method == "relational":
@@ -98,7 +98,7 @@ class Distiller(nn.Module):
 
 
 def relational_loss(embeddings: Tensor, taught: Tensor) -> Tensor:
-    """See the head of this file: of embeddings (B, D) and taught (B, D'), 0-d; 0 of a single image."""
+    """The "relational" loss of embeddings (B, D) and taught (B, D'), 0-d; 0 for a single image."""
     ours, theirs = F.normalize(embeddings), F.normalize(taught)
     differences = (ours @ ours.T - theirs @ theirs.T).square()
     off_diagonal = ~torch.eye(len(ours), dtype=torch.bool, device=ours.device)
@@ -107,7 +107,7 @@ def relational_loss(embeddings: Tensor, taught: Tensor) -> Tensor:
 
 @torch.no_grad()
 def move_centres(centres: Tensor, taught: Tensor, labels: Tensor, cosines: Tensor) -> None:
-    """AdaDistill's step of the class centres, in place.
+    """AdaDistill's update of the class centres, in place.
 
     Args:
         centres: w (C, D).
@@ -132,11 +132,11 @@ def make_distiller(
     embedding_dim: int,
     processes: Processes,
 ) -> Distiller | None:
-    """How a recipe's teacher teaches; None without a teacher.
+    """The distiller of a recipe; None without a teacher.
 
     Args:
-        options: of the recipe.
-        teacher: that was opened.
+        options: the settings `teacher.*` of the recipe.
+        teacher: the opened teacher.
         embedding_dim: D of the student.
         processes: that share the run.
 

@@ -3,8 +3,8 @@
     256 bytes                     a line of JSON: which teacher, and how long its embeddings are
     then rows of 24 + 4 D bytes   key of the image, digest of the row, embedding (D) float32
 
-The key is a digest of the image as the network sees it, after augmentation. So nothing else decides
-what is found: neither seed nor epoch, nor where the image came from.
+The key is a digest of the image as the network sees it, after augmentation. So seed, epoch and source of
+the image do not matter.
 """
 
 import json
@@ -24,7 +24,7 @@ HEADER, KEY, DIGEST = 256, 16, 8  # bytes
 
 
 def image_key(image: np.ndarray) -> bytes:
-    """16 bytes that only this image (H, W, 3) uint8 has."""
+    """A digest of 16 bytes of an image (H, W, 3) uint8."""
     digest = blake2b(str(image.shape).encode(), digest_size=KEY)
     digest.update(np.ascontiguousarray(image).data)
     return digest.digest()
@@ -34,12 +34,12 @@ class EmbeddingCache:
     """A memory-mapped file of embeddings, to which several processes may add.
 
     Args:
-        path: of the file; it and its folder are made when there is something to keep.
-        teacher: what must be the same for embeddings to be the same, such as the hash of a file.
+        path: path of the file; the first `add` makes it and its folder.
+        teacher: text that identifies the teacher and its preprocessing, such as the hash of a file.
         dim: D.
 
     Raises:
-        ValueError: the file is damaged, or of another teacher; it is named.
+        ValueError: the file is damaged, or of another teacher; the message names it.
     """
 
     def __init__(self, path: Path, teacher: str, dim: int) -> None:
@@ -58,7 +58,7 @@ class EmbeddingCache:
         return len(self._found)
 
     def get(self, key: bytes) -> np.ndarray | None:
-        """The embedding (D,) float32 of an image; None if it is not there.
+        """The embedding (D,) float32 of an image; None if the file has none.
 
         Raises:
             ValueError: it is damaged.
@@ -74,7 +74,7 @@ class EmbeddingCache:
         return embedding
 
     def add(self, keys: Sequence[bytes], embeddings: np.ndarray) -> None:
-        """Keep embeddings (B, D) float32.
+        """Append embeddings (B, D) float32 to the file.
 
         Raises:
             OSError: they cannot be written.
@@ -85,7 +85,7 @@ class EmbeddingCache:
             row["key"], row["digest"] = key, _digest(key, row["embedding"])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
-            if fcntl is not None:  # ends when the file is closed
+            if fcntl is not None:  # the lock ends when the file is closed
                 fcntl.flock(file, fcntl.LOCK_EX)
             size = file.seek(0, 2)
             whole = HEADER + max(size - HEADER, 0) // self._row.itemsize * self._row.itemsize
@@ -94,7 +94,7 @@ class EmbeddingCache:
         self._map()
 
     def _map(self) -> None:
-        """Map what the file holds now, and take in the rows that are new."""
+        """Map the file at its current length, and index the new rows."""
         try:
             if not self.path.exists():
                 return

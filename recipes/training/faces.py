@@ -1,4 +1,4 @@
-"""Which faces a run learns from, and which it is verified on.
+"""The faces that a run is trained and verified on.
 
 data.source    evaluation.pairs    verified on
 any            one or more lists   the pairs of each list, named after its file
@@ -37,17 +37,17 @@ from fusedface.recipes.training.verifying import evaluate_shared
 
 Note = Callable[[str], None]
 
-MIN_IDENTITIES = 20  # of a source that can spare some
-HELD_OUT_SHARE = 10  # one in so many
+MIN_IDENTITIES = 20  # of a source from which people are held out
+HELD_OUT_SHARE = 10  # one person in this many
 MIN_HELD_OUT, MAX_HELD_OUT = 5, 500
-STRANGERS = "none of its people is trained on"  # sure by construction
+STRANGERS = "none of its people is trained on"  # true by construction
 
 
 @dataclass(frozen=True)
 class Faces:
     """Training images, and verification pairs by set name.
 
-    `overlap` says of each set what its people have in common with those trained on.
+    `overlap` describes, for each set, the people and images that it shares with the training images.
     """
 
     train: FaceSource
@@ -55,7 +55,7 @@ class Faces:
     overlap: dict[str, str]
 
     def evaluate(self, model: Backbone, processes: Processes | None = None) -> Verification:
-        """Verification figures of a network, by set name; with several processes each has to call it."""
+        """Verification figures of a network, by set name; with several processes, all must call it."""
         ranks = processes or Processes()
         return {
             name: evaluate_shared(model, pairs, ranks).as_dict()
@@ -70,14 +70,14 @@ def open_faces(
     device: torch.device,
     note: Note,
 ) -> Faces:
-    """Open everything that a run reads; see the table above.
+    """Open the training images and verification sets of a run; see the table above.
 
     Args:
-        data: the training images.
-        evaluation: the verification sets.
-        preprocessing: the network's.
+        data: settings of the training images.
+        evaluation: settings of the verification sets.
+        preprocessing: that of the network.
         device: where generated faces are rendered.
-        note: called with what a user should know of the choice.
+        note: called with texts for the user on what was chosen.
 
     Raises:
         ValueError: a path is wrong, or holds no usable faces.
@@ -126,7 +126,7 @@ def _generated(
     size: tuple[int, int],
     device: torch.device,
 ) -> Faces:
-    """Without `tests`, verified on people who come after those trained on in the same world."""
+    """Generated training faces; without `tests`, verification uses further people of the same generator."""
     world = partial(
         SyntheticFaces,
         image_size=size,
@@ -149,7 +149,7 @@ def _generated(
 def _hold_out(
     source: FaceSource, num_pairs: int, note: Note
 ) -> tuple[FaceSource, dict[str, PairList]]:
-    """Split a source by identity, by the rule of the table above."""
+    """Split a source by person, by the rule of the table above."""
     total = source.num_classes
     if total < MIN_IDENTITIES:
         note(f"{total} people are too few to keep some back: without --pairs nothing is verified")

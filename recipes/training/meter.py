@@ -1,4 +1,4 @@
-"""What is measured at every step: kept on the device, read once per line of metrics."""
+"""Figures of every step: accumulated on the device, read once per line of metrics."""
 
 import math
 from collections.abc import Mapping
@@ -26,21 +26,20 @@ FIGURES = (
     "modulation_mean",
     "modulation_max",
 )
-"""Figures that every loss has; its state by name, such as CurricularFace's t, and a teacher's follow."""
+"""Figures of every loss. The state of the margin, such as t, and the figures of a teacher follow."""
 
 
 class Meter:
     """Statistics of the steps since the last line of metrics.
 
-    accuracy is the share of images whose own class has the largest cosine (of the batch being trained
-    on), hard_share the share of the B (C - 1) negatives that are hard. grad_norm is that of the
-    backbone's gradient before it is clipped, grad_norm_head that of the class centres'. loss_easy is
-    the mean loss of the samples without a hard negative, loss_hard that of the others. _p05 and _p95
-    are quantiles over the batch.
+    accuracy: share of the training images whose own class has the largest cosine. hard_share: share of the
+    B (C - 1) negatives that are hard. grad_norm: norm of the backbone's gradient before clipping.
+    grad_norm_head: norm of the class centres' gradient. loss_easy: mean loss of the samples without a hard
+    negative. loss_hard: mean loss of the others. _p05 and _p95: quantiles over the batch.
 
     Args:
-        num_classes: C, or how many of them a batch meets.
-        state_names: of the head's state, and of what a teacher adds.
+        num_classes: C, or the number of sampled classes per batch.
+        state_names: names of the head's state and of a teacher's figures.
     """
 
     def __init__(self, num_classes: int, state_names: tuple[str, ...] = ()) -> None:
@@ -55,7 +54,7 @@ class Meter:
         grad_norm_head: Tensor,
         more: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Add one step, without waiting for the device; `more` are figures of `state_names`."""
+        """Add one step without waiting for the device; `more` holds the figures of `state_names`."""
         others = {**out.state, **(more or {})}
         nan = out.loss.new_full((), math.nan)
         is_hard = out.hard_negatives > 0
@@ -78,9 +77,9 @@ class Meter:
         self.rows.append(torch.stack([value.detach().float() for value in values]))
 
     def first_non_finite(self, scaled: bool) -> int | None:
-        """How many steps before the newest one the loss was first not finite; None if it never was.
+        """Age in steps of the first step that was not finite, 0 for the newest; None if all were finite.
 
-        With a gradient scaler an infinite gradient is part of normal work, without one it is not.
+        A gradient scaler makes infinite gradients normal, so they do not count if `scaled`.
         """
         if not self.rows:
             return None
@@ -89,7 +88,7 @@ class Meter:
         return len(self.rows) - 1 - int(bad[0]) if len(bad) else None
 
     def take(self) -> dict[str, float]:
-        """The mean of each figure over the steps that have one; then start again."""
+        """The mean of each figure over the steps that have it; then reset."""
         means = torch.stack(self.rows).nanmean(dim=0).tolist()
         self.rows.clear()
         return {
@@ -97,11 +96,11 @@ class Meter:
         }
 
     def state(self) -> Tensor:
-        """What a checkpoint keeps, so that a resumed run writes the same next line."""
+        """The rows for a checkpoint, so that a resumed run writes the same next line."""
         return torch.stack(self.rows).cpu() if self.rows else torch.empty(0, len(self.names))
 
     def restore(self, state: Tensor, device: torch.device) -> None:
-        """The inverse of `state`; of an older version's, which logged only t, other states are left out."""
+        """The inverse of `state`; rows of an older version, which logged only t, lack the other states."""
         if state.shape[1] != len(self.names):
             states = state.new_full((len(state), len(self.names) - len(FIGURES)), math.nan)
             state = torch.cat([state[:, : len(FIGURES)], states], dim=1)
@@ -110,5 +109,5 @@ class Meter:
 
 @lru_cache
 def _quantiles(device: torch.device) -> Tensor:
-    """Made once: a tensor of given numbers is a copy from the host, for which a GPU would wait."""
+    """Made once, because making a tensor from numbers copies from the host and makes a GPU wait."""
     return torch.tensor([0.05, 0.95], dtype=torch.float32, device=device)

@@ -1,4 +1,4 @@
-"""The optimiser, and which parameters are decayed by how much and learn at which rate."""
+"""The optimiser, and the weight decay and learning rate of each group of parameters."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,14 @@ PROJECTION = "projection"
 
 
 def parameter_groups(model: Backbone, head: "MarginHead", optim: Optim) -> list[dict[str, Any]]:
-    """Every parameter of backbone and head in exactly one group, with its weight decay and rate.
+    """Groups with a weight decay and a rate each; every parameter of backbone and head is in one of them.
 
-    "backbone" (`optim.weight_decay`): weights before the embedding layers. "embedding"
-    (`optim.weight_decay_head`): weights of the embedding layers. CENTRES (the same): the class centres,
-    which learn at `optim.lr_head`. "undecayed" (0): vectors, so biases, slopes of PReLU, and what
-    multiplies channels or heads, of normalisations for example; of the embedding layers too. This is the
-    split of the MobileFaceNets paper (arXiv:1804.07573, section 4.1) with nothing decayed that is no
-    matrix and no filter. "lr_factor" is a group's rate over that of the schedule.
+    "backbone" has the weights before the embedding layers, decayed by `optim.weight_decay`. "embedding" has
+    the weights of the embedding layers, decayed by `optim.weight_decay_head`. CENTRES has the class
+    centres, with the same decay and the rate `optim.lr_head`. "undecayed" has all vectors: biases, PReLU
+    slopes, and factors of channels or heads, such as those of normalisations, also in the embedding layers.
+    The split is that of the MobileFaceNets paper (arXiv:1804.07573, section 4.1); only matrices and filters
+    are decayed. "lr_factor" is the rate of a group over that of the schedule.
     """
     backbone: list[Tensor] = []
     decayed_more: list[Tensor] = []
@@ -52,9 +52,9 @@ def parameter_groups(model: Backbone, head: "MarginHead", optim: Optim) -> list[
 def build_optimizer(
     model: Backbone, head: "MarginHead", optim: Optim, others: Iterable[Tensor] = ()
 ) -> torch.optim.Optimizer:
-    """`optim.kind` over `parameter_groups`; `others` learn like the embedding layers.
+    """The optimiser `optim.kind` over `parameter_groups`; `others` are treated like the embedding layers.
 
-    Of sampled class centres, it moves those of the sample.
+    If class centres are sampled, it updates only those of the sample.
     """
     groups = parameter_groups(model, head, optim)
     if projection := [*others]:
@@ -70,7 +70,7 @@ def build_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group its share of the schedule's rate."""
+    """Set the rate of every group to its `lr_factor` times `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
 
@@ -78,7 +78,7 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def centre_rate(optimizer: torch.optim.Optimizer) -> tuple[float, float | None]:
     """The learning rate of the class centres, and SGD's momentum.
 
-    No momentum, None, has another optimiser, and centres that no gradient moves.
+    The momentum is None for another optimiser, and for class centres without a gradient.
     """
     group = next(group for group in optimizer.param_groups if group["name"] == CENTRES)
     learns = any(centres.requires_grad for centres in group["params"])

@@ -1,4 +1,4 @@
-"""A recipe taken apart: each part of a training is made from what it needs of it."""
+"""Makes the parts of a training from a recipe; each part gets only the settings that it needs."""
 
 import math
 from dataclasses import replace
@@ -29,12 +29,12 @@ from fusedface.recipes.training.teacher import open_teacher
 
 
 def make_plan(recipe: Recipe, source: FaceSource, processes: Processes) -> Plan:
-    """What happens at which step.
+    """The plan of a run: batches, rates, margins and timetable by step.
 
     Args:
-        recipe: of the run.
+        recipe: the recipe of the run.
         source: its training images.
-        processes: that share each step.
+        processes: the processes that share each step.
     """
     optim, train = recipe.optim, recipe.train
     batches = Batches(len(source), optim.batch_size, train.seed, processes.rank, processes.count)
@@ -49,7 +49,7 @@ def make_plan(recipe: Recipe, source: FaceSource, processes: Processes) -> Plan:
             log_every=train.log_every,
             evaluate_every=math.ceil(recipe.evaluation.every * batches.steps_per_epoch),
             checkpoint_every=train.checkpoint_every,
-            # A run that goes on from there needs the checkpoint it began with no more.
+            # A resumed run then no longer needs the checkpoint that it began with.
             saves_first=recipe.init.checkpoint is not None,
         ),
         freeze=train.freeze,
@@ -57,7 +57,7 @@ def make_plan(recipe: Recipe, source: FaceSource, processes: Processes) -> Plan:
 
 
 def _stages(recipe: Recipe, source: FaceSource) -> list[Stage]:
-    """The margins of the run, which may depend on how many images each person has."""
+    """The margins of the run, which may depend on the number of images of each person."""
     counts = tuple(np.bincount(source.labels, minlength=source.num_classes).tolist())
     stages = stages_of(recipe.schedule.loss, recipe.head.margin)
     return [stage._replace(margin=stage.margin.with_class_counts(counts)) for stage in stages]
@@ -74,17 +74,17 @@ def make_learner(
     """A backbone, freshly drawn class centres, and their optimiser.
 
     Args:
-        recipe: of the run.
+        recipe: the recipe of the run.
         model: its backbone, on the CPU.
-        num_classes: people to train on.
-        plan: what happens at which step.
+        num_classes: number of people to train on.
+        plan: the plan of the run.
         precision: device and dtype.
-        processes: that share each step.
+        processes: the processes that share each step.
     """
     optim, train = recipe.optim, recipe.train
     options = replace(recipe.head, margin=plan.losses.stages[-1].margin)
     head = MarginHead(model.embedding_dim, num_classes, options, process_group=processes.group)
-    # Moved after they are drawn: a seed means the same weights on every device.
+    # Drawn on the CPU, then moved: a seed gives the same weights on every device.
     model, head = model.to(precision.device), head.to(precision.device)
     model = synchronise(model, processes)
     if train.channels_last:

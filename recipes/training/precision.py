@@ -1,4 +1,4 @@
-"""In which precision the backbone computes, and what else float16 needs."""
+"""The precision of the backbone, and the gradient scaler that float16 needs."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ BFLOAT16_COMPUTE_CAPABILITY = (8, 0)  # Ampere: older GPUs only emulate bfloat16
 
 @dataclass(frozen=True)
 class Precision:
-    """A device and the dtype of the backbone's products on it; weights are float32 throughout."""
+    """A device and the dtype of the backbone's products on it; weights are always float32."""
 
     device: torch.device
     dtype: torch.dtype
@@ -27,18 +27,18 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     def grad_scaler(self) -> torch.amp.GradScaler:
-        """A scaler that does nothing unless the dtype is float16, whose small gradients would vanish."""
+        """A scaler against vanishing float16 gradients; it is disabled for other dtypes."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
     """Resolve `train.precision` for a device.
 
-    "auto" is bfloat16 where the hardware multiplies it (GPUs from Ampere on, CPUs with AVX512-BF16 or
-    AMX), float16 on older GPUs, and float32 everywhere else: emulated bfloat16 is slower than float32.
+    "auto" is bfloat16 if the hardware multiplies it (GPUs from Ampere on, CPUs with AVX512-BF16 or AMX),
+    float16 on older GPUs, and float32 elsewhere, because emulated bfloat16 is slower than float32.
 
     Raises:
-        ValueError: float16 is asked for on something else than a GPU.
+        ValueError: float16 is asked for, and the device is not a GPU.
     """
     if name == "auto":
         return Precision(device, _fastest(device))
@@ -60,6 +60,6 @@ def _fastest(device: torch.device) -> torch.dtype:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU says that it has AVX512-BF16 or AMX; a torch that cannot tell counts as no."""
+    """Whether the CPU reports AVX512-BF16 or AMX; False if this torch cannot tell."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

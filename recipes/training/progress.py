@@ -1,4 +1,4 @@
-"""How far a run is, and what it has measured: carried from one process of a run to the next."""
+"""The progress of a run and its results so far, as a resumed run takes them over."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -9,13 +9,13 @@ from fusedface.recipes.run_directory.metrics import Verification, is_number, is_
 
 @dataclass
 class Progress:
-    """All that a checkpoint holds besides weights and the states of generators and optimiser."""
+    """The entry "progress" of a checkpoint: what it holds besides weights and states."""
 
     step: int = 0
     seconds: float = 0.0
-    """Since the run began, all of it, over all processes."""
+    """Seconds since the run began, over all starts and resumptions."""
     train_seconds: float = 0.0
-    """The part of it that was spent in training steps."""
+    """The part of `seconds` that was spent in training steps."""
     final_loss: float | None = None
     """The loss in the last line of metrics."""
     best_accuracy: float = -math.inf
@@ -24,14 +24,14 @@ class Progress:
     unreadable: list[str] = field(default_factory=list)
     """Images that could not be read, with the reason."""
     recipe_changes: list[dict[str, Any]] = field(default_factory=list)
-    """Where a resumed run went on with other settings: {"step": ..., "changes": [a line each]}."""
+    """Changes of settings when the run was resumed: {"step": ..., "changes": [a line each]}."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """From what a checkpoint holds.
+        """Read the entry of a checkpoint.
 
         Raises:
-            ValueError: an entry is missing, unknown, or not what it must be.
+            ValueError: a value is missing, unknown, or of the wrong kind.
         """
         unknown = set(values) - {f.name for f in fields(cls)}
         missing = {f.name for f in fields(cls)} - {"recipe_changes"} - set(values)

@@ -1,4 +1,4 @@
-"""The batches of an epoch, one after the other, as all processes of a run agree on them."""
+"""Reads the batches of an epoch; all processes of a run stop at the same batch."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -6,21 +6,21 @@ from fusedface.data import FaceBatch
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.signals import StopRequest
 
-LOST, STOP, NEWS = 1, 2, 4  # what the processes of a run tell each other before a step
+LOST, STOP, NEWS = 1, 2, 4  # bits that the processes exchange before a step
 
 
 class LostImagesError(RuntimeError):
-    """The next batch cannot be read; the states are those of the step before it."""
+    """The next batch cannot be read; the training state is that after the previous step."""
 
 
 class Reader:
-    """Reads batches, and stops on all processes where one has to.
+    """Reads batches; if one process has to stop, all stop.
 
     Args:
-        batches: this process's parts of those that are left of an epoch.
-        processes: that share each batch.
-        stop: whether a signal has come here.
-        report: called with images that cannot be read, on any process.
+        batches: this process's parts of the remaining batches of an epoch.
+        processes: the processes that share each batch.
+        stop: knows whether this process has received a signal.
+        report: called with images that some process could not read.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Reader:
 
 
 def _read(batches: Iterable[FaceBatch]) -> Iterator[FaceBatch]:
-    """The batches; LostImagesError says why one cannot be had."""
+    """The batches; raises LostImagesError with the reason if one cannot be read."""
     try:
         yield from batches
     except ValueError as error:
@@ -71,5 +71,5 @@ def _read(batches: Iterable[FaceBatch]) -> Iterator[FaceBatch]:
 
 
 def _first_cause(error: ValueError) -> str:
-    """Its message; what a worker process raised comes with the worker's traceback before it."""
+    """The message of an error; for a worker's error, without the traceback that precedes it."""
     return str(error).rpartition("\nValueError: ")[2].strip()
