@@ -1,1 +1,1 @@
-"""What a run leaves on disk: recipe, environment, metrics, summary with its verdict; written and read."""
+"""Writes and reads the files of a run: recipe, environment, metrics, summary with its verdict."""

@@ -1,4 +1,4 @@
-"""What a run prints at its end; its last lines say what was learned, and what to type next."""
+"""The output of a run at its end; its last lines give the result and the next command."""
 
 from pathlib import Path
 from statistics import fmean
@@ -21,13 +21,13 @@ STRAIGHT_THROUGH = "head.target_gradient=straight_through"
 
 
 def print_summary(summary: Summary, folder: Path, resume: str, console: Console) -> None:
-    """What a run says at its end.
+    """Print the end of a run.
 
     Args:
-        summary: of the run.
+        summary: the summary of the run.
         folder: its directory.
-        resume: what to type to go on.
-        console: where.
+        resume: the command to go on.
+        console: where to print.
     """
     if summary.verification:
         print_verification(summary, console)
@@ -44,7 +44,7 @@ def print_summary(summary: Summary, folder: Path, resume: str, console: Console)
 
 
 def _learned(summary: Summary) -> str:
-    """The accuracy with what it was before; nothing for a run that was not verified at its end."""
+    """Accuracy at the end and before training; empty for a run that was not verified at its end."""
     if not summary.verification or not summary.finished:
         return ""
     text = f"{_accuracy(summary.verification)} of the pairs of faces are decided correctly"
@@ -59,7 +59,7 @@ def _accuracy(verification: Verification) -> str:
 
 
 def _next(summary: Summary, folder: Path, resume: str) -> str:
-    """What to type next, by the verdict."""
+    """The next command, by the verdict."""
     recipe = folder / "recipe.toml"
     if summary.verdict == "interrupted":
         return f"go on with: {resume}"

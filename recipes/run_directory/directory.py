@@ -1,4 +1,4 @@
-"""The directory of a run: what is in it.
+"""The directory of a run and its files.
 
 recipe.toml         the resolved recipe; runs again from this file
 environment.json    versions, device, revision, seed, of every start and resumption
@@ -7,7 +7,7 @@ tensorboard/        the same as events
 checkpoints/        step-*.pt, the newest few, and best.pt
 summary.json        verdict and results
 curves.png, .svg    the training curve
-run.lock            while a process runs in it: which one
+run.lock            the process that runs in it; only while it runs
 """
 
 import json
@@ -28,8 +28,8 @@ class RunDirectory:
     """The files of a run; nothing is written before `claim`.
 
     Args:
-        folder: where it is or will be.
-        device: as the user named it, for `resume_command`.
+        folder: the path; it need not exist yet.
+        device: as the user gave it, for `resume_command`.
     """
 
     def __init__(self, folder: Path, device: str | None = None) -> None:
@@ -37,10 +37,10 @@ class RunDirectory:
         self.recipe, self.checkpoints = folder / RECIPE, folder / "checkpoints"
 
     def found(self) -> set[str]:
-        """The names of what is in it.
+        """The names of the entries of the folder.
 
         Raises:
-            ValueError: it is a file.
+            ValueError: the path is a file.
         """
         folder = self.folder
         if folder.exists() and not folder.is_dir():
@@ -49,7 +49,7 @@ class RunDirectory:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Have the folder for this process while the block runs.
+        """Lock the folder for this process while the block runs.
 
         Raises:
             ValueError: another process has it.
@@ -58,7 +58,7 @@ class RunDirectory:
             yield
 
     def remove_partial(self) -> None:
-        """Remove what a killed run has left half-written."""
+        """Remove half-written files of a killed run."""
         remove_partial(self.folder)
 
     def write_recipe(self, text: str) -> None:
@@ -66,10 +66,10 @@ class RunDirectory:
         write_text(self.recipe, text)
 
     def read_starts(self) -> list[Any]:
-        """What environment.json holds: each start and resumption.
+        """The content of environment.json: each start and resumption.
 
         Raises:
-            ValueError: it is damaged; the file is named.
+            ValueError: it is damaged; the message names the file.
         """
         path = self.folder / ENVIRONMENT
         starts = read_json(path) if path.exists() else []
@@ -98,6 +98,6 @@ class RunDirectory:
         return read_summary(path) if path.exists() else None
 
     def resume_command(self) -> str:
-        """What to type to go on."""
+        """The command to go on with the run."""
         device = ["--device", self.device] if self.device else []
         return command("recipe", "run", self.recipe, "--out", self.folder, "--resume", *device)

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, device, revision of the code."""
+"""The environment of a run: versions, device, revision of the code."""
 
 import platform
 import subprocess
@@ -14,7 +14,7 @@ PACKAGES = ("fusedface", "torch", "triton", "numpy", "albumentations", "pillow",
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Everything but the recipe that a result may depend on, for environment.json."""
+    """All facts besides the recipe that a result may depend on, for environment.json."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device_name(device),
@@ -36,7 +36,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_mib(device: torch.device) -> float | None:
-    """Most memory held so far, by the allocator of a GPU, else by this process; None on Windows."""
+    """Peak memory so far, of the allocator on a GPU, else of this process; None on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
@@ -44,7 +44,7 @@ def peak_memory_mib(device: torch.device) -> float | None:
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB here
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # macOS: bytes, else KiB
 
 
 def installed_version(package: str) -> str | None:
@@ -56,7 +56,7 @@ def installed_version(package: str) -> str | None:
 
 
 def git_revision() -> str | None:
-    """The commit of the checkout this file lies in, with "-dirty" after it; None outside of one."""
+    """The commit of this checkout, with "-dirty" if files are changed; None outside of a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

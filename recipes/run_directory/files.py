@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written next to their place, flushed to the disk, then renamed."""
+"""Atomic writes: a file is written under another name, flushed to the disk, then renamed."""
 
 import json
 import os
@@ -13,7 +13,7 @@ TEMPORARY = ".partial"
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file that takes the name `path` only when the block has ended without an error."""
+    """Open a new file; it gets the name `path` only if the block ends without an error."""
     partial = path.with_name(path.name + TEMPORARY)
     try:
         with partial.open("wb") as file:
@@ -40,12 +40,12 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too deep
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, too deep
         raise ValueError(f"{path} is damaged, it is not JSON: {str(error)[:200]}") from None
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name atomically, without a second copy where the file system can."""
+    """Give a file a second name atomically, as a link if the file system allows, else as a copy."""
     partial = target.with_name(target.name + TEMPORARY)
     partial.unlink(missing_ok=True)
     try:
@@ -53,18 +53,18 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, partial)
     os.replace(partial, target)
-    partial.unlink(missing_ok=True)  # os.replace leaves it where both names were one file already
+    partial.unlink(missing_ok=True)  # os.replace keeps it if both names are the same file
     _sync_folder(target.parent)
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a killed process has left of files it was writing."""
+    """Remove half-written files of a killed process."""
     for path in folder.glob(f"*{TEMPORARY}"):
         path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder, so that a rename outlives a power cut; Windows has no such call."""
+    """Flush a folder, so that a rename survives a power failure; Windows has no such call."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,7 +1,7 @@
-"""One process at a time in a run directory.
+"""A lock that allows one process at a time in a run directory.
 
-The lock is the operating system's, on a file in the folder: it ends with its process, however that ends,
-so that a file which a killed process has left behind holds nobody up.
+It is a lock of the operating system on a file in the folder. It ends with its process, even a killed one,
+so a file that is left behind blocks nobody.
 """
 
 import errno
@@ -23,21 +23,21 @@ except ImportError:  # Windows
 LOCK = "run.lock"
 IS_HELD = (errno.EACCES, errno.EAGAIN)
 
-# POSIX gives a file that a process has locked to that process again, and lets go of it when any of its
-# descriptors is closed; so what this process holds is known here.
+# POSIX lets a process lock the same file twice, and unlocks it when any of its descriptors is closed. So
+# the locks of this process are listed here.
 _held_here: set[Path] = set()
 
 
 class FolderLock:
-    """A folder for this process; a context manager that gives it back.
+    """Locks a folder for this process; a context manager that unlocks it at its end.
 
-    Where the system or the file system knows no locks the folder is not held, and nothing is said.
+    If the system or the file system has no locks, the folder is silently not locked.
 
     Args:
-        folder: is made if it is not there.
+        folder: the folder; it is made if it does not exist.
 
     Raises:
-        ValueError: another process, or another run in this one, has it; the message names it.
+        ValueError: another process, or another run in this process, has locked it; the message names it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,12 +51,12 @@ class FolderLock:
         while self._descriptor is None:
             self._descriptor = self._take()
         _held_here.add(self.path)
-        with suppress(OSError):  # a full disk: it is held all the same
+        with suppress(OSError):  # such as a full disk; the lock holds nevertheless
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, (json.dumps(_this_process()) + "\n").encode())
 
     def _take(self) -> int | None:
-        """A descriptor of the locked file; None if its last owner removed it meanwhile."""
+        """A descriptor of the locked file; None if its last owner has just removed the file."""
         assert fcntl is not None
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -71,7 +71,7 @@ class FolderLock:
         return None
 
     def _is_ours(self, descriptor: int) -> bool:
-        """Whether the file of this name is still the one that is locked."""
+        """Whether the path still names the locked file."""
         try:
             return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
         except FileNotFoundError:
@@ -84,10 +84,10 @@ class FolderLock:
         )
 
     def release(self) -> None:
-        """Give the folder back; more than once does no harm."""
+        """Unlock the folder; a second call does nothing."""
         if self._descriptor is None:
             return
-        if self._is_ours(self._descriptor):  # the name goes first, while the file is still locked
+        if self._is_ours(self._descriptor):  # remove the name before the lock
             self.path.unlink(missing_ok=True)
         _held_here.discard(self.path)
         os.close(self._descriptor)
@@ -106,7 +106,7 @@ def _this_process() -> dict[str, object]:
 
 
 def _owner(path: Path) -> str:
-    """Who holds a lock, as its file says."""
+    """The owner of a lock, from its file."""
     try:
         said = read_json(path)
         return f"process {said['process']} on {said['host']} since {said['since']}"

@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard: the same figures, one line an event, never one twice."""
+"""metrics.jsonl and TensorBoard: the same figures, one line per event, each event once."""
 
 import json
 import threading
@@ -11,23 +11,23 @@ from fusedface.recipes.run_directory.files import write_text
 
 FILE = "metrics.jsonl"
 Verification = dict[str, dict[str, Any]]
-"""Figures of verification by set name, as metrics, checkpoints and summaries hold them."""
+"""Verification figures by set name, in the form of metrics, checkpoints and summaries."""
 
 
 class MetricsLog:
     """Appends to a run's metrics.
 
-    A line is {"kind": "train" | "evaluation", "step": steps trained so far, ...}. A run that is resumed
-    at a step repeats what came after it, so those lines are removed first.
+    A line is {"kind": "train" | "evaluation", "step": steps trained so far, ...}. A run that resumes at a
+    step repeats all later steps, so their lines are removed first.
 
-    A context manager: it is closed at the end.
+    A context manager, which closes the files at its end.
 
     Args:
         folder: the run directory.
-        step: how many steps are already trained, lines beyond are removed; -1 removes all.
+        step: number of steps already trained; lines of later steps are removed; -1 removes all.
 
     Raises:
-        ValueError: the lines that are there are damaged, see `read_metrics`; they are left as they are.
+        ValueError: the existing lines are damaged, see `read_metrics`; they are not changed.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -44,7 +44,7 @@ class MetricsLog:
         return self
 
     def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
-        """Without a traceback where TensorBoard's thread cannot write: the next `write` raises that."""
+        """Suppress the traceback of TensorBoard's thread if it cannot write; the next `write` raises it."""
         of_board = type(args.thread).__module__.startswith("tensorboard.")
         if not (of_board and issubclass(args.exc_type, OSError)):
             self._hook(args)
@@ -54,14 +54,14 @@ class MetricsLog:
         if kind is None:
             self.close()
             return
-        # What cannot be written now is no more than what the error in flight is about.
+        # A second write error would only hide the current one.
         with suppress(OSError):
             self._file.close()
         with suppress(OSError):
             self._close_board()
 
     def write(self, kind: str, step: int, figures: dict[str, Any]) -> None:
-        """Append one line and flush it; nested figures become "verification/lfw/accuracy" on the board."""
+        """Append and flush one line; TensorBoard shows nested figures as "verification/lfw/accuracy"."""
         self._file.write(json.dumps({"kind": kind, "step": step, **figures}) + "\n")
         self._file.flush()
         if self._board is not None:
@@ -79,7 +79,7 @@ class MetricsLog:
 
 
 class NoLog:
-    """In place of `MetricsLog`, where another process writes it."""
+    """Replaces `MetricsLog` in processes that do not write it."""
 
     def __enter__(self) -> Self:
         return self
@@ -88,32 +88,30 @@ class NoLog:
         pass
 
     def write(self, kind: str, step: int, figures: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line that a killed process left half-written is skipped.
+    """The lines of a metrics file; a half-written last line of a killed process is skipped.
 
     Raises:
-        ValueError: another line is damaged; file and line are named.
+        ValueError: another line is damaged; the message names file and line.
     """
     *whole, last = path.read_bytes().split(b"\n")
     lines = [_line(text, f"{path}:{number}") for number, text in enumerate(whole, start=1)]
-    with suppress(
-        ValueError
-    ):  # without its end: half a line, or a whole one without its line break
+    with suppress(ValueError):  # without a line break at its end: half a line, or a whole one
         lines.append(_line(last, str(path)))
     return lines
 
 
 def mean_accuracy(verification: Verification) -> float:
-    """Mean accuracy over the sets, which decides the best checkpoint; 0 without any set."""
+    """Mean accuracy over the sets, which decides the best checkpoint; 0 without sets."""
     accuracies = [figures["accuracy"] for figures in verification.values()]
     return sum(accuracies) / len(accuracies) if accuracies else 0.0
 
 
 def accuracies_of(evaluations: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
-    """(step, mean accuracy over the sets) of each metric line of an evaluation that has some set."""
+    """(step, mean accuracy over the sets) of each evaluation that has at least one set."""
     return [
         (line["step"], mean_accuracy(line["verification"]))
         for line in evaluations
@@ -122,12 +120,12 @@ def accuracies_of(evaluations: Sequence[dict[str, Any]]) -> list[tuple[int, floa
 
 
 def is_number(value: object) -> bool:
-    """Whether a value read from a file is a number, NaN and infinity too."""
+    """Whether a value read from a file is a number; NaN and infinity count."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_verification(value: object) -> bool:
-    """Whether a value read from a file is verification figures, each set with its accuracy."""
+    """Whether a value read from a file has the form of `Verification`, with an accuracy for each set."""
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(figures, dict) and is_number(figures.get("accuracy"))
         for name, figures in value.items()
@@ -137,7 +135,7 @@ def is_verification(value: object) -> bool:
 def _line(text: bytes, where: str) -> dict[str, Any]:
     try:
         line = json.loads(text)
-    except (ValueError, RecursionError):  # no UTF-8, no JSON, too deep
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, too deep
         line = {}
     if not _is_line(line):
         raise ValueError(
@@ -148,7 +146,7 @@ def _line(text: bytes, where: str) -> dict[str, Any]:
 
 
 def _is_line(line: Any) -> bool:
-    """Whether everything that readers rely on is there."""
+    """Whether a line has all fields that readers need."""
     if not isinstance(line, dict) or type(line.get("step")) is not int:
         return False
     if line.get("kind") == "evaluation":
@@ -157,7 +155,7 @@ def _is_line(line: Any) -> bool:
 
 
 def _open_board(folder: Path, step: int) -> tuple[Any, str | None]:
-    """A TensorBoard writer, or None and what to tell the user."""
+    """A TensorBoard writer, or None and a message for the user."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

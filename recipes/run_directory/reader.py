@@ -1,4 +1,4 @@
-"""What a run directory holds, read back: for figures, for comparisons, for whoever judges a run."""
+"""Reads a run directory, for figures, comparisons and verdicts."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +23,7 @@ class RunRecord:
 
     @property
     def accuracies(self) -> list[tuple[int, float]]:
-        """(step, mean accuracy over the sets) of each evaluation of some set."""
+        """(step, mean accuracy over the sets) of each evaluation that has at least one set."""
         return accuracies_of(self.evaluations)
 
     @property
@@ -35,16 +35,16 @@ class RunRecord:
 
     @property
     def went_wrong_at(self) -> int | None:
-        """The step of a bad verdict."""
+        """The step at which the run went wrong, by its verdict; None if it did not."""
         wrong = self.summary is not None and self.summary.verdict in WENT_WRONG
         return self.summary.verdict_step if self.summary and wrong else None
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Whatever is there of a run.
+    """Read the files of a run that exist so far.
 
     Raises:
-        ValueError: a file of it is damaged.
+        ValueError: a file is damaged.
     """
     metrics, summary = folder / FILE, folder / SUMMARY
     lines = read_metrics(metrics) if metrics.exists() else []

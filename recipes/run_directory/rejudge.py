@@ -1,4 +1,4 @@
-"""Finished runs judged again by today's rules, from the files that they left; nothing is written."""
+"""Judges finished runs again by the current rules, from their files; writes nothing."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from fusedface.recipes.run_directory.verdict import Judgement, judge
 
 
 class Rejudged(NamedTuple):
-    """A run, the verdict that it was given, and the one of today."""
+    """A run, its saved verdict, and its verdict by the current rules."""
 
     folder: Path
     before: str
@@ -28,7 +28,7 @@ def rejudge(folder: Path) -> Rejudged:
         folder: its directory.
 
     Raises:
-        ValueError: it has no summary, or a file of it is damaged.
+        ValueError: it has no summary, or one of its files is damaged.
     """
     if not (folder / SUMMARY).is_file():
         raise ValueError(
@@ -54,10 +54,10 @@ def rejudge(folder: Path) -> Rejudged:
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
-    """The run directories in these folders, themselves included.
+    """The run directories among and inside these folders.
 
     Raises:
-        ValueError: a folder holds none.
+        ValueError: a folder contains no run directory.
     """
     found: list[Path] = []
     for folder in folders:
@@ -69,7 +69,7 @@ def find_runs(folders: list[Path]) -> list[Path]:
 
 
 def judgement_table(runs: list[Rejudged]) -> Table:
-    """A row a run: both verdicts, and why."""
+    """One row per run: both verdicts and the reason."""
     table = Table("", ["run", "verdict given", "by today's rules", "why"])
     for run in runs:
         now = plain(run.now.verdict, VERDICT_COLOURS[run.now.verdict])

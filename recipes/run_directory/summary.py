@@ -24,51 +24,51 @@ VERDICT_COLOURS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What came of a run."""
+    """The outcome of a run."""
 
     recipe: str
-    """Its name."""
+    """Name of the recipe."""
     seed: int
     device: str
     """Such as "cpu (x86_64, 2 threads)"."""
     verdict: str
     """One of `verdict.Verdict`."""
     verdict_step: int | None
-    """Where the run went wrong, if it did."""
+    """The step at which the run went wrong; None if it did not."""
     message: str
-    """A sentence on the verdict."""
+    """One sentence on the verdict."""
     steps: int
-    """Steps trained."""
+    """Number of trained steps."""
     num_steps: int
-    """Steps to train."""
+    """Planned number of steps."""
     seconds: float
-    """From the start of the run to its end, with reading, evaluating and saving."""
+    """Seconds from start to end, with reading, evaluating and saving."""
     images_per_second: float
-    """Images a second of the training steps, with reading."""
+    """Images per second of the training steps, with reading."""
     peak_memory_mib: float | None
-    """On a GPU the allocator's peak, on a CPU the process's."""
+    """Peak memory: of the allocator on a GPU, of the process on a CPU."""
     final_loss: float | None
-    """Mean over the last line of metrics."""
+    """The loss in the last line of metrics."""
     initial_loss: float
-    """Predicted for random embeddings."""
+    """The predicted loss of random embeddings."""
     collapse_loss: float
-    """Predicted for embeddings that are all at right angles to the class centres."""
+    """The predicted loss of embeddings that are orthogonal to all class centres."""
     num_identities: int
-    """C."""
+    """C, the number of people in the training set."""
     num_images: int
-    """In the training set."""
+    """Number of images in the training set."""
     unreadable_images: int
-    """Images of these that could not be read in training and were left out."""
+    """Number of training images that could not be read and were left out."""
     verification: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Figures by set name, of the trained network."""
+    """Figures of the trained network, by set name."""
     untrained: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The same, before training: of drawn weights, or of those of `init`."""
+    """Figures before training, by set name: with drawn weights, or with those of `init`."""
     overlap: dict[str, str] = field(default_factory=dict)
-    """By set name: what its people and images have in common with those trained on."""
+    """By set name: the people and images that the set shares with the training images."""
     init: str = ""
-    """The checkpoint that it began with; empty where weights were drawn."""
+    """The checkpoint that the run began with; empty if weights were drawn."""
     recipe_changes: list[dict[str, Any]] = field(default_factory=list)
-    """Where it was resumed with other settings: {"step": ..., "changes": [a line each]}."""
+    """Changes of settings when the run was resumed: {"step": ..., "changes": [a line each]}."""
 
     @property
     def finished(self) -> bool:
@@ -81,14 +81,14 @@ class Summary:
 
 
 def print_verification(summary: Summary, console: Console) -> None:
-    """The table, and below it whether the network has met the people of each set."""
+    """Print the table, and below it the overlap of each set with the training people."""
     console.print(verification_table(summary))
     for name, text in summary.overlap.items():
         say(console, f"{name}: {text}")
 
 
 def read_summary(path: Path) -> Summary:
-    """The summary that a file holds.
+    """Read a summary file.
 
     Raises:
         ValueError: the file is damaged; the message names it.
@@ -96,7 +96,7 @@ def read_summary(path: Path) -> Summary:
     values = read_json(path)
     try:
         summary = Summary(**values)
-    except TypeError as error:  # no object, an entry too many or too few
+    except TypeError as error:  # not an object, or an unknown or missing entry
         reason = str(error).removeprefix("Summary.__init__() ")
         raise ValueError(f"{path} is not a summary of a run: {reason[:200]}") from None
     for name, hint in get_type_hints(Summary).items():
@@ -111,7 +111,7 @@ def read_summary(path: Path) -> Summary:
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:
-    """What a field of this annotation may be in a JSON file."""
+    """The types of JSON values that a field of this annotation accepts."""
     options = [get_origin(option) or option for option in get_args(hint) or (hint,)]
     if get_origin(hint) in (dict, list):
         options = [get_origin(hint)]
@@ -119,7 +119,7 @@ def _kinds(hint: Any) -> tuple[type, ...]:
 
 
 def verification_table(summary: Summary) -> Table:
-    """Untrained against trained, a row for each figure of each set; numbers in percent."""
+    """Figures before and after training in percent, one row for each figure of each set."""
     table = Table(
         f"{summary.recipe}: verification", ["set", "figure"], [before_training(summary.init), "trained"],
         num_keys=2,
@@ -136,7 +136,7 @@ def verification_table(summary: Summary) -> Table:
 
 
 def before_training(init: str) -> str:
-    """What the figures from before training are of: the head of their column."""
+    """The heading of the column with the figures before training."""
     return "checkpoint" if init else "untrained"
 
 

@@ -1,8 +1,9 @@
 """The verdict `sunk`: the cosines of all classes fell together (docs/convergence.md, "Verdicts").
 
-A margin loss falls when the network tells people apart, and it also falls when every embedding turns
-away from every class centre: on the far side of the sphere a margin on the angle costs nothing. Three
-figures of training tell the two apart, each a mean over the last tenth of the steps, and all must hold.
+A margin loss falls when the network learns to distinguish people. It also falls when every embedding
+turns away from every class centre, because a margin on the angle costs nothing at angles near pi. Three
+figures of training distinguish the two cases. Each is a mean over the last tenth of the steps; a run that
+has sunk meets all three conditions.
 """
 
 from collections.abc import Sequence
@@ -15,23 +16,23 @@ from fusedface.kernels.sinking import CRITERION_STEPS, learns_above, turning_cos
 Lines = Sequence[dict[str, Any]]
 
 SUNK_COSINE = -0.1
-"""The target cosine is below this. It is 0 for drawn weights, and the mean of hundreds of images is
-known to 0.01; between -0.1 and 0.1 runs go either way."""
+"""The mean target cosine is below this. It is 0 for drawn weights, and hundreds of images determine it to
+0.01. Runs between -0.1 and 0.1 may learn or sink."""
 SUNK_GAP = 0.1
-"""It exceeds that of the nearest other class by less than this. A margin of 0.5 asks for 0.12 where it
-asks for least (1 - cos m), so the others have fallen with it."""
+"""The target cosine exceeds that of the nearest other class by less than this. A margin of 0.5 demands at
+least 0.12 (1 - cos m), so a smaller gap shows that the other cosines have fallen too."""
 SUNK_ACCURACY = 0.5
-"""Fewer training images than this share are nearer to their own class centre than to any other. A network
-that tells most of them right has learned, wherever its cosines are."""
+"""The training accuracy is below this: the share of images that are nearest to their own class centre. A
+network with a higher accuracy has learned, whatever its cosines are."""
 LAST_SHARE = 0.1
 FIGURES = ("target_cosine", "max_negative_cosine", "accuracy")
 
 
 def sunk(train: Lines) -> tuple[int, str] | None:
-    """Whether a run has sunk: the step since which its cosines are low, and a sentence; None if not.
+    """If a run has sunk, the step since which its cosines are low, and a sentence; else None.
 
     Args:
-        train: lines of kind "train", in their order.
+        train: lines of kind "train", in order.
     """
     last = _last_means(train)
     if last is None:
@@ -52,13 +53,13 @@ def sunk(train: Lines) -> tuple[int, str] | None:
 
 
 def foretold(train: Lines, margin: Margin, target_gradient: str, warmup_steps: int) -> str:
-    """What to add to the verdict: what the criterion said early, and where the margin would have turned.
+    """Text for the verdict: the early prediction of the criterion, and the turning point of the margin.
 
     Args:
         train: all lines of kind "train".
-        margin: of the head.
-        target_gradient: of the head.
-        warmup_steps: of the schedule.
+        margin: that of the head.
+        target_gradient: that of the head.
+        warmup_steps: those of the schedule.
     """
     above = learns_above(margin, target_gradient)
     turn = turning_cosine(margin, target_gradient)
@@ -74,13 +75,13 @@ def foretold(train: Lines, margin: Margin, target_gradient: str, warmup_steps: i
 
 
 def low_cosine(train: Lines) -> str:
-    """What to add to a better verdict where the target cosine is as low as in a run that sank."""
+    """Text for a better verdict if the target cosine is as low as in a sunk run; else empty."""
     cosine = train[-1].get("target_cosine", 0.0) if train else 0.0
     return f"; but the target cosine is {cosine:.2f}" if cosine < SUNK_COSINE else ""
 
 
 def _last_means(train: Lines) -> tuple[float, float, float] | None:
-    """Target cosine, nearest negative and training accuracy, over the end; None where one is not known."""
+    """Means of target cosine, nearest negative and accuracy at the end; None if one is not known."""
     begins = (1.0 - LAST_SHARE) * train[-1]["step"] if train else 0.0
     last = [line for line in train if line["step"] > begins]
     if not last or any(name not in line for line in last for name in FIGURES):

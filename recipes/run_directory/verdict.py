@@ -1,14 +1,14 @@
-"""The verdict on a run, from its metrics only: nobody has to judge a curve by eye.
+"""The verdict on a run, from its metrics only.
 
 non_finite    a loss, gradient or weight became NaN or infinite
 interrupted   a signal stopped it
-collapsed     at its end the loss was that of a network all of whose cosines are the same (closed form)
-sunk          the cosines of all classes fell together, and it tells few training images right (`sunk.py`)
+collapsed     at its end the loss was that of a network whose cosines are all equal (closed form)
+sunk          the cosines of all classes fell together, and training accuracy is low (`sunk.py`)
 chance        it verifies no better than chance, or than the same network with drawn weights
 unfinished    it learned, and its accuracy was still rising when its steps were over
 converged     it learned, and its accuracy had stopped rising
 
-The first that fits is given.
+The first verdict that fits applies.
 """
 
 import math
@@ -27,27 +27,29 @@ Verdict = Literal[
 Lines = Sequence[dict[str, Any]]
 
 COLLAPSE_BAND = 0.03
-"""Relative distance from `Margin.collapse_loss` at the mean target cosine of the line: for cosines of 0
-s sin m + ln C (+ s (t - 1) for MV). Noise of a batch and the spread of cosines stay within it; a network
-that tells people apart is far below."""
+"""Relative distance from `Margin.collapse_loss` at the mean target cosine of the line; for cosines of 0
+it is s sin m + ln C (+ s (t - 1) for MV). Noise of a batch and the spread of cosines stay within the band;
+the loss of a network that distinguishes people is far below."""
 COLLAPSE_STEPS = 100
-"""Steps it must stay in the band; a tenth of the run where that is more. Healthy runs pass through the
-band in their first tens of steps, while batch normalisation and class centres find their scale."""
+"""A collapsed run stays in the band for these steps, or a tenth of the run if that is more. Healthy runs
+pass through the band in their first tens of steps, while batch normalisation and class centres find their
+scale."""
 CHANCE_SIGMAS = 3.0
-"""Accuracy within so many standard errors of 50 % (of a binomial over the pairs) is chance."""
+"""Accuracy within this many standard errors of 50 % (binomial over the pairs) is chance."""
 LATE_SHARE = 0.1
-"""The last part of a run that tells whether it was still getting better. Short, because a schedule brings
-most of its gain in the last quarter, where the rate falls, and then comes to rest."""
+"""The last part of a run, which shows whether it was still rising. It is short, because most of the gain
+comes in the last quarter, where the rate falls, and then stops."""
 LATE_GAIN = 0.005
-"""Accuracy gained in that part by a run that is still rising: half a percentage point, about the standard
-error of accuracy on some thousands of pairs."""
+"""A run that gains more accuracy than this in that part is still rising. Half a percentage point is about
+the standard error of accuracy on some thousands of pairs."""
 LATE_FALL = 0.02
-"""Without such evaluations: the share of the loss's whole fall that came in that part."""
+"""Without such evaluations, a run is still rising if more than this share of the loss's fall is in that
+part."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, the step where it went wrong (None where it did not), and a sentence."""
+    """A verdict, the step where the run went wrong (None if it did not), and a sentence."""
 
     verdict: Verdict
     step: int | None
@@ -70,16 +72,16 @@ def judge(
     """Judge a run.
 
     Args:
-        lines: of metrics.jsonl.
+        lines: the lines of metrics.jsonl.
         ended: how training stopped.
         end_message: a sentence on that.
         end_step: the step at which it stopped.
-        margin: its loss, at the end.
+        margin: its margin at the end.
         num_classes: C.
-        margin_begins: the step after which it is trained with that loss.
-        from_weights: whether it began with trained weights, which it need not surpass to have learned.
-        target_gradient: of its head.
-        warmup_steps: of its schedule.
+        margin_begins: the step after which it is trained with that margin.
+        from_weights: whether it began with trained weights; then it need not surpass them to have learned.
+        target_gradient: that of its head.
+        warmup_steps: those of its schedule.
     """
     if ended != "finished":
         return Judgement(ended, end_step if ended == "non_finite" else None, end_message)
@@ -104,7 +106,7 @@ def judge(
 
 
 def _learned(train: Lines, accuracies: list[tuple[int, float]], from_weights: bool) -> Judgement:
-    """Whether a run that learned was still rising at its end."""
+    """The verdict on a run that learned: whether it was still rising at its end."""
     gain = _late_gain(accuracies)
     if gain is None:
         fall = _late_fall(train)
@@ -146,7 +148,7 @@ def collapsed_since(train: Lines, margin: Margin, num_classes: int) -> int | Non
 
 
 def _chance(lines: Lines, accuracies: list[tuple[int, float]], from_weights: bool) -> str | None:
-    """A sentence if the last accuracy is no better than chance or than drawn weights, else None."""
+    """A sentence if the last accuracy is not better than chance or than drawn weights, else None."""
     if not accuracies:
         return None
     last = accuracies[-1][1]
@@ -164,9 +166,9 @@ def _chance(lines: Lines, accuracies: list[tuple[int, float]], from_weights: boo
 
 
 def _late_gain(accuracies: list[tuple[int, float]]) -> float | None:
-    """Accuracy at the end less that where the last part begins, on a line between evaluations.
+    """Accuracy at the end minus accuracy at the begin of the last part, linear between evaluations.
 
-    None where it was not verified between the first step and the last.
+    None if no evaluation lies between the first step and the last.
     """
     trained = [point for point in accuracies if point[0] > 0]
     if len(trained) < 2:
@@ -179,7 +181,7 @@ def _late_gain(accuracies: list[tuple[int, float]]) -> float | None:
 
 
 def _late_fall(train: Lines) -> float:
-    """Share of the loss's whole fall that came in the last part of a run."""
+    """Share of the loss's whole fall that is in the last part of a run."""
     begins = (1.0 - LATE_SHARE) * train[-1]["step"]
     before = min((line["loss"] for line in train if line["step"] <= begins), default=math.inf)
     least = min(line["loss"] for line in train)

@@ -1,6 +1,6 @@
-"""Embeddings of a teacher in a file, so that later epochs and later runs need not compute them again.
+"""Embeddings of a teacher in a file, so that later epochs and runs do not compute them again.
 
-    256 bytes                     a line of JSON: which teacher, and how long its embeddings are
+    256 bytes                     a line of JSON: the teacher, and the dimension of its embeddings
     then rows of 24 + 4 D bytes   key of the image, digest of the row, embedding (D) float32
 
 The key is a digest of the image as the network sees it, after augmentation. So seed, epoch and source of

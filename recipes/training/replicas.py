@@ -1,7 +1,7 @@
-"""One backbone on several processes: its gradient averaged, its batch statistics those of the whole batch.
+"""One backbone on several processes, with averaged gradients and batch statistics of the whole batch.
 
-With both, and class centres split over the processes (`MarginHead`, `process_group`), a step is the one
-that a single process makes with the whole batch.
+With both, and class centres split over the processes (`MarginHead`, `process_group`), a step equals that of
+a single process with the whole batch.
 """
 
 import inspect
@@ -20,9 +20,9 @@ from fusedface.recipes.training.precision import Precision
 
 
 def synchronise(model: Backbone, processes: Processes) -> Backbone:
-    """Let batch normalisation take its statistics from the rows of all processes.
+    """Make batch normalisation use the statistics of the rows of all processes.
 
-    Parameters, buffers and their names stay.
+    Parameters, buffers and their names do not change.
     """
     if processes.group is None:
         return model
@@ -36,7 +36,7 @@ def synchronise(model: Backbone, processes: Processes) -> Backbone:
 
 
 def replicate(model: Backbone, processes: Processes) -> nn.Module:
-    """What embeds images in training, and has the gradients of all processes averaged."""
+    """The module that embeds images in training; its backward averages the gradients of all processes."""
     if processes.group is None or not any(p.requires_grad for p in model.parameters()):
         return model
     # Buffers are the same everywhere. The name of the option is new in torch 2.13.
@@ -48,7 +48,7 @@ def replicate(model: Backbone, processes: Processes) -> nn.Module:
     return DistributedDataParallel(
         _WithUnused(model),
         process_group=processes.group,
-        # Otherwise the second step and all later ones sum in another order than the first, and a run that
+        # Otherwise all steps after the first sum in another order than the first, and a run that
         # goes on from a checkpoint would differ from one that was never stopped.
         find_unused_parameters=True,
         **options,
@@ -56,7 +56,7 @@ def replicate(model: Backbone, processes: Processes) -> nn.Module:
 
 
 class _WithUnused(nn.Module):
-    """A network and a parameter that it does not use: DDP warns where it finds none."""
+    """A network with an unused parameter, because DDP warns if it finds none."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class _WithUnused(nn.Module):
 
 
 def grad_scaler(precision: Precision, processes: Processes) -> torch.amp.GradScaler:
-    """As `Precision.grad_scaler`; a step that one process must leave out is left out by all."""
+    """As `Precision.grad_scaler`; if one process has to skip a step, all skip it."""
     scaler = precision.grad_scaler()
     if processes.group is None or not scaler.is_enabled():
         return scaler
@@ -78,13 +78,13 @@ def grad_scaler(precision: Precision, processes: Processes) -> torch.amp.GradSca
 
 
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the rows of all processes, which have equally many.
+    """Batch normalisation over the rows of all processes, each with the same number of rows.
 
     For CPUs, where `nn.SyncBatchNorm` does not run.
 
     Args:
-        layer: whose parameters, buffers and settings it takes.
-        group: the processes.
+        layer: the layer to take parameters, buffers and settings from.
+        group: the group of the processes.
     """
 
     def __init__(self, layer: nn.modules.batchnorm._BatchNorm, group: dist.ProcessGroup) -> None:
@@ -93,7 +93,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.ranks = _Ranks(group)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  its name in torch
-        """(B, C) or (B, C, H, W) to the same."""
+        """Normalise (B, C) or (B, C, H, W)."""
         if not self.training:
             stats = self.running_mean, self.running_var
             return F.batch_norm(input, *stats, self.weight, self.bias, False, 0.0, self.eps)
@@ -124,7 +124,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class _Ranks:
-    """A process group of a layer; a copy of the layer has the same."""
+    """The process group of a layer, which copies of the layer share."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group = group
@@ -134,7 +134,7 @@ class _Ranks:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the processes; so is its gradient, as each of them goes on with the same sum."""
+    """The sum over the processes. Each of them uses the sum, so its gradient is summed too."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:

@@ -1,6 +1,6 @@
-"""What happens at which step: its images, its learning rate, its loss, and what is written after it.
+"""The plan of a run: images, learning rate and margin of each step, and when it logs, evaluates and saves.
 
-All of it is a function of the seed and the step, so nothing of it is saved, and nothing restored.
+All of it is a function of the seed and the step, so a checkpoint does not store it.
 """
 
 import math
@@ -19,18 +19,18 @@ from fusedface.recipes.training.signals import ignore_interrupts
 class Batches:
     """The order of the training images.
 
-    Each epoch is a new permutation; what is left over at its end is dropped, since a small last batch
-    would have its own batch statistics. A set smaller than a batch is one batch.
+    Each epoch is a new permutation. The remainder at its end is dropped, because a small last batch would
+    have different batch statistics. A set smaller than a batch is one batch.
 
     Args:
         num_images: N.
-        batch_size: at most this many images a step.
+        batch_size: the largest number of images per step.
         seed: seed of the permutations.
-        rank: of this process, which reads its part of every batch.
+        rank: the rank of this process, which reads its part of every batch.
         num_ranks: how many processes share a batch.
 
     Raises:
-        ValueError: they cannot share it evenly.
+        ValueError: a batch cannot be divided evenly.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Batches:
         self.steps_per_epoch = num_images // self.batch_size
 
     def rest_of_epoch(self, step: int) -> Iterator[list[int]]:
-        """The indices of this process's part of the batch of `step` and of all later ones of its epoch."""
+        """Indices of this process's part of each batch, from that of `step` to the end of its epoch."""
         epoch, done = divmod(step, self.steps_per_epoch)
-        # One stream of random numbers an epoch: seeds that differ by one must not share any.
+        # One random stream per epoch; neighbouring seeds must not share a stream.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.num_images, generator=generator)
         for batch in range(done, self.steps_per_epoch):
@@ -60,7 +60,7 @@ class Batches:
     def load(
         self, dataset: FaceDataset, step: int, *, num_workers: int, pin_memory: bool
     ) -> DataLoader[FaceBatch]:
-        """Those batches."""
+        """A loader of the batches of `rest_of_epoch`."""
         dataset.set_epoch(step // self.steps_per_epoch)
         return DataLoader(
             dataset,
@@ -68,7 +68,7 @@ class Batches:
             num_workers=num_workers,
             pin_memory=pin_memory,
             collate_fn=collate_whole,
-            # Without one of its own, a loader draws from the global generator at every epoch.
+            # Without its own generator, a loader draws from the global one at every epoch.
             generator=torch.Generator(),
             worker_init_fn=ignore_interrupts,
         )
@@ -87,10 +87,10 @@ class LearningRate:
     Args:
         base: the rate after the warm-up.
         num_steps: n.
-        schedule: the recipe's.
+        schedule: the settings `schedule.*` of the recipe.
 
     Raises:
-        ValueError: the warm-up leaves no step.
+        ValueError: the warm-up leaves no other step.
     """
 
     base: float
@@ -105,7 +105,7 @@ class LearningRate:
             )
 
     def __call__(self, step: int) -> float:
-        """The rate that the step with this index (from 0) uses."""
+        """The rate of the step with this index (from 0)."""
         schedule = self.schedule
         if step < schedule.warmup_steps:
             return self.base * (step + 1) / schedule.warmup_steps
@@ -119,7 +119,7 @@ class LearningRate:
 
 
 class LossSchedule:
-    """The margin that each step is trained with: a stage holds while the step i < fraction n.
+    """The margin of each step: a stage applies while the step i < fraction n.
 
     Args:
         stages: see `loss_stages.stages_of`; the last is the margin of the head.
@@ -136,7 +136,7 @@ class LossSchedule:
 
     @property
     def last_begins(self) -> int:
-        """How many steps are trained before the margin of the head."""
+        """Number of steps before the margin of the head applies."""
         if len(self.stages) == 1:
             return 0
         return math.ceil(self.stages[-2].until * self.num_steps)
@@ -144,12 +144,12 @@ class LossSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Timetable:
-    """After which steps a run logs, evaluates and saves; after the last it does all three.
+    """The steps after which a run logs, evaluates and saves; after the last step it does all three.
 
     Args:
         num_steps: steps of the run.
         log_every: steps between lines of metrics.
-        evaluate_every: steps between evaluations, each with a checkpoint; 0 for none but the last.
+        evaluate_every: steps between evaluations, each with a checkpoint; 0 evaluates only at the end.
         checkpoint_every: steps between the other checkpoints.
         saves_first: whether a checkpoint precedes the first step.
     """
@@ -177,14 +177,14 @@ class Timetable:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What happens at which step of a run.
+    """The plan of a run.
 
     Args:
         batches: its images.
         lr: its learning rate.
         losses: its margin.
         timetable: what is written after it.
-        freeze: in so many steps at the start only the class centres learn.
+        freeze: number of first steps in which only the class centres learn.
     """
 
     batches: Batches

@@ -1,4 +1,4 @@
-"""Seeds for everything, and the state of every random generator as plain values."""
+"""Seeding of all random generators, and their states as plain values."""
 
 import random
 from typing import Any
@@ -32,7 +32,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put all generators where `rng_state` found them; GPUs only if there are as many as then."""
+    """Restore the states of `rng_state`; those of GPUs only if their number is the same."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]

@@ -7,10 +7,10 @@ from typing import Any, Self
 
 
 class StopRequest:
-    """While active, holds back SIGINT and SIGTERM; a second signal acts at once, as it always did.
+    """While active, records SIGINT or SIGTERM; a second signal has its usual effect at once.
 
     Attributes:
-        signal_name: such as "SIGINT" once one has come, else None.
+        signal_name: such as "SIGINT" after a signal, else None.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        # Python hands signals only to the main thread, and lets no other install a handler.
+        # Only the main thread receives signals and may install a handler.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._handle)
@@ -43,5 +43,5 @@ class StopRequest:
 
 
 def ignore_interrupts(worker: int) -> None:  # noqa: ARG001
-    """Make a worker process outlive a Ctrl-C, which a terminal sends to every process of a run."""
+    """Make a worker process ignore Ctrl-C, which a terminal sends to every process of a run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""How a run begins with a checkpoint: its weights, and class centres where its people already lie."""
+"""The start of a run from a checkpoint: its weights, and class centres from embeddings of the people."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,12 +27,12 @@ def read_start(init: Init, name: str) -> StartingPoint | None:
     """The checkpoint that a run begins with; None if it begins with drawn weights.
 
     Args:
-        init: of its recipe.
-        name: of its recipe.
+        init: the settings `init.*` of its recipe.
+        name: the name of its recipe.
 
     Raises:
-        ValueError: the file is gone, damaged, or another than the recipe names; or the recipe needs one
-            and names none.
+        ValueError: the file is missing, damaged, or not the one in the recipe; or the recipe requires a
+            checkpoint and has none.
     """
     if init.checkpoint is None:
         if init.required:
@@ -51,19 +51,19 @@ def read_start(init: Init, name: str) -> StartingPoint | None:
 
 
 class Embedded(NamedTuple):
-    """Where the images of each person lie, in float64 on the CPU."""
+    """Sums of the embeddings of each person, in float64 on the CPU."""
 
     sums: Tensor
-    """(C, D), of the embeddings of length 1."""
+    """(C, D), sums of embeddings of length 1."""
     counts: Tensor
-    """(C,) of images that could be read."""
+    """(C,), numbers of images that could be read."""
 
 
 def embed_people(model: Backbone, source: FaceSource) -> Embedded:
-    """Embed every image of a source as it is, without augmentation, in evaluation mode and float32.
+    """Embed every image of a source without augmentation, in evaluation mode and float32.
 
     Args:
-        model: on any device; its mode is put back.
+        model: on any device; its mode is restored.
         source: N images of C people; those that cannot be read are left out.
 
     Raises:
@@ -82,7 +82,7 @@ def embed_people(model: Backbone, source: FaceSource) -> Embedded:
                 if not kept:
                     continue
                 inputs = model.preprocessing.images_to_tensor(torch.from_numpy(images).to(device))
-                # Added up on the CPU, where the order is always the same.
+                # Summed on the CPU, where the order is always the same.
                 units = F.normalize(model(inputs).double()).cpu()
                 labels = torch.from_numpy(source.labels[kept])
                 sums.index_add_(0, labels, units)
@@ -106,11 +106,11 @@ def place_centres(
     data: Data,
     note: Callable[[str], None],
 ) -> None:
-    """Put the class centres where `init.centres` says, and the loss's state where that puts it.
+    """Set the class centres as `init.centres` says, and the state of the margin to match.
 
-    A centre of a mean has length 1; the checkpoint's own keep theirs; a person without an image that can
-    be read keeps the drawn one. State that follows target cosines (CurricularFace's t) begins at their mean
-    over all images.
+    A centre at a mean embedding has length 1; a centre of the checkpoint keeps its length. A person without
+    a readable image keeps the drawn centre. State that follows target cosines (CurricularFace's t) begins
+    at their mean over all images.
 
     Args:
         head: with drawn centres; changed in place.
@@ -118,15 +118,15 @@ def place_centres(
         source: the training images.
         start: the checkpoint.
         centres: `init.centres` of the run's recipe.
-        data: that recipe's.
-        note: called with what was done.
+        data: the settings `data.*` of that recipe.
+        note: called with texts on what is done.
     """
     if centres == "random":
         return
     note(f"embedding {len(source):,} images for the class centres")
     people = embed_people(model, source)
     means = F.normalize(people.sums)
-    seen = means.square().sum(dim=1) > 0.5  # no image, or opposite ones: no direction
+    seen = means.square().sum(dim=1) > 0.5  # False without images, or if they cancel out
     own = slice(head.classes.start, head.classes.stop)
     placed = torch.zeros(head.num_classes, head.embedding_dim, dtype=torch.float64)
     placed[own] = head.weight.detach().cpu().double()
@@ -156,10 +156,10 @@ def place_centres(
 
 
 def same_people(classes: Classes, names: Sequence[str], data: Data) -> dict[int, int]:
-    """Which classes of a run are classes of its checkpoint: ours -> theirs.
+    """The classes of a run that are also classes of its checkpoint: our index -> index there.
 
-    People are the same by name. Numbers, and generated people, only mean the same person where the data
-    are the same; a name that several classes have means none.
+    People are matched by name. Numbers, and names of generated people, match only if the data are the same.
+    A name of several classes matches nothing.
 
     Args:
         classes: the checkpoint's class names.
@@ -181,7 +181,7 @@ def _unique(names: Sequence[str]) -> dict[str, int]:
 
 
 def _same_data(theirs: dict, ours: Data) -> bool:
-    """Whether a checkpoint's training images are numbered like those of a run."""
+    """Whether the people in a checkpoint's training images are numbered as in those of a run."""
     try:
         before = build(Data, theirs, "data.")
     except (ValueError, TypeError):
@@ -197,7 +197,7 @@ def _same_data(theirs: dict, ours: Data) -> bool:
 def _read(
     source: FaceSource, indices: Sequence[int], size: tuple[int, int]
 ) -> tuple[np.ndarray, list[int]]:
-    """The images (B, H, W, 3) at `indices` that can be read, and which they are."""
+    """The readable images (B, H, W, 3) among `indices`, and their indices."""
     images, kept = [], []
     try:
         images, kept = source.read(indices), list(indices)

@@ -1,4 +1,4 @@
-"""One training step: forward, backward, clip, update; and what it was, if it was not finite."""
+"""One training step: forward, backward, clip, update; and the diagnosis if it is not finite."""
 
 import math
 from typing import Any
@@ -30,25 +30,25 @@ from fusedface.recipes.training.whole import own_part, whole_optimizer
 
 
 class Learner:
-    """A backbone, its head and their optimiser: all that a step changes.
+    """A backbone, its head and their optimiser, which is everything that a step changes.
 
     Args:
         model: the backbone, on the device.
-        head: the class centres, on the device.
-        optimizer: over the parameters of both.
+        head: the head with the class centres, on the device.
+        optimizer: the optimiser of both.
         plan: the learning rate and the margin of each step, counted from 0; the last margin is that of
             `head`.
-        freeze_statistics: whether batch normalisation keeps the statistics that it has.
+        freeze_statistics: whether batch normalisation keeps its running statistics.
         ema: decay of an average of the backbone's weights; 0 for none.
         clip_norm: largest norm of the backbone's gradient; 0 is off.
         precision: device and dtype.
-        channels_last: the memory order of the images.
-        processes: that share each step; each has its part of the images and of the class centres.
-        distiller: a teacher, and how the backbone learns from it; None without one.
+        channels_last: whether images are in channels-last memory order.
+        processes: the processes that share each step; each has its part of the images and class centres.
+        distiller: a teacher and its method; None without a teacher.
 
     Attributes:
         average: average of the backbone's weights; None without one.
-        meter: what was measured since the last line of metrics.
+        meter: figures since the last line of metrics.
     """
 
     def __init__(
@@ -77,28 +77,28 @@ class Learner:
             head.fused.scaler = self.scaler
         self.average = WeightAverage(model, ema) if ema else None
         self._replica = replicate(model, self.processes)
-        # A checkpoint holds the state of all of them, from the start.
+        # From the start, so that every checkpoint holds the state of all margins.
         for stage in plan.losses.stages:
             head.set_margin(stage.margin)
         num_met = num_kept(head.num_classes, head.options.sample_rate)
         others = tuple(name for name, _ in head.named_buffers())
         self.meter = Meter(num_met, others + (OF_LESSONS if distiller else ()))
-        # Kept from the newest step, to find out what was not finite in it.
+        # Kept from the newest step, for the diagnosis of a step that is not finite.
         self._step, self._inputs = 0, torch.empty(0)
         self._embeddings = torch.empty(0)
 
     @property
     def network(self) -> Backbone:
-        """What is verified, and saved as the network: the average of the weights, if there is one."""
+        """The network to verify and save: the average of the weights, if there is one."""
         return self.model if self.average is None else self.average.model
 
     def restart_average(self) -> None:
-        """Let the average begin with the weights that the backbone has now."""
+        """Restart the average with the current weights of the backbone."""
         if self.average is not None:
             self.average.model.load_state_dict(self.model.state_dict())
 
     def prepare(self, step: int) -> None:
-        """The modes of a step; a frozen backbone, or frozen statistics, are as in evaluation."""
+        """Set training or evaluation mode for a step; frozen parts are in evaluation mode."""
         self.head.train()
         self.model.train(step >= self.plan.freeze)
         if self.freeze_statistics:
@@ -107,10 +107,10 @@ class Learner:
                     module.eval()
 
     def learn(self, step: int, images: Tensor, labels: Tensor) -> None:
-        """One step, counted from 0, on images (B, H, W, 3) uint8 and labels (B,), after `prepare`.
+        """One step, counted from 0, on images (B, H, W, 3) uint8 and labels (B,); call `prepare` first.
 
         Raises:
-            NonFiniteTrainingError: on a CPU at this step, on other devices by the next `check_finite`.
+            NonFiniteTrainingError: on a CPU at this step; on other devices only `check_finite` raises it.
         """
         device = self.precision.device
         is_frozen = step < self.plan.freeze
@@ -140,11 +140,11 @@ class Learner:
             loss = loss + lesson.loss
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        # Not the class centres: their gradient grows as they are short, and says nothing of the loss.
+        # Not the class centres: the norm of their gradient depends on their length.
         trained = [] if is_frozen else self.model.parameters()
         norm = nn.utils.clip_grad_norm_(trained, self.limit).to(device)
         head_norm = self.processes.norm(_gradient(self.head.weight))
-        if self.head.fused is not None:  # they have learned already
+        if self.head.fused is not None:  # already updated in the backward
             head_norm = torch.full_like(head_norm, math.nan)
         self.meter.add(out, norm, head_norm, {} if lesson is None else self._figures(lesson))
         if device.type == "cpu":  # reading the loss is free here, so the weights stay good
@@ -155,12 +155,12 @@ class Learner:
             self.average.update(self.model, step + 1)
 
     def figures(self) -> dict[str, float]:
-        """What was measured since the last line of metrics, and of the newest step what is common."""
+        """Figures since the last line of metrics, and the common components of the newest step."""
         common = common_component(self._embeddings, self.head.weight, self.processes)
         return self.meter.take() | common
 
     def _figures(self, lesson: Lesson) -> dict[str, Tensor]:
-        """Mean over the images of all processes, which have equally many."""
+        """Means over the images of all processes, each with the same number of images."""
         processes = self.processes
         return {
             name: processes.sum(value.clone()) / processes.count
@@ -174,7 +174,7 @@ class Learner:
             raise self._non_finite(steps_ago)
 
     def _non_finite(self, steps_ago: int) -> NonFiniteTrainingError:
-        """The error for a step before the newest, or for that one."""
+        """The error for the step that is `steps_ago` before the newest."""
         step = self._step - steps_ago
         found = self.processes.gather(first_non_finite(self.model, self.head, self._inputs))
         rank = next((r for r, what in enumerate(found) if what != THE_LOSS), 0)
@@ -188,7 +188,7 @@ class Learner:
         )
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it, the rows of the meter apart; with several processes on rank 0."""
+        """Its entries of a checkpoint, without the rows of the meter; with several processes, on rank 0."""
         more = {} if self.average is None else {IN_TRAINING: self.model.state_dict()}
         if self.distiller is not None:
             more[DISTILLER] = self.distiller.state_dict()
@@ -204,12 +204,12 @@ class Learner:
         }
 
     def load(self, checkpoint: Checkpoint, meter: Tensor, *, step: int) -> None:
-        """Go on from a checkpoint; nothing is changed unless all of it fits.
+        """Go on from a checkpoint; nothing changes unless all of it fits.
 
         Args:
-            checkpoint: that was saved with `state`.
+            checkpoint: a checkpoint that was saved with `state`.
             meter: the rows of the meter, (n, figures).
-            step: how many steps have been made, so that there is momentum.
+            step: number of steps made so far, which decides where momentum must exist.
 
         Raises:
             ValueError: it is of another network or head, or an entry is damaged.
@@ -239,7 +239,7 @@ class Learner:
     def _unchanged(self, step: int) -> list[str]:
         """The groups of parameters that may have no momentum after so many steps."""
         names = [group["name"] for group in self.optimizer.param_groups]
-        # A gradient scaler leaves out steps, all of them at first.
+        # A gradient scaler skips steps, at first all of them.
         if step == 0 or self.scaler.is_enabled():
             return names
         if not self.head.weight.requires_grad:
@@ -248,5 +248,5 @@ class Learner:
 
 
 def _gradient(parameter: Tensor) -> Tensor:
-    """What is stored of a parameter's gradient; 0 where it has none."""
+    """The stored values of a parameter's gradient; 0 if it has none."""
     return parameter.new_zeros(1) if parameter.grad is None else stored(parameter.grad)

@@ -1,4 +1,4 @@
-"""The network that teaches: its embeddings of the images of a step, computed or found in a cache."""
+"""The teacher network: embeds the images of a step, or finds their embeddings in a cache."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,21 +16,21 @@ from fusedface.recipes.evaluation.recognisers import open_recogniser
 from fusedface.recipes.training.embedding_cache import EmbeddingCache, image_key
 
 BLOCK = 32
-"""Images that the teacher always has at once: another number could round otherwise, and what a cache holds
-would depend on which images were missing in it."""
+"""Fixed batch size of the teacher. Another size could round differently; the embeddings in a cache would
+then depend on which images it had missed."""
 
 
 class Teacher:
-    """A network that is not trained, with a cache or without.
+    """A network that is not trained, optionally with a cache.
 
-    It embeds the image as the student sees it, brought to the size, channels and normalisation that the
-    teacher was made for; not the mirror image; in float32 and evaluation mode.
+    It embeds the image that the student sees, after conversion to the teacher's size, channel order and
+    normalisation. It runs in float32 and evaluation mode, without the mirror image.
 
     Args:
         network: the teacher.
-        bgr: whether it takes its channels as B, G, R.
-        cache: the folder that keeps embeddings; None for none.
-        digest: that only this teacher has.
+        bgr: whether it takes the channels in the order B, G, R.
+        cache: the folder that keeps embeddings; None for no cache.
+        digest: a hash that identifies this teacher.
 
     Attributes:
         dim: D, the length of its embeddings.
@@ -59,7 +59,7 @@ class Teacher:
         return F.normalize(torch.from_numpy(found))
 
     def _kept(self, cache: EmbeddingCache, images: np.ndarray) -> np.ndarray:
-        """From the cache, after what is not in it has been computed and added."""
+        """Embeddings from the cache; missing ones are computed and added."""
         keys = [image_key(image) for image in images]
         missing = {key: i for i, key in enumerate(keys) if cache.get(key) is None}
         if missing:
@@ -67,7 +67,7 @@ class Teacher:
         return np.stack([embedding for key in keys if (embedding := cache.get(key)) is not None])
 
     def _compute(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        """Embeddings (B, D), not of length 1, by the network."""
+        """Embeddings (B, D) by the network, not normalised."""
         parts = []
         for start in range(0, len(images), BLOCK):
             batch = np.stack([fit(i, self.network.size) for i in images[start : start + BLOCK]])
@@ -83,11 +83,11 @@ class Teacher:
 
 
 def open_teacher(options: TeacherOptions, device: torch.device) -> Teacher | None:
-    """The teacher of a recipe; None of one without.
+    """The teacher of a recipe; None for a recipe without a teacher.
 
     Raises:
-        ValueError: the file is gone, damaged, no face recogniser, or another than the recipe names; or its
-            cache is damaged.
+        ValueError: the file is missing, damaged, not a face recogniser, or not the one in the recipe; or
+            its cache is damaged.
     """
     if options.network is None or options.sha256 is None:
         return None

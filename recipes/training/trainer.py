@@ -1,4 +1,4 @@
-"""The training loop: step, measure, evaluate, save; and how it stops and goes on."""
+"""The training loop: step, log, evaluate, save, stop and resume."""
 
 import time
 from collections import deque
@@ -32,11 +32,11 @@ from fusedface.recipes.training.step import Learner
 from fusedface.recipes.training.watch import SinkingWatch
 
 SHOWN_UNREADABLE = 10
-RECENT_STEPS = 20  # whose pace is shown: the first ones of a run are slow, and would be for long
+RECENT_STEPS = 20  # for the displayed pace; a mean over all steps would include the slow first ones
 
 
 class End(NamedTuple):
-    """How training stopped, at which step, and a sentence on it."""
+    """How training stopped, the step, and one sentence about it."""
 
     how: Ended
     step: int
@@ -48,16 +48,16 @@ class Trainer:
 
     Args:
         learner: the network, its head and their optimiser.
-        plan: which images make up which step, and when to log, evaluate and save.
+        plan: the images of each step, and when to log, evaluate and save.
         dataset: the training images.
-        num_workers: processes that read images during the training.
-        evaluate: verifies a network as it is; no result must depend on whether it was called.
-        checkpoints: where the states go.
-        display: where progress is reported.
-        status: the figures that it shows.
+        num_workers: number of processes that read images.
+        evaluate: verifies a network without changing it; training must not depend on the call.
+        checkpoints: the folder of the checkpoints.
+        display: receives the progress.
+        status: the figures that the display shows.
         watch: warns of a run that is about to sink.
-        began: when this process began with the run, on the clock of `time.perf_counter`.
-        processes: that share the run; the first one verifies, logs and saves.
+        began: start of the run in this process, on the clock of `time.perf_counter`.
+        processes: the processes that share the run; the first one logs and saves.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class Trainer:
         self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
 
     def train(self, log: MetricsLog | NoLog) -> End:
-        """Train from where the states are to the end, or to a signal, or to a loss that is not finite.
+        """Train from the current state to the end, to a signal, or to a loss that is not finite.
 
         Raises:
-            OSError: images can no longer be read, or nothing can be written.
+            OSError: images can no longer be read, or writing fails.
         """
         with StopRequest() as stop:
             if self.progress.untrained is None:
@@ -109,7 +109,7 @@ class Trainer:
             except NonFiniteTrainingError as error:
                 return End("non_finite", error.step, str(error))
             except LostImagesError as error:
-                self.save(best=False)  # the step it happened in has not begun
+                self.save(best=False)  # the failed read precedes the step, so the state is good
                 raise OSError(str(error)) from error
         step = self.progress.step
         if step == self.plan.num_steps:
@@ -117,7 +117,7 @@ class Trainer:
         return End("interrupted", step, f"{signal_name} after {step} steps")
 
     def _train_epoch(self, log: MetricsLog | NoLog, stop: StopRequest) -> str | None:
-        """Train what is left of the current epoch, or until a signal, which is returned."""
+        """Train the rest of the current epoch; returns the name of a signal if one stops it."""
         self.learner.prepare(self.progress.step)
         began = time.perf_counter()
         on_gpu = self.learner.precision.device.type == "cuda"
@@ -138,7 +138,7 @@ class Trainer:
         return None
 
     def _report_unreadable(self, problems: tuple[str, ...]) -> None:
-        """Say which images cannot be read, each once, and no more than a few."""
+        """Report unreadable images, each once, and only the first few."""
         for problem in problems:
             if problem not in self.progress.unreadable:
                 self.progress.unreadable.append(problem)
@@ -154,7 +154,7 @@ class Trainer:
         self.progress.step += 1
 
     def _after_step(self, log: MetricsLog | NoLog) -> None:
-        """Log, evaluate and save where the timetable says so."""
+        """Log, evaluate and save as the timetable says."""
         step = self.progress.step
         self.status.step = step
         self.status.seconds_per_step = sum(self._durations) / len(self._durations)
@@ -189,7 +189,7 @@ class Trainer:
         self.display.logged(self.status)
 
     def _look(self, figures: dict[str, float]) -> None:
-        """Show what drives all cosines together, and warn where they are about to sink."""
+        """Show the pull on all cosines together, and warn if the run is about to sink."""
         step, learner = self.progress.step, self.learner
         margin = self.plan.losses(step - 1).margin
         look = self.watch.look(step, margin, figures, *centre_rate(learner.optimizer))
@@ -198,7 +198,7 @@ class Trainer:
             self.display.note(look.warning)
 
     def _evaluate(self, log: MetricsLog | NoLog) -> Verification:
-        """Verify, log, and go back to training."""
+        """Verify and log, then restore the training mode."""
         network = self.learner.network.eval()
         try:
             results = self.evaluate(network)
@@ -209,7 +209,7 @@ class Trainer:
         except ValueError as error:
             if self.progress.step == 0:
                 raise
-            # Not saved: a run that goes on from here would never be verified at this step.
+            # Not saved: a run that resumed from here would never be verified at this step.
             raise OSError(f"the faces to verify can no longer be read: {error}") from error
         self.learner.prepare(self.progress.step)
         figures = {"verification": results, "seconds": self._train_seconds}
@@ -220,22 +220,22 @@ class Trainer:
 
     @property
     def _train_seconds(self) -> float:
-        """Time in training steps so far: evaluations and checkpoints would make curves incomparable."""
+        """Seconds in training steps so far, without evaluations and checkpoints, so that curves compare."""
         return round(self.progress.train_seconds, 3)
 
     @property
     def images_per_second(self) -> float:
-        """Mean over all training steps, with reading the images; 0 before the first."""
+        """Images per second over all training steps, with reading; 0 before the first."""
         images = self.progress.step * self.plan.batches.batch_size
         return images / self.progress.train_seconds if images else 0.0
 
     @property
     def seconds(self) -> float:
-        """Since the run began, over all its processes."""
+        """Seconds since the run began, over all starts and resumptions."""
         return self.progress.seconds + time.perf_counter() - self.began
 
     def save(self, best: bool) -> None:
-        """Write a checkpoint of everything, unless it is no good: then raise NonFiniteTrainingError.
+        """Write a checkpoint; raise NonFiniteTrainingError instead if the state is not finite.
 
         All processes call it, and the first one writes.
         """
@@ -247,11 +247,11 @@ class Trainer:
         self.saved_step = self.progress.step
 
     def go_on(self, checkpoint: Checkpoint | None, changes: list[str]) -> None:
-        """Go on from a checkpoint, if there is one, and record what has changed since the run began.
+        """Go on from a checkpoint, if there is one, and record changes of settings and images.
 
         Args:
             checkpoint: the same on all processes.
-            changes: settings and images that are no longer as they were, a line each.
+            changes: changed settings and images, a line each.
 
         Raises:
             ValueError: as `load`.
@@ -269,11 +269,11 @@ class Trainer:
             self.save(best=False)  # recorded before a step is made with other settings
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Take the states of a checkpoint.
+        """Load the state of a checkpoint.
 
         Raises:
-            ValueError: it is of something else than the recipe, or an entry is damaged; the file and
-                the entry are named.
+            ValueError: it does not fit the recipe, or an entry is damaged; the message names file and
+                entry.
         """
         progress, meter = checkpoint.progress(self.plan.num_steps)
         self.learner.load(checkpoint, meter, step=progress.step)

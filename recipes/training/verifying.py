@@ -1,4 +1,4 @@
-"""Verification during training: each process embeds some of the images, the first one takes the figures."""
+"""Verification during training: the processes share the embedding, the first one computes the figures."""
 
 import numpy as np
 
@@ -16,11 +16,11 @@ from fusedface.recipes.host.processes import Processes
 
 
 def evaluate_shared(model: Backbone, pairs: PairList, processes: Processes) -> VerificationResult:
-    """As `evaluate_pairs`, by all processes together; the batches, and so all bits, are those of one.
+    """As `evaluate_pairs`, by all processes together. Batches, and so all bits, are those of one process.
 
     Raises:
-        NonFiniteEmbeddingsError: on every rank, the network is broken.
-        ValueError: on every rank, an image cannot be read.
+        NonFiniteEmbeddingsError: the network is broken; raised on every rank.
+        ValueError: an image cannot be read; raised on every rank.
     """
     if processes.count == 1:
         return evaluate_pairs(model, pairs)
@@ -36,7 +36,7 @@ def evaluate_shared(model: Backbone, pairs: PairList, processes: Processes) -> V
 
 
 def _own_part(model: Backbone, pairs: PairList, processes: Processes) -> np.ndarray | None:
-    """Embeddings of some whole batches, in the order of the ranks; None where there are none left."""
+    """Embeddings of this rank's consecutive batches; None if it has no batch."""
     num_batches = -(-len(pairs.images) // BATCH_SIZE)
     first, last = (num_batches * (processes.rank + i) // processes.count for i in (0, 1))
     own = np.arange(first * BATCH_SIZE, min(last * BATCH_SIZE, len(pairs.images)))

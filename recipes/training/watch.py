@@ -1,7 +1,6 @@
-"""Looks at the lines of metrics for a run that is about to sink, and says so; it stops nothing.
+"""Watches the metrics of a run and warns if it is about to sink; it does not stop the run.
 
-Its errors are false alarms (docs/convergence.md), and a run that has sunk has cost no more than one that
-was not warned of.
+It does not stop the run because its errors are false alarms (docs/convergence.md).
 """
 
 from dataclasses import dataclass
@@ -11,15 +10,15 @@ from fusedface.kernels import Margin
 from fusedface.kernels.sinking import CRITERION_STEPS, learns_above, pace, steps_down
 from fusedface.recipes.run_directory.closing import SCALE_WARMUP, STRAIGHT_THROUGH
 
-AGAIN = 200  # the step at which it is asked once more
-DEEP = -0.3  # a cosine that no run was seen to come back from
+AGAIN = 200  # the step of the second check
+DEEP = -0.3  # no run was seen to recover from this target cosine
 
 
 class Look(NamedTuple):
-    """What the theory says of a line of metrics."""
+    """The figures that the theory derives from a line of metrics."""
 
     slope_gap: float
-    """F0 of the margin of the moment."""
+    """F0 of the current margin."""
     pace_steps: float | None
     """1 / beta, in steps; None without SGD."""
     warning: str | None
@@ -27,7 +26,7 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class SinkingWatch:
-    """Asks the criterion at two steps of a run.
+    """Checks the criterion of sinking at two steps of a run.
 
     Args:
         num_classes: C.
@@ -53,10 +52,10 @@ class SinkingWatch:
 
         Args:
             step: of the line.
-            margin: that its steps were trained with.
+            margin: the margin of its steps.
             figures: of the line.
-            lr: the rate of the class centres.
-            momentum: of SGD; None for another optimiser.
+            lr: the learning rate of the class centres.
+            momentum: that of SGD; None for another optimiser.
         """
         gap = margin.slope_gap(target_gradient=self.target_gradient, num_classes=self.num_classes)
         beta = None
@@ -68,7 +67,7 @@ class SinkingWatch:
         return Look(gap, 1.0 / beta if beta else None, warning)
 
     def _is_asked(self, step: int) -> bool:
-        """Whether this line is the first at or after one of the two steps."""
+        """Whether this line is the first one at or after one of the two steps."""
         first = self.warmup_steps + CRITERION_STEPS
         asked = (first, max(AGAIN, first + CRITERION_STEPS))
         return any(step - self.log_every < at <= step for at in asked)

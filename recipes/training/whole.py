@@ -1,6 +1,7 @@
-"""Checkpoints hold all class centres with their optimiser state, whatever number of processes has them.
+"""Gathers split class centres and their optimiser state for a checkpoint, and splits them again.
 
-Every rank calls what is here; a head of a single process is whole as it is.
+A checkpoint so does not depend on the number of processes. Every rank calls these functions; for a single
+process they change nothing.
 """
 
 from dataclasses import replace
@@ -18,12 +19,12 @@ State = dict[str, Any]
 def whole_optimizer(
     optimizer: torch.optim.Optimizer, centres: Tensor, shard: ClassShard | None
 ) -> State:
-    """The `state_dict` of an optimiser over all class centres, on rank 0; of other parameters elsewhere.
+    """The `state_dict` of an optimiser; on rank 0 with all class centres, on other ranks without them.
 
     Args:
         optimizer: over the class centres and other parameters.
-        centres: those of this rank.
-        shard: which they are; None if this process has all.
+        centres: the class centres of this rank.
+        shard: which centres these are; None if this process has all.
     """
     content = optimizer.state_dict()
     if shard is None:
@@ -44,7 +45,7 @@ def own_part(
     centres: Tensor,
     shard: ClassShard | None,
 ) -> Checkpoint:
-    """A checkpoint with what it has of this rank's class centres; what is damaged stays as it is."""
+    """A checkpoint reduced to this rank's class centres; damaged entries stay as they are."""
     if shard is None:
         return checkpoint
     classes = slice(shard.classes.start, shard.classes.stop)
@@ -68,7 +69,7 @@ def own_part(
 
 
 def _centres_of(optimizer: torch.optim.Optimizer, centres: Tensor) -> int:
-    """The number that the optimiser's `state_dict` gives the class centres."""
+    """The index of the class centres in the optimiser's `state_dict`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return next(i for i, parameter in enumerate(parameters) if parameter is centres)
 
