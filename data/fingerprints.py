@@ -49,9 +49,7 @@ def changed_images(before: object, now: dict[str, Any]) -> str | None:
         return f"{then} then, {today} now"
     if before["digest"] != now["digest"]:
         return f"{then}, but other ones"
-    if before.get("by") != now.get(
-        "by"
-    ):  # one has grown beyond MAX_READ, or tells nothing of files
+    if before.get("by") != now.get("by"):  # one has grown beyond MAX_READ, or lacks the entry
         return f"{then}, but their files have other sizes" if before.get("by") else None
     if before.get("files") == now.get("files"):
         return None

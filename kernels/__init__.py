@@ -49,7 +49,7 @@ STATE_NAMES = tuple(
         for name in kind().initial_state()
     )
 )
-"""Names of all that any margin or weighting carries from batch to batch, each once."""
+"""Names of the state of all margins and weightings, each once."""
 
 __all__ = [
     "LDAM",

@@ -115,7 +115,7 @@ class _ChunkedLse(torch.autograd.Function):
 
 
 class _Batch:
-    """What the forward derives from its inputs, and the backward needs again."""
+    """Values that the forward derives from its inputs and the backward uses again."""
 
     def __init__(
         self,

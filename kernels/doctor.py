@@ -1,4 +1,4 @@
-"""What runs here and why, for `fusedface doctor`. Imports everywhere."""
+"""Report for `fusedface doctor` which backend runs here and why. It imports on every machine."""
 
 import platform
 

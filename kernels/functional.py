@@ -55,6 +55,9 @@ def margin_loss(
         update: a step of SGD that the backward makes on `weight`, in place; `weight` gets no gradient.
         options: the fields of `HeadOptions` by name, such as `backend="chunked"`.
 
+    Returns:
+        The loss and statistics of the batch; see `MarginOutput` for shapes and dtypes.
+
     Raises:
         TypeError: an input is not a tensor or has the wrong dtype, or an option is of the wrong type.
         ValueError: shapes or devices disagree, a label is out of range, an option is unknown, or (as

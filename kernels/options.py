@@ -32,7 +32,7 @@ class HeadOptions:
     margin: Margin = field(default_factory=CurricularFace)
     """Any of `fusedface.kernels.MARGINS`, with its parameters."""
     weighting: Weighting | None = None
-    """Any of `fusedface.kernels.WEIGHTINGS`, without gradient; none: every sample counts alike."""
+    """Any of `fusedface.kernels.WEIGHTINGS`, without gradient; None: all samples weigh the same."""
     focal_gamma: float = 0.0
     """Weighs each sample by (1 - p_y)^gamma (Lin et al., "Focal Loss", 2017); 0 is off."""
     target_gradient: TargetGradient = "exact"
@@ -40,7 +40,7 @@ class HeadOptions:
     reduction: Reduction = "mean"
     """"mean" over the samples that are not ignored, "sum" or "none"."""
     ignore_index: int = -1
-    """A label that takes no part in loss, gradients and state."""
+    """Samples with this label have no part in loss, gradients and state."""
     sample_rate: float = 1.0
     """Share of the classes that a batch meets in training, in (0, 1]: its own, and others drawn at random
     (Partial FC), see `sampling.py`; at least B / C. 1: all of them, as always outside training."""
@@ -62,7 +62,7 @@ class HeadOptions:
         require("focal_gamma", self.focal_gamma, in_range, f"between 0 and {MAX_GAMMA:g}")
 
     def initial_state(self) -> dict[str, float]:
-        """What training carries from batch to batch, by name, with its first value."""
+        """The state that training carries from batch to batch, by name, with its initial value."""
         weighting = {} if self.weighting is None else self.weighting.initial_state()
         return self.margin.initial_state() | weighting
 

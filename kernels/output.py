@@ -1,4 +1,4 @@
-"""What a margin head returns."""
+"""The output of a margin head."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,10 @@ class Modulation(NamedTuple):
 
 
 class MarginOutput(NamedTuple):
-    """What a margin head returns; all but the losses without gradient."""
+    """The output of a margin head; only the losses have a gradient.
+
+    Losses and cosines are float32, or float64 if the embeddings or the class centres are.
+    """
 
     loss: Tensor  # 0-d, or (B,) with reduction="none"
     per_sample_loss: Tensor  # (B,), 0 where the label is ignored

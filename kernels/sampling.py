@@ -35,7 +35,7 @@ class Sample(NamedTuple):
     seed: Tensor
     """0-d int64, on the device."""
     first_class: int | Tensor
-    """First class of this process, so that no two processes draw alike."""
+    """First class of this process, so that any two processes draw differently."""
 
 
 def next_sample(

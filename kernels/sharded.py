@@ -75,7 +75,7 @@ class Ranks:
     num_rows: int
     """b, on every rank."""
     num_classes: int | Tensor
-    """C; on a GPU, where reading it would wait for the device, a 0-d tensor, as is `first_class`."""
+    """C. On a GPU this and `first_class` are 0-d tensors: reading them would wait for the device."""
     first_class: int | Tensor
 
     @property
@@ -104,11 +104,11 @@ class Ranks:
 
 
 def meet(embeddings: Tensor, weight: Tensor, state: State, training: bool, group: Group) -> Ranks:
-    """Tell the other ranks what this one has, and check that it fits together.
+    """Exchange sizes, dtypes, mode and state with the other ranks, and check that they agree.
 
     Raises:
-        ValueError: ranks differ in what they must have in common; on every rank. On a GPU, where reading
-            the answer would stall the queue, a device-side assertion, as for labels.
+        ValueError: ranks disagree; raised on every rank. On a GPU a device-side assertion takes its
+            place, as for labels, because reading the answer would stall the queue.
     """
     group = resolve_group(group)
     common = {
@@ -165,7 +165,7 @@ def all_gather(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 
 def reduce_scatter(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Sum over the ranks of (N n, ...), of which each gets its own (n, ...)."""
+    """Sum (N n, ...) over the ranks; each rank gets its own part (n, ...)."""
     own = rows.new_empty(len(rows) // group.size(), *rows.shape[1:])
     run = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
     run(own, rows.contiguous(), group=group)
@@ -213,9 +213,9 @@ class _SumGradient(torch.autograd.Function):
 
 
 class _Combine(torch.autograd.Function):
-    """What the ranks' negatives and targets make together; the inputs of this rank, all (B,).
+    """Combine the target cosines and log-sum-exps of all ranks; the inputs are this rank's, all (B,).
 
-    The gradient needs no collective: what follows is the same on every rank, and so is its gradient.
+    The gradient needs no collective: all later computations are the same on every rank.
     """
 
     @staticmethod

@@ -16,16 +16,16 @@ from typing import NamedTuple
 from fusedface.kernels.margins import Margin
 
 CRITERION_SHARE = 0.5
-"""Share of F0: a target cosine above it, some 80 steps after the warm-up, foretells that a run learns.
-Fitted; 0.25 to 0.6 do alike."""
+"""Share of F0. A target cosine above it, about 80 steps after the warm-up, predicts that a run learns.
+Fitted; values from 0.25 to 0.6 predict equally well."""
 CRITERION_STEPS = 80
-"""Steps after the warm-up. By then the embeddings have become alike and parted again or not."""
+"""Steps after the warm-up. By then the embeddings have become similar, and separated again or not."""
 BISECTIONS = 50
 GRID = 200  # integration steps of the way down
 
 
 class Moment(NamedTuple):
-    """What moved the common component in the steps since the moment before."""
+    """The quantities that moved the common component in the steps since the previous moment."""
 
     step: int
     gap: float
@@ -37,7 +37,7 @@ class Moment(NamedTuple):
 
 
 def pace(s: float, num_classes: int, centre_length: float, lr: float, momentum: float) -> float:
-    """beta: how far the common component of the class centres moves in a step, for N' - T' = 1.
+    """beta: how far one step moves the common component of the class centres, for N' - T' = 1.
 
     Args:
         s: scale.
@@ -50,7 +50,7 @@ def pace(s: float, num_classes: int, centre_length: float, lr: float, momentum: 
 
 
 def learns_above(margin: Margin, target_gradient: str = "exact") -> float | None:
-    """F0 / 2, the target cosine that foretells learning; None for a margin that pulls no cosine down."""
+    """F0 / 2, the target cosine that predicts learning; None for a margin that lowers no cosine."""
     gap = margin.slope_gap(target_gradient=target_gradient)
     return CRITERION_SHARE * gap if gap > 1e-9 else None
 

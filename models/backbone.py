@@ -1,4 +1,4 @@
-"""What every backbone has in common: its checked sizes, its config, and the order of its layers."""
+"""The base of all backbones: checked sizes, a config, and the order of layers."""
 
 import math
 from abc import ABC, abstractmethod

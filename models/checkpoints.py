@@ -194,7 +194,7 @@ class Match(NamedTuple):
     state: dict[str, Tensor]
     """The tensors that fit, under our names."""
     differences: dict[str, list[str]]
-    """By kind, the tensors that do not, under the file's names; only kinds of which there are some."""
+    """The tensors that do not fit, by kind, under the file's names; empty kinds are left out."""
 
 
 def match(expected: Mapping[str, Tensor], contents: Contents) -> Match:

@@ -13,7 +13,7 @@ from fusedface.models.checkpoints import Contents, interpret, listed, match
 from fusedface.models.preprocessing import Preprocessing
 
 SMALLEST_SHARE = 0.5
-"""The least share of a backbone's tensors; a checkpoint that has fewer is of another network."""
+"""The least share of a backbone's tensors that must fit; with fewer it is another network."""
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class FaceSource(Images):
     labels: np.ndarray
     """(N,) int64 in [0, num_classes)."""
     notes: Sequence[str] = ()
-    """What a user should know of it: what was left out."""
+    """Messages for the user, such as on images that were left out."""
 
     @property
     def num_classes(self) -> int:

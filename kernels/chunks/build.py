@@ -53,7 +53,7 @@ def library() -> Library | None:
 
 
 def state() -> str:
-    """What `library` returns and why, for `doctor`; compiles nothing."""
+    """The result of `library` and its reason, for `doctor`; compiles nothing."""
     setting = _compiler_setting()
     try:
         kept = cache_folder() / file_name()

@@ -25,7 +25,7 @@ class _Pointers(Structure):
 
 
 class Negatives(NamedTuple):
-    """What both passes know of the negatives: labels (B,) int64, threshold (B,) in base 2, N."""
+    """The arguments of both passes on the negatives: labels (B,) int64, threshold (B,) in base 2, N."""
 
     labels: Tensor
     threshold: Tensor

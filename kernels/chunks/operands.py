@@ -1,4 +1,4 @@
-"""What a pass over all class centres reads, and what the forward sums up."""
+"""The operands of a pass over all class centres, and the sums of the forward."""
 
 from typing import NamedTuple
 

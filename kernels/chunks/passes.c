@@ -1,4 +1,4 @@
-/* The passes over a chunk of classes that are not matrix products, one function each (passes.py calls them).
+/* The passes over a chunk of classes that are not matrix products, one function each (library.py calls them).
 
    Legend, with numbers in C order: x (B, D) unit embeddings, w (K, D) a chunk of unit class centres,
    y (B, K) or (K, B) cosines in base-2 logits. `half`: the operands of products are bfloat16, not float.

@@ -111,7 +111,7 @@ class _Sweep:
 
 
 class _Sums:
-    """What the forward sums up over the chunks; `_largest` and `_total` are the online log-sum-exp."""
+    """The sums of the forward over the chunks; `_largest` and `_total` are the online log-sum-exp."""
 
     def __init__(self, sweep: _Sweep, with_direction: bool) -> None:
         self._sweep, x = sweep, sweep.of.x

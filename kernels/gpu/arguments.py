@@ -1,4 +1,4 @@
-"""What the kernels of both passes take: operands, N in numbers, unit rows."""
+"""Arguments of the kernels of both passes: operands, N as numbers, unit rows."""
 
 import os
 from typing import NamedTuple

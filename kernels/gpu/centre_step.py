@@ -32,7 +32,7 @@ def step(
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
 ) -> None:
-    """Make a step of SGD in place, and write unit rows in the precision that the last forward used.
+    """Make a step of SGD in place, and write unit rows if a forward in training has set their precision.
 
     Args:
         weight: class centres (C, D), contiguous, known to `follow`.

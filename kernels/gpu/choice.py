@@ -131,7 +131,7 @@ def limits(device: torch.device) -> Limits:
 
 @functools.lru_cache
 def device_name(device: torch.device) -> str:
-    """What measurements are filed under: the model of the device and the version of the compiler."""
+    """The key of stored measurements: the model of the device and the version of the compiler."""
     model = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{model}, triton {triton.__version__}"
 

@@ -107,7 +107,7 @@ def products_kernel(
     """Both products with a chunk's coefficients, in one launch so that both find them in the cache.
 
     The first `num_embedding_tiles` programs, row blocks * D / BLOCK_D * num_parts, compute the product for
-    the embeddings; the other class blocks * D / BLOCK_D compute that for the class centres.
+    the embeddings; the others, class blocks * D / BLOCK_D, compute that for the class centres.
     """
     program = tl.program_id(0)
     if program < num_embedding_tiles:

@@ -2,8 +2,7 @@
 
     loss = f(e) = softplus(e) (1 - p)^gamma     e = lse - s T     dloss/dlse = f'     dloss/dc_y = -s f' T'
 
-If the fixed reference does not suit a row (log_sum_exp.py), its sum over all classes is computed
-again here.
+A row that does not suit the fixed reference (log_sum_exp.py) is summed again here, over all classes.
 """
 
 import triton

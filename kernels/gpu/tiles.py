@@ -45,7 +45,7 @@ class Limits(NamedTuple):
     shared_memory: int
 
 
-# What a program may have on the data-centre GPU of each architecture.
+# The limits of a program on the data-centre GPU of each architecture.
 SHARED_MEMORY = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}
 
 # The blocks a kernel has, in the order of the tables below.

@@ -3,7 +3,7 @@
     g = grad / grad_scale + weight_decay w     v = momentum v + g
     w -= lr v, with Nesterov lr (g + momentum v)
 
-As `torch.optim.SGD` without dampening: a momentum of zeros is what it has before the first step.
+As in `torch.optim.SGD` without dampening: before the first step the momentum is zero.
 """
 
 import triton

@@ -26,12 +26,12 @@ class Spec:
     hard: Reweighting
     precision: str = "float32"
     update: CentreUpdate | None = None
-    """Backends that can (`dispatch.WITH_UPDATE`) change the class centres in their backward, which
-    gives them no gradient then."""
+    """A step that the backward makes on the class centres, which then get no gradient; only for the
+    backends of `dispatch.WITH_UPDATE`."""
 
 
 class CosineLse(NamedTuple):
-    """What a backend returns: cos_y (B,) and lse (B,), both differentiable, and the statistics."""
+    """The result of a backend: cos_y (B,) and lse (B,), both differentiable, and the statistics."""
 
     cos_y: Tensor
     lse: Tensor

@@ -22,11 +22,11 @@ class CentreUpdate:
     lr: Tensor
     """0-d, the learning rate."""
     loss_scale: Tensor
-    """0-d, what the loss is multiplied with before its backward."""
+    """0-d, the factor of the loss before its backward."""
     skip: Tensor
-    """0-d bool, whether nothing is to change; as where the upstream gradient is not finite."""
+    """0-d bool: True changes nothing, as does an upstream gradient that is not finite."""
     seed: Tensor
-    """0-d int64, of the rounding in this step."""
+    """0-d int64, of the stochastic rounding in this step."""
     momentum: float
     nesterov: bool
     weight_decay: float

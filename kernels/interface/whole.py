@@ -30,7 +30,7 @@ class Call(NamedTuple):
 
 
 class WholeLoss(NamedTuple):
-    """What comes back; the first two are differentiable. Float32 by default."""
+    """The result; the first two are differentiable. Float32 by default."""
 
     loss: Tensor  # 0-d, the sum or the mean
     per_sample: Tensor  # (B,)

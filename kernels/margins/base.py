@@ -1,4 +1,4 @@
-"""What a margin is: how the target cosine is lowered, and how hard negatives are re-weighted.
+"""The interface of margins: how the target cosine is lowered, and how hard negatives are re-weighted.
 
     loss_i = log( e^(s T_i) + sum_{j != y} e^(s N(c_j)) ) - s T_i + penalty_i    docs/losses.md (1)
     N(c) = c                                     where c <= threshold_i         an easy negative
@@ -30,7 +30,7 @@ MAX_SCALE = 1e6
 
 
 class Batch(NamedTuple):
-    """What a margin knows of a batch; all (B,)."""
+    """The inputs of a margin from a batch; all (B,)."""
 
     cos_y: Tensor
     """Target cosines, without margin; any number where the label is ignored."""
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     valid: Tensor
     """Bool, False where the label is ignored."""
     negatives: NegativeStats | None = None
-    """In `target` and `penalty`; None before, as the threshold decides what they are."""
+    """Set in `target` and `penalty`; None before, because they depend on the threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Margin:
         return Reweighting()
 
     def penalty(self, batch: Batch, state: State) -> Tensor | None:
-        """What is added to the loss of each sample (B,), differentiable; None for nothing."""
+        """The penalty (B,) added to the loss of each sample, differentiable; None without one."""
         return None
 
     def form(self) -> Form | None:

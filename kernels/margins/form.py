@@ -27,7 +27,7 @@ class Target(IntEnum):
 
 
 class Average(IntEnum):
-    """What training folds into the state."""
+    """The average that training keeps in the state."""
 
     NOTHING = 0
     COSINES = 1  # the mean target cosine, into the only number of the state

@@ -21,8 +21,8 @@ class MagFace(Margin):
 
     Args:
         s: scale.
-        l_a: length below which the margin is the least, and no gradient flows through the length.
-        u_a: length above which it is the largest, likewise.
+        l_a: length below which the margin is l_m, and no gradient flows through the length.
+        u_a: length above which the margin is u_m, and no gradient flows through the length.
         l_m: margin at l_a, radians.
         u_m: margin at u_a, radians, at least l_m.
         lambda_g: weight of g.
