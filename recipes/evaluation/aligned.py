@@ -1,4 +1,4 @@
-"""Faces that are no aligned crops are refused: a network looks for the eyes where they lie in those."""
+"""Refuses images that are not aligned crops: a network expects the eyes at their place in such a crop."""
 
 from fusedface.data import Images
 from fusedface.data.sources.images import image_size
@@ -9,12 +9,12 @@ def refuse_unaligned(images: Images, size: tuple[int, int]) -> None:
     """Raise ValueError unless every image has the size of an aligned crop, or a whole multiple of it.
 
     Args:
-        images: to be embedded.
+        images: the images to embed.
         size: (H, W) of the crops that the network takes.
 
     Raises:
-        UnreadableImage: one cannot be read.
-        ValueError: one has another size; says how to align it.
+        UnreadableImage: an image cannot be read.
+        ValueError: an image has another size; the message says how to align it.
     """
     (height, width), wrong = size, []
     for index in range(len(images)):

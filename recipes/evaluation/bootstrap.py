@@ -1,13 +1,13 @@
-"""Bootstrap intervals of thresholds and rates: people are drawn, and with them their pairs.
+"""Bootstrap intervals of thresholds and rates, from resampled people and their pairs.
 
-Pairs are no independent samples: a person who looks like many others is in many pairs. So people are
-drawn with replacement, as many as there are. An impostor pair counts as often as its one person was drawn
-times as often as the other, a genuine pair as often as its person was drawn. Where the people of a set are
-unknown (a .bin), its images are drawn in their place, and every pair counts by both of its images.
+Pairs are not independent samples: a person who looks like many others is in many pairs. So people are drawn
+with replacement, as many as there are. The weight of an impostor pair is the product of the counts of its
+two people; the weight of a genuine pair is the count of its person. If the people of a set are unknown (a
+.bin), its images are drawn instead, and the weight of every pair is the product of its two images' counts.
 
 Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007: on average such intervals are not too
-narrow, whatever people and pairs add to the spread, and they are up to the square root of 3 too wide where
-every person is in one pair.
+narrow, whatever the spread from people and from pairs. They are too wide by up to the square root of 3 if
+every person is in one pair only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,12 +20,12 @@ from fusedface.recipes.evaluation.verification import allowed_impostors
 
 LEVEL = 0.95
 MOST_DRAWS, FEWEST_DRAWS = 1000, 200
-MOST_WEIGHTS = 200_000_000  # weights of pairs worked out in all; a second or so for 100 million
+MOST_WEIGHTS = 200_000_000  # of pairs over all draws; 100 million take about a second
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a figure lies in 95 of 100 draws, the other five on both sides."""
+    """The interval of a figure that holds 95 % of the draws, with 2.5 % on each side."""
 
     low: float
     high: float
@@ -40,7 +40,7 @@ class Spread:
 
 
 def num_draws(num_pairs: int) -> int:
-    """1,000 draws, fewer of more than 200,000 pairs, at least 200."""
+    """1,000 draws; fewer for more than 200,000 pairs, but at least 200."""
     return int(np.clip(MOST_WEIGHTS // max(num_pairs, 1), FEWEST_DRAWS, MOST_DRAWS))
 
 
@@ -55,9 +55,9 @@ def bootstrap(
     """Intervals for each false accept rate.
 
     Args:
-        scores: P pairs, both kinds among them.
-        num_images: N, of the set.
-        people: (N,) integers, who is on each image; None: unknown, and images are drawn.
+        scores: P pairs with genuine and impostor pairs among them.
+        num_images: N, the number of images of the set.
+        people: (N,) integers, the person on each image; None if unknown, then images are drawn.
         rates: false accept rates.
         seed: seed of the draws.
     """
@@ -73,7 +73,7 @@ def bootstrap(
 
 
 class _Sample:
-    """Scores sorted once, from the highest, so that a draw is a sum over them."""
+    """Scores sorted once from the highest, so that each draw needs only cumulative sums."""
 
     def __init__(self, scores: PairScores, units: np.ndarray, by_person: bool) -> None:
         self.num_units, self.by_person = int(units.max()) + 1, by_person
@@ -89,7 +89,7 @@ class _Sample:
     def draws(
         self, number: int, rates: Sequence[float], rng: np.random.Generator
     ) -> Iterator[list[tuple[float, float]]]:
-        """Threshold and true accept rate at each rate, for each draw; NaN where a kind has no pair."""
+        """Threshold and true accept rate at each rate, for each draw; NaN if one kind has no pair."""
         for _ in range(number):
             times = np.bincount(
                 rng.integers(self.num_units, size=self.num_units), minlength=self.num_units
@@ -97,7 +97,7 @@ class _Sample:
             yield self.figures(times, rates)
 
     def figures(self, times: np.ndarray, rates: Sequence[float]) -> list[tuple[float, float]]:
-        """The same where every person (or image) was drawn `times` (U,) times."""
+        """The same figures if person (or image) u was drawn times[u] times; `times` is (U,)."""
         one, other = self.impostor_units
         impostor = np.cumsum(times[one] * times[other])
         one, other = self.genuine_units
@@ -107,7 +107,7 @@ class _Sample:
         return [self._at(impostor, genuine, far) for far in rates]
 
     def _at(self, impostor: np.ndarray, genuine: np.ndarray, far: float) -> tuple[float, float]:
-        """By cumulated weights: the first impostor score beyond those that the rate allows."""
+        """From cumulative weights; the threshold is the first impostor score that the rate excludes."""
         total = int(impostor[-1])
         allowed = min(allowed_impostors(total, far), total - 1)
         threshold = self.impostor[np.searchsorted(impostor, allowed, side="right")]

@@ -2,10 +2,10 @@
 
     p = 1 / (1 + exp(-(slope c + intercept)))
 
-Genuine and impostor pairs count half each, whatever their numbers, so p holds where half of all comparisons
-are of one person. Where that share is q, add log(q / (1 - q)) to the exponent. Targets are those of Platt,
-"Probabilistic outputs for support vector machines", 1999, section 2.2: they keep the slope finite where the
-kinds do not overlap.
+Genuine and impostor pairs have half of the total weight each, whatever their numbers. So p applies if half
+of all comparisons are of one person. If that share is q, replace slope c + intercept by
+slope c + intercept + log(q / (1 - q)). The targets are those of Platt, "Probabilistic outputs for support
+vector machines", 1999, section 2.2. They keep the slope finite if the two kinds do not overlap.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-MOST_SCORES = 200_000  # of a kind; of more, as many are taken evenly from their order
+MOST_SCORES = 200_000  # of each kind; of more scores, evenly spaced ones of their order are used
 NUM_BINS = 25
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The curve."""
+    """A fitted curve."""
 
     slope: float
     intercept: float
 
     def probability(self, cosine: np.ndarray | float, share: float = 0.5) -> np.ndarray:
-        """That a pair is of one person.
+        """Probability that a pair is of one person.
 
         Args:
             cosine: cosines, any shape.
@@ -43,7 +43,7 @@ def fit_calibration(genuine: np.ndarray, impostor: np.ndarray) -> Calibration:
     target = np.repeat(targets, [len(genuine), len(impostor)])
     weight = np.repeat([0.5 / len(genuine), 0.5 / len(impostor)], [len(genuine), len(impostor)])
     middle, spread = float(cosine.mean()), float(cosine.std())
-    if spread < 1e-12:  # every pair has one cosine, which tells nothing
+    if spread < 1e-12:  # all cosines are equal
         return Calibration(0.0, 0.0)
     x = np.stack([(cosine - middle) / spread, np.ones_like(cosine)])
 
@@ -66,7 +66,7 @@ def fit_calibration(genuine: np.ndarray, impostor: np.ndarray) -> Calibration:
 def log_likelihood_ratio_cost(
     calibration: Calibration, genuine: np.ndarray, impostor: np.ndarray
 ) -> float:
-    """Cllr in bits: 0 where every probability is right and sure, 1 where all say nothing.
+    """Cllr in bits: 0 if every probability is certain and right, 1 if none carries information.
 
     Brummer and du Preez, "Application-independent evaluation of speaker detection", 2006.
     """
@@ -78,10 +78,10 @@ def log_likelihood_ratio_cost(
 
 
 def observed_shares(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The share of genuine pairs among those of nearly one cosine, each kind counting half in all.
+    """Shares of genuine pairs in bins of the cosine; both kinds have equal total weight.
 
     Returns:
-        Middles of up to 25 bins of equal width that hold pairs (K,), and the share in each (K,).
+        Middles of up to 25 non-empty bins of equal width (K,), and the share in each (K,).
     """
     edges = np.histogram_bin_edges(np.concatenate([genuine, impostor]), NUM_BINS)
     ours, others = (np.histogram(s, edges)[0] / max(len(s), 1) for s in (genuine, impostor))

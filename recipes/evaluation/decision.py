@@ -1,4 +1,4 @@
-"""Two faces, or one and a gallery: cosines, what they mean, and whether to accept."""
+"""Compares two faces, or a face and a gallery: cosines, probabilities and decisions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from fusedface.recipes.evaluation.thresholds import OperatingPoint, SetThreshold
 
 @dataclass(frozen=True)
 class Rule:
-    """When two faces are taken for one person.
+    """The rule that accepts two faces as one person.
 
     Args:
-        set_name: the set it was measured on.
-        thresholds: those of that set.
-        point: the threshold at the false accept rate that was asked for.
+        set_name: the set on which the threshold was measured.
+        thresholds: all thresholds of that set.
+        point: the threshold at the requested false accept rate.
     """
 
     set_name: str
@@ -28,15 +28,15 @@ class Rule:
     point: OperatingPoint
 
     def accepts(self, cosine: float) -> bool:
-        """Whether a cosine is enough."""
+        """Whether a cosine is above the threshold."""
         return cosine > self.point.threshold
 
     def probability(self, cosine: float) -> float:
-        """That two faces of this cosine are of one person, where half of all comparisons are."""
+        """Probability of one person at this cosine, if half of all comparisons are of one person."""
         return float(self.thresholds.calibration.probability(cosine))
 
     def describe(self) -> str:
-        """A line on it."""
+        """One line on the rule."""
         point = self.point
         unsure = "" if point.is_supported else f", too few: {point.num_allowed} false accepts"
         return (
@@ -48,7 +48,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A person of a gallery and how much a probe is like them."""
+    """A person of a gallery, and the cosine with a probe."""
 
     person: str
     num_images: int
@@ -58,7 +58,7 @@ class Candidate:
 def find_rule(
     model: Path, thresholds: Path | None, set_name: str | None, far: float
 ) -> Rule | None:
-    """The rule of a thresholds.json, or of MODEL.thresholds.json next to the model; None without either.
+    """The rule of a thresholds.json, or of MODEL.thresholds.json next to the model; None if neither exists.
 
     Raises:
         ValueError: the file is damaged, of another model, or has no threshold at this rate.
@@ -93,10 +93,10 @@ def embed_files(recogniser: Recogniser, paths: list[Path]) -> tuple[list[str], n
 
 
 def search(recogniser: Recogniser, probe: Path, gallery: Path) -> list[Candidate]:
-    """The people of a gallery, the most alike first; a person is the mean of their images' unit embeddings.
+    """The people of a gallery, the most similar first, each as the mean of the unit embeddings.
 
     Raises:
-        ValueError: an image cannot be read or is no aligned crop, or the gallery holds none.
+        ValueError: an image cannot be read or is not an aligned crop, or the gallery has no images.
     """
     images, people = read_gallery(gallery)
     (vector,) = unit(embed_files(recogniser, [probe])[1])

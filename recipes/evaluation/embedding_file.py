@@ -1,4 +1,4 @@
-"""embeddings.npz: vectors of images, for NumPy and whatever reads it."""
+"""embeddings.npz: embeddings of images, for NumPy and other software."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Verification of a network: embed each image and its mirror image, compare, count."""
+"""Verification of a network: embed images and mirror images, score pairs, compute figures."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ MAX_ALL_PAIRS = 20_000_000  # scores of all pairs are held in memory: 160 MB in 
 
 
 class NonFiniteEmbeddingsError(ValueError):
-    """A network embeds images as NaN or infinity: no figure can be taken from it."""
+    """Embeddings are NaN or infinite, so there are no figures."""
 
 
 def evaluate_pairs(
@@ -29,18 +29,18 @@ def evaluate_pairs(
 def evaluate_with_scores(
     model: Backbone, pairs: PairList, *, all_pairs: bool | None = None
 ) -> tuple[VerificationResult, PairScores]:
-    """The figures, and the scores they rest on.
+    """The verification figures, and the scores behind them.
 
     Args:
         model: on any device.
         pairs: P pairs of N images.
-        all_pairs: whether TAR, AUC and rank-1 rest on all pairs of the N images instead of the P
-            listed ones; None as `people_to_score` says.
+        all_pairs: whether to compute TAR, AUC and rank-1 from all pairs of the N images instead of the P
+            listed ones; None decides as in `people_to_score`.
 
     Raises:
         NonFiniteEmbeddingsError: the network is broken.
-        ValueError: an image of the list cannot be read: a figure over fewer pairs is another figure;
-            or all pairs are asked for where they cannot be had.
+        ValueError: an image of the list cannot be read (a figure over fewer pairs would not be comparable),
+            or all pairs are asked for and not possible.
     """
     identities = people_to_score(pairs, all_pairs)
     embeddings = embed(model, pairs).cpu().numpy().astype(np.float64)
@@ -48,12 +48,12 @@ def evaluate_with_scores(
 
 
 def people_to_score(pairs: PairList, all_pairs: bool | None = None) -> np.ndarray | None:
-    """Who the images of a set show (N,), if TAR, AUC and rank-1 are to rest on all pairs of them.
+    """The people on the images of a set (N,) if TAR, AUC and rank-1 use all pairs, else None.
 
     Args:
         pairs: the set.
-        all_pairs: None takes the listed pairs of a list or a .bin alike, for a .bin does not tell who
-            is shown, and all pairs of a set that was drawn here, where that is no more than 20 M.
+        all_pairs: None takes all pairs for a set that was drawn here, up to 20 million, and the listed
+            pairs for a list or a .bin. (A .bin does not name the people.)
 
     Raises:
         ValueError: all pairs are asked for, but the people are unknown, or the pairs are too many.
@@ -85,10 +85,10 @@ def embed(model: Backbone, pairs: PairList | Templates) -> Tensor:
 def embed_images(model: Backbone, images: Images) -> Tensor:
     """Embeddings (N, D or 2 D) of images, mirror features joined, on the model's device.
 
-    In float32 and evaluation mode whatever the training used; the mode is put back.
+    It computes in float32 and evaluation mode, and restores the mode of the model.
 
     Raises:
-        NonFiniteEmbeddingsError: some are NaN or infinite; says how many, and of which image first.
+        NonFiniteEmbeddingsError: some are NaN or infinite; the message has their number and the first one.
         ValueError: an image cannot be read.
     """
     device = next(model.parameters()).device
@@ -118,7 +118,7 @@ def refuse_non_finite(embeddings: np.ndarray, images: Images) -> None:
 
 
 def _embed_batch(model: Backbone, images: Tensor) -> Tensor:
-    """Features of (B, H, W, 3) uint8 images: the sum over both mirror images, or both in a row."""
+    """Features of (B, H, W, 3) uint8 images and their mirror images, summed or concatenated."""
     inputs = model.preprocessing.images_to_tensor(images)
     features = model(inputs), model(inputs.flip(3))
     return (

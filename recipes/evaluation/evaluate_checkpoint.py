@@ -27,7 +27,7 @@ from fusedface.recipes.evaluation.threshold_file import model_file, read_thresho
 from fusedface.recipes.host.terminal import say, working
 
 NUM_DRAWN = 6000
-"""Pairs drawn from a folder for accuracy, as LFW lists; rates rest on all pairs of its images."""
+"""Number of pairs drawn from a folder for accuracy, as in LFW; rates use all pairs of its images."""
 MAX_DRAWN_IMAGES = int(math.sqrt(2 * MAX_ALL_PAIRS))
 
 
@@ -43,23 +43,23 @@ def evaluate_checkpoint(
     all_pairs: bool = False,
     fixed: Path | None = None,
 ) -> dict[str, Measured]:
-    """Print the figures and thresholds of each list and IJB set; with `out`, write all there is of them.
+    """Print the figures and thresholds of each list and IJB set; with `out`, write all results.
 
     Args:
         checkpoint: ours, a public one, or an ONNX file.
-        root: the folder the paths of the lists start from; without it that of each list. Without any list
-            or IJB set: labelled faces, of which pairs are drawn.
+        root: the folder that paths in the lists are relative to; None takes the folder of each list. If
+            there is no list and no IJB set, labelled faces to draw pairs from.
         pair_lists: lists and .bin files.
         ijb_folders: see `read_templates`.
         out: a folder; see `evaluation_files`.
-        device: such as "cpu"; without it a GPU if there is one.
+        device: such as "cpu"; None takes a GPU if there is one.
         console: where the figures are printed.
         all_pairs: take TAR, AUC and rank-1 from all pairs of a list's images instead of the listed ones.
-        fixed: a thresholds.json of other data, whose thresholds are tried on these sets.
+        fixed: a thresholds.json of other data; its thresholds are tested on these sets.
 
     Raises:
-        ValueError: the checkpoint, a list or an image cannot be read, its embeddings are not finite, or
-            all pairs cannot be had.
+        ValueError: the checkpoint, a list or an image cannot be read, embeddings are not finite, or all
+            pairs are not possible.
     """
     known = None if fixed is None else read_thresholds(fixed)
     recogniser = open_recogniser(checkpoint, device)
@@ -77,7 +77,7 @@ def evaluate_checkpoint(
         chosen = all_pairs or None
         measured[path.stem] = _measure(recogniser, path.stem, pairs, chosen, console)
     if not names:
-        assert root is not None  # the command asks for one
+        assert root is not None  # the command requires one
         pairs = drawn_pairs(root, note)
         measured[root.resolve().name] = _measure(recogniser, root.name, pairs, None, console)
     templates = {}
@@ -102,10 +102,10 @@ def evaluate_checkpoint(
 
 
 def drawn_pairs(root: Path, note: Callable[[str], None]) -> PairList:
-    """Pairs of the labelled faces of a folder (or pack, or list), always the same.
+    """Pairs drawn from the labelled faces of a folder (or pack, or list); always the same pairs.
 
     Raises:
-        ValueError: it holds no faces, or too few pairs of one person.
+        ValueError: it holds no faces, or too few genuine pairs.
     """
     source = open_source(root)
     for text in source.notes:

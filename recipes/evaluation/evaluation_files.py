@@ -1,4 +1,4 @@
-"""What `evaluate --out` writes: figures, thresholds, scores, plots, and the worst mistakes."""
+"""Writes the files of `evaluate --out`: figures, thresholds, scores, plots, and the worst mistakes."""
 
 import json
 from collections.abc import Mapping
@@ -31,17 +31,17 @@ def write_evaluation(
     measured: Mapping[str, Measured],
     templates: Mapping[str, tuple[TemplateResult, PairScores]],
 ) -> list[str]:
-    """Write everything.
+    """Write all files of an evaluation.
 
     Args:
         out: the folder.
-        model: the file that was evaluated.
-        network: what results.json says of it.
-        measured: by set name.
-        templates: of IJB sets, by name.
+        model: the evaluated file.
+        network: facts on it for results.json.
+        measured: results by set name.
+        templates: results of IJB sets by name.
 
     Returns:
-        The names of what was written.
+        The names of the written files.
     """
     out.mkdir(parents=True, exist_ok=True)
     document = {"checkpoint": model.file, **network}

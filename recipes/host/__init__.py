@@ -1,1 +1,1 @@
-"""What a run meets on its machine: the terminal, the device, and how this program is called."""
+"""The surroundings of a run: terminal, device, processes, and the command line of this program."""

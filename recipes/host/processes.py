@@ -1,4 +1,4 @@
-"""The processes that torchrun has started: what they tell each other."""
+"""The processes that torchrun has started, and their communication."""
 
 import signal
 import threading
@@ -17,19 +17,19 @@ from fusedface.recipes.host.watch import LostProcessError, Watch, watch_next_run
 Result = TypeVar("Result")
 
 LONGEST_WAIT = timedelta(days=1)
-"""For a message of another process that lives: rank 0 may verify for hours."""
+"""Time limit for a message of another living process; rank 0 may verify for hours."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process and those that share its run; without torchrun it is the only one, and nothing is sent.
+    """This process and those that share its run. Without torchrun there is one, and nothing is sent.
 
     Attributes:
-        rank: of this process, from 0.
-        count: how many there are.
-        group: of all of them, for tensors on the device; None for a single process.
-        control: the same for messages, on the CPU, so that none waits for a GPU.
-        watch: looks whether the others live.
+        rank: rank of this process, from 0.
+        count: number of processes.
+        group: their group for tensors on the device; None for a single process.
+        control: their group for messages, on the CPU, so that no message waits for a GPU.
+        watch: checks that the others live.
     """
 
     rank: int = 0
@@ -44,7 +44,7 @@ class Processes:
         return self.rank == 0
 
     def gather(self, value: Result) -> list[Result]:
-        """The values of all ranks, in their order; every rank has to call it, as all that follow."""
+        """The values of all ranks, in order. Every rank must call this method and all that follow."""
         if self.control is None:
             return [value]
         values: list[Any] = [None] * self.count
@@ -52,22 +52,22 @@ class Processes:
         return values
 
     def together(self, call: Callable[[], Result]) -> Result:
-        """What `call` returns here; an error of any rank is raised on all of them.
+        """The result of `call` on this rank; an error of any rank is raised on all ranks.
 
         Raises:
-            ValueError, OSError: as `call`; of another rank than 0, with its number.
+            ValueError, OSError: as `call`; the message begins with the rank unless it is rank 0.
         """
         return self._share(call, lambda _: None)[0]
 
     def from_first(self, call: Callable[[], Result]) -> Result:
-        """What `call` returns on rank 0, which is the only one to call it; an error is raised on all."""
+        """The result of `call`, which only rank 0 calls; an error is raised on all ranks."""
         if self.control is None:
             return call()
         _, results = self._share(lambda: call() if self.is_first else None, lambda result: result)
         return results[0]  # pyright: ignore[reportReturnType]
 
     def any_code(self, code: int) -> int:
-        """The bits that are set on some rank."""
+        """The bits that are set on at least one rank."""
         if self.control is None:
             return code
         bits = torch.tensor([code], dtype=torch.int32)
@@ -75,7 +75,7 @@ class Processes:
         return int(bits)
 
     def norm(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Norm of a tensor of which each rank has a part."""
+        """Norm of a tensor that is split over the ranks."""
         if self.group is None:
             return tensor.norm()
         total = tensor.square().sum()
@@ -90,7 +90,7 @@ class Processes:
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Raise LostProcessError in place of what torch says when a collective has lost its partner."""
+        """Replace torch's error when another process is lost in a collective by LostProcessError."""
         try:
             yield
         except RuntimeError as error:
@@ -105,7 +105,7 @@ class Processes:
     def _share(
         self, call: Callable[[], Result], told: Callable[[Result], Any]
     ) -> tuple[Result, list[Any]]:
-        """Own result, and what the ranks tell of theirs."""
+        """The result on this rank, and what each rank shares of its result."""
         if self.control is None:
             return call(), []
         result = error = None
@@ -125,7 +125,7 @@ class Processes:
 
 
 def _hold_signals() -> None:
-    """This process is about to end; torchrun, which sees that another has died, must not cut it short."""
+    """Ignore SIGTERM in a process that is about to end, because torchrun sends it when another has died."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -133,7 +133,7 @@ def _hold_signals() -> None:
 def _error(kind: type[Exception], text: str) -> Exception:
     try:
         return kind(text)
-    except TypeError:  # some need more than a message
+    except TypeError:  # some exceptions need more than a message
         return (OSError if issubclass(kind, OSError) else ValueError)(text)
 
 
@@ -146,10 +146,10 @@ def _is_of_collective(error: RuntimeError) -> bool:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Meet the other processes that torchrun has started, for as long as the block runs.
+    """Connect with the other processes that torchrun has started while the block runs.
 
     Args:
-        device: of this process; NCCL connects GPUs, Gloo CPUs.
+        device: device of this process; NCCL connects GPUs, Gloo connects CPUs.
     """
     if not is_shared():
         yield Processes()

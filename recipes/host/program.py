@@ -1,4 +1,4 @@
-"""What to type to call this program again: it may run from a checkout or be installed."""
+"""Command lines of this program, from a checkout or as an installed package."""
 
 import os
 import shlex
@@ -8,21 +8,21 @@ from pathlib import Path
 from fusedface.recipes.host.torchrun import is_shared
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The folder of cli.py: of a checkout, or of the installed package."""
+"""The folder of cli.py, in a checkout or in the installed package."""
 
 
 def is_checkout() -> bool:
-    """Whether this code lies in a checkout, with README.md and docs/, and not in an installed package."""
+    """Whether this code is a checkout with README.md and docs/, not an installed package."""
     return (ROOT / "pyproject.toml").is_file()
 
 
 def command(*arguments: str | Path) -> str:
-    """A command line of this program for a shell, each argument quoted where it needs it."""
+    """A command line of this program for a shell, with quotes where arguments need them."""
     return shlex.join([*_program(), *map(str, arguments)])
 
 
 def install_command(extra: str) -> str:
-    """What installs the optional packages that `extra` of pyproject.toml names."""
+    """The command that installs the packages of an extra in pyproject.toml."""
     package = "." if is_checkout() else "fusedface"
     editable = ["-e"] if is_checkout() else []
     return shlex.join(["pip", "install", *editable, f"{package}[{extra}]"])

@@ -1,8 +1,7 @@
-"""What is printed: text from outside as it is, errors of bounded length, tables that suit the width.
+"""Output on the terminal: safe text, errors of bounded length, tables that fit the width.
 
-File, folder, recipe and people names may hold anything, so nothing in them may be taken as a command of
-the terminal or as markup: every text goes through `plain`, every line through `say`, every table is a
-`Table`.
+Names of files, folders, recipes and people may contain control characters or markup, which must not take
+effect. So every text goes through `plain`, every line through `say`, and every table is a `Table`.
 """
 
 import unicodedata
@@ -15,23 +14,23 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
-LONGEST_MESSAGE = 4000  # characters; a name or a list inside it may have any length
+LONGEST_MESSAGE = 4000  # characters; names and lists inside a message may be longer
 LONGEST_CELL = 300
-GAP = 2  # columns of the terminal between those of a table
-SHARE_OF_TEXT = 3  # a column of text may be narrowed to one in so many of the width
+GAP = 2  # blanks between two columns of a table
+SHARE_OF_TEXT = 3  # a column of text may be narrowed to this fraction of the width: 1/3
 UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode categories that do something instead of showing something."""
+"""Unicode categories of characters that control the terminal or are invisible."""
 HARMLESS = frozenset(
     "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 )  # part of names in some scripts
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""`text` with every character that would act on a terminal written out, such as \x1b.
+    r"""`text` with control characters replaced by their escapes, such as \x1b.
 
     Args:
-        text: of any origin; bytes of a file name that are not UTF-8 are written out too.
-        keep: characters to leave, such as a newline.
+        text: any text; bytes of a file name that are not UTF-8 are escaped too.
+        keep: characters that stay, such as a newline.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -45,7 +44,7 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def bounded(text: str, longest: int = LONGEST_MESSAGE) -> str:
-    """The beginning and the end of a text that is too long, and how much was left out between."""
+    """A text; of a long one the beginning and the end, and how much is left out between them."""
     if len(text) <= longest:
         return text
     end = longest // 4
@@ -54,7 +53,7 @@ def bounded(text: str, longest: int = LONGEST_MESSAGE) -> str:
 
 
 def error_text(error: Exception) -> str:
-    """The message of an error, of one line or several, fit for a terminal or a log."""
+    """The message of an error, safe for a terminal or a log; it may have several lines."""
     return bounded(visible(str(error), keep="\n"))
 
 
@@ -65,35 +64,35 @@ def print_error(error: Exception) -> None:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """A text on one line in which nothing is interpreted, in one style."""
+    """A text on one line, without markup, in one style."""
     return Text(bounded(visible(text)), style=style)
 
 
 def say(console: Console, text: str | Text, style: str = "") -> None:
-    """Print a line; it is not wrapped, as a log file is searched by line."""
+    """Print a line without wrapping it, because log files are searched by line."""
     line = plain(text, style) if isinstance(text, str) else text
     console.print(line, soft_wrap=True, highlight=False)
 
 
 @contextmanager
 def working(console: Console, text: str) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal what is being done, until it is; what is yielded changes the text."""
+    """Show a text on a terminal while the block runs; the yielded function changes the text."""
     with console.status(plain(text)) as status:
         yield lambda changed: status.update(plain(changed))
 
 
 class Table:
-    """Rows of text and figures, for `Console.print`. No width cuts or breaks a figure.
+    """Rows of text and figures, for `Console.print`. Figures are never cut or broken.
 
-    A table that is too wide becomes several, each with the keys; where even these would hold a figure or
-    two, each row becomes a paragraph.
+    A table that is too wide becomes several tables, each with the key columns. If these would hold only a
+    figure or two, each row becomes a paragraph.
 
     Args:
-        title: above it.
-        text: headings of the first columns, which are text and may wrap.
-        figures: headings of the others.
-        num_keys: how many of the first columns say what a row is about. With two, the first is not repeated
-            from row to row.
+        title: text above the table.
+        text: headings of the first columns, which hold text and may wrap.
+        figures: headings of the other columns.
+        num_keys: number of first columns that identify a row. With two, the first is not repeated from row
+            to row.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class Table:
         self.rows: list[list[Text]] = []
 
     def add_row(self, *cells: str | Text) -> None:
-        """Add a row: a cell a column; what is no text yet is taken as it is."""
+        """Add a row with one cell per column; strings are taken literally."""
         if len(cells) != len(self.headings):
             raise ValueError(f"a row needs {len(self.headings)} cells, got {len(cells)}")
         self.rows.append(
@@ -116,7 +115,7 @@ class Table:
         )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The layout that suits the width."""
+        """The layout that fits the width."""
         width = options.max_width
         if self.title:
             yield plain(self.title, "italic")
@@ -130,7 +129,7 @@ class Table:
             yield self._rich(part, width)
 
     def _parts(self, width: int) -> list[list[int]] | None:
-        """The columns of each table besides the keys; None where paragraphs are better."""
+        """The columns of each table without the keys; None if paragraphs are better."""
         keys = list(range(self.num_keys))
         room = width - sum(self._least(i, width) + GAP for i in keys)
         parts: list[list[int]] = [[]]
@@ -193,11 +192,11 @@ class Table:
         return [line for row in self.rows for line in row[i].plain.split("\n")]
 
     def _most(self, i: int) -> int:
-        """The width that a column takes where it may."""
+        """The width of a column without wrapping."""
         return max(map(cell_len, [self.headings[i].plain, *self._cells(i)]))
 
     def _least(self, i: int, width: int) -> int:
-        """The width that a column needs: a figure whole, words whole unless they are long."""
+        """The least width of a column: figures stay whole, and words unless they are long."""
         heading = self.headings[i].plain
         words = heading.split()
         if not self.is_text[i]:

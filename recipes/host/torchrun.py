@@ -1,4 +1,4 @@
-"""What torchrun says of this process."""
+"""Facts on this process from torchrun's environment variables."""
 
 import os
 
@@ -11,10 +11,10 @@ def is_shared() -> bool:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The device of this process, when a user has asked for one of this kind.
+    """The device of this process, of the kind that the user asked for.
 
     Raises:
-        ValueError: there is none for it.
+        ValueError: there is none for this process.
     """
     if not is_shared() or device.type == "cpu":
         return device

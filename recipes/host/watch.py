@@ -1,10 +1,10 @@
-"""The processes that share a run, seen from outside: whether each still lives, and what it said at its end.
+"""Watches the processes that share a run: whether each lives, and its message if it ends with an error.
 
-A process that dies, or ends with an error, ends the others. One of them says what happened:
+A process that dies, or ends with an error, ends the others. One of them reports the reason:
 
-    killed, on the same machine     after SUSPECT_SECONDS at most, named by rank, process and machine
+    killed, on the same machine     after SUSPECT_SECONDS at most, with its rank, process and machine
     its machine is gone             after SILENT_SECONDS without a sign of life
-    an error                        said by the process that has it; the others end after GRACE_SECONDS
+    an error                        by the process that has it; the others end after GRACE_SECONDS
 """
 
 import os
@@ -25,24 +25,24 @@ BEAT_SECONDS = 0.5
 SUSPECT_SECONDS = 5.0
 SILENT_SECONDS = 120.0
 GRACE_SECONDS = 10.0
-"""How long a process may take to end by itself, with a better message, once another is gone."""
+"""Time in which a process may end by itself, with a better message, after another is gone."""
 STORE_SECONDS = 30.0
 SAID = "said"
 
-_shared_runs = 0  # that this process has had a part in: each has keys of its own
+_shared_runs = 0  # number of runs in this process; each has its own keys
 
 
 class LostProcessError(OSError):
-    """Another process of the run has died, which the message names, or has ended with an error."""
+    """Another process of the run has died or ended with an error; the message names it."""
 
 
 class Watch(threading.Thread):
-    """Says every half second that this process lives, and looks whether the others do.
+    """Signals every half second that this process lives, and checks the others.
 
     Args:
-        store: of this run only.
-        rank: of this process.
-        count: of all of them.
+        store: the store of this run.
+        rank: rank of this process.
+        count: number of processes.
     """
 
     def __init__(self, store: Store, rank: int, count: int) -> None:
@@ -56,7 +56,7 @@ class Watch(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Beat and look; end this process if another is gone and it does not end by itself."""
+        """Signal and check; if another process is gone and this one does not end by itself, end it."""
         beat, why, since = 0, None, 0.0
         while not self._ended.wait(BEAT_SECONDS):
             beat += 1
@@ -65,19 +65,19 @@ class Watch(threading.Thread):
                 if why is None and (why := self._why()) is not None:
                     since = time.monotonic()
             except (RuntimeError, dist.DistError):
-                return  # the store is gone, and with it torchrun, which ends its processes
+                return  # the store is gone with torchrun, which ends its processes
             if why is not None and time.monotonic() - since > GRACE_SECONDS:
                 self._end(why)
 
     def leave(self) -> None:
-        """The run has come to its end here: from now on this process is not missed."""
+        """End the watch: the run has ended in this process, and the others no longer miss it."""
         self._ended.set()
         self.join()
         with suppress(RuntimeError, dist.DistError):
             self.store.set(f"left/{self.rank}", "")
 
     def why_lost(self) -> str | None:
-        """After a collective has failed: why, in a sentence; None if all live."""
+        """The reason for a failed collective in a sentence; None if all processes live."""
         deadline = time.monotonic() + SUSPECT_SECONDS
         while time.monotonic() < deadline:
             with suppress(RuntimeError, dist.DistError):
@@ -87,7 +87,7 @@ class Watch(threading.Thread):
         return None
 
     def _why(self) -> str | None:
-        """What another process has said before it ended; else which one is gone."""
+        """The last message of another process, or which process is gone; None if neither."""
         if self.store.check([SAID]):
             rank, _, text = self.store.get(SAID).decode(errors="replace").partition(" ")
             return f"rank {rank}: {text}"
@@ -116,7 +116,7 @@ class Watch(threading.Thread):
         return time.monotonic() - self._heard[rank] > SILENT_SECONDS
 
     def _end(self, why: str) -> None:
-        """End this process, which waits for one that is gone, and say why if nobody has."""
+        """End this process, which waits for a lost one; print the reason if no other process has."""
         with suppress(RuntimeError, dist.DistError):
             if _say(self.store, self.rank, why):
                 print_error(LostProcessError(why))
@@ -124,19 +124,19 @@ class Watch(threading.Thread):
 
 
 def watch_next_run(rank: int, count: int) -> Watch:
-    """The watch over the processes that have just met for a run."""
+    """A watch over the processes of a new run."""
     global _shared_runs  # noqa: PLW0603  as torch's own groups
     _shared_runs += 1
     return Watch(_keys(), rank, count)
 
 
 def speaks(error: BaseException) -> bool:
-    """Whether this process is to say what went wrong: of all that end with it, the first to ask."""
+    """Whether this process should print the error: only the first process that asks does."""
     if not is_shared():
         return True
     try:
         return _say(_keys(), int(os.environ["RANK"]), str(error))
-    except (RuntimeError, dist.DistError):  # nobody left to ask
+    except (RuntimeError, dist.DistError):  # the store is gone
         return True
 
 
@@ -146,25 +146,25 @@ def _say(store: Store, rank: int, text: str) -> bool:
 
 
 def _keys() -> Store:
-    """Where the processes of this run leave word."""
+    """The store of this run, for messages of its processes."""
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"fusedface/{attempt}/{_shared_runs}", _store())
 
 
 @lru_cache
 def _store() -> Store:
-    # A client of its own: a store answers one call at a time, and torch's may wait in one.
+    # A separate client: a store handles one call at a time, and torch's client may be waiting.
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=STORE_SECONDS))
 
 
 def _exists(process: int) -> bool:
-    if os.name == "nt":  # where signal 0 is Ctrl-C
+    if os.name == "nt":  # signal 0 is Ctrl-C there
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is another user's
+    except OSError:  # the process of another user
         return True
     return True
