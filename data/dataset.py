@@ -122,7 +122,7 @@ def _next_readable(source: FaceSource, index: int, unreadable: list[str]) -> tup
 
 
 def collate_whole(batches: list[FaceBatch]) -> FaceBatch:
-    """The collate function of a loader over FaceDataset: its batches come whole."""
+    """The collate function of a loader over FaceDataset, which yields whole batches."""
     return batches[0]
 
 

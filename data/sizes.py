@@ -59,7 +59,7 @@ def other_sizes(images: Images, size: tuple[int, int]) -> OtherSizes:
 
 
 def check_sizes(images: Images, size: tuple[int, int], name: str, *, resize: bool) -> str | None:
-    """A warning about training images of another size than the network takes.
+    """A warning if training images have another size than the network takes; None if all have that size.
 
     Args:
         images: the training images.

@@ -15,8 +15,8 @@ def predicted_initial_loss(margin: Margin, num_classes: int, embedding_dim: int)
 
     Draws cosines of independent directions in D dimensions (seeded, so the figure repeats) and puts them
     through the margin's own T and N. There is no closed form: s / sqrt(D) is so large that a few terms
-    dominate the sum over classes. The margin's state is its initial one after one update. Weights of
-    samples are left out.
+    dominate the sum over classes. The margin's state is its initial one after one update. The loss
+    has no weights of samples.
 
     Args:
         margin: the margin.

@@ -56,6 +56,9 @@ def load_checkpoint(model: Backbone, path: str | Path) -> LoadedCheckpoint:
         path: written by a run, or a state_dict of such a backbone (.safetensors too), or a checkpoint
             in a public layout: see docs/models.md.
 
+    Returns:
+        The layout of the file, the preprocessing that the backbone now expects, and the training step.
+
     Raises:
         ValueError: the file does not exist, is damaged or is not a checkpoint, or it does not fit the
             backbone (the message lists tensors that are missing, unexpected or of another shape).

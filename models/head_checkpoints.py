@@ -24,7 +24,7 @@ def read_head(path: str | Path) -> dict[str, Tensor]:
     """The class centres `weight` (C, D) of a file, and its state, 0-d, under our names.
 
     Args:
-        path: one of the files above, `.pt` or `.safetensors`.
+        path: a checkpoint or state_dict of a kind in this module's table, `.pt` or `.safetensors`.
 
     Raises:
         ValueError: the file does not exist, is damaged, or holds no head.

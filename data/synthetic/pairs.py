@@ -25,7 +25,7 @@ def synthetic_pairs(
     seed: int = 0,
     within_family: float = 0.5,
 ) -> IndexPairs:
-    """As many genuine as impostor pairs in each fold.
+    """Draw verification pairs: each fold has as many genuine as impostor pairs.
 
     Args:
         source: generated faces with at least 2 images of each person.
