@@ -111,7 +111,15 @@ def recipe_judge(
     """Show the saved verdict of finished runs and the verdict by the current rules; nothing is changed."""
     from fusedface.recipes.run_directory.rejudge import find_runs, judgement_table, rejudge
 
-    Console().print(judgement_table([rejudge(folder) for folder in find_runs(runs)]))
+    console, judged = Console(), []
+    for folder in find_runs(runs):
+        try:
+            judged.append(rejudge(folder))
+        except ValueError as error:  # the others can be judged
+            say(console, f"{folder} is not judged: {error}")
+    if not judged:
+        raise typer.Exit(2)
+    console.print(judgement_table(judged))
 
 
 @app.command("compare")

@@ -67,6 +67,13 @@ class CentreSGD(torch.optim.SGD):
         if self._kernels is not None:
             self._kernels.follow(centres)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a loaded state, all except which of torch's steps ran: here that follows from the device."""
+        super().__setstate__(state)
+        if self._centres is not None:  # None in a copy
+            for group in self.param_groups:
+                group |= {name: self.defaults[name] for name in ("foreach", "fused")}
+
     def forget(self) -> None:
         """Drop the unit rows: the class centres were written in a way that PyTorch does not count."""
         if self._kernels is not None:

@@ -138,7 +138,7 @@ class _Batch:
             x_base2=x * base2,
             weight=weight,
             labels=labels,
-            threshold=threshold * base2,
+            threshold=(threshold * base2).to(dtype),  # a margin may compute it in float64
             hard=hard,
             base2=base2,
             products=Products(embeddings.device, spec.precision),

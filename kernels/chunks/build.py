@@ -39,35 +39,33 @@ class NotBuiltError(Exception):
 @functools.cache
 def library() -> Library | None:
     """The library, compiled on the first call on a machine; None if that fails (`state` says why)."""
-    setting = _compiler_setting()
-    if setting == "":
-        return None
     try:
-        kept = cache_folder() / file_name()
-        if is_only_ours(kept):
-            with contextlib.suppress(OSError, AttributeError):  # damaged: it is made again
-                return Library(str(kept))
-        return _built(_compiler(setting), kept)
+        return _found()
     except NotBuiltError:
         return None
 
 
 def state() -> str:
-    """The result of `library` and its reason, for `doctor`; compiles nothing."""
-    setting = _compiler_setting()
+    """The result of `library` and its reason, for `doctor`; compiles it if that was not done yet."""
     try:
-        kept = cache_folder() / file_name()
-        if setting == "":
-            return "torch's operators: FUSEDFACE_CC is empty"
-        if is_only_ours(kept):
-            return f"compiled loops: {kept}"
-        return f"compiled loops: {_compiler(setting)[0]} makes them at the first large head"
+        _found()
+        kept = _kept()
     except NotBuiltError as error:
         return f"torch's operators: {error}"
+    if is_only_ours(kept):
+        return f"compiled loops: {kept}"
+    return f"compiled loops: each process makes them, as {kept.parent} is not writable by this user only"
 
 
-def _compiler_setting() -> str | None:
-    return os.environ.get("FUSEDFACE_CC")
+def _found() -> Library:
+    setting = os.environ.get("FUSEDFACE_CC")
+    if setting == "":
+        raise NotBuiltError("FUSEDFACE_CC is empty")
+    kept = _kept()
+    if is_only_ours(kept):
+        with contextlib.suppress(OSError, AttributeError):  # damaged: it is made again
+            return Library(str(kept))
+    return _built(_compiler(setting), kept)
 
 
 def _options() -> tuple[str, ...]:
@@ -75,6 +73,15 @@ def _options() -> tuple[str, ...]:
     if sys.platform != "linux" or capability not in OF_PROCESSOR:
         raise NotBuiltError("they are for Linux on processors with AVX2 or AVX-512")
     return (*OPTIONS, *OF_PROCESSOR[capability])
+
+
+def _kept() -> Path:
+    try:
+        return cache_folder().absolute() / file_name()
+    except RuntimeError:  # of Path.home()
+        raise NotBuiltError(
+            "this user has no home folder: FUSEDFACE_CACHE may name one to keep them in"
+        ) from None
 
 
 def file_name() -> str:
@@ -89,28 +96,34 @@ def file_name() -> str:
 
 def _compiler(setting: str | None) -> list[str]:
     for command in [setting] if setting else COMPILERS:
-        words = shlex.split(command)
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise NotBuiltError(f"FUSEDFACE_CC is no command ({error}): {command}") from None
         if words and shutil.which(words[0]):
             return words
     raise NotBuiltError(f"no C compiler ({setting or ', '.join(COMPILERS)}) was found")
 
 
 def _built(compiler: list[str], kept: Path) -> Library:
-    with tempfile.TemporaryDirectory() as folder:  # only this user may enter it
-        compiled, made = Path(folder) / "passes.o", Path(folder) / "passes.so"
-        try:
+    try:
+        # Only this user may enter it. On NFS a loaded library leaves a file there that cannot be deleted.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            compiled, made = Path(folder) / "passes.o", Path(folder) / "passes.so"
             _run([*compiler, *_options(), "-o", str(compiled), str(SOURCE)])
             # Without OpenMP: its threads are those of torch, which is loaded, not a second set.
             _run([*compiler, "-shared", "-o", str(made), str(compiled)])
             library = Library(str(made))
-        except (OSError, AttributeError, subprocess.SubprocessError) as error:
-            raise NotBuiltError(f"{compiler[0]} cannot make them: {_first_line(error)}") from None
-        _keep(made, kept)
-        return library
+            _keep(made, kept)
+            return library
+    except (OSError, AttributeError, subprocess.SubprocessError) as error:
+        raise NotBuiltError(f"{compiler[0]} cannot make them: {_first_line(error)}") from None
 
 
 def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
+    subprocess.run(
+        command, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -17,7 +17,8 @@ def sum_up(library: Library, of: Operands, with_direction: bool) -> Totals:
     for smallest in (largest, max_y):
         smallest.fill_(-torch.inf)
     least.fill_(torch.inf)
-    direction = torch.zeros_like(of.x) if with_direction else None
+    # Not zeros_like: x has the order in memory that the embeddings came in.
+    direction = of.x.new_zeros(of.x.shape) if with_direction else None
     x, negatives = of.x_base2.to(of.products.dtype), _negatives(of)
     for first, _, w, _ in _chunks(library, of):
         y = of.products.as_they_come(x, w.T)

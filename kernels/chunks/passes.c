@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define BLOCK 4096    /* numbers in the cache next to the core */
+#define BLOCK 4096    /* numbers in the cache next to the core; at least MAX_CHUNK of chunked.py */
 #define ABSENT -1e30f /* the target among the negatives: never hard, never largest, 2^it is 0 */
 
 typedef struct {

@@ -34,7 +34,7 @@ def save(device: str, entries: Entries) -> None:
         devices = {}
     devices[device] = [{"case": case, "tile": tile} for case, tile in entries]
     target = path()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # for build.is_only_ours
     with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False) as file:
         json.dump({"version": VERSION, "devices": devices}, file, indent=1)
     Path(file.name).replace(target)

@@ -10,6 +10,7 @@ SMALLEST_BLOCK = 16  # that tl.dot takes
 # Bytes of a chunk's coefficients: as many as stay in the L2 of an H100, or a share of the bytes of the unit
 # class centres, which a step holds anyway. So even many classes are at most a dozen chunks at B = 2 D.
 CHUNK_BYTES, CHUNK_SHARE = 42 * 2**20, 6
+LARGEST_OFFSET = 2**31 - 1  # kernels find their way within a chunk's coefficients in 32 bits
 CHUNK_MULTIPLE = 256  # classes: the largest BLOCK_C of gradients.py
 ROW_MULTIPLE = 128  # rows of unit embeddings, flags and factors: the largest BLOCK_B
 CLASS_MULTIPLE = (
@@ -136,7 +137,8 @@ def chunk_classes(rows: int, classes: int, dim: int, precision: str) -> int:
     """Classes per chunk of coefficients, in chunks of one size: see `CHUNK_BYTES`; `dim` is padded."""
     itemsize = OPERANDS[precision].dtype.itemsize
     budget = max(CHUNK_BYTES, classes * dim * itemsize // CHUNK_SHARE)
-    fitting = budget // (padded_rows(rows) * itemsize) // CHUNK_MULTIPLE * CHUNK_MULTIPLE
+    held = min(budget // itemsize, LARGEST_OFFSET)
+    fitting = held // padded_rows(rows) // CHUNK_MULTIPLE * CHUNK_MULTIPLE
     num = ceil_div(classes, max(fitting, CHUNK_MULTIPLE))
     return ceil_div(ceil_div(classes, num), CHUNK_MULTIPLE) * CHUNK_MULTIPLE
 

@@ -151,12 +151,14 @@ class Margin:
             num_classes: C, where the margin differs between classes.
             target_gradient: of the head; "straight_through" has T' = 1.
         """
-        common = self._common(num_classes, cosine, state)
+        # Counts of images that are not known here change no slope.
+        margin = self.with_class_counts((1,) * num_classes)
+        common = margin._common(num_classes, cosine, state)
         slope = torch.ones_like(common.batch.cos_y)
         if target_gradient == "exact":
             cos_y = common.batch.cos_y.requires_grad_()
             with torch.enable_grad():
-                lowered = self.target(common.batch, common.state).sum()
+                lowered = margin.target(common.batch, common.state).sum()
             (slope,) = torch.autograd.grad(lowered, cos_y)
         return (common.modulation - slope).mean().item()
 

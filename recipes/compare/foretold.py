@@ -48,7 +48,7 @@ def _row(runs: Sequence[RunResult], step: int) -> list[str | Tags]:
         said = Tags([("learns", "green") if learns else ("sinks", "red")])
     return [
         f"{gap:.2f}",
-        _pace(found, runs),
+        _pace(found, runs, margin.s),
         "-" if above is None else f"{above:.3f}",
         "-" if asked is None else f"{asked:.3f}",
         said,
@@ -60,13 +60,14 @@ def _line(run: RunResult, step: int) -> Line | None:
     return next((line for line in run.train if line["step"] >= step), None)
 
 
-def _pace(lines: Sequence[Line], runs: Sequence[RunResult]) -> str:
+def _pace(lines: Sequence[Line], runs: Sequence[RunResult], s: float) -> str:
     """1/beta at the step of the criterion, where the class centres' length was measured."""
     recipe, summary = runs[0].run.recipe, runs[0].summary
     lengths = [line["centre_length"] for line in lines if "centre_length" in line]
-    if not lengths or summary is None or recipe.optim.kind != "sgd":
+    by_sgd = recipe.optim.kind == "sgd" and not recipe.teacher.places_centres
+    if not lengths or summary is None or not by_sgd:
         return "-"
     optim = recipe.optim
     rate = lines[0]["lr"] * (1.0 if optim.lr_head is None else optim.lr_head / optim.lr)
-    beta = pace(recipe.head.margin.s, summary.num_identities, fmean(lengths), rate, optim.momentum)
+    beta = pace(s, summary.num_identities, fmean(lengths), rate, optim.momentum)
     return f"{1.0 / beta:,.0f}"

@@ -35,7 +35,7 @@ def _fates(losses: Sequence[LossResult], names: Mapping[str, str]) -> list[str]:
     lines = []
     for wanted, words in (
         (FELL, "All cosines fell together in {}"),
-        (("chance",), "No better than before training: {}"),
+        (("chance",), "No better than chance, or than before training: {}"),
         (("non_finite", "failed"), "Broke off: {}"),
     ):
         told = []

@@ -95,7 +95,10 @@ def run_map(
     if stopped:
         say(console, f"stopped by {stopped}; the same command goes on")
         return None
-    results = [result for run in runs if (result := read_result(run)).done]
+    done = [result for run in runs if (result := read_result(run)).done]
+    results = [result for result in done if result.summary and result.summary.finished]
+    if len(results) < len(done):
+        say(console, f"{len(done) - len(results)} runs broke off and are not counted")
     outcomes = [
         replace(
             outcome(result, foretold[result.run.label]), component=_component(result.run.folder)

@@ -70,6 +70,8 @@ def read_path(folder: Path) -> RunPath:
         raise ValueError(f"{folder} holds no summary: the run has not ended")
     if recipe.optim.kind != "sgd":
         raise ValueError(f"{folder} was trained with {recipe.optim.kind}; the law is one of SGD")
+    if recipe.teacher.places_centres:
+        raise ValueError(f"{folder} has class centres of a teacher; the law is one of SGD")
     begins = recipe.schedule.warmup_steps + CRITERION_STEPS
     lines = [line for line in run.train if line["step"] >= begins]
     if len(lines) < 2 or any(name not in line for line in lines for name in NEEDED):

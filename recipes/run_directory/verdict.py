@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fusedface.kernels import Margin
+from fusedface.kernels.sinking import CRITERION_STEPS
 from fusedface.recipes.run_directory.metrics import accuracies_of
 from fusedface.recipes.run_directory.sunk import foretold, low_cosine, sunk
 
@@ -98,7 +99,8 @@ def judge(
         return Judgement("collapsed", since, text)
     if (found := sunk(at_the_end)) is not None:
         since, text = found
-        text += foretold(train, margin, target_gradient, warmup_steps)
+        if margin_begins < warmup_steps + CRITERION_STEPS:  # else the criterion met another margin
+            text += foretold(train, margin, target_gradient, warmup_steps)
         return Judgement("sunk", since, text)
     if chance := _chance(lines, accuracies, from_weights):
         return Judgement("chance", _last_step(lines), chance)

@@ -85,8 +85,15 @@ class Distiller(nn.Module):
             embeddings: (B, D) of the student, with gradient.
             labels: (B,).
             head: the head, which has the class centres.
+
+        Raises:
+            OSError: the teacher cannot embed an image, or its cache is damaged or cannot be written.
         """
-        taught = self.teacher.embed(images).to(embeddings.device)
+        try:
+            taught = self.teacher.embed(images).to(embeddings.device)
+        except ValueError as error:
+            # The run has begun: as an OSError it says what is kept, and how to go on.
+            raise OSError(str(error)) from None
         if self.method == "relational":
             return Lesson(self.weight * relational_loss(embeddings, taught))
         learned = embeddings if self.projection is None else self.projection(embeddings)
@@ -99,10 +106,13 @@ class Distiller(nn.Module):
 
 def relational_loss(embeddings: Tensor, taught: Tensor) -> Tensor:
     """The "relational" loss of embeddings (B, D) and taught (B, D'), 0-d; 0 for a single image."""
-    ours, theirs = F.normalize(embeddings), F.normalize(taught)
-    differences = (ours @ ours.T - theirs @ theirs.T).square()
-    off_diagonal = ~torch.eye(len(ours), dtype=torch.bool, device=ours.device)
-    return (differences * off_diagonal).sum() / max(len(ours) * (len(ours) - 1), 1)
+    # Autocast would round the cosines to bfloat16, and their differences and the sum with them.
+    with torch.autocast(embeddings.device.type, enabled=False):
+        wide = torch.promote_types(embeddings.dtype, taught.dtype)
+        ours, theirs = F.normalize(embeddings.to(wide)), F.normalize(taught.to(wide))
+        differences = (ours @ ours.T - theirs @ theirs.T).square()
+        off_diagonal = ~torch.eye(len(ours), dtype=torch.bool, device=ours.device)
+        return (differences * off_diagonal).sum() / max(len(ours) * (len(ours) - 1), 1)
 
 
 @torch.no_grad()

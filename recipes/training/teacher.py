@@ -31,21 +31,28 @@ class Teacher:
         bgr: whether it takes the channels in the order B, G, R.
         cache: the folder that keeps embeddings; None for no cache.
         digest: a hash that identifies this teacher.
+        device: where it computes: another kind of device rounds otherwise, and has a cache of its own.
 
     Attributes:
         dim: D, the length of its embeddings.
     """
 
     def __init__(
-        self, network: Recogniser, *, bgr: bool = False, cache: Path | None = None, digest: str = ""
+        self,
+        network: Recogniser,
+        *,
+        bgr: bool = False,
+        cache: Path | None = None,
+        digest: str = "",
+        device: str = "cpu",
     ) -> None:
         self.network, self._bgr = network, bgr
         self.dim = self._compute([np.zeros((*network.size, 3), np.uint8)]).shape[1]
         self._cache = None
         if cache is not None:
-            order = "-bgr" if bgr else ""
-            path = cache / f"{digest[:16]}{order}.embeddings"
-            self._cache = EmbeddingCache(path, digest + order, self.dim)
+            kind = ("-bgr" if bgr else "") + ("" if device == "cpu" else f"-{device}")
+            path = cache / f"{digest[:16]}{kind}.embeddings"
+            self._cache = EmbeddingCache(path, digest + kind, self.dim)
 
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings (B, D) float32 of length 1, on the CPU, of images (B, H, W, 3) uint8 RGB.
@@ -90,6 +97,10 @@ def open_teacher(options: TeacherOptions, device: torch.device) -> Teacher | Non
             its cache is damaged.
     """
     if options.network is None or options.sha256 is None:
+        if options != TeacherOptions():
+            raise ValueError(
+                "the recipe has settings of a teacher and none: name it by --teacher FILE"
+            )
         return None
     path = Path(options.network)
     try:
@@ -105,4 +116,4 @@ def open_teacher(options: TeacherOptions, device: torch.device) -> Teacher | Non
     cache = None if options.cache is None else Path(options.cache)
     if cache is not None and cache.exists() and not cache.is_dir():
         raise ValueError(f"teacher.cache must be a folder, {cache} is a file")
-    return Teacher(network, bgr=options.bgr, cache=cache, digest=found)
+    return Teacher(network, bgr=options.bgr, cache=cache, digest=found, device=device.type)

@@ -70,7 +70,8 @@ class SinkingWatch:
         """Whether this line is the first one at or after one of the two steps."""
         first = self.warmup_steps + CRITERION_STEPS
         asked = (first, max(AGAIN, first + CRITERION_STEPS))
-        return any(step - self.log_every < at <= step for at in asked)
+        before = (step - 1) // self.log_every * self.log_every  # the line before this one
+        return any(before < at <= step for at in asked)
 
     def _warning(self, step: int, margin: Margin, cosine: float, beta: float | None) -> str | None:
         above = learns_above(margin, self.target_gradient)

@@ -41,6 +41,17 @@ def test_on_a_cpu_it_is_torchs():
     ours[2].forget()  # there is nothing to forget
 
 
+def test_a_state_from_another_device_does_not_decide_how_to_step():
+    """On a GPU fused steps take the loss scale, and others refuse it."""
+    *_, ours = make(lambda groups, centres: CentreSGD(groups, centres, **RATES))
+    before = [(group["foreach"], group["fused"]) for group in ours.param_groups]
+    *_, theirs = make(lambda groups, centres: torch.optim.SGD(groups, fused=True, **RATES))
+    theirs.param_groups[0]["lr"] = 0.3
+    ours.load_state_dict(theirs.state_dict())
+    assert [(group["foreach"], group["fused"]) for group in ours.param_groups] == before
+    assert ours.param_groups[0]["lr"] == 0.3
+
+
 def test_hooks_run_once_and_copies_go_on():
     centres, bias, optimizer = make(lambda groups, centres: CentreSGD(groups, centres, **RATES))
     seen = []

@@ -2,12 +2,13 @@
 
 import math
 import os
+from dataclasses import dataclass
 
 import pytest
 import torch
 from margin_oracle import fresh_state, inputs, run
 
-from fusedface.kernels import CurricularFace, chunked
+from fusedface.kernels import ArcFace, CurricularFace, MVArc, chunked, margin_loss
 from fusedface.kernels.chunks import build
 from fusedface.kernels.chunks.library import Excess, Negatives
 
@@ -83,6 +84,31 @@ def test_the_same_bits_twice(precision, library, monkeypatch):
         torch.set_num_threads(threads)
 
 
+def test_embeddings_of_any_order_in_memory(library, monkeypatch):
+    """Columns one after the other, as of a transposed matrix."""
+    monkeypatch.setattr(chunked, "COMPILED_FROM", 0)
+    embeddings, weight, labels = inputs(12, 500, 8)
+    _, expected, _ = run(ArcFace(), embeddings, weight, labels, None, "reference")
+    turned = embeddings.t().contiguous().t().requires_grad_()
+    margin_loss(turned, weight, labels, ArcFace(), backend="chunked").loss.backward()
+    torch.testing.assert_close(turned.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InFloat64(MVArc):
+    name = "in_float64"
+
+    def threshold(self, batch, state):
+        return super().threshold(batch, state).double()
+
+
+def test_a_threshold_of_another_dtype(library, monkeypatch):
+    monkeypatch.setattr(chunked, "COMPILED_FROM", 0)
+    ways = [margin_loss(*inputs(12, 500, 8), m, backend="chunked") for m in (InFloat64(), MVArc())]
+    assert torch.equal(*(way.hard_negatives for way in ways))
+    assert torch.equal(*(way.per_sample_loss for way in ways))
+
+
 def test_sizes_decide_who_gets_them(library, monkeypatch):
     """Small heads never wait for a compiler, and one size has one way, whatever ran before."""
     used = []
@@ -113,12 +139,9 @@ def test_a_library_is_kept_and_a_damaged_one_made_again(library, cache):
 @pytest.mark.parametrize("flaw", ["file", "folder", "link"])
 def test_what_others_may_write_is_not_run(flaw, cache, monkeypatch, tmp_path):
     """It is compiled again or not at all; this compiler fails."""
-    cache.mkdir(mode=0o700)
-    try:
-        file = cache / build.file_name()
-    except build.NotBuiltError as error:
-        pytest.skip(str(error))
-    file.touch(mode=0o600)
+    if build.library() is None:
+        pytest.skip(build.state())
+    file = cache / build.file_name()
     assert build.is_only_ours(file)
     if flaw == "link":
         file.rename(tmp_path / "elsewhere")
@@ -126,11 +149,18 @@ def test_what_others_may_write_is_not_run(flaw, cache, monkeypatch, tmp_path):
     else:
         {"file": file, "folder": cache}[flaw].chmod(0o722)
     assert not build.is_only_ours(file)
+    build.library.cache_clear()
+    monkeypatch.setenv("FUSEDFACE_CC", "false")
+    assert build.library() is None
 
 
 @pytest.mark.parametrize(
     ("compiler", "says"),
-    [("", "FUSEDFACE_CC is empty"), ("no-such-cc -O1", "no C compiler (no-such-cc -O1) was found")],
+    [
+        ("", "FUSEDFACE_CC is empty"),
+        ("no-such-cc -O1", "no C compiler (no-such-cc -O1) was found"),
+        ("'gcc", "FUSEDFACE_CC is no command"),
+    ],
 )
 def test_without_a_compiler_torch_takes_over(compiler, says, cache, monkeypatch):
     monkeypatch.setenv("FUSEDFACE_CC", compiler)
@@ -145,3 +175,19 @@ def test_a_compiler_that_fails_is_no_error(cache, monkeypatch):
     monkeypatch.setenv("FUSEDFACE_CC", "false")
     assert build.library() is None
     assert not cache.exists()
+    assert build.state().startswith("torch's operators: ")
+
+
+@pytest.mark.parametrize("lacking", ["temporary folder", "home"])
+def test_without_folders_torch_takes_over(lacking, cache, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no home") if lacking == "home" else FileNotFoundError("no folder")
+
+    if lacking == "home":
+        monkeypatch.delenv("FUSEDFACE_CACHE")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(build.Path, "home", fail)
+    else:
+        monkeypatch.setattr(build.tempfile, "mkdtemp", fail)
+    assert build.library() is None
+    assert lacking != "home" or "home folder" in build.state() or "AVX" in build.state()

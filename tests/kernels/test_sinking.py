@@ -132,3 +132,8 @@ def test_one_step_moves_the_centres_as_the_law_says():
 def test_the_pace():
     """0.1 / 0.1 * 64 / (1000 * 2.5^2)."""
     assert 1.0 / pace(64.0, 1000, 2.5, 0.1, 0.9) == pytest.approx(97.7, abs=0.1)
+
+
+def test_counts_of_images_change_no_slope():
+    """LDAM's margin differs between classes, its T' = 1 does not: known counts or none."""
+    assert LDAM().slope_gap() == LDAM(class_counts=(9, 1, 3)).slope_gap() == 0.0

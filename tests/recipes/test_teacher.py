@@ -121,6 +121,16 @@ def test_losses_and_gradients_in_float64(network, monkeypatch):
         assert torch.autograd.gradcheck(loss, (x,))
 
 
+def test_relations_keep_float32_under_autocast():
+    """A student near its teacher has a loss of differences that bfloat16 does not hold."""
+    generator = torch.Generator().manual_seed(0)
+    taught = torch.randn(8, 16, generator=generator)
+    x = taught + 0.01 * torch.randn(8, 16, generator=generator)
+    expected = distillation.relational_loss(x.double(), taught.double()).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert distillation.relational_loss(x, taught).item() == pytest.approx(expected, rel=1e-3)
+
+
 def test_relations_of_one_image_are_none():
     x = torch.randn(1, 4, requires_grad=True)
     loss = distillation.relational_loss(x, torch.randn(1, 9))
@@ -317,6 +327,8 @@ def test_what_does_not_go_together(network):
         ValueError, match=r"teacher\.projection must be false for method 'relational'"
     ):
         override(recipe, ["teacher.projection=true", "teacher.method=relational"])
+    with pytest.raises(ValueError, match="settings of a teacher and none: name it by --teacher"):
+        open_teacher(TeacherOptions(method="adadistill"), torch.device("cpu"))
     teacher = open_teacher(recipe.teacher, torch.device("cpu"))
     frozen = replace(recipe.teacher, method="adadistill")
     for setting in ("train.freeze=2", "optim.fuse_centres=true", "head.sample_rate=0.5"):

@@ -14,15 +14,18 @@ NAME = r"%[\w.#]+"
 
 
 # A block index times a block gives the index of a row or a class, which fits 32 bits. Only products with
-# the length of a row do not; rows are longer than any block here.
-SHORTEST_ROW = 256
+# the length of a row do not; rows are longer than any block here, or as long as one.
 LENGTHS = ("stride", "dim", "chunk")
 
 
 class Offsets:
-    """Follows values through the IR: which 32-bit products of an index and a row length reach a pointer."""
+    """Follows values through the IR: which 32-bit products of an index and a row length reach a pointer.
 
-    def __init__(self, ir):
+    Numbers from `row_length` on count as lengths of rows.
+    """
+
+    def __init__(self, ir, row_length=256):
+        self.row_length = row_length
         self.base = {}  # pointer -> argument it comes from
         self.index, self.length, self.product = set(), set(), set()
         self.bad, self.checked = [], 0
@@ -45,6 +48,9 @@ class Offsets:
             return
         result, operator, rest = found.groups()
         operands = re.findall(NAME, rest)
+        for values in (self.index, self.length, self.product):
+            values.discard(result)  # another value of that name was in the branch before
+        self.base.pop(result, None)
         if operator == "tt.addptr":
             self._check(operands, line)
             self.base[result] = self.base.get(operands[0])
@@ -52,7 +58,7 @@ class Offsets:
             self.index.add(result)
         elif operator == "arith.constant":
             number = re.match(r"(?:dense<)?(-?\d+)>? : (?:i\d+|tensor<\S+xi\d+>)$", rest)
-            if number and int(number[1]) >= SHORTEST_ROW:
+            if number and int(number[1]) >= self.row_length:
                 self.length.add(result)
         else:
             self._copy(result, operands)
@@ -84,7 +90,7 @@ def test_offsets_have_64_bits(dim, monkeypatch):
     ]
     checked = {}
     for launch in {launch.name: launch for launch in launches}.values():
-        offsets = Offsets(compiled(launch, "sm_90").asm["ttir"])
+        offsets = Offsets(compiled(launch, "sm_90").asm["ttir"], row_length=dim)
         assert offsets.bad == [], launch.name
         checked[launch.name] = offsets.checked
     without_matrices = {"row_factors_kernel", "combine_kernel"}

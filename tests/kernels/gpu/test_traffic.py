@@ -215,3 +215,12 @@ def test_floor():
     one = traffic.Pass("a", flops=10, bytes=4)
     other = traffic.Pass("b", flops=1, bytes=100)
     assert traffic.floor_ms([one, other], 1.0, 10.0) == pytest.approx(1e3 * (10 + 10))
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "dim"), [(128, 40_000_000, 512), (64, 17_000_000, 1024)]
+)
+def test_a_chunk_is_reached_with_offsets_of_32_bits(rows, classes, dim):
+    """From the start of a tile of BLOCK_B rows to its last number."""
+    chunk = layout.chunk_classes(rows, classes, dim, "bfloat16")
+    assert layout.padded_rows(rows) * chunk < 2**31
