@@ -1,1 +1,1 @@
-"""Several losses on several seeds, everything else alike: plan, run, judge, report."""
+"""Compares several losses over several seeds, with all other settings equal: plan, run, judge, report."""

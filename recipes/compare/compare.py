@@ -1,4 +1,4 @@
-"""compare: plan, run what is not finished yet, judge, report.
+"""compare: plan the runs, run the unfinished ones, judge, report.
 
 A comparison's folder:
 
@@ -46,20 +46,20 @@ def compare(
     device: torch.device,
     console: Console,
 ) -> list[LossResult] | None:
-    """Run every recipe on every seed, unless it is already there, and report on all of them.
+    """Run every recipe with every seed, except finished runs, and report on all runs.
 
     Args:
-        recipes: alike except for their losses.
-        out: the folder of the comparison; runs in it that are finished are not repeated, others go on.
-            None: runs/compare, or the first of runs/compare-2, -3, ... that holds no other comparison.
-        num_seeds: runs of each loss.
+        recipes: the recipes, which differ only in the loss.
+        out: the folder of the comparison. Finished runs in it are not repeated, others go on. None takes
+            runs/compare, or the first of runs/compare-2, -3, ... that holds no other comparison.
+        num_seeds: number of runs of each loss.
         margins: see `plan`.
-        jobs: runs at once; None for what the machine carries.
-        device: where they run.
-        console: where it is shown.
+        jobs: number of simultaneous runs; None takes as many as the machine can run.
+        device: the device of the runs.
+        console: where progress is shown.
 
     Returns:
-        The figures of each loss, best first; None after a signal, when the same call goes on.
+        The figures of each loss, best first. None after a signal; the same call then goes on.
 
     Raises:
         ValueError: see `plan`; the faces cannot be read; `out` holds runs of other settings, data or
@@ -105,7 +105,7 @@ def _folder(
         if out is not None:
             raise ValueError(f"{told}{shortened(differing)}\nChoose a new folder with --out")
         say(console, f"{told} {differing[0]}. Trying the next folder")
-    raise AssertionError  # count() has no end
+    raise AssertionError  # unreachable: count() does not end
 
 
 def report(
@@ -156,7 +156,7 @@ def _content(
 
 
 def _report_failures(results: Sequence[RunResult], console: Console) -> None:
-    """Say why processes ended without a result; raise ValueError if all did."""
+    """Report why processes ended without a result; raise ValueError if all did."""
     failed = [result.run for result in results if result.verdict == FAILED]
     if len(failed) == len(results):
         raise ValueError(f"every run failed; the first said: {last_words(failed[0])}")

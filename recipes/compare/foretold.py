@@ -1,4 +1,4 @@
-"""What the law of sinking said of the runs of a comparison, and what happened (docs/losses.md)."""
+"""The predictions of the law of sinking for the runs of a comparison, and the results (docs/losses.md)."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -17,7 +17,7 @@ NOTE = (
 
 
 def foretold_table(results: Sequence[RunResult], names: Mapping[str, str]) -> Table:
-    """A row a loss: F0, its pace, the criterion, and the target cosine at the end."""
+    """One row per loss: F0, its pace 1/beta, the criterion, and the final target cosine."""
     by_label: dict[str, list[RunResult]] = {}
     for result in results:
         by_label.setdefault(result.run.label, []).append(result)
@@ -61,7 +61,7 @@ def _line(run: RunResult, step: int) -> Line | None:
 
 
 def _pace(lines: Sequence[Line], runs: Sequence[RunResult], s: float) -> str:
-    """1/beta at the step of the criterion, where the class centres' length was measured."""
+    """1/beta at the step of the criterion, if the length of the class centres was measured there."""
     recipe, summary = runs[0].run.recipe, runs[0].summary
     lengths = [line["centre_length"] for line in lines if "centre_length" in line]
     by_sgd = recipe.optim.kind == "sgd" and not recipe.teacher.places_centres

@@ -1,4 +1,4 @@
-"""The answer of a comparison in words: who is best, what sank, what no test could tell apart."""
+"""The result of a comparison in words: the best loss, the sunk losses, the significant differences."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,8 +13,8 @@ def headline(losses: Sequence[LossResult], names: Mapping[str, str], reference: 
 
     Args:
         losses: best first.
-        names: short, by label.
-        reference: the label of the loss that the others were tested against.
+        names: short names by label.
+        reference: the label of the loss that the tests compare with the others.
     """
     return [line for line in (_best(losses, names), *_fates(losses, names),
                               _tests(losses, names, reference)) if line]  # fmt: skip
@@ -49,7 +49,7 @@ def _fates(losses: Sequence[LossResult], names: Mapping[str, str]) -> list[str]:
 
 
 def _tests(losses: Sequence[LossResult], names: Mapping[str, str], reference: str) -> str:
-    """Where the reference differs by more than the seeds do, and where no difference was shown."""
+    """The losses that differ significantly from the reference, and those that do not."""
     better, worse, same = [], [], []
     for loss in losses:
         test = loss.against
@@ -66,6 +66,6 @@ def _tests(losses: Sequence[LossResult], names: Mapping[str, str], reference: st
 
 
 def _listed(words: Sequence[str]) -> str:
-    """With semicolons where a name has a comma of its own."""
+    """The words as a list, with semicolons if a word contains a comma."""
     comma = "; " if any("," in word for word in words) else ", "
     return comma.join(words)

@@ -1,6 +1,6 @@
-"""The settings of the map of sinking: where on both sides of the border margins are tried, one seed mostly.
+"""The settings of the map of sinking, on both sides of the border; most have one seed.
 
-Each is a recipe of MobileFaceNet with the protocol below and a few changes; the labels name the changes
+Each is a recipe of MobileFaceNet with the protocol below and a few changes. Its label names the differences
 from 250 people x 10 images, difficulty 0.75, ArcFace with m = 0.5, batch 128.
 """
 
@@ -20,7 +20,7 @@ PROTOCOL = (
     "data.synthetic.difficulty=0.75",
     "optim.batch_size=128",
     f"schedule.steps={STEPS}",
-    # The first steps of a long run: the rate stays, where a cosine over so few would end the matter.
+    # The first steps of a long run, so the rate is constant: a cosine schedule would decay too early.
     "schedule.kind=step",
     "schedule.milestones=[0.99]",
     "evaluation.every=0",
@@ -38,12 +38,12 @@ class Setting(NamedTuple):
 
     label: str
     loss: str = "arcface"
-    """What follows "mobilefacenet-" in the recipe's name."""
+    """The part of the recipe's name after "mobilefacenet-"."""
     changes: tuple[str, ...] = ()
     seed: int = 0
 
     def recipe(self) -> Recipe:
-        """What runs."""
+        """The recipe of the setting."""
         made = override(mobilefacenet(self.loss), [*PROTOCOL, *self.changes])
         return replace(made, train=replace(made.train, seed=self.seed))
 
@@ -103,4 +103,4 @@ SETTINGS = (
     Setting("250x10 batch 256", changes=("optim.batch_size=256",)),
     Setting("250x40 seed 1", changes=_people(250, 40), seed=1),
 )
-"""In the order in which they run: whatever is done so far covers both sides of the border."""
+"""In the order of the runs, so that the finished ones always cover both sides of the border."""

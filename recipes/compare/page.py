@@ -1,4 +1,4 @@
-"""report.html of a comparison: what was asked, the tables, the figures, and every run."""
+"""report.html of a comparison: the question, the tables, the figures, and all runs."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def write_page(results: Sequence[RunResult], losses: Sequence[LossResult], out: 
 
     Args:
         results: all runs.
-        losses: their figures, in the order of the rows.
+        losses: figures of the losses, in the order of the rows.
         out: the folder of the comparison.
     """
     names = short_names({result.run.label: result.run.recipe for result in results})
@@ -94,7 +94,7 @@ def write_page(results: Sequence[RunResult], losses: Sequence[LossResult], out: 
 
 
 def _loss_tables(losses: Sequence[LossResult], names: Mapping[str, str], note: str) -> list[Table]:
-    """How well, and how fast: together they would be too wide to read."""
+    """Two tables, on accuracy and on speed, because one would be too wide."""
     num_runs = max(sum(loss.verdicts.values()) for loss in losses)
     columns = headings(losses)
     how_fast = how_fast_from(columns)

@@ -1,4 +1,4 @@
-"""Which runs make up a comparison; only the loss may differ between them."""
+"""The plan of a comparison: its runs, which differ only in the loss and the seed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
@@ -13,14 +13,14 @@ from fusedface.recipes.configuration.settings import differences, override
 def plan(
     recipes: Sequence[Recipe], num_seeds: int, margins: str | None, folder: Path
 ) -> list[PlannedRun]:
-    """All runs, seed by seed, so that whatever is finished compares all losses.
+    """All runs, seed by seed, so that the finished ones always compare all losses.
 
     Args:
-        recipes: alike except for their losses.
-        num_seeds: seeds of each, counted from the recipes' own.
+        recipes: the recipes, which differ only in the loss.
+        num_seeds: number of seeds of each, counted from the recipes' own seed.
         margins: a sweep over one parameter of the margin, such as "m=0.3,0.4,0.5"; a loss without
             that parameter runs once.
-        folder: of the comparison; a run's directory is runs/LABEL/seedN in it.
+        folder: the folder of the comparison; it has the run directories runs/LABEL/seedN.
 
     Raises:
         ValueError: there is nothing to compare, the recipes differ in more than the loss, or `margins`

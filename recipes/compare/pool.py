@@ -1,4 +1,4 @@
-"""Runs in processes of their own, a few at a time."""
+"""Runs several trainings in separate processes, a few at a time."""
 
 import os
 import subprocess
@@ -15,17 +15,17 @@ from fusedface.recipes.run_directory.files import write_text
 from fusedface.recipes.training.signals import StopRequest
 
 POLL_SECONDS = 0.25
-MEMORY_PER_RUN = 2 * 2**30  # bytes of a run with the small protocol: 0.9 GiB seen, and room
+MEMORY_PER_RUN = 2 * 2**30  # bytes; a run of the protocol "small" took 0.9 GiB, plus reserve
 MAX_JOBS = 8
 
 
 def default_jobs(device: torch.device) -> int:
-    """As many runs at once as CPU cores and free memory carry; one on a GPU."""
+    """Number of simultaneous runs that CPU cores and free memory allow; one on a GPU."""
     if device.type != "cpu":
         return 1
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not on every system
+    except (AttributeError, ValueError, OSError):  # not available on every system
         return 1
     return max(1, min(os.cpu_count() or 1, MAX_JOBS, free // MEMORY_PER_RUN))
 
@@ -37,20 +37,20 @@ def run_all(
     on_poll: Callable[[set[PlannedRun]], None],
     may_begin: Callable[[], bool] = lambda: True,
 ) -> str | None:
-    """Run everything, `jobs` at a time, in order; returns when all have ended.
+    """Run everything in order, `jobs` at a time; returns when all runs have ended.
 
-    What a run prints goes to seedN.txt next to its directory, its recipe is in seedN.toml. After a
-    signal every run saves and ends, and no further one is started.
+    The output of a run goes to seedN.txt next to its directory, and its recipe to seedN.toml. After a
+    signal all runs save and end, and no other run starts.
 
     Args:
-        runs: those still to do.
-        jobs: how many at once; on a CPU they share its cores evenly.
-        device: where.
-        on_poll: called a few times a second with the runs that are running.
-        may_begin: whether another run may begin; once it may not, those that wait are left.
+        runs: the unfinished runs.
+        jobs: number of simultaneous runs; on a CPU they share its cores evenly.
+        device: the device of the runs.
+        on_poll: called a few times per second with the runs in progress.
+        may_begin: whether another run may begin; after False the waiting runs are dropped.
 
     Returns:
-        The name of the signal that came, or None.
+        The name of a received signal, or None.
     """
     waiting = list(runs)
     running: dict[PlannedRun, subprocess.Popen[bytes]] = {}
@@ -69,14 +69,14 @@ def run_all(
                 on_poll(set(running))
                 sleep(POLL_SECONDS)
                 running = {run: p for run, p in running.items() if p.poll() is None}
-        finally:  # a second signal, or an error here
+        finally:  # after a second signal, or an error here
             for process in running.values():
                 process.kill()
     return stop.signal_name
 
 
 def last_words(run: PlannedRun) -> str:
-    """The last line that a run printed, to say why it failed."""
+    """The last line of a run's output, which says why it failed."""
     path = run.folder.with_suffix(".txt")
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
     return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
@@ -94,14 +94,14 @@ def _start(run: PlannedRun, device: torch.device, threads: int) -> subprocess.Po
             stdout=log,
             stderr=log,
             env=environment,
-            # A terminal's Ctrl-C would reach a run besides our own signal to it, and a run takes a second
-            # signal as an order to stop at once.
+            # A terminal sends Ctrl-C to all its processes. With our own signal a run would get two, and it
+            # would stop at once without saving.
             start_new_session=True,
         )
 
 
 def _recipe_file(run: PlannedRun) -> Path:
-    """Next to the run's directory, which must be empty when a run begins."""
+    """Write the recipe next to the run's directory, which must be empty when the run begins."""
     path = run.folder.with_suffix(".toml")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, to_toml(run.recipe))

@@ -1,11 +1,11 @@
-"""What the theory says of each setting of the map before it is trained, written down in a file.
+"""Predictions of the theory for each setting of the map, written to a file before training.
 
-Two predictions. The first needs no training: a fit to simulated runs, from the untrained network,
+There are two predictions. The first needs only the untrained network; it is a fit to simulated runs:
 
     19.2 + 1.8 ln w0 - 2.5 ln(C n / B) - 16.9 F0 - 7.2 ln(s / 64)  > 0:  learns
 
-where w0 is the cosine of two images of a person less that of two people, n images each. The second is a
-threshold, F0 / 2, for the target cosine 80 steps after the warm-up (docs/losses.md).
+w0 is the mean cosine of two images of one person minus that of two people; n is the number of images per
+person. The second is a threshold, F0 / 2, of the target cosine 80 steps after the warm-up (docs/losses.md).
 """
 
 import json
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
 
 FORMAT = "fusedface predictions of sinking"
 PROBED_PEOPLE, PROBED_IMAGES = 96, 4
-SMALLEST_CONTRAST = 1e-3  # of w0, which is a logarithm's argument
+SMALLEST_CONTRAST = 1e-3  # of w0, because the fit takes its logarithm
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted of one setting."""
+    """The predictions for one setting."""
 
     label: str
     slope_gap: float
-    """F0 of the loss of the first steps."""
+    """F0 of the margin in the first steps."""
     contrast: float
-    """w0."""
+    """w0 of the untrained network."""
     score: float
-    """Value of the fit above; positive: learns."""
+    """Value of the fit above; a positive value predicts learning."""
     learns_untrained: bool
     learns_above: float | None
-    """F0 / 2; None for a loss that pulls no cosine down, which learns."""
+    """F0 / 2; None for a loss that does not pull cosines down, and so learns."""
     asked_at: int
-    """The step at which the target cosine is compared with it."""
+    """The step at which the target cosine is compared with `learns_above`."""
 
 
 def predict(setting: "Setting") -> Prediction:
-    """What is said of a setting; draws its network and renders a few of its faces."""
+    """The predictions for a setting; draws its network and renders a few of its faces."""
     recipe = setting.recipe()
     margin, gradient = recipe.head.margin, recipe.head.target_gradient
     gap = margin.slope_gap(target_gradient=gradient)
@@ -89,7 +89,7 @@ def predict(setting: "Setting") -> Prediction:
 @cache
 @torch.no_grad()
 def untrained_contrast(backbone: BackboneOptions, seed: int, people: Synthetic) -> float:
-    """w0: mean cosine of two images of a person less that of two people, of a drawn network."""
+    """w0: mean cosine of two images of one person minus that of two people, for a drawn network."""
     seed_everything(seed)
     model = backbone.build()
     faces = SyntheticFaces(
@@ -100,7 +100,7 @@ def untrained_contrast(backbone: BackboneOptions, seed: int, people: Synthetic) 
         difficulty=people.difficulty,
     )
     images = torch.stack([torch.as_tensor(faces.image(i)) for i in range(len(faces))])
-    model.train()  # with the statistics of the batch, as in the first step
+    model.train()  # so that it uses batch statistics, as in the first step
     unit = normalize(model(model.preprocessing.images_to_tensor(images)), dim=1)
     labels = torch.as_tensor(faces.labels)
     cosines, same = unit @ unit.T, labels[:, None] == labels
@@ -109,14 +109,14 @@ def untrained_contrast(backbone: BackboneOptions, seed: int, people: Synthetic) 
 
 
 def write_predictions(predictions: list[Prediction], path: Path) -> None:
-    """Write the file that is committed before anything is trained."""
+    """Write the file, which is committed before any training."""
     content = {"format": FORMAT, "version": 1, "predictions": [asdict(p) for p in predictions]}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_predictions(path: Path) -> dict[str, Prediction]:
-    """By label.
+    """The predictions in a file, by label.
 
     Raises:
         ValueError: the file is missing or is something else.

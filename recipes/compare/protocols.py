@@ -1,4 +1,4 @@
-"""What a comparison runs when nothing else is said: which losses, and on what."""
+"""The default losses and settings of a comparison."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -48,15 +48,16 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     ),
     "recipe": (),
 }
-"""Settings on top of each recipe, by name: "small" is for two CPU cores, "casia" for a GPU (the number
-of people of CASIA-WebFace, generated), "recipe" changes nothing. docs/convergence.md has the reasons."""
+"""Settings that change each recipe, by name of the protocol. "small" is for two CPU cores. "casia" is for
+a GPU, with as many generated people as CASIA-WebFace has. "recipe" changes nothing. See
+docs/convergence.md."""
 
 
 def get_protocol(name: str) -> tuple[str, ...]:
     """The settings of a protocol.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no protocol of that name.
     """
     if name not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
@@ -67,10 +68,10 @@ def get_protocol(name: str) -> tuple[str, ...]:
 
 
 def with_settings(recipes: Sequence[Recipe], settings: Sequence[str]) -> list[Recipe]:
-    """The recipes with the same settings changed in each; a parameter of the margin where there is one.
+    """The recipes with the same changes in each; a margin parameter changes only where the margin has it.
 
     Args:
-        recipes: of a comparison.
+        recipes: the recipes of a comparison.
         settings: such as "optim.lr=0.05" or "head.margin.t_momentum=0.99", which only CurricularFace has.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The runs of a comparison: what is planned, and what they have written so far."""
+"""The runs of a comparison: the planned runs, and their results so far."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 OF_THE_LOSS = (
     "name:", "summary:", "head.margin.", "head.weighting.", "head.focal_gamma:", "schedule.loss:",
 )  # fmt: skip
-"""How lines on settings begin that losses may differ in."""
-FAILED = "failed"  # next to the verdicts: the process ended without a summary
+"""First words of the lines on settings that may differ between losses."""
+FAILED = "failed"  # an extra verdict: the process ended without a summary
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PlannedRun:
     """One run of a comparison: a loss, a seed, and the directory of the run."""
 
     label: str
-    """The loss: the recipe's name, and what a sweep has changed in it."""
+    """Label of the loss: the recipe's name, and its parameter in a sweep."""
     seed: int
     recipe: "Recipe"
     folder: Path
@@ -29,22 +29,22 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class RunResult(RunRecord):
-    """One run of a comparison: what is planned, and what is there of it."""
+    """A planned run with its files so far."""
 
     run: PlannedRun
 
     @property
     def verdict(self) -> str:
-        """That of its summary, or "failed"."""
+        """The verdict of its summary, or "failed" without a summary."""
         return self.summary.verdict if self.summary else FAILED
 
     @property
     def done(self) -> bool:
-        """Whether to run it again would change nothing: finished, or not finite, which repeats."""
+        """Whether a new start would change nothing: it is finished, or not finite, which would repeat."""
         return self.summary is not None and self.summary.verdict != "interrupted"
 
 
 def read_result(run: PlannedRun) -> RunResult:
-    """Read a run's directory, whatever is there of it."""
+    """Read the files of a run that exist so far."""
     record = read_run(run.folder)
     return RunResult(record.train, record.evaluations, record.summary, run)

@@ -1,4 +1,4 @@
-"""What runs rest on besides their recipes: a comparison holds none of other settings, data or code."""
+"""Checks that the runs of a comparison share settings, data and code, so that results can be reused."""
 
 import hashlib
 import json
@@ -25,19 +25,19 @@ DECIDING = (
     "recipes/training",
     "recipes/evaluation",
 )
-"""The folders of the code that decide what a run computes."""
-SHOWN = 6  # differences named in a message
+"""Folders of the code that decides the result of a run."""
+SHOWN = 6  # number of differences in a message
 
 Inputs = dict[str, str]
 
 
 def inputs_of(recipe: Recipe, device: torch.device) -> Inputs:
-    """What decides a run's result but its recipe, a line each; the same for all seeds and losses.
+    """Everything besides the recipe that decides a run's result; the same for all seeds and losses.
 
     Raises:
         ValueError: the recipe's faces cannot be read.
     """
-    with torch.device("meta"):  # no weights are drawn
+    with torch.device("meta"):  # draws no weights
         preprocessing = recipe.backbone.build().preprocessing
     note = lambda text: None  # noqa: ARG005, E731
     faces = open_faces(recipe.data, recipe.evaluation, preprocessing, device, note)
@@ -62,7 +62,7 @@ def code_version() -> str:
 
 
 def record(runs: Iterable[PlannedRun], inputs: Inputs) -> None:
-    """Write what runs that are about to begin rest on, next to their directories."""
+    """Write the inputs of new runs next to their directories."""
     for run in runs:
         path = run.folder.with_suffix(".json")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,15 +70,15 @@ def record(runs: Iterable[PlannedRun], inputs: Inputs) -> None:
 
 
 def conflicts(runs: Sequence[PlannedRun], inputs: Inputs, out: Path) -> list[str]:
-    """What the runs that a folder holds do not share with those that are planned; empty where all fit.
+    """Differences between the runs in a folder and the planned ones; empty if all fit.
 
     Args:
-        runs: those of the comparison.
-        inputs: what they rest on.
-        out: the folder; runs in it that are not planned must fit the others too.
+        runs: the planned runs.
+        inputs: the inputs of these runs, see `inputs_of`.
+        out: the folder; runs in it that are not planned must fit too.
     """
     planned = {run.folder: run.recipe for run in runs}
-    found: dict[str, None] = {}  # in order, each once
+    found: dict[str, None] = {}  # used as an ordered set
     for folder in sorted((out / "runs").glob("*/seed*")):
         if folder.is_dir() and any(folder.iterdir()):
             lines = _recipe_differences(folder, planned.get(folder), runs[0].recipe)
@@ -87,13 +87,13 @@ def conflicts(runs: Sequence[PlannedRun], inputs: Inputs, out: Path) -> list[str
 
 
 def shortened(lines: Sequence[str]) -> str:
-    """The first few of the differences, a line each."""
+    """The first few differences, one line each."""
     more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return "\n  ".join(["", *lines[:SHOWN], *more])
 
 
 def _recipe_differences(folder: Path, planned: Recipe | None, any_planned: Recipe) -> list[str]:
-    if not (folder / RECIPE).is_file():  # killed before it had begun
+    if not (folder / RECIPE).is_file():  # killed before it began
         return []
     try:
         found = read_recipe(folder / RECIPE)
@@ -123,7 +123,7 @@ def _input_differences(folder: Path, inputs: Inputs) -> list[str]:
 
 
 def _digest(pairs: PairList) -> str:
-    """The number of pairs, and a digest of which images they are of."""
+    """The number of pairs, and a digest of the pairs and the names of their images."""
     digest = hashlib.sha256()
     for values in (pairs.first, pairs.second, pairs.same, pairs.fold):
         digest.update(values.astype("int64").tobytes())

@@ -1,4 +1,4 @@
-"""The live screen of a comparison: a row a run. Without a terminal, a line when a run begins or ends."""
+"""The live screen of a comparison, one row per run; else a line per start or end of a run."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,17 +19,17 @@ COLUMNS = (
     ("loss", None, 0), ("seed", 4, 0), ("", BAR_WIDTH, 110), ("step", None, 60), ("loss", None, 80),
     ("", SPARK_WIDTH, 120), ("cos", None, 80), ("accuracy", None, 0), ("", None, 0),
 )  # fmt: skip
-"""Heading, width, and the narrowest terminal that has it: a figure is left out rather than cut."""
+"""Heading, width, and the least terminal width that shows the column; no figure is cut."""
 FIGURES = frozenset({"seed", "step", "cos", "accuracy"})
 REFRESH_PER_SECOND = 2
 
 
 class Screen:
-    """Shows how far every run is; `update` is called with the runs that are running.
+    """Shows the progress of every run; call `update` with the runs in progress.
 
     Args:
         runs: all runs of the comparison, in the order of their rows.
-        console: where.
+        console: where to show it.
     """
 
     def __init__(self, runs: Sequence[PlannedRun], console: Console) -> None:
@@ -44,7 +44,7 @@ class Screen:
             self._live.start()
 
     def update(self, running: set[PlannedRun]) -> None:
-        """Read what the running runs have written, and show it."""
+        """Read the files of the runs in progress, and show them."""
         begun, ended = running - self._running, self._running - running
         for run in running | ended:
             self._results[run] = read_result(run)
@@ -113,7 +113,7 @@ def _cells(run: PlannedRun, result: RunResult, is_running: bool) -> list:
 
 
 def _num_steps(result: RunResult) -> int | None:
-    """How long a run will be, once it has reported its first epoch."""
+    """The number of steps of a run; None before it is known."""
     schedule = result.run.recipe.schedule
     if schedule.steps is not None or not result.train:
         return schedule.steps
@@ -130,7 +130,7 @@ def _told(result: RunResult) -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The newest values as bars, a bar the mean of equally many; from the least to the largest."""
+    """The values as bars, scaled from the smallest to the largest; each bar is the mean of equally many."""
     if not values:
         return ""
     per_bar = -(-len(values) // width)

@@ -1,7 +1,7 @@
-"""The map of sinking: predictions, runs, and how often the predictions were right.
+"""The map of sinking: predictions, runs, and the number of correct predictions.
 
-A folder OUT holds runs/LABEL/seedN as a comparison does, map.json, and map.png with map.svg. The same
-command goes on where it was stopped; runs that are finished are not repeated.
+A folder OUT holds runs/LABEL/seedN as in a comparison, map.json, map.png and map.svg. After a stop the same
+command goes on; finished runs are not repeated.
 """
 
 import json
@@ -25,35 +25,35 @@ from fusedface.recipes.report.phase import read_path
 from fusedface.recipes.run_directory.files import write_text
 
 CLEAR = 0.1
-"""Target cosine at the end beyond which a run has learned, or below whose negative it has sunk; between
-the two it is undecided, and no prediction is counted."""
+"""A run with a final target cosine above this has learned; one below minus this has sunk. A run between the
+two is undecided, and its predictions are not counted."""
 MAP = "map.json"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a setting."""
+    """The outcome of a setting."""
 
     label: str
     asked: float | None
-    """Mean target cosine of the line at the step of the criterion."""
+    """Target cosine at the step of the criterion."""
     last: float
-    """At the end."""
+    """Target cosine at the end."""
     step: int
     learned: bool | None
-    """None: undecided."""
+    """Whether it learned; None if undecided."""
     says_untrained: bool
-    """The prediction from before training."""
+    """Whether the prediction before training was that it learns."""
     says_asked: bool
-    """The prediction at the step of the criterion."""
+    """Whether the prediction at the step of the criterion was that it learns."""
     path: list[list[float]]
-    """For each line: step, target cosine, nearest negative, training accuracy, a, b, |w|."""
+    """For each line of metrics: step, target cosine, nearest negative, training accuracy, a, b, |w|."""
     component: list[float] | None = None
-    """b at the end, as measured, and by the law from the criterion's step on."""
+    """b at the end: measured, and predicted by the law from the criterion's step on."""
 
 
 def plan_map(out: Path, settings: Sequence[Setting] = SETTINGS) -> list[PlannedRun]:
-    """All runs, in their order."""
+    """All runs of the map, in order."""
     return [
         PlannedRun(s.label, s.seed, s.recipe(), out / "runs" / s.label.replace(" ", "_") / f"seed{s.seed}")
         for s in settings
@@ -69,15 +69,15 @@ def run_map(
     device: torch.device,
     console: Console,
 ) -> list[Outcome] | None:
-    """Train what is not finished yet, as long as time is left, and judge the predictions.
+    """Train the unfinished settings while time is left, and judge the predictions.
 
     Args:
         out: the folder.
-        predictions: the file, written before.
-        jobs: runs at once.
-        minutes: begin no further run after so long; None: all of them.
-        device: where they run.
-        console: where it is shown.
+        predictions: the file with the predictions.
+        jobs: number of simultaneous runs.
+        minutes: no run begins after this time; None runs all of them.
+        device: the device of the runs.
+        console: where progress is shown.
 
     Returns:
         The outcomes so far; None after a signal.
@@ -131,7 +131,7 @@ def _component(folder: Path) -> list[float]:
 
 
 def outcome(result: RunResult, foretold: Prediction) -> Outcome:
-    """Compare a finished run with what was said of it."""
+    """Compare a finished run with its predictions."""
     asked = next(
         (line["target_cosine"] for line in result.train if line["step"] >= foretold.asked_at), None
     )
@@ -152,7 +152,7 @@ def outcome(result: RunResult, foretold: Prediction) -> Outcome:
 
 
 def score_lines(outcomes: Sequence[Outcome]) -> list[str]:
-    """Right, false alarms and misses of both predictions, over the settings that were decided."""
+    """Correct predictions, false alarms and misses of both predictions, over the decided settings."""
     decided = [o for o in outcomes if o.learned is not None]
     learned = sum(bool(o.learned) for o in decided)
     lines = [
@@ -172,7 +172,7 @@ def score_lines(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def outcome_table(outcomes: Sequence[Outcome], foretold: dict[str, Prediction]) -> Table:
-    """A row a setting."""
+    """One row per setting."""
     names = ["F0/2", "cosine when asked", "at the end", "b", "b by the law"]
     table = Table("", ["setting", "before training", "when asked", "outcome"], names)
     word = {True: "learns", False: "sinks", None: "undecided"}

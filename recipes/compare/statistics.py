@@ -1,4 +1,4 @@
-"""The figures of a comparison: over seeds, with their spread, and paired tests between losses."""
+"""The figures of a comparison: means and spreads over seeds, and paired tests between losses."""
 
 import math
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from fusedface.recipes.configuration.recipe import Recipe
 
 SHARES = (0.90, 0.95, 0.99)
-"""Shares of the comparison's best accuracy; the steps that a loss takes to reach each are reported."""
+"""Shares of the comparison's best accuracy; a comparison reports the steps of each loss to reach them."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation over seeds (None for one seed), and how many there are."""
+    """Mean, sample standard deviation (None for one seed), and number of seeds."""
 
     mean: float
     std: float | None
@@ -25,7 +25,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread | None":
-        """None of no values."""
+        """The spread of values; None without values."""
         if not values:
             return None
         return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
@@ -33,13 +33,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """CurricularFace's final accuracy less another loss's, seed by seed."""
+    """Final accuracy of the reference loss minus that of another loss, paired by seed."""
 
     difference: Spread
     p: float | None
     """p of Student's paired two-sided t-test; None with fewer than two seeds or without spread."""
     p_holm: float | None = None
-    """The same after Holm's correction for the number of losses."""
+    """p after Holm's correction for the number of losses."""
 
 
 @dataclass(frozen=True)
@@ -48,33 +48,33 @@ class LossResult:
 
     label: str
     margin: str
-    """Its parameters, such as "m=0.5 s=64"."""
+    """Parameters of the margin, such as "m=0.5 s=64"."""
     verdicts: dict[str, int]
-    """How many runs of each verdict."""
+    """Number of runs with each verdict."""
     best: Spread | None
-    """Best accuracy on the way, which flatters: it is chosen on the test pairs."""
+    """Best accuracy during training. It is optimistic, because it is chosen on the test pairs."""
     final: Spread | None
-    """Accuracy after the last step, of the runs that got there."""
+    """Accuracy after the last step, of the finished runs."""
     cosine: Spread | None
-    """Mean target cosine in training at the end, of the runs that got there; negative is a bad sign."""
+    """Mean target cosine at the end of training, of the finished runs; a negative value is a bad sign."""
     tar: Spread | None
     """True accept rate at `far`, after the last step."""
     far: str | None
-    """The lowest false accept rate that all runs' sets support."""
+    """The lowest false accept rate that the sets of all runs support."""
     steps_to: tuple[Spread | None, ...]
     """Steps to each of SHARES of the comparison's best accuracy, of the runs that reach it."""
     ms_per_step: float | None
     peak_memory_mib: float | None
     against: PairedTest | None
-    """The reference loss against this one; None for the reference itself."""
+    """The test of the reference loss against this one; None for the reference itself."""
 
 
 def summarise(results: Sequence[RunResult]) -> list[LossResult]:
     """The figures of each loss, best final accuracy first; losses without one come last, never left out.
 
     Args:
-        results: all runs; the first one with CurricularFace is what others are tested against, without
-            any the first.
+        results: all runs. The reference of the tests is the first loss with CurricularFace; without
+            one, the first loss.
     """
     by_label: dict[str, list[RunResult]] = {}
     for result in results:
@@ -91,7 +91,7 @@ def summarise(results: Sequence[RunResult]) -> list[LossResult]:
 
 
 def reference_label(results: Sequence[RunResult]) -> str:
-    """The loss that the others are tested against."""
+    """The label of the loss that the tests compare with the others."""
     labels = [r.run.label for r in results if r.run.recipe.head.margin.name == "curricularface"]
     return (labels or [r.run.label for r in results])[0]
 
@@ -110,7 +110,7 @@ def steps_to(accuracies: Sequence[tuple[int, float]], wanted: float) -> float | 
 
 
 def final_accuracy(result: RunResult) -> float | None:
-    """After the last step; None for a run that did not get there."""
+    """Accuracy after the last step; None for an unfinished run."""
     if result.summary is None or not result.summary.finished or not result.accuracies:
         return None
     return result.accuracies[-1][1]
@@ -189,7 +189,7 @@ def _common_far(results: Sequence[RunResult]) -> str | None:
 
 
 def _paired_tests(by_label: dict[str, list[RunResult]], reference: str) -> dict[str, PairedTest]:
-    """The reference against every other loss, on the seeds that both have finished."""
+    """Tests of the reference against every other loss, on the seeds that both have finished."""
     tests = {}
     ours = {run.run.seed: final_accuracy(run) for run in by_label[reference]}
     for label, runs in by_label.items():

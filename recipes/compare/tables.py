@@ -1,4 +1,4 @@
-"""A comparison's figures as text: one row a loss, for the terminal, the report and comparison.json."""
+"""The figures of a comparison as text, one row per loss: for terminal, report and comparison.json."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -42,7 +42,7 @@ SETTINGS_THAT_MATTER = (
     ("backbone", _backbone),
     ("data", _data),
 )
-"""Known to change the answer; s, m, t and the momentum of t are shown with each loss."""
+"""Settings that are known to change the result; s, m, t and the momentum of t are shown with each loss."""
 
 
 def headings(losses: Sequence[LossResult]) -> list[str]:
@@ -86,12 +86,12 @@ def cells(loss: LossResult, num_runs: int) -> list[str]:
 
 
 def how_fast_from(names: Sequence[str]) -> int:
-    """The first of `headings` that is about speed."""
+    """The index of the first heading that is about speed."""
     return len(names) - len(SHARES) - 2
 
 
 def rich_tables(losses: Sequence[LossResult]) -> Group:
-    """For the terminal: how well, and below it how fast; one table of all columns would be too wide."""
+    """Two tables for the terminal, on accuracy and on speed; a single one would be too wide."""
     num_runs = max(sum(loss.verdicts.values()) for loss in losses)
     names = headings(losses)
     how_fast = how_fast_from(names)
@@ -110,7 +110,7 @@ def rich_tables(losses: Sequence[LossResult]) -> Group:
 
 
 def _common_prefix(labels: Sequence[str]) -> str:
-    """What all labels begin with, up to a hyphen: the backbone."""
+    """The common beginning of all labels up to a hyphen, which is the backbone."""
     first = labels[0]
     ends = [i + 1 for i, letter in enumerate(first) if letter == "-"]
     shared = [first[:end] for end in ends if all(x.startswith(first[:end]) for x in labels)]
@@ -123,7 +123,7 @@ def as_dict(losses: Sequence[LossResult]) -> list[dict[str, Any]]:
 
 
 def settings_line(recipe: "Recipe") -> str:
-    """The settings that are known to change the answer, the same for all runs."""
+    """One line with SETTINGS_THAT_MATTER, which are the same for all runs."""
     return "; ".join(f"{name} {value(recipe)}" for name, value in SETTINGS_THAT_MATTER)
 
 
@@ -150,12 +150,12 @@ def _number(spread: Spread | None, num_runs: int) -> str:
 
 
 def _of(count: int, num_runs: int) -> str:
-    """How many runs a figure rests on, where that is not all."""
+    """The number of runs behind a figure, as text; empty if it is all runs."""
     return "" if count == num_runs else f" ({count} of {num_runs})"
 
 
 def set_rows(results: Sequence[RunResult]) -> list[list[str]]:
-    """A row for each set of each run that trained all its steps."""
+    """One row for each set of each finished run."""
     return [
         [
             name,

@@ -1,6 +1,6 @@
-"""One run in a process of its own: python -m fusedface.recipes.compare.worker RECIPE OUT [DEVICE].
+"""One run in a separate process: python -m fusedface.recipes.compare.worker RECIPE OUT [DEVICE].
 
-A process a run keeps runs apart: their memory peaks, their random numbers, and a crash of one of them.
+Separate processes keep memory peaks, random numbers and crashes of runs apart.
 """
 
 import os
@@ -17,7 +17,7 @@ from fusedface.recipes.run import run_recipe
 
 
 def main(recipe: str, out: str, device: str | None = None) -> None:
-    """Run or go on with a run; a mistake is one line on standard error."""
+    """Start or resume a run; an error is one line on standard error."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         run_recipe(read_recipe(recipe), out, resume=True, device=device, console=Console(width=200))
@@ -26,7 +26,7 @@ def main(recipe: str, out: str, device: str | None = None) -> None:
 
 
 def _end_with_parent() -> None:
-    """Stop in good order when the comparison is gone, or the next one would find this run going on."""
+    """Stop this run if the comparison's process ends, so that the next comparison can resume it."""
     parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(1.0)

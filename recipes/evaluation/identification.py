@@ -1,8 +1,9 @@
-"""1:N identification on a labelled set: who of the gallery is on a probe, and is it anybody of it?
+"""1:N identification on a labelled set: find the person of a probe in a gallery, and reject strangers.
 
-The first image of each person is enrolled; every other image is a probe, searched twice: among all people
-(CMC, and detection and identification), and among all but its own, as a stranger's photo would be (false
-alarms). So one set serves for both, without drawing strangers, and no figure depends on chance.
+The gallery holds the first image of each person; every other image is a probe, which is searched twice. The
+search among all people gives the CMC and the detection and identification rates. The search without the
+probe's own person gives the false alarms, because the probe is then a stranger. So one set serves for both,
+and no figure depends on random draws.
 """
 
 from dataclasses import dataclass
@@ -21,24 +22,24 @@ class Identification:
     """Figures of one network on one set; rates are fractions."""
 
     cmc: tuple[float, ...]
-    """How often the own person is among the k most similar of the gallery, k = 1, 2, ..."""
+    """Share of probes whose person is among the k most similar people of the gallery, k = 1, 2, ..."""
     dir_at_far: dict[str, float]
-    """By false alarm rate ("0.01"): how often the own person comes first, above the threshold that so
-    many strangers exceed; where strangers support the rate."""
+    """Detection and identification rate by false alarm rate ("0.01"): share of probes whose person comes
+    first and above the threshold that this share of strangers exceeds. Only rates with enough strangers."""
     num_gallery: int
-    """People enrolled, one image each."""
+    """Number of people in the gallery, with one image each."""
     num_probes: int
 
 
 def identify(embeddings: np.ndarray, identities: np.ndarray) -> Identification | None:
-    """Figures of a set; of equally similar people the others come first.
+    """Figures of a set; in ties, other people rank before the probe's own person.
 
     Args:
         embeddings: (N, D), length 1.
         identities: (N,) integers.
 
     Returns:
-        None where no person has two images, or there is one person.
+        The figures; None if no person has two images, or if there is only one person.
     """
     people, enrolled = np.unique(identities, return_index=True)
     probes = np.setdiff1d(np.arange(len(identities)), enrolled)

@@ -1,4 +1,4 @@
-"""What a caller does to an aligned face before it goes into an exported network."""
+"""The preprocessing that an exported network expects of its caller."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ USUAL = 127.5  # mean and standard deviation of InsightFace's recognisers
 
 @dataclass(frozen=True)
 class InputContract:
-    """What a caller does to an image: (x - mean) / std, channels first, R G B.
+    """The preprocessing by the caller: (x - mean) / std, channels first, order R G B.
 
     Args:
         size: (H, W) of the aligned face, pixels.
-        mean, std: grey levels; 127.5 and 127.5, or 0 and 1 where the graph normalises.
+        mean, std: grey levels; 127.5 and 127.5, or 0 and 1 if the network normalises.
     """
 
     size: tuple[int, int]
@@ -21,6 +21,6 @@ class InputContract:
     std: float
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
-        """(B, H, W, 3) uint8 RGB to (B, 3, H, W) float32."""
+        """Convert (B, H, W, 3) uint8 RGB to (B, 3, H, W) float32."""
         blob = (images.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
         return np.ascontiguousarray(blob.transpose(0, 3, 1, 2))

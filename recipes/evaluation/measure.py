@@ -1,4 +1,4 @@
-"""Everything that is measured of one network on one set."""
+"""All measurements of one network on one set."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,16 +14,16 @@ from fusedface.recipes.evaluation.verification import VerificationResult, verify
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One network on one set."""
+    """The measurements of one network on one set."""
 
     pairs: PairList
     figures: VerificationResult
     scores: PairScores
-    """Behind rates, thresholds and calibration: the listed pairs, or all pairs of their images."""
+    """The scores behind rates, thresholds and calibration: of the listed pairs, or of all pairs."""
     listed: PairScores
     thresholds: SetThresholds
     identification: Identification | None
-    """None where the people are unknown or have one image each."""
+    """None if the people are unknown or have one image each."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the verification figures, and what rests on the same scores."""
@@ -37,9 +37,9 @@ def measure(embeddings: np.ndarray, pairs: PairList, people: np.ndarray | None) 
     """Measure a set.
 
     Args:
-        embeddings: (N, D), of its images.
+        embeddings: (N, D), those of its images.
         pairs: the set.
-        people: (N,) integers, to score all pairs of its images; None for the listed ones.
+        people: (N,) integers, to score all pairs of its images; None scores the listed pairs.
     """
     figures, scores = verify(embeddings, pairs.first, pairs.second, pairs.same, pairs.fold, people)
     vectors = unit(embeddings)

@@ -1,4 +1,4 @@
-"""The worst mistakes of a network as a picture: whoever looks at it finds wrong labels and broken crops."""
+"""A picture of the worst mistakes of a network, which often shows wrong labels and broken crops."""
 
 from pathlib import Path
 
@@ -16,14 +16,14 @@ def worst_pairs(cosine: np.ndarray, sign: int) -> np.ndarray:
 
 
 def draw_mistakes(measured: Measured, path: Path) -> None:
-    """Write the impostor pairs that look most alike and the genuine pairs that look least alike.
+    """Draw the impostor pairs with the highest and the genuine pairs with the lowest cosines.
 
-    Among the pairs that the thresholds rest on. The titles count those on the wrong side of the
+    They come from the pairs behind the thresholds. The titles count the pairs on the wrong side of the
     threshold with the fewest errors.
 
     Args:
-        measured: of one set.
-        path: where the picture goes.
+        measured: the measurements on one set.
+        path: the file to write.
     """
     scores, threshold = measured.scores, measured.thresholds.best
     wrong = (scores.cosine > threshold) != scores.same
@@ -45,7 +45,7 @@ def draw_mistakes(measured: Measured, path: Path) -> None:
 
 
 def _caption(measured: Measured, position: int, pair: tuple[int, int]) -> list[str]:
-    """The cosine, and the ends of both names: person and file, where images are files."""
+    """The cosine, and the ends of both names (person and file, if images are files)."""
     paths = [Path(measured.pairs.images.describe(index)) for index in pair]
     names = ["/".join(path.parts[-2:]) for path in paths]
     return [f"{measured.scores.cosine[position]:.3f}", *names]

@@ -1,8 +1,8 @@
-"""An ONNX file as a face recogniser: ours, and those that InsightFace's software takes.
+"""An ONNX file as a face recogniser: our files, and files that InsightFace's software accepts.
 
-What to feed it is decided as InsightFace's software does: grey levels where one of the first eight nodes
-begins with "Sub" and one with "Mul", else (x - 127.5) / 127.5. Our own files say how mirror features join;
-of others they are summed.
+The input follows the rule of InsightFace's software. It is grey levels if the name of one of the first
+eight nodes begins with "Sub" and another with "Mul", else (x - 127.5) / 127.5. The metadata of our files
+say how mirror features are joined; for other files they are summed.
 """
 
 import json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 30
 SMALLEST_SIDE, LARGEST_SIDE = 16, 1024  # pixels of an input
 SUBTRACTS, MULTIPLIES = ("Sub", "_minus"), ("Mul", "_mul")
-NUM_NODES = 8  # whose names are looked at
+NUM_NODES = 8  # number of first nodes whose names decide
 EXTERNAL = 1  # TensorProto.DataLocation
 
 
@@ -52,7 +52,7 @@ class OnnxRecogniser(Recogniser):
             ) from None
 
     def _understand(self, model: "ModelProto") -> None:
-        """What goes in, what comes out, and how faces are prepared."""
+        """Read input, output and preprocessing from the file."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise ValueError(
@@ -78,14 +78,14 @@ class OnnxRecogniser(Recogniser):
         return self._run(images).astype(np.float32)
 
     def _joined(self, images: np.ndarray) -> np.ndarray:
-        """Features of both mirror images; images (B, H, W, 3) uint8."""
+        """Joined features of images (B, H, W, 3) uint8 and their mirror images."""
         features = self._run(images), self._run(images[:, :, ::-1])
         return (
             np.concatenate(features, axis=1) if self.flip == "concat" else features[0] + features[1]
         )
 
     def _run(self, images: np.ndarray) -> np.ndarray:
-        """(B, D) float64, in batches of the size that the file may insist on."""
+        """Features (B, D) float64, in batches of the file's fixed size, if it has one."""
         data, rows = self._contract.prepare(images), []
         for start in range(0, len(data), self._batch):
             part = data[start : start + self._batch]
@@ -104,7 +104,7 @@ class OnnxRecogniser(Recogniser):
 
 
 def _open(path: Path) -> tuple["ModelProto", Any]:
-    """The file's description, and what runs it."""
+    """The model description of a file, and an ONNX Runtime session."""
     try:
         import onnx
         import onnxruntime
@@ -135,7 +135,7 @@ def _open(path: Path) -> tuple["ModelProto", Any]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # its complaints are in the error
+    options.log_severity_level = 4  # its messages are in the error
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many kinds, all of them the file's
@@ -174,7 +174,7 @@ def _size(given: Any, path: Path) -> tuple[int, int]:
 
 
 def _normalisation(model: "ModelProto") -> tuple[float, float]:
-    """Mean and deviation of what is fed."""
+    """Mean and standard deviation that the caller normalises with."""
     names = [node.name for node in model.graph.node[:NUM_NODES]]
     normalises = all(
         any(name.startswith(beginnings) for name in names) for beginnings in (SUBTRACTS, MULTIPLIES)
@@ -183,7 +183,7 @@ def _normalisation(model: "ModelProto") -> tuple[float, float]:
 
 
 def _flip(metadata: dict[str, str], path: Path):
-    """How mirror features join, as our own files say."""
+    """How mirror features are joined: from the metadata of our files, else "sum"."""
     if "preprocessing" not in metadata:
         return "sum"
     try:

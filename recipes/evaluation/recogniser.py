@@ -1,4 +1,4 @@
-"""What a network that embeds aligned faces is, whichever kind of file it comes from."""
+"""The interface of a network that embeds aligned faces, whatever its kind of file."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -11,13 +11,13 @@ from fusedface.models.preprocessing import Flip
 
 
 class Recogniser(ABC):
-    """Aligned faces to embeddings, mirror features joined.
+    """Maps aligned faces to embeddings, with mirror features joined.
 
     Attributes:
         path: the file.
         name: the network's name, for people.
         size: (H, W) of the aligned faces that it takes.
-        flip: how the features of both mirror images are joined.
+        flip: how the features of an image and its mirror image are joined.
     """
 
     path: Path
@@ -36,17 +36,17 @@ class Recogniser(ABC):
 
     @abstractmethod
     def features(self, images: np.ndarray) -> np.ndarray:
-        """Embeddings (B, D) float32 of images (B, H, W, 3) uint8 RGB of `size`, not of their mirror images.
+        """Features (B, D) float32 of images (B, H, W, 3) uint8 RGB of `size`, without their mirror images.
 
         Raises:
             ValueError: the file cannot be run on them.
         """
 
     def as_dict(self) -> dict[str, Any]:
-        """What a file of results says of it."""
+        """Facts on it for a file of results."""
         return {"backbone": {"name": self.name}, "mirror_features": self.flip}
 
     def describe(self) -> str:
-        """A line on what it is."""
+        """One line that describes it."""
         height, width = self.size
         return f"{self.path.name}: {self.name}, {height}x{width}, mirror features: {self.flip}"

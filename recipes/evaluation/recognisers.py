@@ -1,4 +1,4 @@
-"""Files of networks that embed aligned faces: checkpoints, ours and public ones, and ONNX files."""
+"""Opens networks that embed aligned faces: our checkpoints, public checkpoints, and ONNX files."""
 
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ ONNX = ".onnx"
 
 
 class Checkpoint(Recogniser):
-    """A checkpoint, ours or a public one.
+    """A checkpoint of ours or a public one.
 
     Args:
         path: the file.
-        device: such as "cpu"; without it a GPU if there is one.
+        device: such as "cpu"; None takes a GPU if there is one.
 
     Raises:
         ValueError: it cannot be loaded, or the device cannot be used.
@@ -33,7 +33,7 @@ class Checkpoint(Recogniser):
         self.flip = self.model.preprocessing.flip
 
     def as_dict(self) -> dict[str, Any]:
-        """With the whole configuration."""
+        """As `Recogniser.as_dict`, with the whole configuration."""
         return super().as_dict() | {"backbone": self.model.config}
 
     def features(self, images: np.ndarray) -> np.ndarray:
@@ -52,7 +52,7 @@ def open_recogniser(path: Path, device: str | None = None) -> Recogniser:
     """Open a checkpoint or an ONNX file (by its suffix, on the CPU).
 
     Raises:
-        ValueError: it is none, or no face recogniser.
+        ValueError: it is neither, or not a face recogniser.
     """
     if path.suffix.lower() == ONNX:
         from fusedface.recipes.evaluation.onnx_recogniser import OnnxRecogniser

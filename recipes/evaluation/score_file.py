@@ -1,4 +1,4 @@
-"""Scores of listed pairs as CSV, for other software and for whoever wants to see one."""
+"""Scores of listed pairs as CSV, for other software and for inspection."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ HEADER = ("path1", "path2", "same", "fold", "cosine", "probability")
 
 
 def write_scores(measured: Measured, path: Path) -> None:
-    """Write a line a listed pair: both images, 1 for one person, fold, cosine, calibrated probability."""
+    """Write one line per listed pair: both images, 1 for a genuine pair, fold, cosine, probability."""
     pairs, cosine = measured.pairs, measured.listed.cosine
     probability = measured.thresholds.calibration.probability(cosine)
     text = io.StringIO()

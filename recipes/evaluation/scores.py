@@ -1,4 +1,4 @@
-"""Cosines of pairs of images, and which images they are of."""
+"""Cosines of pairs of images, with the indices of the images."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ class PairScores:
     """P scored pairs of the images of a set.
 
     Args:
-        first, second: (P,) integers, which images.
-        same: (P,) bool, whether both show one person: a genuine pair, else an impostor pair.
+        first, second: (P,) integers, indices of the two images.
+        same: (P,) bool, True for a genuine pair (one person), False for an impostor pair.
         cosine: (P,) float64.
     """
 
@@ -32,7 +32,7 @@ class PairScores:
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings (N, D) at length 1."""
+    """Embeddings (N, D), normalised to length 1."""
     return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
 
 

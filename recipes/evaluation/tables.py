@@ -1,4 +1,4 @@
-"""What `evaluate` prints."""
+"""The tables that `evaluate` prints."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,7 +18,7 @@ THRESHOLD_HEADINGS = ("threshold", "95 % interval", "TAR, %", "interval, %", "fa
 
 
 def results_table(measured: Mapping[str, Measured]) -> Table:
-    """A row a figure, a column a set; percent."""
+    """One row per figure, one column per set; percent."""
     table = Table("", ["figure"], list(measured))
     columns = [figure_rows(m.figures.as_dict()) | _identified(m) for m in measured.values()]
     for label in {label: None for column in columns for label in column}:
@@ -27,7 +27,7 @@ def results_table(measured: Mapping[str, Measured]) -> Table:
 
 
 def _identified(measured: Measured) -> dict[str, str]:
-    """The figures of a search among the people of a set."""
+    """The identification figures of a set."""
     found = measured.identification
     if found is None:
         return {}
@@ -43,7 +43,7 @@ def _identified(measured: Measured) -> dict[str, str]:
 
 
 def thresholds_table(sets: Mapping[str, SetThresholds]) -> Table:
-    """A row a false accept rate of each set."""
+    """One row per set and false accept rate."""
     table = Table("Thresholds", ["set", "FAR"], THRESHOLD_HEADINGS, num_keys=2)
     for name, found in sets.items():
         for row in threshold_rows(found):
@@ -52,7 +52,7 @@ def thresholds_table(sets: Mapping[str, SetThresholds]) -> Table:
 
 
 def threshold_rows(found: SetThresholds) -> Iterator[list[str]]:
-    """The rate and its figures, as the headings say."""
+    """Rows of `thresholds_table`: each rate with its figures."""
     for point in found.points:
         yield [
             f"{point.far:g}",
@@ -71,7 +71,7 @@ def _interval(interval: Interval, percent: bool = False) -> str:
 
 
 def threshold_notes(found: SetThresholds) -> list[str]:
-    """What the thresholds of a set rest on, and a warning where that is too little."""
+    """Lines on the data behind the thresholds of a set, with a warning if the data are too few."""
     who = "unknown people" if found.num_people is None else f"{found.num_people:,} people"
     pairs = f"{found.num_genuine:,} genuine and {found.num_impostor:,} impostor pairs"
     which = "listed" if found.scored == "listed" else "all pairs of its images"
@@ -94,7 +94,7 @@ def threshold_notes(found: SetThresholds) -> list[str]:
 
 
 def fixed_table(known: Mapping[str, SetThresholds], measured: Mapping[str, Measured]) -> Table:
-    """What the thresholds of each set do on the others: a row a threshold; percent."""
+    """Figures of each set's thresholds on the other sets, one row per threshold; percent."""
     table = Table(
         "Thresholds of other data",
         ["threshold of", "on"],
@@ -115,7 +115,7 @@ def fixed_table(known: Mapping[str, SetThresholds], measured: Mapping[str, Measu
 
 
 def templates_table(results: Mapping[str, TemplateResult]) -> Table:
-    """A row a set; percent."""
+    """One row per set; percent."""
     rates = [f"TAR at FAR {far:g}" for far in TEMPLATE_RATES]
     table = Table("", ["set"], ["templates", "pairs", *rates])
     for name, result in results.items():

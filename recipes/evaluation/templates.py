@@ -1,8 +1,8 @@
-"""The 1:1 protocol of IJB-B and IJB-C: the faces of a template become one embedding, pairs are compared.
+"""The 1:1 protocol of IJB-B and IJB-C: each template becomes one embedding, and pairs are compared.
 
-An embedding (mirror features joined, its length kept: it says how sure the network is) times the detector's
-score; the mean over the faces of a medium, so that the frames of a video count as one photo; the sum
-over the media of a template, at length 1. Source: insightface's eval_ijbc.py.
+The embedding of a face (mirror features joined, not normalised, because its length reflects confidence) is
+multiplied by the detector's score. A medium is the mean of its faces, so that the frames of a video count
+as one photo. A template is the sum of its media, at length 1. Source: insightface's eval_ijbc.py.
 """
 
 from dataclasses import dataclass
@@ -24,23 +24,23 @@ class TemplateResult:
     """Figures of one network on one set; rates are fractions."""
 
     tar_at_far: dict[str, float | None]
-    """True accept rate by false accept rate; None where there are too few impostor pairs for it."""
+    """True accept rate by false accept rate; None if there are too few impostor pairs for the rate."""
     num_templates: int
     num_genuine: int
     num_impostor: int
 
 
 def evaluate_templates(model: Backbone, faces: Templates) -> tuple[TemplateResult, PairScores]:
-    """The figures, and the scores they rest on.
+    """The figures, and the scores behind them.
 
     Raises:
-        ValueError: an image cannot be read: a figure over fewer faces is another figure.
+        ValueError: an image cannot be read; a figure over fewer faces would not be comparable.
     """
     return template_figures(embed(model, faces).cpu().numpy().astype(np.float64), faces)
 
 
 def template_figures(embeddings: np.ndarray, faces: Templates) -> tuple[TemplateResult, PairScores]:
-    """The same from the embeddings (N, D) of the faces, mirror features joined."""
+    """As `evaluate_templates`, from the embeddings (N, D) of the faces, mirror features joined."""
     names, templates = aggregate(embeddings * faces.score[:, None], faces.template, faces.medium)
     first, second = np.searchsorted(names, faces.first), np.searchsorted(names, faces.second)
     scores = PairScores(first, second, faces.same, compare(templates, first, second))
@@ -58,7 +58,7 @@ def aggregate(
     Args:
         embeddings: (N, D).
         template: (N,) integers.
-        medium: (N,) integers; one number in two templates is two media.
+        medium: (N,) integers; the same number in two templates means two media.
 
     Returns:
         The T templates (T,), sorted, and their embeddings (T, D).

@@ -28,7 +28,7 @@ MAX_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model by its content, so that no threshold is taken for another's."""
+    """A model file by name and hash, so that thresholds are not used for another model."""
 
     file: str
     sha256: str
@@ -36,7 +36,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class ThresholdFile:
-    """Thresholds by set name, and the model they are of."""
+    """Thresholds by set name, and the model that they belong to."""
 
     model: ModelFile
     sets: Mapping[str, SetThresholds]
@@ -88,7 +88,8 @@ def thresholds_of(path: Path, model: Path, set_name: str | None) -> tuple[str, S
     """The name and thresholds of one set of a file, if they were measured with this model.
 
     Raises:
-        ValueError: they were measured with another one, or the set is unknown, or there are several.
+        ValueError: they were measured with another model, the set is unknown, or the file has several sets
+            and none is named.
     """
     found = read_thresholds(path)
     known = model_file(model)
@@ -155,7 +156,7 @@ def _pair(kind: Callable[[float, float], _T], values: Any, one: str, other: str)
 
 def _number(values: Any, key: str) -> float:
     value = values[key]
-    if not is_number(value) or not abs(value) < 1e9:  # no NaN, no infinity
+    if not is_number(value) or not abs(value) < 1e9:  # refuses NaN and infinity
         raise _Damaged(f"{key} is {str(value)[:80]!r}, no finite number")
     return float(value)
 

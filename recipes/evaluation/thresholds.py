@@ -1,4 +1,4 @@
-"""Thresholds of one network on one set: where to accept, how sure that is, and what a cosine means."""
+"""Thresholds of one network on one set, with their intervals and the calibration of cosines."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,49 +22,49 @@ from fusedface.recipes.evaluation.verification import (
 
 RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 ENOUGH = 30
-"""False accepts that a rate should rest on: with 30 it lies within 30 % of the true one in nine cases of
-ten (Doddington et al., "The NIST speaker recognition evaluation", Speech Communication 2000)."""
+"""Number of false accepts that a rate needs. With 30, the measured rate is within 30 % of the true rate in
+90 % of cases (Doddington et al., "The NIST speaker recognition evaluation", Speech Communication 2000)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """Where to accept at one false accept rate; a pair is accepted strictly above the threshold."""
+    """The threshold at one false accept rate; a pair is accepted if its cosine is strictly above it."""
 
     far: float
     threshold: float
     threshold_interval: Interval
     """The 95 % interval; see `bootstrap`."""
     tar: float
-    """True accept rate there."""
+    """True accept rate at the threshold."""
     tar_interval: Interval
     num_allowed: int
-    """Impostor pairs that the rate lets through."""
+    """Number of impostor pairs that the rate allows."""
 
     @property
     def is_supported(self) -> bool:
-        """Whether there were impostor pairs enough to know the threshold."""
+        """Whether the rate allows enough impostor pairs (ENOUGH) for a reliable threshold."""
         return self.num_allowed >= ENOUGH
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetThresholds:
-    """All that one set says of a network's thresholds."""
+    """All thresholds of a network that were measured on one set."""
 
     points: tuple[OperatingPoint, ...]
-    """By falling rate, as far as impostor pairs reach."""
+    """Points with falling rate, as far as the number of impostor pairs allows."""
     best: float
     """The threshold with the fewest errors on the listed pairs."""
     calibration: Calibration
     cllr: float
-    """What the calibrated scores leave unsaid, bits; 0 is all, 1 is nothing said."""
+    """Cllr of the calibrated scores in bits: 0 is perfect, 1 is no information."""
     scored: Scored
-    """Whether points and calibration rest on the listed pairs or on all pairs of their images."""
+    """The pairs behind points and calibration: the listed pairs, or all pairs of their images."""
     num_genuine: int
     num_impostor: int
     num_images: int
     num_people: int | None
     drawn: Literal["people", "images"]
-    """What the intervals' bootstrap draws."""
+    """The units that the bootstrap of the intervals draws."""
 
     def at(self, far: float) -> OperatingPoint:
         """The point of a false accept rate.
@@ -84,7 +84,7 @@ class SetThresholds:
 
 @dataclass(frozen=True, kw_only=True)
 class FixedFigures:
-    """What a threshold from elsewhere does on a set; rates are fractions."""
+    """Figures of a set at a threshold from other data; rates are fractions."""
 
     accuracy: float
     """On the listed pairs."""
@@ -102,11 +102,11 @@ def set_thresholds(
     """Measure the thresholds of a set.
 
     Args:
-        scores: what rates and calibration rest on, listed pairs or all, both kinds among them.
-        listed: the listed pairs.
-        num_images: N, of the set.
-        people: (N,) integers, who is on each image, where known.
-        scored: which pairs `scores` are.
+        scores: the scores for rates and calibration, with genuine and impostor pairs among them.
+        listed: the scores of the listed pairs.
+        num_images: N, the number of images of the set.
+        people: (N,) integers, the person on each image; None if unknown.
+        scored: whether `scores` are of the listed pairs or of all pairs.
     """
     genuine, impostor = scores.genuine, scores.impostor
     rates = [far for far in RATES if allowed_impostors(len(impostor), far)]
@@ -143,7 +143,7 @@ def _point(
 ) -> OperatingPoint:
     at, rate = threshold_at_far(impostor, far), tar_at_far(genuine, impostor, far)
     assert at is not None
-    assert rate is not None  # both kinds are there, and the rate is allowed
+    assert rate is not None  # both kinds exist, and the rate is supported
     return OperatingPoint(
         far=far,
         threshold=at,

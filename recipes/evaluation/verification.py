@@ -1,7 +1,7 @@
 """Figures of face verification from similarity scores and labels.
 
-A genuine pair is of one person, an impostor pair of two. Higher scores mean more alike; a pair is
-accepted when its score lies strictly above a threshold.
+A genuine pair shows one person, an impostor pair two people. Higher scores mean more similar; a pair is
+accepted if its score is strictly above a threshold.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,25 +20,25 @@ class VerificationResult:
     """Figures of one network on one set; rates are fractions."""
 
     accuracy: float
-    """Over the folds, each at the threshold that is best on the others."""
+    """Mean accuracy over the folds, each at the best threshold of the other folds."""
     accuracy_std: float
     """Standard deviation of the folds' accuracies (population)."""
     tar_at_far: dict[str, float]
-    """True accept rate by false accept rate ("0.001"), where impostor pairs support it."""
+    """True accept rate by false accept rate ("0.001"), for rates with enough impostor pairs."""
     auc: float
-    """Area under the ROC: how often a genuine pair scores above an impostor pair."""
+    """Area under the ROC: probability that a genuine pair scores above an impostor pair."""
     eer: float
-    """Equal error rate: where as many genuine pairs are rejected as impostor pairs accepted."""
+    """Equal error rate: the rate at which false rejects and false accepts are equal."""
     rank1: float | None
-    """How often the nearest other image is of the same person; None where only listed pairs count."""
+    """Share of images whose nearest other image shows the same person; None with listed pairs only."""
     num_pairs: int
-    """Pairs behind accuracy."""
+    """Number of pairs behind accuracy."""
     num_folds: int
-    """Folds behind accuracy."""
+    """Number of folds behind accuracy."""
     scored: Scored
-    """What is behind tar_at_far and auc: the listed pairs, or all pairs of their images."""
+    """The pairs behind tar_at_far and auc: the listed pairs, or all pairs of their images."""
     num_genuine: int
-    """Pairs behind tar_at_far and auc."""
+    """Number of genuine pairs behind tar_at_far and auc."""
     num_impostor: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -47,10 +47,10 @@ class VerificationResult:
 
 
 def fold_accuracies(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Accuracy of each fold at the threshold that is best on all others (LFW's protocol).
+    """Accuracy of each fold at the best threshold of all other folds (LFW's protocol).
 
-    Thresholds lie midway between neighbouring scores of the other folds; among equally good ones
-    the middle one is taken.
+    Thresholds lie midway between neighbouring scores of the other folds; of several equally good ones, the
+    middle one is taken.
 
     Args:
         scores: (P,).
@@ -72,10 +72,10 @@ def fold_accuracies(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> n
 
 
 def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
-    """The threshold with the fewest errors; of several, the middle one."""
+    """The threshold with the fewest errors; if there are several, the middle one."""
     order = np.argsort(scores, kind="stable")
     ranked, genuine = scores[order], same[order]
-    # Cut k: the k lowest are rejected. Errors: genuine among those, impostors among the rest.
+    # Cut k rejects the k lowest scores. Errors are genuine pairs among these and impostors among the rest.
     errors = np.concatenate([[0], np.cumsum(genuine)]) + np.concatenate(
         [np.cumsum((~genuine)[::-1])[::-1], [0]]
     )
@@ -99,7 +99,7 @@ def allowed_impostors(num_impostor: int, far: float) -> int:
 def threshold_at_far(impostor: np.ndarray, far: float) -> float | None:
     """The threshold at a false accept rate: the impostor score of rank floor(far N) + 1 from the top.
 
-    So at most floor(far N) impostors are accepted. None where far N < 1: it would rest on no impostor.
+    So at most floor(far N) impostors are accepted. None if far N < 1, because no impostor determines it.
 
     Args:
         impostor: scores (N,).
@@ -113,7 +113,7 @@ def threshold_at_far(impostor: np.ndarray, far: float) -> float | None:
 
 
 def tar_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> float | None:
-    """True accept rate of genuine scores (G,) at the threshold of `threshold_at_far`; None without one."""
+    """True accept rate of genuine scores (G,) at the threshold of `threshold_at_far`; None without it."""
     threshold = threshold_at_far(impostor, far)
     if threshold is None or len(genuine) == 0:
         return None
@@ -123,7 +123,7 @@ def tar_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> float |
 def equal_error_rate(genuine: np.ndarray, impostor: np.ndarray) -> float:
     """The rate at which false accepts and false rejects are equally frequent.
 
-    On the ROC, whose points are joined by straight lines.
+    It is interpolated linearly between the points of the ROC.
     """
     far, tar = roc(genuine, impostor)
     gap = far - (1 - tar)  # rises from -1 to 1
@@ -140,7 +140,7 @@ def roc(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarr
     accepted_genuine, accepted = np.cumsum(is_genuine[order]), np.arange(1, len(scores) + 1)
     ends = np.append(
         np.flatnonzero(np.diff(scores[order])), len(scores) - 1
-    )  # equal scores go together
+    )  # equal scores make one step
     tar = accepted_genuine[ends] / max(len(genuine), 1)
     far = (accepted[ends] - accepted_genuine[ends]) / max(len(impostor), 1)
     return np.append(0.0, far), np.append(0.0, tar)
@@ -153,14 +153,14 @@ def area_under_roc(genuine: np.ndarray, impostor: np.ndarray) -> float:
 
 
 def rank1(embeddings: np.ndarray, identities: np.ndarray) -> float | None:
-    """Leave-one-out identification: how often the most similar other image is of the same person.
+    """Leave-one-out identification: share of images whose most similar other image shows the same person.
 
     Args:
         embeddings: (N, D), unit length.
         identities: (N,) integers.
 
     Returns:
-        The share among images whose person has another image; None if there are none.
+        The share among images whose person has another image; None if there is no such image.
     """
     counts = np.bincount(identities)
     eligible = np.flatnonzero(counts[identities] > 1)
@@ -183,8 +183,8 @@ def verify(
 ) -> tuple[VerificationResult, PairScores]:
     """All figures of one set.
 
-    Accuracy is that of the listed pairs. TAR@FAR, AUC and the ROC rest on the listed pairs too, or on
-    all pairs of the images where `identities` tells who they show; only then is there a rank-1.
+    Accuracy uses the listed pairs. TAR@FAR, AUC and the ROC use all pairs of the images if `identities` is
+    given, else the listed pairs. Rank-1 needs `identities`.
 
     Args:
         embeddings: (N, D); normalised here.
@@ -195,7 +195,7 @@ def verify(
         identities: (N,) integers, or None to score the listed pairs only.
 
     Returns:
-        The figures, and the scores that TAR@FAR, AUC and the ROC rest on.
+        The figures, and the scores behind TAR@FAR, AUC and the ROC.
     """
     embeddings = unit(embeddings)
     listed = listed_pairs(embeddings, first, second, same)
