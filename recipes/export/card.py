@@ -1,4 +1,4 @@
-"""The model card: what a file is, what it was made from and with, what it can do, what is not known."""
+"""The model card of an exported file: origin, input, accuracy, thresholds, and known limits."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,17 +53,17 @@ def model_card(
     thresholds: Mapping[str, SetThresholds],
     layers: Sequence[Sequence[str]] = (),
 ) -> str:
-    """Markdown.
+    """The text of the card, in Markdown.
 
     Args:
         trained: the network.
-        kind: the format of the file that is described.
-        contract: what goes in.
-        checks: of this file, its siblings and PyTorch, by name.
-        sizes: bytes, by name of the format.
-        calibration: where the faces for 8-bit ranges came from; None if they were generated.
-        thresholds: of this file, by the set they come from.
-        layers: what 8 bits cost, a row a layer (`int8_layers.layer_rows`); none of a float32 file.
+        kind: the format of the described file.
+        contract: the input of the file.
+        checks: checks of this file, the other files and PyTorch, by name.
+        sizes: file sizes in bytes, by name of the format.
+        calibration: the source of the faces for 8-bit ranges; None if they were generated.
+        thresholds: thresholds of this file by set.
+        layers: the cosine of each 8-bit layer (`int8_layers.layer_rows`); empty for a float32 file.
     """
     file = f"{trained.name}{kind.suffix}"
     sections = {

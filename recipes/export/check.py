@@ -1,4 +1,4 @@
-"""What an exported file computes, compared with PyTorch: embeddings, verification, time for a face."""
+"""Comparison of an exported file with PyTorch: embeddings, verification, time per face."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,34 +17,34 @@ from fusedface.recipes.evaluation.verification import VerificationResult
 from fusedface.recipes.host.terminal import Table
 from fusedface.recipes.run_directory.summary import figure_rows
 
-TOLERANCE = 1e-4  # of float32 formats, in a component of an embedding of length 1
+TOLERANCE = 1e-4  # for float32 formats: difference in a component of an embedding of length 1
 WARM_UP, ROUNDS = 3, 30
 PYTORCH = "PyTorch"
 
 Embed = Callable[[np.ndarray], np.ndarray]
-"""(B, H, W, 3) uint8 RGB to (B, D)."""
+"""Maps images (B, H, W, 3) uint8 RGB to embeddings (B, D)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """How one file compares with PyTorch."""
+    """The comparison of one file with PyTorch."""
 
     results: dict[str, VerificationResult]
-    """By pair list."""
+    """Verification figures by pair list."""
     thresholds: dict[str, SetThresholds]
-    """By pair list, of this file; 8 bits move them."""
+    """Thresholds of this file by pair list; 8 bits change them."""
     max_error: float
-    """Largest difference in a component of embeddings of length 1, over all images and their mirrors."""
+    """Largest difference in a component of embeddings of length 1, over all images and mirror images."""
     min_cosine: float
     """Smallest cosine with PyTorch's embedding of the same image."""
     latency_ms: float
-    """Median time for one face; the formats took turns."""
+    """Median time for one face in milliseconds; the formats take turns."""
 
 
 def embedders(
     model: Backbone, runs: Mapping[str, Embed], contract: InputContract
 ) -> dict[str, Embed]:
-    """PyTorch, by the model's own preprocessing, and each file, by its contract."""
+    """Embedding functions: PyTorch with the model's own preprocessing, and each file with its contract."""
 
     def pytorch(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -63,13 +63,13 @@ def compare(
     size: tuple[int, int],
     flip: str,
 ) -> dict[str, Check]:
-    """Embed the images of all lists with everything, and compare.
+    """Embed the images of all lists with PyTorch and all files, and compare.
 
     Args:
-        embed: by name; `PYTORCH` is what the others are compared with.
-        pair_lists: by name.
-        size: (H, W) the images are scaled to.
-        flip: how features of mirror images join for verification, as in `Preprocessing`.
+        embed: embedding functions by name; the others are compared with `PYTORCH`.
+        pair_lists: pair lists by name.
+        size: (H, W) to which images are scaled.
+        flip: how mirror features are joined for verification, as in `Preprocessing`.
 
     Raises:
         ValueError: embeddings are not finite.
@@ -111,7 +111,7 @@ def compare(
 
 
 def latencies(embed: Mapping[str, Embed], face: np.ndarray) -> dict[str, float]:
-    """Median milliseconds for one face (1, H, W, 3); all take turns, so that noise hits them alike."""
+    """Median milliseconds for one face (1, H, W, 3); all take turns, so that noise affects all alike."""
     times: dict[str, list[float]] = {name: [] for name in embed}
     for _ in range(WARM_UP + ROUNDS):
         for name, run in embed.items():
@@ -134,7 +134,7 @@ HEADINGS = ("accuracy", "TAR at 1e-3", "max error", "min cosine", "ms", "MB")
 
 
 def check_table(list_name: str, checks: Mapping[str, Check], sizes: Mapping[str, int]) -> Table:
-    """A row a format; rates in percent, of one pair list."""
+    """One row per format, for one pair list; rates in percent."""
     table = Table(f"Verification on {list_name}", ["format"], HEADINGS)
     for row in check_rows(list_name, checks, sizes):
         table.add_row(*row)
@@ -144,7 +144,7 @@ def check_table(list_name: str, checks: Mapping[str, Check], sizes: Mapping[str,
 def check_rows(
     list_name: str, checks: Mapping[str, Check], sizes: Mapping[str, int]
 ) -> Iterator[list[str]]:
-    """The cells of the table; error, cosine and time are over all lists."""
+    """The cells of the table; error, cosine and time are those over all lists."""
     for name, check in checks.items():
         figures = figure_rows(check.results[list_name].as_dict())
         verified = [next(iter(figures.values())), figures.get("TAR at FAR 0.001", "-")]

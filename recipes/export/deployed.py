@@ -1,11 +1,11 @@
 """A network as it is deployed: one graph from an aligned face to its embedding.
 
-Software that follows InsightFace feeds a recogniser (x - 127.5) / 127.5 of the aligned RGB face, or, where
-the graph begins by subtracting and multiplying, the grey levels themselves. So a network that was trained
-with the first is exported as it is, unless grey levels are asked for (OpenCV's cv2.FaceRecognizerSF feeds
-nothing else); any other brings its own normalisation and takes grey levels. A crop
-(112x96 out of the aligned 112x112) is part of the graph. Mirroring is not: whoever compares features joins
-those of both mirror images, or does without.
+Software that follows InsightFace feeds a recogniser with (x - 127.5) / 127.5 of the aligned RGB face. If
+the graph begins with a subtraction and a multiplication, it feeds grey levels. So a network that was
+trained with (x - 127.5) / 127.5 is exported unchanged, unless grey levels are asked for (OpenCV's
+cv2.FaceRecognizerSF feeds only these). Any other network includes its normalisation and takes grey levels.
+A crop (112x96 out of the aligned 112x112) is part of the graph. Mirroring is not: the caller may join the
+features of both mirror images.
 """
 
 import torch
@@ -16,11 +16,11 @@ from fusedface.recipes.evaluation.input_contract import USUAL, InputContract
 
 
 class Deployed(nn.Module):
-    """A backbone with what its preprocessing needs besides the caller's: (B, 3, H, W) to (B, D) float32.
+    """A backbone with the preprocessing that the caller does not do: (B, 3, H, W) to (B, D) float32.
 
     Args:
-        backbone: on the CPU; put into evaluation mode.
-        grey_levels: bring the normalisation (x - 127.5) / 127.5 too.
+        backbone: on the CPU; it is set to evaluation mode.
+        grey_levels: take grey levels, also for a network of (x - 127.5) / 127.5.
     """
 
     mean: Tensor
@@ -50,5 +50,5 @@ class Deployed(nn.Module):
         return self.backbone(data)
 
     def example(self, batch: int) -> Tensor:
-        """An input (batch, 3, H, W) to trace with."""
+        """An example input (batch, 3, H, W) for tracing."""
         return torch.zeros(batch, 3, *self.contract.size)

@@ -1,4 +1,4 @@
-"""`export`: write a network in some formats, check each against PyTorch, and describe it."""
+"""`export`: write a network in several formats, check each against PyTorch, and write model cards."""
 
 import os
 import tempfile
@@ -34,22 +34,22 @@ def export(
     keep_float: Sequence[str] = (),
     console: Console | None = None,
 ) -> list[Path]:
-    """Write a file, a model card and thresholds for each format into `out`; all of them, or nothing.
+    """Write a file, a model card and thresholds for each format into `out`; it writes all of them or none.
 
     Args:
         source: a run directory or a checkpoint.
         formats: keys of `FORMATS`.
         out: a folder; files of the same name are replaced.
-        data: faces for the calibration of 8-bit formats; without it generated ones.
-        pair_lists: what accuracy is compared on and thresholds come from; without any, pairs of generated
-            faces and no thresholds, as those of drawn faces would fit no photo.
-        root: the folder the paths of `pair_lists` start from.
+        data: faces for the calibration of 8-bit formats; None generates faces.
+        pair_lists: pairs for the comparison of accuracy and for thresholds. Without any, the comparison
+            uses generated faces, and there are no thresholds, because they would not suit photos.
+        root: the folder that paths in `pair_lists` are relative to.
         grey_levels: the files take grey levels 0..255, whatever the network was trained with.
-        keep_float: layers or blocks that 8-bit files leave float32, such as "blocks.0.expand.conv".
+        keep_float: layers or blocks that stay float32 in 8-bit files, such as "blocks.0.expand.conv".
         console: where the comparison is printed.
 
     Returns:
-        The files, without the cards.
+        The paths of the files, without those of the cards.
 
     Raises:
         ValueError: something cannot be read, a format is unknown or not installed, a float32 file's
@@ -59,7 +59,7 @@ def export(
     chosen = [get_format(name) for name in dict.fromkeys(formats)]
     _check_options(chosen, grey_levels, keep_float)
     if data is not None:
-        open_source(data)  # a wrong path is refused before minutes of work
+        open_source(data)  # refuse a wrong path before minutes of work
     trained = open_trained(source)
     network = Deployed(trained.model, grey_levels)
     contract = network.contract
@@ -103,7 +103,7 @@ def export(
 
 
 def _check_options(chosen: Sequence[Format], grey_levels: bool, keep_float: Sequence[str]) -> None:
-    """Raise ValueError for what none of the formats, or not all of them, can do."""
+    """Raise ValueError for options that the chosen formats do not support."""
     if grey_levels and any(not kind.has_graph for kind in chosen):
         raise ValueError(
             "a .safetensors file holds weights and no graph that could take grey levels: "
@@ -121,7 +121,7 @@ def _compare(
     pairs: Mapping[str, PairList],
     console: Console,
 ) -> dict[str, Check]:
-    """What each file computes, and PyTorch; raise ValueError where a float32 file is not exact."""
+    """Compare each file with PyTorch; raise ValueError if a float32 file is not exact."""
     runs = {kind.name: kind.open(files[kind.name]) for kind in chosen}
     with working(console, "comparing with PyTorch"):
         checks = compare(
@@ -137,6 +137,6 @@ def _compare(
 
 
 def _existing(folder: Path) -> Path:
-    """The folder itself or the nearest one above it that exists."""
+    """The folder, or its nearest parent that exists."""
     folder = folder.absolute()
     return next(parent for parent in (folder, *folder.parents) if parent.is_dir())

@@ -1,4 +1,4 @@
-"""The formats by name: how each is written, and how it is read back for the check."""
+"""The export formats by name, with their writers and readers."""
 
 import importlib.util
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from fusedface.recipes.export.job import Job
 from fusedface.recipes.host.program import install_command
 
 Run = Callable[[np.ndarray], np.ndarray]
-"""(B, 3, H, W) float32 as `InputContract.prepare` makes it, to embeddings (B, D)."""
+"""Maps (B, 3, H, W) float32 from `InputContract.prepare` to embeddings (B, D)."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class Format:
     """A file format.
 
     Attributes:
-        name: what users type.
-        suffix: of the file.
-        packages: modules that writing and checking it import.
-        extra: which extra of this package installs them.
-        has_graph: what goes in is the file's own; without one, this package's.
-        is_exact: float32; its embeddings must be PyTorch's.
+        name: its name on the command line.
+        suffix: suffix of the file.
+        packages: modules that its writer and reader import.
+        extra: the extra of this package that installs them.
+        has_graph: the file holds a graph, which fixes its input; else this package does the preprocessing.
+        is_exact: the format is float32, so its embeddings must equal PyTorch's.
         write: writes a file.
-        open: reads it with the software it is meant for.
-        usage: Python that loads it, for the card.
+        open: reads it with the software that it is for.
+        usage: Python code that loads it, for the card.
     """
 
     name: str
@@ -78,7 +78,7 @@ def get_format(name: str) -> Format:
     """A format whose packages are installed.
 
     Raises:
-        ValueError: there is no such format, or what it needs is not installed.
+        ValueError: there is no such format, or its packages are not installed.
     """
     if name not in FORMATS:
         raise ValueError(f"unknown format {name!r}; it is one of: {', '.join(FORMATS)}")

@@ -1,8 +1,8 @@
-"""What 8 bits cost, layer by layer, and which layers stay float32.
+"""The error of each 8-bit layer, and the choice of layers that stay float32.
 
 A layer has the name of its weight in the network, such as `blocks.0.project.conv`; a block, such as
-`blocks.0`, is all layers whose names begin so. The cosine is that of the layer's outputs in both files for
-one face: what is lost in the layers before counts too.
+`blocks.0`, is all layers whose names begin with it. The cosine compares the outputs of a layer in both
+files for one face, so it includes the errors of earlier layers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ from fusedface.recipes.host.terminal import Table
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-OPERATORS = ("Conv", "Gemm", "MatMul")  # in 8 bits
-BEFORE, AFTER = "backbone.", ".weight"  # of the names of weights
+OPERATORS = ("Conv", "Gemm", "MatMul")  # operators in 8 bits
+BEFORE, AFTER = "backbone.", ".weight"  # around the layer name in the name of its weight
 LAYER_HEADINGS = ("layer", "least", "mean", "bits")
-NUM_FACES, BATCH_SIZE = 32, 4  # every layer's output is held: 20 MB a face at 112x112
+NUM_FACES, BATCH_SIZE = 32, 4  # the outputs of all layers are held: 20 MB per face at 112x112
 
 
 def layers(model: "ModelProto") -> dict[str, "NodeProto"]:
-    """The layers of a float32 file that 8 bits are for, from the input to the embedding."""
+    """The layers of a float32 file that can be quantised, from the input to the embedding."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return {
         node.input[1].removeprefix(BEFORE).removesuffix(AFTER): node
@@ -55,7 +55,7 @@ def layer_cosines(exact: Path, quantised: Path, data: np.ndarray) -> dict[str, t
     Args:
         exact: the float32 file.
         quantised: the 8-bit file made from it.
-        data: (N, 3, H, W) float32 as the files take them; at most 32 are used.
+        data: inputs (N, 3, H, W) float32 of the files; at most 32 are used.
     """
     import onnx
 
@@ -70,7 +70,7 @@ def layer_cosines(exact: Path, quantised: Path, data: np.ndarray) -> dict[str, t
 def layer_rows(
     cosines: Mapping[str, tuple[float, float]], kept: Sequence[str]
 ) -> list[tuple[str, ...]]:
-    """A row a layer, as text: what LAYER_HEADINGS says."""
+    """One row of text per layer, with the columns LAYER_HEADINGS."""
     rows = []
     for name, (least, mean) in cosines.items():
         is_float = any(name == wanted or name.startswith(f"{wanted}.") for wanted in kept)

@@ -1,4 +1,4 @@
-"""What the writers of all formats are given."""
+"""The argument of the writers of all formats."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ class Job:
     """One export.
 
     Args:
-        network: what is exported.
-        step: how many steps it was trained, where known.
+        network: the network to export.
+        step: number of steps that it was trained, if known.
         calibration: makes (N, 3, H, W) float32 inputs of faces, for formats with integers.
-        keep_float: layers and blocks that such formats leave float32.
+        keep_float: layers and blocks that stay float32 in such formats.
     """
 
     network: Deployed

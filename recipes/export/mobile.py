@@ -1,4 +1,4 @@
-"""Formats of phones, one image at a time: ExecuTorch (XNNPACK), and LiteRT, once TensorFlow Lite."""
+"""Formats for phones, with batch size 1: ExecuTorch (XNNPACK), and LiteRT, formerly TensorFlow Lite."""
 
 from pathlib import Path
 

@@ -3,8 +3,8 @@
 PReLU is written as (1 - a) max(x, 0) + a x: ONNX Runtime's own operator for it is so slow on CPUs that
 MobileFaceNet takes several times as long with it (docs/export.md).
 
-InsightFace's software tells from the names of the first eight nodes what to feed: grey levels where one
-begins with "Sub" and one with "Mul", else (x - 127.5) / 127.5. `finish` names ours so that it is right.
+InsightFace's software decides its input from the names of the first eight nodes: grey levels if one begins
+with "Sub" and another with "Mul", else (x - 127.5) / 127.5. `finish` names our nodes to match.
 """
 
 import copy
@@ -27,7 +27,7 @@ from fusedface.recipes.export.job import Job
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-OPSET = 18  # the oldest that torch writes without converting: ONNX Runtime 1.14, February 2023
+OPSET = 18  # the oldest that torch writes without conversion: ONNX Runtime 1.14, February 2023
 INPUT, OUTPUT = "data", "embedding"
 NORMALISING = ("Sub_mean", "Mul_scale")  # names of the nodes
 USAGE = """\
@@ -45,7 +45,7 @@ def write(job: Job, path: Path) -> None:
     onnx.save(_build(job), path)
 
 
-@lru_cache(maxsize=1)  # the 8-bit file of the same job starts from it
+@lru_cache(maxsize=1)  # the 8-bit file of the same job is made from it
 def _build(job: Job) -> "ModelProto":
     import onnx
 
@@ -68,7 +68,7 @@ def _build(job: Job) -> "ModelProto":
 
 
 def _split_prelu(network: Deployed) -> Deployed:
-    """A copy whose PReLUs are made of other operators."""
+    """A copy with PReLUs composed of other operators."""
     copied = copy.deepcopy(network)
     for module in list(copied.modules()):
         for name, child in module.named_children():
@@ -91,9 +91,9 @@ class _SplitPReLU(nn.Module):
 
 
 def finish(model: "ModelProto", network: Deployed) -> "ModelProto":
-    """Drop the exporter's notes, name the normalising nodes and put them first, describe the input.
+    """Remove the exporter's notes, rename the normalising nodes and put them first, describe the input.
 
-    The notes hold source lines and paths of the machine that exported.
+    The notes contain source lines and paths of the exporting machine.
     """
     import onnx
 
@@ -122,7 +122,7 @@ def finish(model: "ModelProto", network: Deployed) -> "ModelProto":
 
 
 def _name_normalising(nodes) -> list[Any]:
-    """The node that subtracts from the input and the one that multiplies its result, by their new names."""
+    """Rename and return the node that subtracts from the input and the one that multiplies its result."""
     tensor, found = INPUT, []
     for name in NORMALISING:
         node = next(n for n in nodes if tensor in n.input)
@@ -150,7 +150,7 @@ def open_run(path: Path):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporters' warnings of packages and of their own insides."""
+    """Within the block, hide the exporters' warnings on packages and internals."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

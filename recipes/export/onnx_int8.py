@@ -1,8 +1,8 @@
 """ONNX with 8-bit weights and activations: static quantisation by QuantizeLinear, DequantizeLinear pairs.
 
-Convolutions and linear layers only. Weights are symmetric, a scale a channel. Ranges of activations come
-from faces, without the outermost 1e-4 of their values: with all of them, embeddings turn further from the
-float32 ones (docs/export.md).
+It quantises convolutions and linear layers. Weights are symmetric, with one scale per channel. Ranges of
+activations come from faces, without the outermost 1e-4 of the values; full ranges give embeddings further
+from the float32 ones (docs/export.md).
 """
 
 import contextlib
@@ -20,7 +20,7 @@ PERCENTILE = 99.99
 
 
 def write(job: Job, path: Path) -> None:
-    """Write the network; its float32 file lies next to `path` meanwhile."""
+    """Write the network; a temporary float32 file lies next to `path`."""
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -40,7 +40,7 @@ def write(job: Job, path: Path) -> None:
 
     exact = path.with_name(path.name + ".float32")
     onnx_float.write(job, exact)
-    # The quantiser prints its progress, and advises a pre-processing that the exporter has done.
+    # The quantiser prints progress, and advises a pre-processing that the exporter already does.
     with onnx_float.quiet(), contextlib.redirect_stdout(io.StringIO()):
         quantize_static(
             str(exact),
@@ -60,7 +60,7 @@ def write(job: Job, path: Path) -> None:
 
 
 def cosines(job: Job, path: Path) -> dict[str, tuple[float, float]]:
-    """Least and mean cosine with float32 of each layer of a file that `write` wrote."""
+    """Least and mean cosine with float32 for each layer of a file from `write`."""
     exact = path.with_name(path.name + ".float32")
     onnx_float.write(job, exact)
     found = layer_cosines(exact, path, job.calibration())

@@ -1,4 +1,4 @@
-"""What is exported, and the faces it is checked with."""
+"""The network to export, and the faces that it is checked with."""
 
 import json
 from collections.abc import Sequence
@@ -24,19 +24,19 @@ from fusedface.recipes.run_directory.summary import SUMMARY
 from fusedface.recipes.training.checkpoint_folder import BEST, PATTERN
 
 NUM_CALIBRATION = 256  # faces
-NUM_PEOPLE, IMAGES_EACH, NUM_PAIRS = 20, 6, 300  # generated, where no pair list is given
+NUM_PEOPLE, IMAGES_EACH, NUM_PAIRS = 20, 6, 300  # of generated faces, if no pair list is given
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network and what is known of it.
+    """A trained network and facts on it.
 
     Args:
-        name: of the recipe, or of the file.
+        name: name of the recipe, or of the file.
         checkpoint: the file.
         model: in evaluation mode, on the CPU.
         loaded: layout, preprocessing, step.
-        run: the run directory, if the checkpoint is of one.
+        run: the run directory of the checkpoint, if any.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Trained:
     run: Path | None
 
     def recipe_toml(self) -> str | None:
-        """The recipe of the run."""
+        """The recipe of the run as TOML; None without a run."""
         return None if self.run is None else (self.run / RECIPE).read_text(encoding="utf-8")
 
     def summary(self) -> dict[str, Any] | None:
-        """summary.json, if the run has ended."""
+        """The content of summary.json; None if there is none."""
         path = None if self.run is None else self.run / SUMMARY
         if path is None or not path.is_file():
             return None
@@ -58,10 +58,10 @@ class Trained:
 
 
 def open_trained(path: Path) -> Trained:
-    """Load a run directory's best checkpoint (else its newest), or a checkpoint file.
+    """Load the best checkpoint of a run directory (else the newest), or a checkpoint file.
 
     Raises:
-        ValueError: there is none, or it cannot be loaded.
+        ValueError: there is no checkpoint, or it cannot be loaded.
     """
     checkpoint = _checkpoint_of(path) if path.is_dir() else path
     model = build_from_checkpoint(checkpoint)
@@ -84,10 +84,10 @@ def _checkpoint_of(run: Path) -> Path:
 
 
 def calibration_faces(data: str | None, size: tuple[int, int]) -> np.ndarray:
-    """Faces (N, H, W, 3) uint8 to find the ranges of activations with: of `data`, else generated.
+    """Faces (N, H, W, 3) uint8 for the ranges of activations: from `data`, else generated.
 
     Raises:
-        ValueError: `data` is no source of faces.
+        ValueError: `data` is not a source of faces.
     """
     source = (
         SyntheticFaces(NUM_CALIBRATION // 4, 4, image_size=size, first_identity=NUM_PEOPLE)

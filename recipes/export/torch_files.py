@@ -43,7 +43,7 @@ def write_safetensors(job: Job, path: Path) -> None:
     if job.step is not None:
         described["step"] = job.step
     tensors = {name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}
-    # Not save_file: its files are for their owner only, whatever the umask says.
+    # Not save_file, which ignores the umask and makes files that only their owner can read.
     path.write_bytes(save(tensors, metadata={"format": "pt", METADATA: json.dumps(described)}))
 
 

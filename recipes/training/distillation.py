@@ -92,7 +92,7 @@ class Distiller(nn.Module):
         try:
             taught = self.teacher.embed(images).to(embeddings.device)
         except ValueError as error:
-            # The run has begun: as an OSError it says what is kept, and how to go on.
+            # The run has begun. An OSError makes it report what is saved and how to go on.
             raise OSError(str(error)) from None
         if self.method == "relational":
             return Lesson(self.weight * relational_loss(embeddings, taught))

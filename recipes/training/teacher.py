@@ -31,7 +31,7 @@ class Teacher:
         bgr: whether it takes the channels in the order B, G, R.
         cache: the folder that keeps embeddings; None for no cache.
         digest: a hash that identifies this teacher.
-        device: where it computes: another kind of device rounds otherwise, and has a cache of its own.
+        device: kind of its device, such as "cuda"; kinds round differently, so each has its own cache.
 
     Attributes:
         dim: D, the length of its embeddings.
