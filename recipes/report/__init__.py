@@ -1,1 +1,1 @@
-"""Figures and tables made from what a run has written."""
+"""Figures and tables from the files of runs."""

@@ -1,4 +1,4 @@
-"""What a cosine means: the fitted probability, and the share of pairs that were of one person."""
+"""Plots the calibration: fitted probability and observed share of genuine pairs against the cosine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from fusedface.recipes.report.style import COLORS, GREY, new_figure, save, use_s
 
 @dataclass(frozen=True, eq=False)
 class CalibrationCurve:
-    """One curve and what it was fitted to.
+    """One fitted curve and the observed shares.
 
     Args:
-        cosine, probability: (K,), of the curve.
+        cosine, probability: (K,), points of the curve.
         middle, share: (M,), middles of bins of cosines, and the share of genuine pairs in each.
     """
 
@@ -28,7 +28,7 @@ def plot_calibration(curves: Mapping[str, CalibrationCurve], path: Path) -> None
     """Draw the curves as lines and the shares as dots; written as PNG and SVG.
 
     Args:
-        curves: by name.
+        curves: curves by name.
         path: where the PNG goes.
     """
     with use_style():

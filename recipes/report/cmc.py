@@ -1,4 +1,4 @@
-"""The CMC: how often the right person is among the k most similar of the gallery."""
+"""The CMC: share of probes whose person is among the k most similar people of the gallery."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ def plot_cmc(curves: Mapping[str, Sequence[float]], path: Path) -> None:
     """Draw CMC curves; written as PNG and SVG.
 
     Args:
-        curves: rates at rank 1, 2, ... by name.
+        curves: rates at rank 1, 2, ..., by name.
         path: where the PNG goes.
     """
     with use_style():

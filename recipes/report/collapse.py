@@ -1,4 +1,4 @@
-"""Where a network that tells nobody apart is pushed: each loss against a cosine common to all classes."""
+"""Plots each loss of a collapsed network against the one cosine that all classes then share."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 from fusedface.kernels import ArcFace, CurricularFace, Margin, MVArc, NormFace
 from fusedface.recipes.report.style import new_figure, save, use_style
 
-NUM_CLASSES = 1000  # only moves every curve by ln C
+NUM_CLASSES = 1000  # only shifts every curve by ln C
 COSINES = np.linspace(-1.0, 1.0, 201)
 LOSSES: tuple[tuple[str, Margin, dict[str, float]], ...] = (
     ("NormFace", NormFace(), {}),

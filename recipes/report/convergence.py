@@ -1,4 +1,4 @@
-"""How losses converge: each figure of a training over its steps, a band over the seeds of each loss."""
+"""Plots the convergence of losses: training figures over the steps, with a band over the seeds."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +21,8 @@ Panel = tuple[str, Callable[[Axes, Mapping[str, list[RunRecord]]], None]]
 def plot_convergence(groups: Mapping[str, Sequence[Path]], out: Path) -> list[Path]:
     """Draw convergence, curriculum and gradients (PNG and SVG each) into a folder.
 
-    Lines are means over the seeds of a loss, bands ± one sample standard deviation; a cross marks where
-    a run was found to have gone wrong.
+    Lines are means over the seeds of a loss; bands are ± one sample standard deviation. A cross marks the
+    step at which a run went wrong, by its verdict.
 
     Args:
         groups: run directories by loss.
@@ -32,7 +32,7 @@ def plot_convergence(groups: Mapping[str, Sequence[Path]], out: Path) -> list[Pa
         The files.
 
     Raises:
-        ValueError: a directory holds no metrics.
+        ValueError: a directory has no metrics.
     """
     runs = read_groups(groups)
     figures: dict[str, list[Panel]] = {
@@ -65,7 +65,7 @@ def plot_convergence(groups: Mapping[str, Sequence[Path]], out: Path) -> list[Pa
 
 
 def _draw(runs: Mapping[str, list[RunRecord]], panels: list[Panel]) -> Figure:
-    """Two panels a row under one legend."""
+    """Draw two panels per row under one legend."""
     rows = math.ceil(len(panels) / 2)
     figure = new_figure(11.0, 4.0 * rows)
     axes = figure.subplots(rows, 2).flat
@@ -90,7 +90,7 @@ def _any_has(groups: Mapping[str, list[RunRecord]], key: str) -> bool:
 
 
 def _look(index: int) -> dict[str, Any]:
-    """Colour and dashes of a loss: never only colour."""
+    """Colour and dashes of a loss, so that colour is not the only difference."""
     return {
         "color": COLORS[index % len(COLORS)],
         "linestyle": DASHES[index % len(DASHES)],
@@ -118,7 +118,7 @@ def _accuracy_over_steps(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> N
 
 
 def _accuracy_over_time(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
-    """Against the mean time at which a loss's runs reach each evaluation."""
+    """Draw accuracy against the mean time at which the runs of a loss reach each evaluation."""
     for i, runs in enumerate(groups.values()):
         accuracy = band([run.accuracies for run in runs])
         times = band(
@@ -178,7 +178,7 @@ def _mark(
     points: Callable[[RunRecord], list[tuple[int, float]]],
     index: int,
 ) -> None:
-    """A cross on each run's own curve, at the last point before it went wrong."""
+    """Draw a cross on the curve of each failed run, at the last point before it went wrong."""
     for run in runs:
         step = run.went_wrong_at
         before = [point for point in points(run) if step is not None and point[0] <= step]

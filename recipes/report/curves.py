@@ -15,19 +15,23 @@ from fusedface.recipes.run_directory.summary import SUMMARY, Summary
 def plot_curves(folder: str | Path) -> list[Path]:
     """Draw curves.png and curves.svg into a run directory.
 
-    Panels over the steps: the loss with the losses predicted for random and for collapsed embeddings and
-    with the steps at which `schedule.loss` changes the margin,
-    the cosines, the share of hard negatives with the training accuracy, the verification accuracy
-    of each set, the modulation of hard negatives, and the state of the loss, if it has one.
+    The panels over the steps are:
+
+    - the loss, the losses predicted for random and for collapsed embeddings, and changes of the margin
+    - the cosines
+    - the share of hard negatives and the training accuracy
+    - the verification accuracy of each set
+    - the modulation of hard negatives
+    - the state of the margin, if it has one
 
     Args:
         folder: the run directory, with metrics.jsonl and summary.json.
 
     Returns:
-        The files written; none if there is no line of training yet.
+        The written files; none if no training step is logged yet.
 
     Raises:
-        ValueError: the folder holds no metrics or no summary.
+        ValueError: the folder has no metrics or no summary.
     """
     folder = Path(folder)
     run = read_run(folder)
@@ -80,7 +84,7 @@ def _draw_loss(axis: Axes, train: list[Line], summary: Summary) -> None:
 
 
 def _stages(train: list[Line]) -> list[tuple[int, str]]:
-    """Where `schedule.loss` goes on to another margin: the last step logged before, and the margin."""
+    """Changes of the margin by `schedule.loss`: the last logged step before each, and the new margin."""
     return [
         (one["step"], str(other["stage"]))
         for one, other in pairwise(train)
@@ -89,7 +93,7 @@ def _stages(train: list[Line]) -> list[tuple[int, str]]:
 
 
 def _draw_series(axis: Axes, lines: list[Line], ylabel: str, labels: dict[str, str]) -> None:
-    """One curve for each key that any line has."""
+    """Draw one curve for each key that occurs in the lines."""
     for key, label in labels.items():
         points = [(line["step"], line[key]) for line in lines if key in line]
         if points:
@@ -100,7 +104,7 @@ def _draw_series(axis: Axes, lines: list[Line], ylabel: str, labels: dict[str, s
 
 
 def _draw_verification(axis: Axes, evaluations: list[Line]) -> None:
-    """Accuracy with its deviation over the folds, for each set."""
+    """Draw the accuracy of each set, with its deviation over the folds."""
     names = sorted({name for line in evaluations for name in line["verification"]})
     for name in names:
         points = [

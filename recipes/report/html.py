@@ -1,4 +1,4 @@
-"""A report in one HTML file: opens offline, figures inside it, tables that sort and fit any width."""
+"""A report in one HTML file that opens offline, with embedded figures and sortable tables for any width."""
 
 import base64
 import os
@@ -20,7 +20,7 @@ class Prose:
 
 @dataclass(frozen=True)
 class Headline:
-    """What a reader in a hurry takes away, a sentence each."""
+    """The main results, one sentence each."""
 
     sentences: Sequence[str]
 
@@ -34,7 +34,7 @@ class Tags:
 
 @dataclass(frozen=True)
 class Link:
-    """A cell that leads to a file or folder next to the report."""
+    """A cell with a link to a file or folder next to the report."""
 
     text: str
     target: str
@@ -42,7 +42,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text, the first cell names the row; a click on a heading sorts by its column."""
+    """Rows of text. The first cell names the row; a click on a heading sorts by its column."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence["Cell"]]
@@ -52,7 +52,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, PNG or SVG, taken into the file; PNG and SVG next to it are linked."""
+    """A picture, PNG or SVG, embedded in the file, with links to the PNG and SVG files next to it."""
 
     path: Path
     caption: str
@@ -127,11 +127,11 @@ for (const table of document.querySelectorAll("table")) {
 
 
 def write_html(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Write the file; every text is escaped.
+    """Write the file and escape every text.
 
     Args:
         path: the file.
-        title: its heading.
+        title: heading of the report.
         sections: from top to bottom.
     """
     body = "\n".join(_html(section, path.parent) for section in sections)

@@ -1,4 +1,4 @@
-"""The map of sinking as a picture: the target cosine of every setting, by what was said of it."""
+"""The map of sinking as a picture: the target cosine of every setting, coloured by its prediction."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ LOOKS = (("said to learn", COLORS[2], "-"), ("said to sink", COLORS[1], "--"))
 def plot_map(
     said_to_learn: Sequence[Curve], said_to_sink: Sequence[Curve], asked: int, path: Path
 ) -> None:
-    """Draw a curve a setting, as PNG and SVG.
+    """Draw one curve per setting, as PNG and SVG.
 
     Args:
-        said_to_learn: (step, target cosine) of each run of which the criterion said that it learns.
-        said_to_sink: the same of the others.
+        said_to_learn: curves of (step, target cosine), of the runs with the prediction "learns".
+        said_to_sink: curves of the other runs.
         asked: the step of the criterion.
         path: where the PNG goes.
     """

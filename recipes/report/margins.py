@@ -1,4 +1,4 @@
-"""The CurricularFace paper's figures of the losses themselves, drawn from the margins' own functions.
+"""Draws the figures of the CurricularFace paper on the losses, from our functions of the margins.
 
 Fig. 1   modulation       I(t, cos θ_j), the factor of a hard negative's cosine, and its slope M = dN/dcos
 Fig. 3   loss_ratio       CurricularFace's loss over ArcFace's, early and late in training
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from fusedface.kernels import ArcFace, Batch, CurricularFace, Margin, MVArc, NormFace
 from fusedface.recipes.report.style import COLORS, new_figure, save, use_style
 
-EARLY, LATE = 0.1, 0.6  # values of t: that of the first steps, and of a network that has learned
+EARLY, LATE = 0.1, 0.6  # values of t in the first steps, and of a trained network
 State = dict[str, float]
 Loss = tuple[str, Margin, State, str]  # label, margin, state, dashes
 
@@ -40,7 +40,7 @@ def slope(margin: Margin, state: State, cosines: np.ndarray) -> np.ndarray:
 
 
 def pair_loss(margin: Margin, state: State, cos_y: np.ndarray, cos_j: np.ndarray) -> np.ndarray:
-    """Loss of samples with one negative class; both cosines of one shape."""
+    """Loss of samples with one negative class; both arrays of cosines have the same shape."""
     tensors = _tensors(state)
     target, negative = torch.from_numpy(cos_y), torch.from_numpy(cos_j)
     batch = _batch(target)
@@ -52,7 +52,7 @@ def pair_loss(margin: Margin, state: State, cos_y: np.ndarray, cos_j: np.ndarray
 def boundary_gap(
     margin: Margin, state: State, angle_y: np.ndarray, angle_j: np.ndarray
 ) -> np.ndarray:
-    """T(cos θ_y) - N(cos θ_j) for a hard class j, 0 on the boundary; angles in radians, one shape."""
+    """T(cos θ_y) - N(cos θ_j) for a hard class j, 0 on the boundary; angles in radians, of one shape."""
     tensors = _tensors(state)
     cos_y = torch.from_numpy(np.cos(angle_y).ravel())
     target = margin.target(_batch(cos_y), tensors).numpy().reshape(angle_y.shape)
@@ -60,13 +60,13 @@ def boundary_gap(
 
 
 def _batch(cos_y: torch.Tensor) -> Batch:
-    """Samples with these target cosines and embeddings of length 1, all of one class."""
+    """Samples of one class with these target cosines and embeddings of length 1."""
     labels = torch.zeros_like(cos_y, dtype=torch.int64)
     return Batch(cos_y, torch.ones_like(cos_y), labels, labels >= 0)
 
 
 def plot_modulation(path: Path) -> None:
-    """Fig. 1 and Fig. 3, as PNG and SVG.
+    """Draw Fig. 1 and Fig. 3, as PNG and SVG.
 
     Args:
         path: where the PNG goes.
@@ -104,7 +104,7 @@ def loss_ratio(t: float, cos_y: float, cosines: np.ndarray) -> np.ndarray:
 
 
 def plot_boundaries(path: Path) -> None:
-    """Fig. 4, as PNG and SVG: above its line a sample belongs to class y by that loss.
+    """Draw Fig. 4, as PNG and SVG. Above the line of a loss, a sample belongs to class y.
 
     Args:
         path: where the PNG goes.

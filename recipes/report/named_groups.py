@@ -1,4 +1,4 @@
-"""Groups of runs under the names that a reader calls their losses by."""
+"""Groups of runs under short names of their losses."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from fusedface.recipes.run_directory.directory import RECIPE
 
 
 def with_short_names(groups: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
-    """The same groups under the losses' short names, where all runs have a recipe."""
+    """The groups under the short names of the losses, if all runs have a recipe; else unchanged."""
     files = {label: folders[0] / RECIPE for label, folders in groups.items()}
     if not all(file.is_file() for file in files.values()):
         return dict(groups)

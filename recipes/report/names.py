@@ -1,4 +1,4 @@
-"""Short names of losses, as a reader calls them: ArcFace, m = 0.45, and no recipe's name."""
+"""Short names of losses for readers, such as "ArcFace, m = 0.45", instead of names of recipes."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ USUAL_SCALE = 64.0
 
 
 def short_names(recipes: "Mapping[str, Recipe]") -> dict[str, str]:
-    """A name for each recipe, by its label; the label itself where two would have one name."""
+    """A name for each recipe by its label; the label itself if two recipes would have the same name."""
     named = {label: _name(recipe, with_margin=False) for label, recipe in recipes.items()}
     times = Counter(named.values())
     named = {
@@ -35,7 +35,7 @@ def short_names(recipes: "Mapping[str, Recipe]") -> dict[str, str]:
 
 
 def _name(recipe: "Recipe", with_margin: bool) -> str:
-    """The loss with what sets it apart; its margin only where another loss of that name is there."""
+    """The loss with its special settings; with its margin only if another loss has the same name."""
     head = recipe.head
     margin = head.margin
     parts = [TITLES.get(margin.name, margin.name)]

@@ -1,8 +1,9 @@
-"""Where each margin drives cosines that all move together, and the path that a run took (docs/losses.md).
+"""Plots the rate at which each margin moves a cosine common to all classes, and paths of runs.
 
-Left: the target cosine against its rate, in units of beta a^2, from the closed forms; F0 / 2 and the turn
-of no return are marked; a run's own path lies on it. Right: the common component of the class centres
-as it was measured, and as the law says from its value at the criterion's step on, nothing fitted.
+Left: the rate of the target cosine against the cosine, in units of beta a^2, from the closed forms. Marks
+show F0 / 2 and the point of no return; the path of each run lies on it. Right: the common component of the
+class centres, measured, and predicted by the law from its value at the criterion's step, without a fit. See
+docs/losses.md.
 """
 
 from collections.abc import Sequence
@@ -42,17 +43,17 @@ LOSSES: tuple[tuple[str, Margin, dict[str, float], str], ...] = (
 
 
 class RunPath(NamedTuple):
-    """What a run did, from the criterion's step on."""
+    """The path of a run from the criterion's step on."""
 
     label: str
     moments: list[Moment]
     cosines: list[float]
     measured: list[float]
-    """b."""
+    """The measured b at each step."""
 
     @property
     def predicted(self) -> list[float]:
-        """b by the law, from its first value."""
+        """b by the law, from its first measured value."""
         return common_component(self.moments, self.measured[0])
 
 
@@ -91,7 +92,7 @@ def read_path(folder: Path) -> RunPath:
 
 
 def _label(folder: Path, summary: Summary) -> str:
-    """In a comparison or a map the folder above the seed's names the run."""
+    """The label of a run: in a comparison or a map, the name of the folder above the seed's folder."""
     if folder.name.startswith("seed"):
         return folder.parent.name.replace("_", " ")
     return f"{summary.recipe}, seed {summary.seed}"
@@ -115,7 +116,7 @@ def plot_phase(folders: Sequence[Path], path: Path) -> None:
     """Draw both panels as PNG and SVG.
 
     Args:
-        folders: run directories; none: only the losses are drawn.
+        folders: run directories; without any, only the losses are drawn.
         path: where the PNG goes.
 
     Raises:
@@ -159,7 +160,7 @@ def _draw_losses(axis: Axes) -> None:
 
 
 def _draw_path(axis: Axes, run: RunPath, index: int) -> None:
-    """Measured changes of the target cosine over beta a^2: what the network learns comes on top."""
+    """Draw measured changes of the target cosine over beta a^2; they include what the network learns."""
     points = [
         (0.5 * (c0 + c1), (c1 - c0) / ((m1.step - m0.step) * m1.pace * max(m1.spread, 1e-3) ** 2))
         for (m0, c0), (m1, c1) in pairwise(zip(run.moments, run.cosines, strict=True))

@@ -8,9 +8,9 @@ from scipy.stats import norm
 
 from fusedface.recipes.report.style import GREY, end_at_one, new_figure, save, use_style
 
-MOST_POINTS = 2000  # drawn of a curve
-PERCENT = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60)  # where a DET curve may have its ends
-LEAST_TOP = 2  # percent; so that the curve of a good network does not hide what little it errs
+MOST_POINTS = 2000  # largest number of points of a curve
+PERCENT = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60)  # possible ends of the axes of a DET plot
+LEAST_TOP = 2  # percent; least upper end of an axis
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """False and true accept rates (K,) by name, as `verification.roc` gives them."""
@@ -42,10 +42,10 @@ def plot_roc(curves: Curves, path: Path) -> None:
 
 
 def plot_det(curves: Curves, path: Path) -> None:
-    """Draw DET curves: both error rates on the scale of normal deviates, where Gaussian scores give lines.
+    """Draw DET curves: both error rates on normal deviate scales, where Gaussian scores give lines.
 
-    Martin et al., "The DET curve in assessment of detection task performance", 1997. Rates of 0 and 1 have
-    no place there and are left out. The dotted line is where both rates are equal.
+    Martin et al., "The DET curve in assessment of detection task performance", 1997. Rates of 0 and 1 are
+    infinite on this scale and left out. Both rates are equal on the dotted line.
 
     Args:
         curves: by name.
@@ -79,7 +79,7 @@ def plot_det(curves: Curves, path: Path) -> None:
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The points where a curve of steps turns, and of these, evenly along it, at most 2,000."""
+    """The corners of a step curve; if there are more than 2,000, evenly spaced ones along the curve."""
     if len(x) <= 2:
         return x, y
     level, upright = np.diff(y) == 0, np.diff(x) == 0

@@ -1,4 +1,4 @@
-"""Runs as figures need them: grouped by loss, their curves put on common steps."""
+"""Data of runs for figures: groups by loss, curves, and their means."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ class Band:
 
 
 def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:
-    """Run directories by their loss: the recipe's name and, in a comparison, what a sweep has changed.
+    """Run directories by loss: the recipe's name and, in a comparison, the swept parameter.
 
     Args:
-        folders: run directories, or folders (a comparison, or one of its losses) that hold some.
+        folders: run directories, or folders with run directories (a comparison, or one of its losses).
 
     Raises:
-        ValueError: a folder holds no run.
+        ValueError: a folder has no run.
     """
     groups: dict[str, list[Path]] = {}
     for folder in folders:
@@ -41,9 +41,9 @@ def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def band(curves: Sequence[Sequence[tuple[int, float]]]) -> Band | None:
-    """Mean and spread of curves on the steps that all of them have; None if there are none.
+    """Mean and spread of the curves at each step, over the curves with that step; None without any step.
 
-    Beyond the end of a run that stopped early the others go on; its own end is marked.
+    After the end of a run that stopped early, the band covers only the other runs.
     """
     by_step: dict[int, list[float]] = {}
     for curve in curves:
@@ -58,7 +58,7 @@ def band(curves: Sequence[Sequence[tuple[int, float]]]) -> Band | None:
 
 
 def curve(run: RunRecord, key: str) -> list[tuple[int, float]]:
-    """(step, value) of one training figure, where it is known."""
+    """(step, value) of one training figure at the steps where it is known."""
     return [(line["step"], line[key]) for line in run.train if key in line]
 
 

@@ -1,4 +1,4 @@
-"""One look for all plots: legible, also to colour-blind readers."""
+"""One style for all plots, which colour-blind readers can read too."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, the darker half first.
+# The palette of Okabe and Ito, darker colours first.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 GREY = "#888888"
-LOWEST_RATE = 0.95  # where an axis of rates begins at the latest
+LOWEST_RATE = 0.95  # an axis of rates begins at this value or below
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -30,27 +30,27 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "legend.frameon": False,
     "savefig.dpi": 150,
-    "svg.hashsalt": "fusedface",  # the same figure gives the same file
+    "svg.hashsalt": "fusedface",  # so that the same figure gives the same file
     "axes.prop_cycle": cycler(color=COLORS),
 }
 
 
 @contextmanager
 def use_style() -> Iterator[None]:
-    """The look, within the block; matplotlib's settings are as before after it."""
+    """Use the style within the block; matplotlib's settings are restored after it."""
     with mpl.rc_context(STYLE):
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches, without a window or a global backend."""
+    """A figure with a size in inches, without a window or a global backend."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def end_at_one(axes: Axes) -> None:
-    """Limits of an axis of rates: a little above 1, so that a line there is seen, and no tick above it."""
+    """Set the limits of an axis of rates, slightly beyond 1 so that a line at 1 is visible."""
     low = min(float(np.min(line.get_ydata(), initial=1.0)) for line in axes.get_lines())
     low = min(low, LOWEST_RATE)
     room = 0.02 * (1 - low)
