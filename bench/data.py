@@ -40,7 +40,7 @@ def run(
         path: a further source to time, as `open_source` takes it.
         presets: names of augmentation presets.
         device: the device that augments whole batches (bench/batched.py); the CPU does all other work.
-        note: called with what is being done.
+        note: called with a text on the current work.
 
     Returns:
         One row for each source and preset: images per second with quartiles, or a note why it did not run.

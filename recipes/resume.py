@@ -35,7 +35,7 @@ class Reuse:
     allow_change: Collection[str] = ()
 
     def check(self, recipe: Recipe) -> list[str]:
-        """The allowed differences between a recipe and the one in the directory, a line each.
+        """The allowed differences between a recipe and the one in the directory, one line each.
 
         Raises:
             ValueError: the folder is not empty and `resume` is off; or it holds no run, or one of another
@@ -57,7 +57,7 @@ class Reuse:
         return self.changes(recipe, read_recipe(path), path)
 
     def changes(self, recipe: Recipe, other: Recipe, where: Path) -> list[str]:
-        """The allowed differences between a recipe and that of the file `where`, a line each.
+        """The allowed differences between a recipe and that of the file `where`, one line each.
 
         Raises:
             ValueError: a setting differs that may not change; the message gives each with both values.
@@ -123,7 +123,7 @@ def newest_checkpoint(
     processes: Processes,
     display: Display,
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint to go on from, if any, and the allowed changes since it was written, a line each.
+    """The checkpoint to go on from, if any, and the allowed changes since it was written, one line each.
 
     Raises:
         ValueError: it was trained with another recipe or on other images, or an entry is damaged.

@@ -1,4 +1,4 @@
-"""From cosine to probability: logistic regression, by maximum likelihood.
+"""Calibration of cosines to probabilities: logistic regression by maximum likelihood.
 
     p = 1 / (1 + exp(-(slope c + intercept)))
 

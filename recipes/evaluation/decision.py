@@ -74,7 +74,7 @@ def cosine_of(recogniser: Recogniser, one: Path, other: Path) -> float:
     """The cosine of two aligned faces, in [-1, 1].
 
     Raises:
-        ValueError: one cannot be read or is no aligned crop.
+        ValueError: an image cannot be read or is not an aligned crop.
     """
     vectors = embed_files(recogniser, [one, other])[1]
     first, second = unit(vectors)
@@ -85,7 +85,7 @@ def embed_files(recogniser: Recogniser, paths: list[Path]) -> tuple[list[str], n
     """The images of paths and folders, and their embeddings (N, D) float64, not normalised.
 
     Raises:
-        ValueError: one cannot be read or is no aligned crop.
+        ValueError: an image cannot be read or is not an aligned crop.
     """
     images = face_files(paths)
     refuse_unaligned(images, recogniser.size)

@@ -87,7 +87,7 @@ class FixedFigures:
     """Figures of a set at a threshold from other data; rates are fractions."""
 
     accuracy: float
-    """On the listed pairs."""
+    """Accuracy on the listed pairs."""
     far: float
     tar: float
 

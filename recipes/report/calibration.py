@@ -29,7 +29,7 @@ def plot_calibration(curves: Mapping[str, CalibrationCurve], path: Path) -> None
 
     Args:
         curves: curves by name.
-        path: where the PNG goes.
+        path: path of the PNG file; the SVG file lies next to it.
     """
     with use_style():
         figure = new_figure(5.6, 4.2)

@@ -11,7 +11,7 @@ def plot_cmc(curves: Mapping[str, Sequence[float]], path: Path) -> None:
 
     Args:
         curves: rates at rank 1, 2, ..., by name.
-        path: where the PNG goes.
+        path: path of the PNG file; the SVG file lies next to it.
     """
     with use_style():
         figure = new_figure(5.6, 4.2)

@@ -28,7 +28,7 @@ def plot_collapse(path: Path) -> None:
     """Draw the curves as PNG and SVG; s = 64, m = 0.5.
 
     Args:
-        path: where the PNG goes.
+        path: path of the PNG file; the SVG file lies next to it.
     """
     with use_style():
         figure = new_figure(6.4, 4.2)

@@ -18,7 +18,7 @@ def plot_map(
         said_to_learn: curves of (step, target cosine), of the runs with the prediction "learns".
         said_to_sink: curves of the other runs.
         asked: the step of the criterion.
-        path: where the PNG goes.
+        path: path of the PNG file; the SVG file lies next to it.
     """
     with use_style():
         figure = new_figure(7.4, 4.4)

@@ -69,7 +69,7 @@ def plot_modulation(path: Path) -> None:
     """Draw Fig. 1 and Fig. 3, as PNG and SVG.
 
     Args:
-        path: where the PNG goes.
+        path: path of the PNG file; the SVG file lies next to it.
     """
     cosines = np.linspace(0.0, 1.0, 101)
     with use_style():
@@ -107,7 +107,7 @@ def plot_boundaries(path: Path) -> None:
     """Draw Fig. 4, as PNG and SVG. Above the line of a loss, a sample belongs to class y.
 
     Args:
-        path: where the PNG goes.
+        path: path of the PNG file; the SVG file lies next to it.
     """
     degrees = np.linspace(0.0, 100.0, 401)
     angle_y, angle_j = np.meshgrid(np.radians(degrees), np.radians(degrees))

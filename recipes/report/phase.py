@@ -117,7 +117,7 @@ def plot_phase(folders: Sequence[Path], path: Path) -> None:
 
     Args:
         folders: run directories; without any, only the losses are drawn.
-        path: where the PNG goes.
+        path: path of the PNG file; the SVG file lies next to it.
 
     Raises:
         ValueError: see `read_path`.

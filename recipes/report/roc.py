@@ -21,7 +21,7 @@ def plot_roc(curves: Curves, path: Path) -> None:
 
     Args:
         curves: by name.
-        path: where the PNG goes.
+        path: path of the PNG file; the SVG file lies next to it.
     """
     with use_style():
         figure = new_figure(5.6, 4.2)
@@ -49,7 +49,7 @@ def plot_det(curves: Curves, path: Path) -> None:
 
     Args:
         curves: by name.
-        path: where the PNG goes.
+        path: path of the PNG file; the SVG file lies next to it.
     """
     with use_style():
         figure = new_figure(5.0, 4.8)

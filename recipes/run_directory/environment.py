@@ -29,7 +29,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """Such as "cuda (NVIDIA H100)" or "cpu (x86_64, 2 threads)"."""
+    """A description of a device, such as "cuda (NVIDIA H100)" or "cpu (x86_64, 2 threads)"."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
@@ -48,7 +48,7 @@ def peak_memory_mib(device: torch.device) -> float | None:
 
 
 def installed_version(package: str) -> str | None:
-    """Such as "2.13.0"; None where the package is not installed."""
+    """The version of a package, such as "2.13.0"; None if the package is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

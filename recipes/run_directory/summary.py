@@ -30,7 +30,7 @@ class Summary:
     """Name of the recipe."""
     seed: int
     device: str
-    """Such as "cpu (x86_64, 2 threads)"."""
+    """The device of the run, such as "cpu (x86_64, 2 threads)"."""
     verdict: str
     """One of `verdict.Verdict`."""
     verdict_step: int | None

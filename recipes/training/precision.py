@@ -17,7 +17,7 @@ class Precision:
 
     @property
     def name(self) -> str:
-        """Such as "bfloat16"."""
+        """Name of the dtype, such as "bfloat16"."""
         return str(self.dtype).removeprefix("torch.")
 
     def autocast(self) -> AbstractContextManager[object]:

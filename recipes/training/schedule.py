@@ -183,7 +183,7 @@ class Plan:
         batches: its images.
         lr: its learning rate.
         losses: its margin.
-        timetable: what is written after it.
+        timetable: when it logs, evaluates and saves.
         freeze: number of first steps in which only the class centres learn.
     """
 
