@@ -21,6 +21,8 @@ def update_only_sampled(optimizer: Optimizer) -> Optimizer:
     made up for. Dense gradients change all rows, as usual. State in `optimizer.state_dict()` has the
     parameter's shape.
 
+    A step that raises an error leaves a parameter with only its sampled rows: read a checkpoint then.
+
     Args:
         optimizer: any of torch.optim that treats each element of a parameter independently, as SGD,
             Adam and AdamW do, and needs no closure.

@@ -78,10 +78,8 @@ def _options() -> tuple[str, ...]:
 def _kept() -> Path:
     try:
         return cache_folder().absolute() / file_name()
-    except RuntimeError:  # of Path.home()
-        raise NotBuiltError(
-            "this user has no home folder: FUSEDFACE_CACHE may name one to keep them in"
-        ) from None
+    except OSError as error:
+        raise NotBuiltError(str(error)) from None
 
 
 def file_name() -> str:
@@ -135,9 +133,10 @@ def _keep(made: Path, kept: Path) -> None:
     """Store the library, so that other processes see a whole file or none; if that fails, store nothing."""
     try:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
-            file.write(made.read_bytes())
-        Path(file.name).replace(kept)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:  # goes, whatever happens
+            whole = Path(folder, kept.name)
+            whole.write_bytes(made.read_bytes())
+            whole.replace(kept)
     except OSError:
         pass
 

@@ -20,9 +20,13 @@ def path() -> Path:
 def load(device: str) -> Entries:
     """Entries of one device; none, with a warning, where the file cannot be read."""
     try:
+        where = path()
+    except OSError:  # there is no folder for it, so nothing can have been saved
+        return []
+    try:
         return [(entry["case"], entry["tile"]) for entry in _read().get(device, [])]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        warnings.warn(f"{path()} is not used, delete it: {error!r}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{where} is not used, delete it: {error!r}", RuntimeWarning, stacklevel=2)
         return []
 
 

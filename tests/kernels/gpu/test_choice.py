@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -312,3 +313,15 @@ def test_which_device_is_made_current():
     second = launch.on_device(torch.device("cuda", 1))
     assert isinstance(second, torch.cuda.device)
     assert second.idx == 1
+
+
+def test_without_a_home_folder_nothing_is_kept_and_nothing_breaks(monkeypatch):
+    def fail():
+        raise RuntimeError("could not determine home directory")
+
+    for name in ("FUSEDFACE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    assert cache.load("a device") == []
+    with pytest.raises(OSError, match="name a folder for caches in FUSEDFACE_CACHE"):
+        cache.save("a device", [])
