@@ -31,7 +31,10 @@ class CentreSGD(torch.optim.SGD):
     Args:
         params: as in `torch.optim.SGD`: parameters or groups of them, including the class centres.
         centres: the class centres (C, D), such as `head.weight`.
-        lr, momentum, weight_decay, nesterov: as in `torch.optim.SGD`, without dampening.
+        lr: as in `torch.optim.SGD`, as are the others; there is no dampening.
+        momentum: in [0, 1); 0 for none.
+        weight_decay: at least 0.
+        nesterov: needs a momentum above 0.
 
     Raises:
         ValueError: `centres` is not a contiguous matrix or not in `params`, or a rate is out of its range.
