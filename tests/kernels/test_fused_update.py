@@ -9,7 +9,9 @@ from margin_oracle import all_margins, inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusedface.kernels import ArcFace, CurricularFace, margin_loss
+from fusedface.kernels.interface.update import CentreUpdate
 from fusedface.kernels.rounding import rounded
+from fusedface.kernels.sgd import RowsSGD
 from fusedface.models import MarginHead
 
 DIM, ROWS, CLASSES = 8, 16, 300
@@ -95,6 +97,16 @@ def test_a_step_that_is_left_out_changes_nothing(reason):
     (head(rows, labels).loss * (math.nan if reason == "nan" else 1.0)).backward()
     assert torch.equal(head.weight, weight)
     assert torch.equal(optimizer.state[head.weight]["momentum_buffer"], momentum)
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_one_row_that_is_not_finite_leaves_the_step_out(row):
+    upstream = torch.ones(3, 1)
+    zero, one = torch.tensor(0.0), torch.tensor(1.0)
+    update = CentreUpdate(None, one, one, zero.bool(), zero.long(), 0.0, False, 0.0)
+    assert not RowsSGD(torch.ones(4, 2), update, upstream, upstream).does_nothing
+    upstream[row] = math.inf
+    assert RowsSGD(torch.ones(4, 2), update, torch.ones(3, 1), upstream).does_nothing
 
 
 class NewStorages(TorchDispatchMode):
