@@ -31,7 +31,7 @@ class CentreSGD(torch.optim.SGD):
     Args:
         params: as in `torch.optim.SGD`: parameters or groups of them, including the class centres.
         centres: the class centres (C, D), such as `head.weight`.
-        lr: as in `torch.optim.SGD`, as are the others; there is no dampening.
+        lr: the learning rate.
         momentum: in [0, 1); 0 for none.
         weight_decay: at least 0.
         nesterov: needs a momentum above 0.

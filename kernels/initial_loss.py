@@ -14,7 +14,7 @@ def predicted_initial_loss(margin: Margin, num_classes: int, embedding_dim: int)
     """Expected loss of random embeddings against random class centres.
 
     Draws cosines of independent directions in D dimensions (seeded, so the figure repeats) and puts them
-    through the margin's own T and N. There is no closed form: s / sqrt(D) is so large that a few terms
+    through the margin's own T and N. A closed form is not known: s / sqrt(D) is so large that a few terms
     dominate the sum over classes. The margin's state is its initial one after one update. The loss
     has no weights of samples.
 

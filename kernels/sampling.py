@@ -97,7 +97,7 @@ def _cosine_lse(
 
 
 def draw(count: int, num_classes: int, labels: Tensor, sample: Sample) -> Tensor:
-    """The kept classes, (count,) int64, rising: all of `labels` (B,), and others; -1 is no label."""
+    """The kept classes, (count,) int64, rising: all of `labels` (B,) that are not -1, and others."""
     numbers = torch.arange(num_classes + 1, device=labels.device) + sample.first_class
     keys = random_bits(sample.seed, numbers) & LARGEST
     # The last key belongs to no class and serves rows without a target, so that no size depends on values.

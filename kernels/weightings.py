@@ -17,7 +17,7 @@ from fusedface.kernels.margins.records import check_types, require
 
 @dataclass(frozen=True, kw_only=True)
 class Weighting:
-    """Base of all weightings, and the identity: every sample has weight 1, and there is no state."""
+    """Base of all weightings, and the identity: every sample has weight 1, without state."""
 
     name: ClassVar[str]
 

@@ -4,7 +4,7 @@
 
 A ghost module (https://arxiv.org/abs/1911.11907) makes half of its channels by a 1x1 convolution and the
 other half from those by a depthwise 3x3. As in the authors' code (HamadYA/GhostFaceNets), PReLU takes
-the place of ReLU, and there is no pooling. Unlike there, padding with stride 2 has no shift by half a
+the place of ReLU, and pooling is left out. Unlike there, padding with stride 2 has no shift by half a
 pixel.
 """
 

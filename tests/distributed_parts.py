@@ -4,20 +4,8 @@ import math
 from dataclasses import replace
 
 import torch
-from distributed_cases import (
-    STEPS,
-    STEPS_AND_ERRORS,
-    Small,
-    faces,
-    fails,
-    finished,
-    folder,
-    group_of,
-    recipe,
-    run_on,
-    same,
-    shared,
-)
+from distributed_cases import STEPS_AND_ERRORS, fails, shared
+from distributed_runs import STEPS, Small, faces, finished, folder, group_of, recipe, run_on, same
 
 from fusedface.recipes.configuration.starting import with_init
 from fusedface.recipes.evaluation import evaluate

@@ -7,10 +7,10 @@ from fusedface.models import create
 SIZE = {"embedding_dim": 16, "input_size": (32, 32), "width": 0.25}
 
 
-def write_checkpoint(path, people=(), centres=None, **changes):
+def write_checkpoint(path, people=(), centres=None, network=SIZE, **changes):
     """A backbone none of whose tensors is as drawn, with preprocessing that is not the usual one."""
     torch.manual_seed(3)
-    model = create("mobilefacenet", **SIZE)
+    model = create("mobilefacenet", **network)
     for value in model.state_dict().values():
         if value.is_floating_point():
             value.add_(0.1 * torch.rand_like(value))

@@ -74,7 +74,7 @@ class RecordFile(MappedFile):
         """The part at `offset`.
 
         Raises:
-            BadRecord: there is no part, or it is longer than the file.
+            BadRecord: the part is missing, or longer than the file.
         """
         start = offset + PART_HEADER
         if offset < 0 or start > self.size:

@@ -97,7 +97,9 @@ def _compiler(setting: str | None) -> list[str]:
         try:
             words = shlex.split(command)
         except ValueError as error:
-            raise NotBuiltError(f"FUSEDFACE_CC is no command ({error}): {command}") from None
+            raise NotBuiltError(
+                f"FUSEDFACE_CC cannot be read as a command ({error}): {command}"
+            ) from None
         if words and shutil.which(words[0]):
             return words
     raise NotBuiltError(f"no C compiler ({setting or ', '.join(COMPILERS)}) was found")

@@ -21,7 +21,7 @@ def load(device: str) -> Entries:
     """Entries of one device; none, with a warning, where the file cannot be read."""
     try:
         where = path()
-    except OSError:  # there is no folder for it, so nothing can have been saved
+    except OSError:  # without a folder, nothing can have been saved
         return []
     try:
         return [(entry["case"], entry["tile"]) for entry in _read().get(device, [])]

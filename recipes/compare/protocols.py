@@ -57,7 +57,7 @@ def get_protocol(name: str) -> tuple[str, ...]:
     """The settings of a protocol.
 
     Raises:
-        ValueError: there is no protocol of that name.
+        ValueError: the protocol is unknown.
     """
     if name not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)

@@ -159,7 +159,7 @@ def test_what_others_may_write_is_not_run(flaw, cache, monkeypatch, tmp_path):
     [
         ("", "FUSEDFACE_CC is empty"),
         ("no-such-cc -O1", "no C compiler (no-such-cc -O1) was found"),
-        ("'gcc", "FUSEDFACE_CC is no command"),
+        ("'gcc", "FUSEDFACE_CC cannot be read as a command"),
     ],
 )
 def test_without_a_compiler_torch_takes_over(compiler, says, cache, monkeypatch):

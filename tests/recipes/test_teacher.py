@@ -11,10 +11,11 @@ import pytest
 import torch
 from hostile_readers import onnx_network
 from rich.console import Console
+from starting_points import write_checkpoint
 from tiny_run import SIZE, tiny_recipe, write_faces
 
 from fusedface.kernels import ArcFace
-from fusedface.models import MarginHead, build_from_checkpoint, create
+from fusedface.models import MarginHead, build_from_checkpoint
 from fusedface.recipes.configuration.settings import from_dict, override, to_dict
 from fusedface.recipes.configuration.starting import with_teacher
 from fusedface.recipes.configuration.teacher import TeacherOptions
@@ -39,18 +40,8 @@ def faces(tmp_path_factory):
 
 def write_network(path, *, dim=DIM, size=(SIZE, SIZE)):
     """A checkpoint of a network none of whose tensors is as drawn, with its own mean and deviation."""
-    torch.manual_seed(3)
-    model = create("mobilefacenet", embedding_dim=dim, input_size=size, width=0.25)
-    for value in model.state_dict().values():
-        if value.is_floating_point():
-            value.add_(0.1 * torch.rand_like(value))
-    prepared = model.preprocessing.as_dict() | {"mean": [100.0, 110.0, 120.0], "flip": "concat"}
-    content = {
-        "format": "fusedface-checkpoint", "version": 1, "step": 7, "backbone": model.config,
-        "preprocessing": prepared, "model": model.state_dict(),
-    }  # fmt: skip
-    torch.save(content, path)
-    return path
+    network = {"embedding_dim": dim, "input_size": size, "width": 0.25}
+    return write_checkpoint(path, network=network)
 
 
 @pytest.fixture(scope="module")
