@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedface.kernels import CentreSGD
 from fusedface.recipes.training.meter import FIGURES
 from fusedface.recipes.training.progress import Progress
 from fusedface.recipes.training.seeding import set_rng_state
@@ -29,6 +30,7 @@ DISTILLER = "distiller"
 """The entry with the parameters of the distiller, which are trained with the network."""
 MOMENTUM: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.SGD: ("momentum_buffer",),
+    CentreSGD: ("momentum_buffer",),
     torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
 }
 """The state tensors of an optimiser that have the shape of each parameter; AdamW also has "step"."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fusedface.kernels import CentreSGD
 from fusedface.models import update_only_sampled
 from fusedface.models.backbone import Backbone
 from fusedface.recipes.configuration.training import Optim
@@ -54,7 +55,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser `optim.kind` over `parameter_groups`; `others` are treated like the embedding layers.
 
-    If class centres are sampled, it updates only those of the sample.
+    If class centres are sampled, it updates only those of the sample. "sgd" on a GPU steps the class
+    centres in one kernel (`CentreSGD`) where each step changes all of them, from a whole gradient.
     """
     groups = parameter_groups(model, head, optim)
     if projection := [*others]:
@@ -63,10 +65,22 @@ def build_optimizer(
     if optim.kind == "adamw":
         adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.momentum, optim.beta2))
         return update_only_sampled(adamw)
+    if _kernel_steps(head, optim):
+        return CentreSGD(groups, head.weight, optim.lr, optim.momentum, nesterov=True)
     sgd = torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=True)
     if optim.fuse_centres:
         head.fuse(sgd)
     return update_only_sampled(sgd)
+
+
+def _kernel_steps(head: "MarginHead", optim: Optim) -> bool:
+    """Whether the kernel of `CentreSGD` steps these class centres."""
+    is_whole = head.options.sample_rate == 1.0 and not optim.fuse_centres
+    return is_whole and _is_on_gpu(head.weight)
+
+
+def _is_on_gpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cuda"
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

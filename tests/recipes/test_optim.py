@@ -1,12 +1,21 @@
 """Who is decayed by how much, and that Nesterov's formula is the one in use."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from rich.console import Console
+from tiny_run import tiny_recipe, write_faces
 from torch import nn
 
+from fusedface.kernels import CentreSGD
 from fusedface.models import MODELS, MarginHead, create
-from fusedface.recipes.configuration.recipe import Optim
+from fusedface.recipes.configuration.recipe import Optim, Schedule
+from fusedface.recipes.run import run_recipe
+from fusedface.recipes.training import optim as optim_module
 from fusedface.recipes.training.optim import build_optimizer, parameter_groups, set_rate
+
+QUIET = Console(quiet=True)
 
 
 def build(name="mobilefacenet"):
@@ -107,3 +116,48 @@ def test_two_steps_by_hand():
             expected -= 0.1 * (gradient + 0.8 * velocity)
             optimizer.step()
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("rate", "settings", "kind"),
+    [
+        (1.0, {}, CentreSGD),
+        (1.0, {"fuse_centres": True}, torch.optim.SGD),
+        (0.5, {}, torch.optim.SGD),
+        (1.0, {"kind": "adamw"}, torch.optim.AdamW),
+    ],
+    ids=["sgd", "updated in the backward", "sampled", "adamw"],
+)
+def test_a_gpu_steps_whole_class_centres_by_a_kernel(monkeypatch, rate, settings, kind):
+    model = create("mobilefacenet", embedding_dim=8, input_size=(32, 32), width=0.25)
+    head = MarginHead(8, 64, sample_rate=rate)
+    on_cpu = build_optimizer(model, head, Optim(**settings))
+    assert type(on_cpu) is (torch.optim.AdamW if kind is torch.optim.AdamW else torch.optim.SGD)
+    monkeypatch.setattr(optim_module, "_is_on_gpu", lambda _: True)
+    assert type(build_optimizer(model, head, Optim(**settings))) is kind
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_run_goes_on_with_the_other_sgd_to_the_same_bits(monkeypatch, tmp_path, before):
+    """CentreSGD reads what torch's SGD has saved, and the other way round, through a checkpoint."""
+    faces = write_faces(tmp_path)
+    whole = replace(tiny_recipe(faces), schedule=Schedule(epochs=1.0, warmup_steps=2))
+    run_recipe(whole, tmp_path / "whole", device="cpu", console=QUIET)
+    monkeypatch.setattr(optim_module, "_is_on_gpu", lambda _: before)
+    run_recipe(whole, tmp_path / "part", device="cpu", console=QUIET)
+    for late in (tmp_path / "part" / "checkpoints").glob("*.pt"):
+        if torch.load(late, weights_only=True)["step"] > 3:
+            late.unlink()
+    (tmp_path / "part" / "summary.json").unlink()
+    monkeypatch.setattr(optim_module, "_is_on_gpu", lambda _: not before)
+    run_recipe(whole, tmp_path / "part", resume=True, device="cpu", console=QUIET)
+    ends = [
+        torch.load(tmp_path / run / "checkpoints" / "step-00000004.pt", weights_only=True)
+        for run in ("whole", "part")
+    ]
+    assert all(torch.equal(ends[1]["model"][k], v) for k, v in ends[0]["model"].items())
+    momenta = [
+        [state["momentum_buffer"] for state in end["optimizer"]["state"].values()] for end in ends
+    ]
+    assert len(momenta[0]) > 1
+    assert all(map(torch.equal, *momenta))
