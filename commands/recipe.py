@@ -1,7 +1,5 @@
 """`recipe ...`: list, show, run, judge, compare, map."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -49,8 +47,12 @@ def recipe_show(
 ) -> None:  # fmt: skip
     """Print a recipe as TOML with all its settings; the output is a recipe file."""
     from fusedface.recipes.configuration.settings import to_toml
+    from fusedface.recipes.registry import chosen_recipe
 
-    typer.echo(to_toml(_resolve(recipe, data, pairs, root, settings, init, teacher)), nl=False)
+    chosen = chosen_recipe(
+        recipe, data=data, pairs=pairs or (), root=root, init=init, teacher=teacher, settings=settings or ()
+    )  # fmt: skip
+    typer.echo(to_toml(chosen), nl=False)
 
 
 @app.command("run")
@@ -81,7 +83,9 @@ def recipe_run(
 ) -> None:
     """Train and verify a recipe, and write everything to a run directory."""
     from fusedface.recipes.host.torchrun import is_shared
+    from fusedface.recipes.registry import chosen_recipe
     from fusedface.recipes.run import run_recipe
+    from fusedface.recipes.run_directory.directory import run_folder
 
     if is_shared() and out is None:
         raise ValueError(
@@ -94,10 +98,12 @@ def recipe_run(
     if skip_bad:
         settings = ["data.skip_bad=true", *(settings or [])]
     lists = [*(pairs or []), *_val_sets(val, data)]
-    resolved = _resolve(recipe, data, lists, root, settings, init, teacher)
-    with _run_folder(out, resolved.name) as folder:
+    chosen = chosen_recipe(
+        recipe, data=data, pairs=lists, root=root, init=init, teacher=teacher, settings=settings or ()
+    )  # fmt: skip
+    with run_folder(out, chosen.name) as folder:
         summary = run_recipe(
-            resolved, folder, resume=resume, allow_change=allow_change or (), device=device
+            chosen, folder, resume=resume, allow_change=allow_change or (), device=device
         )
     raise typer.Exit({"interrupted": 130, "non_finite": 1}.get(summary.verdict, 0))
 
@@ -161,8 +167,9 @@ def recipe_compare(
     from fusedface.recipes.compare.compare import compare
     from fusedface.recipes.compare.protocols import PAPER_SET, get_protocol, with_settings
     from fusedface.recipes.compare.results import FAILED
+    from fusedface.recipes.host.device import pick_device
     from fusedface.recipes.host.torchrun import is_shared
-    from fusedface.recipes.run import pick_device
+    from fusedface.recipes.registry import chosen_recipe
 
     if is_shared():
         raise ValueError(
@@ -171,7 +178,10 @@ def recipe_compare(
 
     changes = [*get_protocol(protocol or ("recipe" if data else "small")), *(settings or [])]
     lists = [*(pairs or []), *_val_sets(val, data)]
-    chosen = [_resolve(name, data, lists, root, [], init, teacher) for name in recipes or PAPER_SET]
+    chosen = [
+        chosen_recipe(name, data=data, pairs=lists, root=root, init=init, teacher=teacher)
+        for name in recipes or PAPER_SET
+    ]
     losses = compare(
         with_settings(chosen, changes),
         out,
@@ -222,53 +232,8 @@ def recipe_map(
     raise typer.Exit(130 if found is None else 0)
 
 
-def _resolve(recipe, data, pairs, root, settings, init, teacher):
-    """The recipe with the changes that the arguments ask for."""
-    from fusedface.recipes.configuration.settings import override, with_data
-    from fusedface.recipes.configuration.starting import with_init, with_teacher
-    from fusedface.recipes.registry import get_recipe
-
-    resolved = get_recipe(recipe)
-    if data is not None or pairs:
-        resolved = with_data(resolved, data, pairs or [], root)
-    if init is not None:
-        resolved = with_init(resolved, init)
-    if teacher is not None:
-        resolved = with_teacher(resolved, teacher)
-    return override(resolved, settings or [])
-
-
 def _val_sets(names: str | None, data: str | None) -> list[Path]:
     """The files of --val."""
     from fusedface.data import find_sets
 
     return [] if names is None else find_sets(names, None if data is None else Path(data))
-
-
-@contextmanager
-def _run_folder(out: Path | None, name: str) -> Iterator[Path]:
-    """--out, or a new folder in runs/, which is removed again if nothing is written to it."""
-    if out is not None:
-        yield out
-        return
-    folder = _new_folder(Path("runs"), name)
-    try:
-        yield folder
-    finally:
-        with suppress(OSError):  # not empty
-            folder.rmdir()
-
-
-def _new_folder(parent: Path, name: str) -> Path:
-    """Make parent/name, or the first of parent/name-2, -3, ... that does not exist.
-
-    It makes the folder at once, so that runs that start at the same time get different folders.
-    """
-    parent.mkdir(parents=True, exist_ok=True)
-    candidate, number = parent / name, 1
-    while True:
-        with suppress(FileExistsError):
-            candidate.mkdir()
-            return candidate
-        number += 1
-        candidate = parent / f"{name}-{number}"

@@ -2,14 +2,15 @@
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 from fusedface.recipes import backbones, finetune, mobilefacenet, synthetic_sets
 from fusedface.recipes.configuration.fields import nearest
+from fusedface.recipes.configuration.own_files import with_files
 from fusedface.recipes.configuration.recipe import Recipe
-from fusedface.recipes.configuration.settings import read_recipe
+from fusedface.recipes.configuration.settings import override, read_recipe
 
 
 def _on_backbone(backbone: str, loss: str) -> Recipe:
@@ -32,6 +33,35 @@ RECIPES: dict[str, Callable[[], Recipe]] = (
         for loss in mobilefacenet.LOSSES
     }
 )
+
+
+def chosen_recipe(
+    name_or_file: str | Path,
+    *,
+    data: str | Path | None = None,
+    pairs: Sequence[str | Path] = (),
+    root: str | Path | None = None,
+    init: str | Path | None = None,
+    teacher: str | Path | None = None,
+    settings: Iterable[str] = (),
+) -> Recipe:
+    """The recipe that a command line asks for: `get_recipe` on the user's files, then single settings.
+
+    Args:
+        name_or_file: see `get_recipe`.
+        data: faces to train on; None keeps the recipe's own.
+        pairs: pair lists to verify on; without any the recipe keeps its own.
+        root: the folder that paths in the lists are relative to; None takes the folder of each list.
+        init: the checkpoint to begin with; None keeps the recipe's own start.
+        teacher: the network to distil from; None keeps the recipe's own.
+        settings: see `override`.
+
+    Raises:
+        ValueError: there is no such recipe, a file cannot be used, or a setting is bad.
+    """
+    recipe = get_recipe(name_or_file)
+    recipe = with_files(recipe, data, pairs, root, init, teacher)
+    return override(recipe, settings)
 
 
 def get_recipe(name_or_file: str | Path) -> Recipe:

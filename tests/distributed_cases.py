@@ -29,7 +29,7 @@ from tiny_run import NUM_IDENTITIES
 
 from fusedface.data.dataset import FaceDataset
 from fusedface.recipes import run
-from fusedface.recipes.configuration.starting import with_teacher
+from fusedface.recipes.configuration.own_files import with_teacher
 from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.replicas import grad_scaler
 from fusedface.recipes.training.trainer import Trainer

@@ -7,7 +7,7 @@ import torch
 from distributed_cases import STEPS_AND_ERRORS, fails, shared
 from distributed_runs import STEPS, Small, faces, finished, folder, group_of, recipe, run_on, same
 
-from fusedface.recipes.configuration.starting import with_init
+from fusedface.recipes.configuration.own_files import with_init
 from fusedface.recipes.evaluation import evaluate
 from fusedface.recipes.training import verifying
 

@@ -23,8 +23,8 @@ from fusedface.data.gallery import face_files
 from fusedface.data.sources.images import UnreadableImage, read_image
 from fusedface.models import MarginHead, build_from_checkpoint, create, read_head
 from fusedface.models.checkpoints import FORMAT, VERSION
+from fusedface.recipes.configuration.own_files import with_init
 from fusedface.recipes.configuration.settings import read_recipe, to_toml
-from fusedface.recipes.configuration.starting import with_init
 from fusedface.recipes.evaluation.onnx_recogniser import OnnxRecogniser
 from fusedface.recipes.evaluation.scores import PairScores
 from fusedface.recipes.evaluation.threshold_file import (

@@ -86,6 +86,25 @@ def named_type(known: Mapping[str, type], values: Any, key: str) -> type:
     return known[name]
 
 
+def keys_of(
+    kind: type, values: Mapping[str, Any], prefix: str, kinds: Kinds = NO_KINDS
+) -> dict[str, Any]:
+    """The annotation of each setting in and below a dataclass, by dotted key; `values` names its kinds."""
+    keys: dict[str, Any] = {}
+    for name, hint in hints_of(kind).items():
+        inner = without_none(hint)
+        if inner in kinds:
+            if name not in values:
+                keys[prefix + name] = hint
+                continue
+            inner = named_type(kinds[inner], values[name], prefix + name)
+        if dataclasses.is_dataclass(inner):
+            keys |= keys_of(inner, values.get(name, {}), f"{prefix}{name}.", kinds)  # pyright: ignore[reportArgumentType]
+        else:
+            keys[prefix + name] = hint
+    return keys
+
+
 def convert(hint: Any, value: Any, key: str, kinds: Kinds = NO_KINDS) -> Any:
     """Check a value against a field's type; integers become floats, lists tuples, tables dataclasses."""
     if hint in kinds:

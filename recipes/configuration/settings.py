@@ -2,24 +2,14 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from fusedface.kernels import MARGINS, WEIGHTINGS, Margin, Weighting
-from fusedface.recipes.configuration.faces import SYNTHETIC
-from fusedface.recipes.configuration.fields import (
-    Kinds,
-    build,
-    hints_of,
-    named_type,
-    nearest,
-    parse,
-    without_none,
-)
+from fusedface.recipes.configuration.fields import Kinds, build, keys_of, nearest, parse
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.host.terminal import visible
 
@@ -96,31 +86,6 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     return from_dict(values)
 
 
-def with_data(
-    recipe: Recipe, data: str | Path | None, pairs: Sequence[str | Path], root: str | Path | None
-) -> Recipe:
-    """A recipe on other faces. All other settings stay; the length of the run in epochs stays too.
-
-    Args:
-        recipe: where the other settings come from.
-        data: a folder or a list file to train on; None keeps the recipe's source.
-        pairs: pair lists to verify on.
-        root: the folder that paths in the lists are relative to; None takes the folder of each list.
-    """
-    if any(path is not None and not str(path).strip() for path in (data, root, *pairs)):
-        raise ValueError("an empty path is none; leave it out, or write . for the current folder")
-    # Absolute, so that recipe.toml runs again from any folder.
-    if data is not None and str(data) != SYNTHETIC:
-        data = Path(data).absolute()
-    source = recipe.data.source if data is None else str(data)
-    evaluation = replace(
-        recipe.evaluation,
-        pairs=tuple(str(Path(path).absolute()) for path in pairs) or recipe.evaluation.pairs,
-        root=recipe.evaluation.root if root is None else str(Path(root).absolute()),
-    )
-    return replace(recipe, data=replace(recipe.data, source=source), evaluation=evaluation)
-
-
 def changed_settings(one: Recipe, other: Recipe) -> dict[str, str]:
     """A line for each setting in which two recipes differ, by key: "optim.lr: 0.1 instead of 0.05"."""
     ours, theirs = _flat(to_dict(one)), _flat(to_dict(other))
@@ -145,7 +110,7 @@ def _assign(values: dict[str, Any], key: str, text: str) -> None:
         if record == "head.weighting" and text.lower() == "none":
             del values["head"]["weighting"]
         return
-    hints = _keys(Recipe, values, "")
+    hints = keys_of(Recipe, values, "", KINDS)
     if key not in hints:
         inner = [name for name in hints if name.startswith(f"{key}.")]
         if inner:
@@ -159,23 +124,6 @@ def _assign(values: dict[str, Any], key: str, text: str) -> None:
         values.pop(last, None)
     else:
         values[last] = value
-
-
-def _keys(kind: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The type of each setting below a dataclass, by dotted key."""
-    keys: dict[str, Any] = {}
-    for name, hint in hints_of(kind).items():
-        inner = without_none(hint)
-        if inner in KINDS:
-            if name not in values:
-                keys[prefix + name] = hint
-                continue
-            inner = named_type(KINDS[inner], values[name], prefix + name)
-        if dataclasses.is_dataclass(inner):
-            keys |= _keys(inner, values.get(name, {}), f"{prefix}{name}.")  # pyright: ignore[reportArgumentType]
-        else:
-            keys[prefix + name] = hint
-    return keys
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

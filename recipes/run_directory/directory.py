@@ -12,7 +12,7 @@ run.lock            the process that runs in it; only while it runs
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +101,32 @@ class RunDirectory:
         """The command to go on with the run."""
         device = ["--device", self.device] if self.device else []
         return command("recipe", "run", self.recipe, "--out", self.folder, "--resume", *device)
+
+
+@contextmanager
+def run_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """--out, or a new folder in runs/, which is removed again if nothing is written to it."""
+    if out is not None:
+        yield out
+        return
+    folder = _new_folder(Path("runs"), name)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # not empty
+            folder.rmdir()
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """Make parent/name, or the first of parent/name-2, -3, ... that does not exist.
+
+    It makes the folder at once, so that runs that start at the same time get different folders.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    candidate, number = parent / name, 1
+    while True:
+        with suppress(FileExistsError):
+            candidate.mkdir()
+            return candidate
+        number += 1
+        candidate = parent / f"{name}-{number}"

@@ -11,7 +11,8 @@ from rich.console import Console
 from tiny_run import NUM_IDENTITIES, NUM_IMAGES, faces_of, tiny_recipe, write_faces
 
 from fusedface.data import SomeIdentities, open_source
-from fusedface.recipes.configuration.settings import override, with_data
+from fusedface.recipes.configuration.own_files import with_data
+from fusedface.recipes.configuration.settings import override
 from fusedface.recipes.run import run_recipe
 
 

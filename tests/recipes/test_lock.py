@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
 
-from fusedface.commands.recipe import _new_folder, _run_folder
 from fusedface.recipes.configuration.settings import override
 from fusedface.recipes.run import run_recipe
+from fusedface.recipes.run_directory.directory import _new_folder, run_folder
 from fusedface.recipes.run_directory.lock import LOCK, FolderLock
 
 QUIET = Console(quiet=True)
@@ -95,13 +95,13 @@ def test_a_folder_to_which_nothing_was_written_does_not_stay(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
 
     def fail():
-        with _run_folder(None, "arcface") as folder:
+        with run_folder(None, "arcface") as folder:
             assert folder.is_dir()
             raise ValueError("a mistake")
 
     with pytest.raises(ValueError, match="a mistake"):
         fail()
     assert not list((tmp_path / "runs").iterdir())
-    with _run_folder(None, "arcface") as folder:
+    with run_folder(None, "arcface") as folder:
         (folder / "recipe.toml").write_text("", encoding="utf-8")
     assert (tmp_path / "runs" / "arcface" / "recipe.toml").exists()

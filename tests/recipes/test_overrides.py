@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fusedface.kernels import ArcFace, CurricularFace, MVArc
+from fusedface.recipes.configuration.own_files import with_data
 from fusedface.recipes.configuration.settings import (
     differences,
     from_dict,
@@ -12,7 +13,6 @@ from fusedface.recipes.configuration.settings import (
     read_recipe,
     to_dict,
     to_toml,
-    with_data,
 )
 from fusedface.recipes.host.terminal import visible
 from fusedface.recipes.registry import get_recipe

@@ -16,9 +16,9 @@ from tiny_run import faces_of, tiny_recipe, write_faces
 from fusedface.data import open_source
 from fusedface.models import build_from_checkpoint
 from fusedface.models.starting_point import Classes, StartingPoint
+from fusedface.recipes.configuration.own_files import with_init
 from fusedface.recipes.configuration.recipe import Data, Synthetic
 from fusedface.recipes.configuration.settings import override, to_dict
-from fusedface.recipes.configuration.starting import with_init
 from fusedface.recipes.registry import get_recipe
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import trainer

@@ -11,8 +11,8 @@ from tiny_run import tiny_recipe, write_faces
 
 from fusedface.models import MODELS, create
 from fusedface.models.layouts import LAYOUTS
+from fusedface.recipes.configuration.own_files import with_init
 from fusedface.recipes.configuration.settings import from_dict, override, to_dict
-from fusedface.recipes.configuration.starting import with_init
 from fusedface.recipes.registry import get_recipe
 from fusedface.recipes.run import run_recipe
 

@@ -16,8 +16,8 @@ from tiny_run import SIZE, tiny_recipe, write_faces
 
 from fusedface.kernels import ArcFace
 from fusedface.models import MarginHead, build_from_checkpoint
+from fusedface.recipes.configuration.own_files import with_teacher
 from fusedface.recipes.configuration.settings import from_dict, override, to_dict
-from fusedface.recipes.configuration.starting import with_teacher
 from fusedface.recipes.configuration.teacher import TeacherOptions
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.report.curves import plot_curves

@@ -1,13 +1,58 @@
-"""Recipes that use the file of a network, as initial weights or as a teacher; they record its hash."""
+"""Recipes on a user's own files: faces, a checkpoint to begin with, a teacher."""
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 from fusedface.models import StartingPoint
 from fusedface.recipes.configuration.backbone import PREPARATION, BackboneOptions
 from fusedface.recipes.configuration.digest import sha256
+from fusedface.recipes.configuration.faces import SYNTHETIC
 from fusedface.recipes.configuration.fields import build
 from fusedface.recipes.configuration.recipe import Recipe
+
+
+def with_files(
+    recipe: Recipe,
+    data: str | Path | None,
+    pairs: Sequence[str | Path],
+    root: str | Path | None,
+    init: str | Path | None,
+    teacher: str | Path | None,
+) -> Recipe:
+    """A recipe on those of these files that are given: see `with_data`, `with_init`, `with_teacher`."""
+    if data is not None or pairs:
+        recipe = with_data(recipe, data, pairs, root)
+    if init is not None:
+        recipe = with_init(recipe, init)
+    if teacher is not None:
+        recipe = with_teacher(recipe, teacher)
+    return recipe
+
+
+def with_data(
+    recipe: Recipe, data: str | Path | None, pairs: Sequence[str | Path], root: str | Path | None
+) -> Recipe:
+    """A recipe on other faces. All other settings stay; the length of the run in epochs stays too.
+
+    Args:
+        recipe: where the other settings come from.
+        data: a folder or a list file to train on; None keeps the recipe's source.
+        pairs: pair lists to verify on.
+        root: the folder that paths in the lists are relative to; None takes the folder of each list.
+    """
+    if any(path is not None and not str(path).strip() for path in (data, root, *pairs)):
+        raise ValueError("an empty path is none; leave it out, or write . for the current folder")
+    # Absolute, so that recipe.toml runs again from any folder.
+    if data is not None and str(data) != SYNTHETIC:
+        data = Path(data).absolute()
+    source = recipe.data.source if data is None else str(data)
+    evaluation = replace(
+        recipe.evaluation,
+        pairs=tuple(str(Path(path).absolute()) for path in pairs) or recipe.evaluation.pairs,
+        root=recipe.evaluation.root if root is None else str(Path(root).absolute()),
+    )
+    return replace(recipe, data=replace(recipe.data, source=source), evaluation=evaluation)
 
 
 def with_init(recipe: Recipe, checkpoint: str | Path) -> Recipe:
