@@ -1,6 +1,7 @@
 """Read the weights of a margin head, from a run of this project or from a published head.
 
 this project     "head" of a checkpoint, or a head's state_dict    weight (C, D), state 0-d
+                 with several processes, files next to it          weight
 CurricularFace   a state_dict, or "HEAD" of its training files     kernel (D, C), t (1,)
 insightface      Partial FC's state_dict, or a checkpoint_gpu_N    weight (C, D)
 bubbliiiing      with the backbone's tensors                       head.weight (C, D)
@@ -15,6 +16,7 @@ from torch import Tensor
 from fusedface.models.archives import read_archive
 from fusedface.models.head import MarginHead
 from fusedface.models.layouts import LAYOUTS
+from fusedface.models.shard_files import ShardFiles
 
 WRAPPERS = ("head", "HEAD", "state_dict_softmax_fc_module")
 CENTRES, TRANSPOSED = "weight", "kernel"
@@ -31,6 +33,10 @@ def read_head(path: str | Path) -> dict[str, Tensor]:
     """
     archive = read_archive(path)
     values = _head_of(archive)
+    if (files := ShardFiles.of(Path(path), archive)) is not None:
+        from fusedface.models.shard_reader import all_centres  # two seconds to import
+
+        values = values | {CENTRES: all_centres(files)}
     names = [key for key in (CENTRES, TRANSPOSED) if key in values]
     if len(names) != 1:
         shown = ", ".join(sorted(map(str, archive))[:8])

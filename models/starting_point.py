@@ -1,6 +1,7 @@
 """A checkpoint that training starts from: its weights where they fit, and its class centres by name."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from fusedface.models.archives import read_archive
 from fusedface.models.backbone import Backbone
 from fusedface.models.checkpoints import Contents, interpret, listed, match
 from fusedface.models.preprocessing import Preprocessing
+from fusedface.models.shard_files import SHARDS, ShardFiles
 
 SMALLEST_SHARE = 0.5
 """The least share of a backbone's tensors that must fit; with fewer it is another network."""
@@ -38,7 +40,6 @@ class StartingPoint:
         path: the file.
         config: `create(**config)` builds its backbone; None for a bare state_dict.
         preprocessing: of its training images; None for a bare state_dict.
-        classes: the people it was trained on; None if the file does not say.
 
     Args:
         path: the file.
@@ -49,11 +50,25 @@ class StartingPoint:
 
     def __init__(self, path: str | Path) -> None:
         archive = read_archive(path)
+        self._archive = archive
         self._contents: Contents = interpret(archive, path)
         self.path = Path(path)
         self.config: dict[str, Any] | None = self._contents.config
         self.preprocessing: Preprocessing | None = self._contents.preprocessing
-        self.classes = _classes(archive, path)
+        if SHARDS not in archive:
+            _ = self.classes  # checked now
+            self._archive = {}  # it also has the optimiser's state
+
+    @cached_property
+    def classes(self) -> Classes | None:
+        """The people it was trained on; None if the file does not say.
+
+        Class centres in files next to the checkpoint are read only here.
+
+        Raises:
+            ValueError: these files are missing or damaged.
+        """
+        return _classes(self._archive, self.path)
 
     def load(self, model: Backbone) -> list[str]:
         """Copy every tensor that fits into a backbone; the backbone's other tensors stay as they are.
@@ -89,6 +104,10 @@ def _classes(archive: dict[Any, Any], path: str | Path) -> Classes | None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path}: key 'classes' must be a list of names")
     centres = head.get("weight") if isinstance(head, dict) else None
+    if (files := ShardFiles.of(Path(path), archive)) is not None:
+        from fusedface.models.shard_reader import all_centres  # two seconds to import
+
+        centres = all_centres(files)
     if not (
         isinstance(centres, Tensor)
         and centres.layout == torch.strided

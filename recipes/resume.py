@@ -129,8 +129,7 @@ def newest_checkpoint(
         ValueError: it was trained with another recipe or on other images, or an entry is damaged.
     """
     processes.from_first(checkpoints.remove_partial)
-    checkpoint, problems = processes.together(checkpoints.newest)
-    _check_same_step(None if checkpoint is None else checkpoint.content["step"], processes)
+    checkpoint, problems = checkpoints.newest(processes)
     for problem in problems:
         display.note(f"skipped a checkpoint: {problem}")
     if checkpoint is None:
@@ -152,18 +151,6 @@ def _data_changes(reuse: Reuse, before: object, now: dict[str, Any]) -> list[str
             "in another --out, or accept and record the change with --allow-change data.source"
         )
     return [f"the training images: {changed}"]
-
-
-def _check_same_step(step: int | None, processes: Processes) -> None:
-    """Raise ValueError, on every rank, unless all have found the same newest checkpoint."""
-    steps = processes.gather(step)
-    for rank, other in enumerate(steps):
-        if other != steps[0]:
-            found = ["no checkpoint" if s is None else f"that of step {s}" for s in steps]
-            raise ValueError(
-                f"the newest checkpoint is {found[0]} on rank 0 and {found[rank]} on rank {rank}: the run "
-                "directory must be the same for all processes, on a file system that their machines share"
-            )
 
 
 def what_is_left(directory: RunDirectory, step: int, saved: int | None) -> str:

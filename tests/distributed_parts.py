@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from distributed_cases import STEPS_AND_ERRORS, fails, shared
 from distributed_runs import STEPS, Small, faces, finished, folder, group_of, recipe, run_on, same
+from shard_cases import CASES
 
 from fusedface.recipes.configuration.own_files import with_init
 from fusedface.recipes.evaluation import evaluate
@@ -49,6 +50,8 @@ def verified_together(rank, num_ranks):
     verifying.BATCH_SIZE = evaluate.BATCH_SIZE = 64
 
 
-OF_TWO = STEPS_AND_ERRORS | shared(
-    class_centres_in_the_backward, begun_with_a_checkpoint, verified_together
+OF_TWO = (
+    STEPS_AND_ERRORS
+    | shared(class_centres_in_the_backward, begun_with_a_checkpoint, verified_together)
+    | CASES
 )

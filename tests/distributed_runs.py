@@ -23,6 +23,8 @@ from tiny_run import NUM_IDENTITIES, faces_of, flat, tiny_recipe, write_faces
 from torch import nn
 
 from fusedface.models import MODELS, Backbone, Preprocessing
+from fusedface.models.shard_files import ShardFiles
+from fusedface.models.shard_reader import read_rows
 from fusedface.recipes import run
 from fusedface.recipes.configuration.recipe import BackboneOptions
 from fusedface.recipes.host.processes import Processes
@@ -85,6 +87,7 @@ def group_of(count):
 
 def recipe(margin=None, **settings):
     base = tiny_recipe(folder())
+    train = {"checkpoint_every": SAVED, "precision": "float32"} | settings.get("train", {})
     if margin is not None:
         base = replace(base, head=replace(base.head, margin=margin))
     return replace(
@@ -92,9 +95,7 @@ def recipe(margin=None, **settings):
         backbone=BackboneOptions(name="small", embedding_dim=16, input_size=(32, 32)),
         optim=replace(base.optim, batch_size=12, **settings.get("optim", {})),
         schedule=replace(base.schedule, steps=STEPS),
-        train=replace(
-            base.train, checkpoint_every=SAVED, precision="float32", **settings.get("train", {})
-        ),
+        train=replace(base.train, **train),
         evaluation=replace(base.evaluation, every=0.0),
     )
 
@@ -105,7 +106,11 @@ def run_on(count, out, given, **options):
     summary = None
     if processes is not None:
         summary = run_recipe(
-            given, folder() / out, device="cpu", console=QUIET, processes=processes, **options
+            given,
+            folder() / out,
+            device="cpu",
+            processes=processes,
+            **{"console": QUIET} | options,
         )
     dist.barrier()
     return summary
@@ -120,9 +125,21 @@ def finished(count):
 
 
 def content(out, step=STEPS):
-    """Every entry of a checkpoint, and of the metrics."""
+    """Every entry of a checkpoint, with all class centres wherever they are, and of the metrics."""
     path = out / f"checkpoints/step-{step:08d}.pt"
-    found = flat(torch.load(path, weights_only=True))
+    checkpoint = torch.load(path, weights_only=True)
+    if (files := ShardFiles.of(path, checkpoint)) is not None:
+        files.check()
+        rows = read_rows(files, range(NUM_IDENTITIES))
+        del checkpoint["shards"]
+        assert "weight" not in checkpoint["head"]
+        checkpoint["head"]["weight"] = rows.pop("weight")
+        states = checkpoint["optimizer"]["state"]
+        # The groups "backbone" and "embedding" come before.
+        index = sum(len(g["params"]) for g in checkpoint["optimizer"]["param_groups"][:2])
+        assert not rows.keys() & states[index].keys()
+        states[index] |= rows
+    found = flat(checkpoint)
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     found |= flat([json.loads(line) for line in lines], "/metrics")
     return {key: value for key, value in found.items() if key.rpartition("/")[2] not in TIMED}

@@ -4,7 +4,8 @@ recipe.toml         the resolved recipe; runs again from this file
 environment.json    versions, device, revision, seed, of every start and resumption
 metrics.jsonl       a line per logged step and per evaluation
 tensorboard/        the same as events
-checkpoints/        step-*.pt, the newest few, and best.pt
+checkpoints/        step-*.pt, the newest few, and best.pt; with several processes their class centres
+                    are in folders step-*.centres
 summary.json        verdict and results
 curves.png, .svg    the training curve
 run.lock            the process that runs in it; only while it runs

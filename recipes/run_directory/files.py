@@ -21,7 +21,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -54,7 +54,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, partial)
     os.replace(partial, target)
     partial.unlink(missing_ok=True)  # os.replace keeps it if both names are the same file
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def remove_partial(folder: Path) -> None:
@@ -63,7 +63,7 @@ def remove_partial(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Flush a folder, so that a rename survives a power failure; Windows has no such call."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

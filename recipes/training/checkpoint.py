@@ -5,7 +5,8 @@ eight entries; a resumed run reads all of them:
 
     format, version, step, backbone, preprocessing, model, head, classes
     recipe, optimizer, scaler, rng, progress, data, in_training (with `train.ema`),
-    distiller (with a teacher)
+    distiller (with a teacher), shards (with several processes: the files of the class centres, which
+    "head" and "optimizer" then lack)
 
 A whole file may still come from another run or an edited recipe, or be made by hand.
 """

@@ -7,8 +7,11 @@ from typing import Any, BinaryIO
 import torch
 
 from fusedface.models.archives import FORMAT, VERSION, read_archive
+from fusedface.models.shard_files import ShardFiles
+from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run_directory.files import atomic_file, link_or_copy, remove_partial
 from fusedface.recipes.training.checkpoint import Checkpoint
+from fusedface.recipes.training.shard_folder import remove_unused
 
 BEST = "best.pt"
 PATTERN = "step-*.pt"
@@ -45,20 +48,26 @@ class CheckpointFolder:
             link_or_copy(path, self.folder / BEST)
         for old in self._all()[self.keep :]:
             old.unlink(missing_ok=True)
+        remove_unused(self.folder)
         return path
 
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+    def newest(self, processes: Processes | None = None) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that is whole, and the fault of each newer one.
 
+        Args:
+            processes: those that all call this. Each checks a part of the files with class centres.
+
         Raises:
-            ValueError: it is whole but of another version, or its name has another step.
+            ValueError: it is whole but of another version, or its name has another step; or the
+                processes see different folders.
         """
+        processes = processes or Processes()
         problems: list[str] = []
-        for path in self._all():
-            try:
-                content = read_archive(path)
-            except ValueError as error:
-                problems.append(str(error))
+        for path in self._same(processes):
+            content, problem = _read(path, slice(processes.rank, None, processes.count))
+            found = [text for text in processes.gather(problem) if text is not None]
+            if found:
+                problems.append(found[0])
                 continue
             checkpoint = Checkpoint(path, content)
             if content.get("format") != FORMAT or content.get("version") != VERSION:
@@ -75,16 +84,42 @@ class CheckpointFolder:
     def remove_partial(self) -> None:
         """Remove half-written files of a killed run."""
         remove_partial(self.folder)
+        remove_unused(self.folder)
 
     def remove_after(self, step: int) -> None:
         """Remove checkpoints of later steps, which are damaged or belong to steps that will be repeated."""
         for path in self._all():
             if _step(path) > step:
                 path.unlink(missing_ok=True)
+        remove_unused(self.folder)
+
+    def _same(self, processes: Processes) -> list[Path]:
+        """All checkpoint files; raises ValueError, on every process, if another process has others."""
+        paths = self._all()
+        listed = processes.gather([path.name for path in paths])
+        for rank, names in enumerate(listed):
+            if names != listed[0]:
+                first, other = (", ".join(found) or "none" for found in (listed[0], names))
+                raise ValueError(
+                    f"the checkpoints are {first} on rank 0 and {other} on rank {rank}: the run directory "
+                    "must be the same for all processes, on a file system that their machines share"
+                )
+        return paths
 
     def _all(self) -> list[Path]:
         """All checkpoint files, the newest first."""
         return sorted(self.folder.glob(PATTERN), key=_step, reverse=True)
+
+
+def _read(path: Path, which: slice) -> tuple[dict[str, Any], str | None]:
+    """The content of a checkpoint, and its fault; `which` of its files with class centres are checked."""
+    try:
+        content = read_archive(path)
+        if (files := ShardFiles.of(path, content)) is not None:
+            files.check(which)
+    except ValueError as error:
+        return {}, str(error)
+    return content, None
 
 
 class _Watched:

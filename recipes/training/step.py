@@ -23,10 +23,10 @@ from fusedface.recipes.training.distillation import FIGURES as OF_LESSONS
 from fusedface.recipes.training.distillation import Distiller, Lesson
 from fusedface.recipes.training.meter import Meter
 from fusedface.recipes.training.optim import CENTRES, set_rate
+from fusedface.recipes.training.own_rows import own_rows, with_rows, without_rows
 from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.replicas import grad_scaler, replicate
 from fusedface.recipes.training.schedule import Plan
-from fusedface.recipes.training.whole import own_part, whole_optimizer
 
 
 class Learner:
@@ -188,20 +188,26 @@ class Learner:
         )
 
     def state(self) -> dict[str, Any]:
-        """Its entries of a checkpoint, without the rows of the meter; with several processes, on rank 0."""
+        """Its entries of a checkpoint, without the rows of the meter, and without split class centres."""
         more = {} if self.average is None else {IN_TRAINING: self.model.state_dict()}
         if self.distiller is not None:
             more[DISTILLER] = self.distiller.state_dict()
-        shard = self.head.shard
-        return {
+        content = {
             "backbone": self.model.config,
             "preprocessing": self.model.preprocessing.as_dict(),
             "model": self.network.state_dict(),
-            "head": self.head.state_dict() if shard is None else self.head.full_state_dict(),
-            "optimizer": whole_optimizer(self.optimizer, self.head.weight, shard),
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             **more,
         }
+        if self.head.shard is None:
+            return content
+        return without_rows(content, self.optimizer, self.head.weight)
+
+    def rows(self) -> dict[str, Tensor]:
+        """The class centres of this process, and their optimiser state; see `own_rows`."""
+        return own_rows(self.optimizer, self.head.weight)
 
     def load(self, checkpoint: Checkpoint, meter: Tensor, *, step: int) -> None:
         """Go on from a checkpoint; nothing changes unless all of it fits.
@@ -214,12 +220,15 @@ class Learner:
         Raises:
             ValueError: it is of another network or head, or an entry is damaged.
         """
-        checkpoint = own_part(checkpoint, self.optimizer, self.head.weight, self.head.shard)
+        head = self.head
+        checkpoint = with_rows(
+            checkpoint, self.optimizer, head.weight, head.classes, head.num_classes
+        )
         network = checkpoint.tensors("model", self.model.state_dict())
         model = network
         if IN_TRAINING in checkpoint.content:
             model = checkpoint.tensors(IN_TRAINING, self.model.state_dict())
-        head = checkpoint.tensors("head", self.head.state_dict())
+        state = checkpoint.tensors("head", head.state_dict())
         distiller = None
         if self.distiller is not None:
             distiller = checkpoint.tensors(DISTILLER, self.distiller.state_dict())
@@ -228,7 +237,7 @@ class Learner:
         self.model.load_state_dict(model)
         if self.average is not None:
             self.average.model.load_state_dict(network)
-        self.head.load_state_dict(head)
+        head.load_state_dict(state)
         if self.distiller is not None and distiller is not None:
             self.distiller.load_state_dict(distiller)
         self.optimizer.load_state_dict(momentum)

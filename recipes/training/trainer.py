@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fusedface.data import FaceDataset
 from fusedface.models import Backbone
+from fusedface.models.shard_files import SHARDS
 from fusedface.recipes.evaluation.evaluate import NonFiniteEmbeddingsError
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run_directory.metrics import (
@@ -27,6 +28,7 @@ from fusedface.recipes.training.progress import Progress
 from fusedface.recipes.training.reading import LostImagesError, Reader
 from fusedface.recipes.training.schedule import Plan
 from fusedface.recipes.training.seeding import rng_state
+from fusedface.recipes.training.shard_folder import save_rows
 from fusedface.recipes.training.signals import StopRequest
 from fusedface.recipes.training.step import Learner
 from fusedface.recipes.training.watch import SinkingWatch
@@ -237,12 +239,15 @@ class Trainer:
     def save(self, best: bool) -> None:
         """Write a checkpoint; raise NonFiniteTrainingError instead if the state is not finite.
 
-        All processes call it, and the first one writes.
+        All processes call it. Each writes its class centres if they are split; the first writes the rest.
         """
         self.learner.check_finite()
         rows = self.learner.meter.state()
         progress = vars(self.progress) | {"seconds": self.seconds, "meter": rows}
         content = self.learner.state() | {"rng": rng_state(), "progress": progress}
+        if (shard := self.learner.head.shard) is not None:
+            rows, folder = self.learner.rows(), self.checkpoints.folder
+            content[SHARDS] = save_rows(folder, self.progress.step, rows, shard, self.processes)
         self.processes.from_first(lambda: self.checkpoints.save(self.progress.step, content, best))
         self.saved_step = self.progress.step
 
