@@ -100,10 +100,9 @@ class TrainingSteps:
         held: dict[str, Tensor] = {}
 
         def data() -> None:
-            batch = next(self.batches)
-            images = batch.images.to(device, non_blocking=True)
-            held["inputs"] = self.model.preprocessing.images_to_tensor(images)
-            held["labels"] = batch.labels.to(device, non_blocking=True)
+            batch = next(self.batches).to(device)
+            held["inputs"] = self.model.preprocessing.images_to_tensor(batch.seen())
+            held["labels"] = batch.labels
 
         def forward() -> None:
             with self.precision.autocast():

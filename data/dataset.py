@@ -1,7 +1,7 @@
 """Training images: read, augmented and put together in batches, the same for any number of workers."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from fusedface.data.sources import FaceSource, Images
 from fusedface.data.sources.images import UnreadableImage
-from fusedface.data.transforms import augmentation, fit
+from fusedface.data.transforms import ONLY_MIRRORS, augmentation, fit, is_mirrored
 from fusedface.models import Preprocessing
 
 
@@ -21,15 +21,29 @@ class FaceBatch(NamedTuple):
     `unreadable` says which and why.
     """
 
-    images: Tensor  # (B, H, W, 3) uint8, RGB
+    images: Tensor  # (B, H, W, 3) uint8, RGB; those that are `mirrored` as they are before that
     labels: Tensor  # (B,) int64
     unreadable: tuple[str, ...]
+    mirrored: Tensor  # (B,) bool: images that `seen` has to mirror
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on a device; from pinned memory, the host does not wait for the copy."""
+        images, labels, mirrored = (
+            tensor.to(device, non_blocking=True)
+            for tensor in (self.images, self.labels, self.mirrored)
+        )
+        return self._replace(images=images, labels=labels, mirrored=mirrored)
+
+    def seen(self) -> Tensor:
+        """The images (B, H, W, 3) uint8 as the network sees them: some are mirrored, left to right."""
+        return torch.where(self.mirrored[:, None, None, None], self.images.flip(2), self.images)
 
 
 class FaceDataset(Dataset[FaceBatch]):
     """A source as a network sees it in training.
 
-    An image depends only on (seed, epoch, index). Batches are read whole (`__getitems__`), because
+    An image depends only on (seed, epoch, index). The preset "flip" is left to the device of the training
+    (`FaceBatch.seen`); the bits are the same. Batches are read whole (`__getitems__`), because
     generated faces are rendered many at a time; use a DataLoader with `collate_fn=collate_whole`.
 
     Args:
@@ -68,15 +82,18 @@ class FaceDataset(Dataset[FaceBatch]):
     def batch(self, indices: Sequence[int]) -> FaceBatch:
         """The images at `indices`, augmented for the current epoch."""
         read = read_readable(self.source, indices)
-        images = [
-            self._varied(image, index) for image, index in zip(read.images, indices, strict=True)
-        ]
-        labels = torch.from_numpy(self.source.labels[read.indices])
-        return FaceBatch(torch.from_numpy(np.stack(images)), labels, read.unreadable)
-
-    def _varied(self, image: np.ndarray, index: int) -> np.ndarray:
-        rng = np.random.default_rng((self.seed, self.epoch, int(index)))
-        return self._augment(fit(image, self.size), rng)
+        images, mirrored = [], []
+        for image, index in zip(read.images, indices, strict=True):
+            rng = np.random.default_rng((self.seed, self.epoch, int(index)))
+            fitted, is_left = fit(image, self.size), self.preset == ONLY_MIRRORS
+            mirrored.append(is_left and is_mirrored(rng))
+            images.append(fitted if is_left else self._augment(fitted, rng))
+        return FaceBatch(
+            torch.from_numpy(np.stack(images)),
+            torch.from_numpy(self.source.labels[read.indices]),
+            read.unreadable,
+            torch.tensor(mirrored),
+        )
 
     def __getstate__(self) -> dict[str, object]:
         """State for new worker processes: they build the augmentation again."""

@@ -13,6 +13,8 @@ from PIL import Image
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 FLIP_PROBABILITY = 0.5
+ONLY_MIRRORS = "flip"
+"""The preset that does nothing else, so that a device can do it (`FaceBatch.mirrored`)."""
 PRESETS = {
     "none": "the image as it is",
     "flip": "mirrored half of the time (what most published recipes use)",
@@ -39,7 +41,7 @@ def augmentation(preset: str, image_size: tuple[int, int]) -> Transform:
         raise ValueError(f"augmentation must be one of {names}, got {preset!r}")
     if preset == "none":
         return lambda image, _rng: image
-    if preset == "flip":
+    if preset == ONLY_MIRRORS:
         return _flip
     pipeline = _albumentations(preset, image_size)
 
@@ -51,8 +53,13 @@ def augmentation(preset: str, image_size: tuple[int, int]) -> Transform:
     return transform
 
 
+def is_mirrored(rng: np.random.Generator) -> bool:
+    """Whether an image is mirrored: the first number that its generator draws."""
+    return rng.random() < FLIP_PROBABILITY
+
+
 def _flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return image[:, ::-1] if rng.random() < FLIP_PROBABILITY else image
+    return image[:, ::-1] if is_mirrored(rng) else image
 
 
 def _albumentations(preset: str, image_size: tuple[int, int]):

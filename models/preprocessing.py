@@ -73,8 +73,7 @@ class Preprocessing:
             raise ValueError(
                 f"images must be uint8 (B, H, W, 3), got {images.dtype} {tuple(images.shape)}"
             )
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
-        std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
+        mean, std = (_filled(values, images.device) for values in (self.mean, self.std))
         return ((self._crop(images) - mean) / std).permute(0, 3, 1, 2)
 
     def _crop(self, images: Tensor) -> Tensor:
@@ -114,3 +113,8 @@ class Preprocessing:
             return cls(**arguments)
         except TypeError as error:
             raise ValueError(f"preprocessing is malformed: {error}") from None
+
+
+def _filled(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """(3,) float32, filled on the device: a copy of numbers from the host would make it wait for a GPU."""
+    return torch.cat([torch.full((1,), value, device=device) for value in values])

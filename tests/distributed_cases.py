@@ -124,10 +124,10 @@ def on_step(rank, step, action):
     """Let one process do something before a step."""
     original = Trainer._train_step
 
-    def replacement(self, images, labels):
+    def replacement(self, batch):
         if self.processes.rank == rank and self.progress.step == step:
             action()
-        original(self, images, labels)
+        original(self, batch)
 
     Trainer._train_step = replacement
     return original
@@ -190,12 +190,12 @@ def not_finite(rank, num_ranks):
     trainer = None
     original = Trainer._train_step
 
-    def replacement(self, images, labels):
+    def replacement(self, batch):
         nonlocal trainer
         trainer = self
         if self.processes.rank == 1 and self.progress.step == 1:
             spoil()
-        original(self, images, labels)
+        original(self, batch)
 
     Trainer._train_step = replacement
     try:

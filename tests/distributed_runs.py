@@ -208,7 +208,7 @@ def trained(name):
             batches = trainer.plan.batches.load(trainer.dataset, 0, num_workers=0, pin_memory=False)
             for step, batch in zip(range(2), batches, strict=False):
                 learner.prepare(step)
-                learner.learn(step, batch.images, batch.labels)
+                learner.learn(step, batch)
             learners.append(learner)
         alone, shared = learners
         near("meter", torch.stack(shared.meter.rows), torch.stack(alone.meter.rows), 1e-5)

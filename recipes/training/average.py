@@ -27,9 +27,10 @@ class WeightAverage:
     def update(self, model: Backbone, step: int) -> None:
         """Update the average with the weights after step number `step` (from 1)."""
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
-        theirs = model.state_dict()
-        for name, average in self.model.state_dict().items():
-            if average.is_floating_point():
-                average.lerp_(theirs[name], weight)
-            else:
-                average.copy_(theirs[name])
+        ours, theirs = self.model.state_dict(), model.state_dict()
+        smooth = [name for name, average in ours.items() if average.is_floating_point()]
+        whole = [name for name in ours if name not in set(smooth)]
+        # A few launches on a GPU, not one for each tensor.
+        torch._foreach_lerp_([ours[n] for n in smooth], [theirs[n] for n in smooth], weight)
+        if whole:
+            torch._foreach_copy_([ours[n] for n in whole], [theirs[n] for n in whole])

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fusedface.kernels import NonFiniteInputError
+from fusedface.data import FaceBatch
+from fusedface.kernels import NonFiniteInputError, checks
 from fusedface.kernels.sampling import num_kept
 from fusedface.models import Backbone, MarginHead
 from fusedface.models.sampled_rows import stored
@@ -24,8 +25,9 @@ from fusedface.recipes.training.distillation import Distiller, Lesson
 from fusedface.recipes.training.meter import Meter
 from fusedface.recipes.training.optim import CENTRES, set_rate
 from fusedface.recipes.training.own_rows import own_rows, with_rows, without_rows
+from fusedface.recipes.training.passes import Passes
 from fusedface.recipes.training.precision import Precision
-from fusedface.recipes.training.replicas import grad_scaler, replicate
+from fusedface.recipes.training.replicas import grad_scaler
 from fusedface.recipes.training.schedule import Plan
 
 
@@ -69,23 +71,29 @@ class Learner:
         self.model, self.head, self.optimizer, self.plan = model, head, optimizer, plan
         self.freeze_statistics = freeze_statistics
         self.limit = clip_norm or math.inf
-        self.precision, self.channels_last = precision, channels_last
+        self.precision = precision
         self.processes = processes or Processes()
         self.distiller = distiller
         self.scaler = grad_scaler(precision, self.processes)
         if head.fused is not None:
             head.fused.scaler = self.scaler
         self.average = WeightAverage(model, ema) if ema else None
-        self._replica = replicate(model, self.processes)
+        self._passes = Passes(
+            model,
+            head,
+            self.scaler,
+            precision=precision,
+            channels_last=channels_last,
+            processes=self.processes,
+            distiller=distiller,
+        )
         # From the start, so that every checkpoint holds the state of all margins.
         for stage in plan.losses.stages:
             head.set_margin(stage.margin)
         num_met = num_kept(head.num_classes, head.options.sample_rate)
         others = tuple(name for name, _ in head.named_buffers())
         self.meter = Meter(num_met, others + (OF_LESSONS if distiller else ()))
-        # Kept from the newest step, for the diagnosis of a step that is not finite.
-        self._step, self._inputs = 0, torch.empty(0)
-        self._embeddings = torch.empty(0)
+        self._step, self._embeddings = 0, torch.empty(0)  # of the newest step
 
     @property
     def network(self) -> Backbone:
@@ -106,8 +114,8 @@ class Learner:
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    def learn(self, step: int, images: Tensor, labels: Tensor) -> None:
-        """One step, counted from 0, on images (B, H, W, 3) uint8 and labels (B,); call `prepare` first.
+    def learn(self, step: int, batch: FaceBatch) -> None:
+        """One step, counted from 0, on a batch of the host; call `prepare` first.
 
         Raises:
             NonFiniteTrainingError: on a CPU at this step; on other devices only `check_finite` raises it.
@@ -119,35 +127,23 @@ class Learner:
             self.head.set_margin(self.plan.losses(step).margin)
         if step == self.plan.freeze > 0:
             self.prepare(step)
-        inputs = self.model.preprocessing.images_to_tensor(images.to(device, non_blocking=True))
-        if not self.channels_last:
-            inputs = inputs.contiguous()
-        self._step, self._inputs = step, inputs
+        self._step = step
+        self.optimizer.zero_grad(set_to_none=True)
         try:
-            with self.precision.autocast():
-                with torch.set_grad_enabled(not is_frozen):
-                    embeddings = self._replica(inputs)
-                lesson = None
-                if self.distiller is not None:
-                    lesson = self.distiller.teach(images, embeddings, labels, self.head)
-                out = self.head(embeddings, labels.to(device, non_blocking=True))
-            self._embeddings = embeddings.detach()
+            out, lesson, self._embeddings = self._passes(batch, is_frozen=is_frozen)
         except NonFiniteInputError as error:
             raise self._non_finite(steps_ago=0) from error
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = out.loss
-        if lesson is not None and lesson.loss is not None:
-            loss = loss + lesson.loss
-        self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        # Not the class centres: the norm of their gradient depends on their length.
-        trained = [] if is_frozen else self.model.parameters()
-        norm = nn.utils.clip_grad_norm_(trained, self.limit).to(device)
+        norm = torch.zeros((), device=device)
+        if (
+            not is_frozen
+        ):  # not the class centres: the norm of their gradient depends on their length
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.limit)
         head_norm = self.processes.norm(_gradient(self.head.weight))
         if self.head.fused is not None:  # already updated in the backward
             head_norm = torch.full_like(head_norm, math.nan)
         self.meter.add(out, norm, head_norm, {} if lesson is None else self._figures(lesson))
-        if device.type == "cpu":  # reading the loss is free here, so the weights stay good
+        if checks.can_be_read(device):  # reading the loss is free here, so the weights stay good
             self.check_finite()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -176,7 +172,7 @@ class Learner:
     def _non_finite(self, steps_ago: int) -> NonFiniteTrainingError:
         """The error for the step that is `steps_ago` before the newest."""
         step = self._step - steps_ago
-        found = self.processes.gather(first_non_finite(self.model, self.head, self._inputs))
+        found = self.processes.gather(self._where_not_finite())
         rank = next((r for r, what in enumerate(found) if what != THE_LOSS), 0)
         what = found[rank] + (f" on rank {rank}" if rank else "")
         if steps_ago > 0:
@@ -186,6 +182,10 @@ class Learner:
             f"not finite at step {step + 1} (learning rate {self.plan.lr(step):.3g}), first {what}. The "
             "last good checkpoint is kept; a longer warm-up, a lower optim.lr or optim.clip_norm may help",
         )
+
+    def _where_not_finite(self) -> str:
+        inputs = self._passes.inputs(self._passes.images)
+        return first_non_finite(self.model, self.head, inputs)
 
     def state(self) -> dict[str, Any]:
         """Its entries of a checkpoint, without the rows of the meter, and without split class centres."""

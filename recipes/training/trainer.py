@@ -5,9 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Tensor
-
-from fusedface.data import FaceDataset
+from fusedface.data import FaceBatch, FaceDataset
 from fusedface.models import Backbone
 from fusedface.models.shard_files import SHARDS
 from fusedface.recipes.evaluation.evaluate import NonFiniteEmbeddingsError
@@ -130,7 +128,7 @@ class Trainer:
         while (batch := reader.next()) is not None:
             if isinstance(batch, str):
                 return batch
-            self._train_step(batch.images, batch.labels)
+            self._train_step(batch)
             self._durations.append(time.perf_counter() - began)
             self.progress.train_seconds += self._durations[-1]
             self._after_step(log)
@@ -150,9 +148,8 @@ class Trainer:
                 elif count == SHOWN_UNREADABLE + 1:
                     self.display.note("more unreadable images follow; summary.json counts them")
 
-    def _train_step(self, images: Tensor, labels: Tensor) -> None:
-        """One step on images (B, H, W, 3) uint8 and labels (B,)."""
-        self.learner.learn(self.progress.step, images, labels)
+    def _train_step(self, batch: FaceBatch) -> None:
+        self.learner.learn(self.progress.step, batch)
         self.progress.step += 1
 
     def _after_step(self, log: MetricsLog | NoLog) -> None:

@@ -17,7 +17,7 @@ def test_a_step_in_parts_trains_as_a_plain_one_does():
     steps.precision = step.Precision(CPU, torch.float32)
     plain = TrainingSteps(TINY, CPU)
     batch = next(plain.batches)
-    inputs = plain.model.preprocessing.images_to_tensor(batch.images)
+    inputs = plain.model.preprocessing.images_to_tensor(batch.seen())
     plain.head(plain.model(inputs), batch.labels).loss.backward()
     torch.nn.utils.clip_grad_norm_(plain.model.parameters(), plain.optim.clip_norm)
     plain.optimizer.step()

@@ -35,16 +35,26 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(tmp_path, preset):
     pytest.importorskip("albumentations")
     source = open_source(write_people(tmp_path))
     dataset = FaceDataset(source, preset, PLAIN, seed=3)
-    whole = dataset.batch(range(9)).images
+    whole = dataset.batch(range(9)).seen()
     for index in (7, 2, 5):  # another order, one at a time
-        assert torch.equal(dataset[index].images[0], whole[index])
-    again = FaceDataset(source, preset, PLAIN, seed=3).batch(range(9)).images
+        assert torch.equal(dataset[index].seen()[0], whole[index])
+    again = FaceDataset(source, preset, PLAIN, seed=3).batch(range(9)).seen()
     assert torch.equal(whole, again)
     if preset != "none":
         dataset.set_epoch(1)
-        assert not torch.equal(dataset.batch(range(9)).images, whole)
-        other = FaceDataset(source, preset, PLAIN, seed=4).batch(range(9)).images
+        assert not torch.equal(dataset.batch(range(9)).seen(), whole)
+        other = FaceDataset(source, preset, PLAIN, seed=4).batch(range(9)).seen()
         assert not torch.equal(other, whole)
+
+
+def test_images_mirrored_late_are_those_mirrored_by_the_preset(tmp_path):
+    """On the device after the copy, and on the host image by image: the same pixels."""
+    source = open_source(write_people(tmp_path))
+    batch = FaceDataset(source, "flip", PLAIN, seed=3).batch(range(9))
+    flip = augmentation("flip", PLAIN.image_size)
+    expected = [flip(source.image(i), np.random.default_rng((3, 0, i))) for i in range(9)]
+    assert 0 < batch.mirrored.sum() < 9
+    assert np.array_equal(batch.seen().numpy(), np.stack(expected))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -56,7 +66,7 @@ def test_loader_gives_whole_batches_for_any_number_of_workers(tmp_path, num_work
         dataset, batch_sampler=order, num_workers=num_workers, collate_fn=collate_whole
     )
     for batch, indices in zip(loader, order, strict=True):
-        assert torch.equal(batch.images, dataset.batch(indices).images)
+        assert torch.equal(batch.seen(), dataset.batch(indices).seen())
         assert batch.labels.tolist() == source.labels[indices].tolist()
 
 

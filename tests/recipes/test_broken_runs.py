@@ -195,10 +195,10 @@ def test_faces_to_verify_that_are_lost(faces, tmp_path, monkeypatch):
     """The run goes on before the evaluation that failed, not after it."""
     original = trainer.Trainer._train_step
 
-    def lose(self, images, labels):
+    def lose(self, batch):
         if self.progress.step == 4 and (faces / "test").exists():
             (faces / "test").rename(faces / "lost")
-        original(self, images, labels)
+        original(self, batch)
 
     monkeypatch.setattr(trainer.Trainer, "_train_step", lose)
     with pytest.raises(
@@ -211,13 +211,13 @@ def test_faces_to_verify_that_are_lost(faces, tmp_path, monkeypatch):
 def test_a_directory_that_is_deleted_under_a_run(faces, tmp_path, monkeypatch, what):
     out, original, deleted = tmp_path / "run", trainer.Trainer._train_step, []
 
-    def delete(self, images, labels):
+    def delete(self, batch):
         if self.progress.step == 5 and not deleted:
             deleted.append(what)
             shutil.rmtree(out if what == "all" else out / "checkpoints")
             if what == "checkpoints":
                 raise OSError("stopped")
-        original(self, images, labels)
+        original(self, batch)
 
     monkeypatch.setattr(trainer.Trainer, "_train_step", delete)
     with pytest.raises(

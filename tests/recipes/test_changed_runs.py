@@ -26,10 +26,10 @@ def stopped(tmp_path_factory):
     folder = write_faces(tmp_path_factory.mktemp("faces"))
     original = trainer.Trainer._train_step
 
-    def step(self, images, labels):
+    def step(self, batch):
         if self.progress.step == 8:
             raise StopError
-        original(self, images, labels)
+        original(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.Trainer, "_train_step", step)

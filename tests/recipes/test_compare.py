@@ -98,15 +98,15 @@ def test_every_loss_starts_from_the_same_weights_and_sees_the_same_images(tmp_pa
     folder = write_faces(tmp_path)
     seen: list[str] = []
 
-    def record(self, images, labels):
+    def record(self, batch):
         digest = hashlib.sha256()
         if self.progress.step == 0:
             for state in (self.learner.model.state_dict(), {"weight": self.learner.head.weight}):
                 for tensor in state.values():
                     digest.update(tensor.detach().float().numpy().tobytes())
-        digest.update(images.numpy().tobytes() + labels.numpy().tobytes())
+        digest.update(batch.seen().numpy().tobytes() + batch.labels.numpy().tobytes())
         seen[-1] += digest.hexdigest()
-        original(self, images, labels)
+        original(self, batch)
 
     original = trainer.Trainer._train_step
     monkeypatch.setattr(trainer.Trainer, "_train_step", record)

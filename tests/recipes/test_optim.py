@@ -13,6 +13,7 @@ from fusedface.models import MODELS, MarginHead, create
 from fusedface.recipes.configuration.recipe import Optim, Schedule
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import optim as optim_module
+from fusedface.recipes.training.average import WeightAverage
 from fusedface.recipes.training.optim import build_optimizer, parameter_groups, set_rate
 
 QUIET = Console(quiet=True)
@@ -161,3 +162,20 @@ def test_a_run_goes_on_with_the_other_sgd_to_the_same_bits(monkeypatch, tmp_path
     ]
     assert len(momenta[0]) > 1
     assert all(map(torch.equal, *momenta))
+
+
+def test_an_average_of_weights_by_hand():
+    """d = (1 + n) / (10 + n) early on; also of a network without integers (edgeface has no batch norm)."""
+    for model in (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), nn.Linear(3, 2)):
+        average = WeightAverage(model, 0.9)
+        expected = {key: value.clone() for key, value in model.state_dict().items()}
+        for step in (1, 2):
+            for value in model.state_dict().values():
+                value.add_(step)
+            d = (1 + step) / (10 + step)
+            for key, value in model.state_dict().items():
+                is_whole = not value.is_floating_point()
+                expected[key] = value.clone() if is_whole else d * expected[key] + (1 - d) * value
+            average.update(model, step)
+        for key, value in average.model.state_dict().items():
+            torch.testing.assert_close(value, expected[key])

@@ -107,8 +107,8 @@ def test_each_epoch_is_augmented_anew():
     assert batches.steps_per_epoch == 2
     for step, epoch in ((0, 0), (1, 0), (2, 1), (5, 2)):
         other.set_epoch(epoch)
-        expected = [other.batch(indices).images for indices in batches.rest_of_epoch(step)]
+        expected = [other.batch(indices).seen() for indices in batches.rest_of_epoch(step)]
         loaded = batches.load(dataset, step, num_workers=0, pin_memory=False)
-        found = [batch.images for batch in loaded]
+        found = [batch.seen() for batch in loaded]
         assert len(found) == len(expected) == 2 - step % 2
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -114,10 +114,10 @@ def test_random_centres_are_those_of_a_run_from_scratch(faces, checkpoint, tmp_p
 def killed_at(step):
     original = trainer.Trainer._train_step
 
-    def stop(self, images, labels):
+    def stop(self, batch):
         if self.progress.step == step:
             raise StopError
-        original(self, images, labels)
+        original(self, batch)
 
     return stop
 

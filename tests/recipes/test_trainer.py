@@ -142,12 +142,12 @@ def poison(monkeypatch, at_step, where):
     """Make the loss, or a weight of the backbone, NaN at a step."""
     original = trainer.Trainer._train_step
 
-    def poisoned(self, images, labels):
+    def poisoned(self, batch):
         if self.progress.step + 1 == at_step:
             learner = self.learner
             tensor = learner.head.weight if where == "head" else learner.model.stem[0].weight
             tensor.data[0] = math.nan
-        original(self, images, labels)
+        original(self, batch)
 
     monkeypatch.setattr(trainer.Trainer, "_train_step", poisoned)
 

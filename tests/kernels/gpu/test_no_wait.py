@@ -10,9 +10,8 @@ import torch
 from functorch.compile import make_boxed_func
 from margin_oracle import all_margins
 from torch._dynamo.backends.common import aot_autograd
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from waiting import Watch
 
 from fusedface.kernels.margins import form_of
 from fusedface.models import MarginHead
@@ -21,29 +20,6 @@ triton = pytest.importorskip("triton", reason="Triton is there only on Linux")
 from fusedface.kernels.gpu import choice, ops, whole  # noqa: E402
 
 MARGINS = all_margins()
-
-
-class Watch(TorchFunctionMode):
-    """Records calls, and among them those that make the host wait or whose shape depends on values."""
-
-    READING = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
-    BY_VALUE = ("nonzero", "masked_select", "unique", "argwhere", "equal", "allclose")
-    FROM_HOST = ("new_tensor", "tensor", "as_tensor", "copy_")
-
-    def __init__(self):
-        super().__init__()
-        self.waiting, self.called = [], set()
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        name = func.__name__
-        self.called.add(name)
-        masks = name in ("__getitem__", "__setitem__") and any(
-            isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool
-            for leaf in tree_leaves(args[1])
-        )
-        if name in self.READING + self.BY_VALUE + self.FROM_HOST or masks:
-            self.waiting.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 IMPLEMENTATIONS = {

@@ -1,0 +1,110 @@
+"""A training step on tensors without data: the host reads nothing, and copies nothing to the device.
+
+What cannot be computed without values on the `meta` device is what would wait for a GPU.
+"""
+
+import contextlib
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from waiting import Watch
+
+from fusedface.data import FaceBatch
+from fusedface.kernels import HeadOptions, margins
+from fusedface.recipes.configuration.loss_stages import stages_of
+from fusedface.recipes.configuration.recipe import BackboneOptions, Optim, Recipe, Schedule, Train
+from fusedface.recipes.host.processes import Processes
+from fusedface.recipes.training.parts import make_learner
+from fusedface.recipes.training.precision import Precision
+from fusedface.recipes.training.schedule import (
+    Batches,
+    LearningRate,
+    LossSchedule,
+    Plan,
+    Timetable,
+)
+
+pytest.importorskip("triton", reason="Triton is there only on Linux")
+META, ROWS, CLASSES = torch.device("meta"), 8, 20
+
+
+class Copies(TorchDispatchMode):
+    """Records values that are read, operators whose shape depends on values, and copies between devices."""
+
+    READING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.waiting = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        out = func(*args, **(kwargs or {}))
+        tensors = [value for value in (*args, out) if isinstance(value, torch.Tensor)]
+        crosses = (
+            len({tensor.device for tensor in tensors if tensor.ndim or name == "_to_copy"}) > 1
+        )
+        if name in self.READING or crosses:
+            self.waiting.append(name)
+        return out
+
+
+def learner(**settings):
+    optim = settings.pop("optim", {})
+    recipe = Recipe(
+        name="meta",
+        summary="no data",
+        backbone=BackboneOptions(embedding_dim=16, input_size=(32, 32), width=0.25),
+        head=HeadOptions(margin=margins.CurricularFace(), backend="triton", precision="bfloat16"),
+        optim=Optim(batch_size=ROWS, **optim),
+        schedule=Schedule(steps=8),
+        train=Train(precision="float32", **settings),
+    )
+    plan = Plan(
+        batches=Batches(10 * ROWS, ROWS, 0),
+        lr=LearningRate(base=0.1, num_steps=8, schedule=recipe.schedule),
+        losses=LossSchedule(stages_of((), recipe.head.margin), 8),
+        timetable=Timetable(num_steps=8, log_every=4, evaluate_every=0, checkpoint_every=9),
+        freeze=recipe.train.freeze,
+    )
+    precision = Precision(META, torch.float32)
+    return make_learner(recipe, recipe.backbone.build(), CLASSES, plan, precision, Processes())
+
+
+@pytest.fixture
+def _no_autocast(monkeypatch):
+    """It knows no `meta` device."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"ema": 0.9}, {"freeze": 5}, {"channels_last": False}, {"optim": {"clip_norm": 0.0}}],
+    ids=str,
+)
+@pytest.mark.usefixtures("_no_autocast")
+def test_a_step_never_waits(settings):
+    trained = learner(**settings)
+    batch = FaceBatch(
+        torch.zeros(ROWS, 32, 32, 3, dtype=torch.uint8),
+        torch.arange(ROWS),
+        (),
+        torch.zeros(ROWS, dtype=torch.bool),
+    )
+    trained.prepare(0)
+    trained.learn(0, batch)  # constants are copied to the device once, in the first step
+    on_device = batch.to(META)  # the one copy of a step, which the host does not wait for
+    with Watch() as watch, Copies() as copies:
+        trained.learn(1, on_device)
+    assert watch.waiting == []
+    assert copies.waiting == []
+    assert len(trained.meter.rows) == 2
+
+
+def test_what_waits_is_found():
+    with Watch() as watch, Copies() as copies:
+        torch.ones(3).sum().item()
+        torch.ones(3).to("meta")
+    assert watch.waiting == ["item"]
+    assert copies.waiting == ["_local_scalar_dense", "_to_copy"]
