@@ -138,11 +138,24 @@ def recipe_compare(
     margins: Annotated[
         str | None, typer.Option(help="A sweep over one parameter, such as m=0.3,0.4,0.5.")
     ] = None,
+    cures: Annotated[
+        bool, typer.Option("--cures", help="Train each loss also with each cure of sinking.")
+    ] = False,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study",
+            help="A file of finished runs: those in it are not repeated, new ones are added to it.",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin no further run after so long.")
+    ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="small (two CPU cores), casia (a GPU) or recipe (as the recipes are); "
-            "small without --data, recipe with it."
+            help="small (two CPU cores), short (the study of the cures), casia (a GPU) or recipe (as the "
+            "recipes are); small without --data, recipe with it."
         ),
     ] = None,
     data: DataOption = None,
@@ -187,6 +200,9 @@ def recipe_compare(
         out,
         num_seeds=seeds,
         margins=margins,
+        cures=cures,
+        study=study,
+        minutes=minutes,
         jobs=jobs,
         device=pick_device(device),
         console=Console(),

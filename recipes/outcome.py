@@ -49,6 +49,7 @@ def _summarise(recipe: Recipe, trainer: "Trainer", faces: "Faces", judgement: Ju
         steps=progress.step,
         num_steps=status.num_steps,
         seconds=round(trainer.seconds, 2),
+        cpu_seconds=round(trainer.cpu_seconds, 2),
         images_per_second=round(trainer.images_per_second, 2),
         peak_memory_mib=peak_memory_mib(device),
         final_loss=progress.final_loss,

@@ -10,7 +10,9 @@ runs/LABEL/seedN/          the runs; next to each its recipe (seedN.toml), what 
 """
 
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
@@ -23,10 +25,12 @@ from rich.console import Console
 from fusedface.recipes.compare.plan import plan
 from fusedface.recipes.compare.pool import default_jobs, last_words, run_all
 from fusedface.recipes.compare.results import FAILED, PlannedRun, RunResult, read_result
-from fusedface.recipes.compare.reuse import Inputs, conflicts, inputs_of, record, shortened
+from fusedface.recipes.compare.reuse import Inputs, conflicts, inputs_of, record
 from fusedface.recipes.compare.screen import Screen
 from fusedface.recipes.compare.statistics import LossResult, reference_label, summarise
+from fusedface.recipes.compare.study import keep, take
 from fusedface.recipes.compare.tables import as_dict, rich_tables, settings_line
+from fusedface.recipes.compare.texts import shortened
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.host.terminal import say
 from fusedface.recipes.run_directory.environment import describe_environment
@@ -42,6 +46,9 @@ def compare(
     *,
     num_seeds: int,
     margins: str | None = None,
+    cures: bool = False,
+    study: Path | None = None,
+    minutes: float | None = None,
     jobs: int | None = None,
     device: torch.device,
     console: Console,
@@ -54,12 +61,16 @@ def compare(
             runs/compare, or the first of runs/compare-2, -3, ... that holds no other comparison.
         num_seeds: number of runs of each loss.
         margins: see `plan`.
+        cures: see `plan`.
+        study: a file with the figures of finished runs. Runs in it are not repeated; new ones are added.
+        minutes: no run begins after this time; None runs all.
         jobs: number of simultaneous runs; None takes as many as the machine can run.
         device: the device of the runs.
         console: where progress is shown.
 
     Returns:
-        The figures of each loss, best first. None after a signal; the same call then goes on.
+        The figures of each loss, best first. None after a signal, or if no run has ended; the same call
+        then goes on.
 
     Raises:
         ValueError: see `plan`; the faces cannot be read; `out` holds runs of other settings, data or
@@ -67,24 +78,37 @@ def compare(
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {jobs}")
-    planned = partial(plan, recipes, num_seeds, margins)
+    planned = partial(plan, recipes, num_seeds, margins, cures=cures)
     inputs = inputs_of(planned(out or DEFAULT)[0].recipe, device)
     out = _folder(out, planned, inputs, console)
     runs = planned(out)
+    if study is not None and (taken := take(study, runs, inputs)):
+        record(taken, inputs)
+        say(console, f"{len(taken)} finished runs are taken from {study}")
     todo = [run for run in runs if not read_result(run).done]
     record(todo, inputs)
     jobs = min(jobs or default_jobs(device), max(1, len(todo)))
     say(console, f"{len(runs)} runs, {len(runs) - len(todo)} of them done before, {jobs} at a time")
     say(console, settings_line(runs[0].recipe))
+    deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
     screen = Screen(runs, console)
     try:
-        stopped = run_all(todo, jobs, device, screen.update)
+        stopped = run_all(todo, jobs, device, screen.update, lambda: time.monotonic() < deadline)
     finally:
         screen.close()
+    results = [read_result(run) for run in runs]
+    if study is not None:
+        say(console, f"{study} holds {keep(study, results, inputs)} finished runs")
     if stopped:
         say(console, f"stopped by {stopped}; the same command goes on with {out}")
         return None
-    results = [read_result(run) for run in runs]
+    begun = [result for result in results if result.summary or result.run.folder.exists()]
+    if len(begun) < len(results):
+        left = len(results) - len(begun)
+        say(console, f"{left} of {len(results)} runs are still to do; the same command goes on")
+    if not begun:
+        return None
+    results = begun
     _report_failures(results, console)
     return report(results, out, device, console)
 

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from fusedface.kernels.sinking import CRITERION_STEPS, learns_above, pace
 from fusedface.recipes.compare.results import RunResult
-from fusedface.recipes.configuration.loss_stages import stages_of
+from fusedface.recipes.configuration.loss_stages import stage_named, stages_of
 from fusedface.recipes.report.html import Table, Tags
 from fusedface.recipes.run_directory.reader import Line
 
@@ -34,10 +34,8 @@ def _row(runs: Sequence[RunResult], step: int) -> list[str | Tags]:
     head, schedule = recipe.head, recipe.schedule
     found = [line for run in runs if (line := _line(run, step)) is not None]
     stages = stages_of(schedule.loss, head.margin)
-    done = 0.0
-    if found and (total := runs[0].summary) is not None:
-        done = (found[0]["step"] - 1) / total.num_steps
-    margin = next((s.margin for s in stages if done < s.until), stages[-1].margin)
+    text = found[0].get("stage") if found else stages[0].text
+    margin = stage_named(stages, text).margin
     gap = margin.slope_gap(target_gradient=head.target_gradient)
     above = learns_above(margin, head.target_gradient)
     ends = [run.train[-1]["target_cosine"] for run in runs if run.train]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from fusedface.recipes.compare.best import best_sentence
 from fusedface.recipes.compare.statistics import LossResult
 
 SIGNIFICANT = 0.05
@@ -17,7 +18,8 @@ def headline(losses: Sequence[LossResult], names: Mapping[str, str], reference: 
         reference: the label of the loss that the tests compare with the others.
     """
     return [line for line in (_best(losses, names), *_fates(losses, names),
-                              _tests(losses, names, reference)) if line]  # fmt: skip
+                              _tests(losses, names, reference),
+                              best_sentence(losses, names, reference)) if line]  # fmt: skip
 
 
 def _best(losses: Sequence[LossResult], names: Mapping[str, str]) -> str:

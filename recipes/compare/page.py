@@ -4,14 +4,15 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fusedface.recipes.compare.best import best_table
 from fusedface.recipes.compare.foretold import foretold_table
 from fusedface.recipes.compare.headline import headline
 from fusedface.recipes.compare.results import RunResult
 from fusedface.recipes.compare.statistics import LossResult, reference_label
 from fusedface.recipes.compare.tables import (
     cells,
+    groups,
     headings,
-    how_fast_from,
     set_rows,
     settings_line,
 )
@@ -65,9 +66,11 @@ def write_page(results: Sequence[RunResult], losses: Sequence[LossResult], out: 
     groups = {name: found for name, found in folders.items() if found}
     figures = plot_convergence(groups, out / "figures")
     reference = reference_label(results)
+    best = best_table(losses, names, reference)
     path = out / "report.html"
     sections = [
         Headline(headline(losses, names, reference)),
+        *([best] if best else []),
         *_loss_tables(losses, names, READING.format(reference=names[reference])),
         Figure(out / "figures" / "convergence.png", CAPTIONS["convergence"]),
         foretold_table(results, names),
@@ -94,21 +97,22 @@ def write_page(results: Sequence[RunResult], losses: Sequence[LossResult], out: 
 
 
 def _loss_tables(losses: Sequence[LossResult], names: Mapping[str, str], note: str) -> list[Table]:
-    """Two tables, on accuracy and on speed, because one would be too wide."""
+    """A table on accuracy, one on differences, and one on speed."""
     num_runs = max(sum(loss.verdicts.values()) for loss in losses)
     columns = headings(losses)
-    how_fast = how_fast_from(columns)
     rows: list[list[Cell]] = []
     for loss in losses:
         row: list[Cell] = [*cells(loss, num_runs)]
         row[0], row[2] = names[loss.label], _tags(loss.verdicts)
         rows.append(row)
-    well, fast = [0, *range(2, how_fast)], [0, 1, *range(how_fast, len(columns))]
     return [
         Table(
-            [columns[i] for i in chosen], [[row[i] for i in chosen] for row in rows], caption, under
+            [columns[i] for i in chosen],
+            [[row[i] for i in chosen] for row in rows],
+            caption,
+            note if caption == "Differences" else "",
         )
-        for chosen, caption, under in ((well, "How well", note), (fast, "How fast", ""))
+        for caption, chosen in groups(columns).items()
     ]
 
 

@@ -1,17 +1,24 @@
 """The plan of a comparison: its runs, which differ only in the loss and the seed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 from fusedface.kernels import HeadOptions
+from fusedface.recipes.compare.cures import cures as cures_of
 from fusedface.recipes.compare.results import OF_THE_LOSS, PlannedRun
+from fusedface.recipes.compare.texts import with_cure
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import differences, override
 
 
 def plan(
-    recipes: Sequence[Recipe], num_seeds: int, margins: str | None, folder: Path
+    recipes: Sequence[Recipe],
+    num_seeds: int,
+    margins: str | None,
+    folder: Path,
+    *,
+    cures: bool = False,
 ) -> list[PlannedRun]:
     """All runs, seed by seed, so that the finished ones always compare all losses.
 
@@ -21,6 +28,7 @@ def plan(
         margins: a sweep over one parameter of the margin, such as "m=0.3,0.4,0.5"; a loss without
             that parameter runs once.
         folder: the folder of the comparison; it has the run directories runs/LABEL/seedN.
+        cures: whether each loss is also trained with each cure.
 
     Raises:
         ValueError: there is nothing to compare, the recipes differ in more than the loss, or `margins`
@@ -34,6 +42,8 @@ def plan(
             f"{twice[0]!r} is the name of two recipes; a comparison needs one for each"
         )
     losses = _sweep(recipes, margins) if margins else {r.name: r for r in recipes}
+    if cures:
+        losses = _with_cures(losses)
     _check_alike(list(losses.values()))
     return [
         PlannedRun(label, seed, _with_seed(recipe, seed), _run_folder(folder, label, seed))
@@ -65,6 +75,18 @@ def _sweep(recipes: Iterable[Recipe], margins: str) -> dict[str, Recipe]:
             if _loss(changed) not in map(_loss, losses.values()):
                 losses[f"{recipe.name} {key}={getattr(changed.head.margin, key)}"] = changed
     return losses
+
+
+def _with_cures(losses: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """Each loss as it is, then with each cure that changes it, by label."""
+    return {
+        with_cure(label, cure): override(recipe, settings)
+        for label, recipe in losses.items()
+        for cure, settings in [
+            ("", []),
+            *((k, [v]) for k, v in cures_of(recipe.head.margin).items()),
+        ]
+    }
 
 
 def _check_alike(recipes: list[Recipe]) -> None:

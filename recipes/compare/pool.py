@@ -84,7 +84,8 @@ def last_words(run: PlannedRun) -> str:
 
 def _start(run: PlannedRun, device: torch.device, threads: int) -> subprocess.Popen[bytes]:
     recipe = _recipe_file(run)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    # The user's own number of threads counts.
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "fusedface.recipes.compare.worker"]
     command += [str(recipe), str(run.folder), str(device)]
     with run.folder.with_suffix(".txt").open("ab") as log:

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from fusedface.recipes.configuration.recipe import Recipe
 
 OF_THE_LOSS = (
-    "name:", "summary:", "head.margin.", "head.weighting.", "head.focal_gamma:", "schedule.loss:",
+    "name:", "summary:", "head.margin.", "head.weighting.", "head.focal_gamma:",
+    "head.target_gradient:", "schedule.loss:",
 )  # fmt: skip
 """First words of the lines on settings that may differ between losses."""
 FAILED = "failed"  # an extra verdict: the process ended without a summary

@@ -26,7 +26,6 @@ DECIDING = (
     "recipes/evaluation",
 )
 """Folders of the code that decides the result of a run."""
-SHOWN = 6  # number of differences in a message
 
 Inputs = dict[str, str]
 
@@ -84,12 +83,6 @@ def conflicts(runs: Sequence[PlannedRun], inputs: Inputs, out: Path) -> list[str
             lines = _recipe_differences(folder, planned.get(folder), runs[0].recipe)
             found |= dict.fromkeys([*lines, *_input_differences(folder, inputs)])
     return list(found)
-
-
-def shortened(lines: Sequence[str]) -> str:
-    """The first few differences, one line each."""
-    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n  ".join(["", *lines[:SHOWN], *more])
 
 
 def _recipe_differences(folder: Path, planned: Recipe | None, any_planned: Recipe) -> list[str]:

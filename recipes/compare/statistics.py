@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,11 @@ class PairedTest:
     """p of Student's paired two-sided t-test; None with fewer than two seeds or without spread."""
     p_holm: float | None = None
     """p after Holm's correction for the number of losses."""
+    interval: tuple[float, float] | None = None
+    """95 % confidence interval of the mean difference, by Student's t; None as for p."""
+    effect: float | None = None
+    """Hedges' g of paired values: mean over standard deviation of the differences, times the factor that
+    makes it unbiased for few seeds. None with fewer than three seeds or without spread."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,8 @@ def _parameters(recipe: "Recipe") -> str:
         for name, value in values.items()
         if isinstance(value, float | int) and value is not False
     )
+    if head.target_gradient != "exact":
+        own += f", {head.target_gradient}"
     stages = recipe.schedule.loss
     return f"until {', '.join(stages)}, then {own}" if stages else own
 
@@ -205,7 +212,7 @@ def _paired_tests(by_label: dict[str, list[RunResult]], reference: str) -> dict[
     adjusted = holm([p for label in known if (p := tests[label].p) is not None])
     for label, p_holm in zip(known, adjusted, strict=True):
         test = tests[label]
-        tests[label] = PairedTest(test.difference, test.p, p_holm)
+        tests[label] = replace(test, p_holm=p_holm)
     return tests
 
 
@@ -218,4 +225,21 @@ def _paired_test(pairs: list[tuple[float, float]]) -> PairedTest:
 
     ours, others = zip(*pairs, strict=True)
     p = float(stats.ttest_rel(ours, others).pvalue)
-    return PairedTest(difference, None if math.isnan(p) else p)
+    mean, std, count = difference.mean, difference.std, difference.count
+    half = float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count)
+    return PairedTest(
+        difference,
+        None if math.isnan(p) else p,
+        interval=(mean - half, mean + half),
+        effect=unbiased(count - 1) * mean / std if count > 2 else None,
+    )
+
+
+def unbiased(freedom: int) -> float:
+    """The factor that makes mean over standard deviation unbiased (Hedges 1981, eq. 6e).
+
+    Args:
+        freedom: degrees of freedom, at least 2.
+    """
+    logs = math.lgamma(freedom / 2) - math.lgamma((freedom - 1) / 2)
+    return math.exp(logs) * math.sqrt(2 / freedom)

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from fusedface.recipes.compare.results import FAILED, RunResult
-from fusedface.recipes.compare.statistics import SHARES, LossResult, Spread
+from fusedface.recipes.compare.statistics import SHARES, LossResult, PairedTest, Spread
 from fusedface.recipes.host.terminal import Table, plain
 from fusedface.recipes.run_directory.summary import VERDICT_COLOURS
 
@@ -33,7 +33,6 @@ def _data(recipe: "Recipe") -> str:
 
 
 SETTINGS_THAT_MATTER = (
-    ("target gradient", lambda r: r.head.target_gradient),
     ("warm-up steps", lambda r: r.schedule.warmup_steps),
     ("learning rate", lambda r: r.optim.lr),
     ("batch", lambda r: r.optim.batch_size),
@@ -42,7 +41,8 @@ SETTINGS_THAT_MATTER = (
     ("backbone", _backbone),
     ("data", _data),
 )
-"""Settings that are known to change the result; s, m, t and the momentum of t are shown with each loss."""
+"""Settings that are known to change the result. With each loss are shown: s, m, t, the momentum of t, and a
+gradient of the target that is not exact."""
 
 
 def headings(losses: Sequence[LossResult]) -> list[str]:
@@ -57,6 +57,8 @@ def headings(losses: Sequence[LossResult]) -> list[str]:
         "target cosine",
         f"TAR at FAR {float(far):.0e}, %".replace("e-0", "e-") if far else "TAR, %",
         "reference less this",
+        "95 % interval",
+        "effect, g",
         "p (Holm)",
         *(f"steps to {share:.0%} of best" for share in SHARES),
         "ms a step",
@@ -78,6 +80,7 @@ def cells(loss: LossResult, num_runs: int) -> list[str]:
         else f"{loss.cosine.mean:.2f}" + _of(loss.cosine.count, num_runs),
         _percent(loss.tar, num_runs),
         "reference" if test is None else _percent(test.difference, num_runs, signed=True),
+        *_sure(test),
         "-" if test is None or test.p_holm is None else f"{test.p:.3f} ({test.p_holm:.3f})",
         *(_number(steps, num_runs) for steps in loss.steps_to),
         "-" if loss.ms_per_step is None else f"{loss.ms_per_step:.0f}",
@@ -85,28 +88,50 @@ def cells(loss: LossResult, num_runs: int) -> list[str]:
     ]
 
 
-def how_fast_from(names: Sequence[str]) -> int:
-    """The index of the first heading that is about speed."""
-    return len(names) - len(SHARES) - 2
+def groups(names: Sequence[str]) -> dict[str, list[int]]:
+    """The columns of each table by its title, because a single table would be too wide.
+
+    Args:
+        names: see `headings`.
+    """
+    tests, speed = names.index("reference less this"), len(names) - len(SHARES) - 2
+    return {
+        "How well": [0, *range(2, tests)],
+        "Differences": [0, *range(tests, speed)],
+        "How fast": [0, 1, *range(speed, len(names))],
+    }
 
 
 def rich_tables(losses: Sequence[LossResult]) -> Group:
-    """Two tables for the terminal, on accuracy and on speed; a single one would be too wide."""
+    """The tables for the terminal."""
     num_runs = max(sum(loss.verdicts.values()) for loss in losses)
     names = headings(losses)
-    how_fast = how_fast_from(names)
-    columns = ([0, *range(2, how_fast)], [0, 1, *range(how_fast, len(names))])
     prefix = _common_prefix([loss.label for loss in losses])
     tables = []
-    for title, chosen in zip(("How well", "How fast"), columns, strict=True):
-        headings_chosen = [names[i] for i in chosen]
+    for title, columns in groups(names).items():
+        headings_chosen = [names[i] for i in columns]
         table = Table(f"{title}: {prefix}...", headings_chosen[:2], headings_chosen[2:])
         for loss in losses:
             row: list[str | Text] = [*cells(loss, num_runs)]
             row[0], row[2] = loss.label.removeprefix(prefix), _verdict_text(loss.verdicts)
-            table.add_row(*(row[i] for i in chosen))
+            table.add_row(*(row[i] for i in columns))
         tables += [Text(), table]
     return Group(*tables)
+
+
+def interval_text(test: PairedTest) -> str:
+    """The confidence interval of a difference in points; "-" without one."""
+    if test.interval is None:
+        return "-"
+    low, high = (100 * end for end in test.interval)
+    return f"{low:+.2f} to {high:+.2f}"
+
+
+def _sure(test: PairedTest | None) -> list[str]:
+    """The interval and the effect size of a test."""
+    if test is None:
+        return ["-", "-"]
+    return [interval_text(test), "-" if test.effect is None else f"{test.effect:+.1f}"]
 
 
 def _common_prefix(labels: Sequence[str]) -> str:

@@ -3,9 +3,11 @@
     "0.1 s=16", "0.2 s=32"        scale warm-up: s = 16 for a tenth of the run, 32 for another
     "0.1 m=0.0", "0.2 m=0.25"     margin warm-up
     "0.2 normface"                softmax on cosines first, with the s of the head's margin
+    "0.9 cosine>0.25 normface"    the same until the target cosine passes 0.25
 
-An entry has the fraction of the run at which it ends, optionally the name of another margin, and settings
-of the margin. The head's own margin follows the last entry.
+An entry has the fraction of the run at which it ends at the latest, optionally a target cosine that ends it
+sooner, optionally the name of another margin, and settings of the margin. The head's own margin follows the
+last entry.
 """
 
 from collections.abc import Sequence
@@ -15,6 +17,8 @@ from typing import NamedTuple
 from fusedface.kernels import MARGINS, Margin
 from fusedface.recipes.configuration.fields import build, hints_of, nearest, parse
 
+CONDITION = "cosine>"
+
 
 class Stage(NamedTuple):
     """A margin, and the point of the run at which it ends."""
@@ -23,7 +27,14 @@ class Stage(NamedTuple):
     """The fraction of the run at which the stage ends, in (0, 1]."""
     margin: Margin
     text: str
-    """Its name in the output: the entry without its fraction."""
+    """Its name in the output: the entry without its end."""
+    above: float | None = None
+    """The stage ends sooner if the mean target cosine of a line of metrics is above this."""
+
+
+def stage_named(stages: Sequence[Stage], text: str | None) -> Stage:
+    """The stage with this name in a line of metrics; the last one for a line without a name."""
+    return next((stage for stage in stages if stage.text == text), stages[-1])
 
 
 def stages_of(entries: Sequence[str], margin: Margin) -> list[Stage]:
@@ -48,10 +59,14 @@ def stages_of(entries: Sequence[str], margin: Margin) -> list[Stage]:
 
 def _stage(entry: str, own: Margin) -> Stage:
     fraction, *words = entry.split() or ("",)
-    try:
-        until = float(fraction)
-    except ValueError:
-        until = float("nan")
+    until, above = _number(fraction), None
+    if words and words[0].startswith(CONDITION):
+        above = _number(words.pop(0).removeprefix(CONDITION))
+        if not -1.0 < above < 1.0:
+            raise ValueError(
+                f"schedule.loss: {CONDITION} must be followed by a cosine in (-1, 1), as in "
+                f"'0.9 {CONDITION}0.25 normface'; got {entry!r}"
+            )
     if not 0.0 < until < 1.0 or not words:
         raise ValueError(
             "schedule.loss must have entries such as '0.1 s=16' or '0.2 normface': a fraction of the run "
@@ -75,4 +90,12 @@ def _stage(entry: str, own: Margin) -> Stage:
                 f"{', '.join(hints)}"
             )
         values[key] = parse(hints[key], text, f"schedule.loss: {key}")
-    return Stage(until, build(kind, values, "schedule.loss."), " ".join(words))
+    return Stage(until, build(kind, values, "schedule.loss."), " ".join(words), above)
+
+
+def _number(text: str) -> float:
+    """The number in a text; NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

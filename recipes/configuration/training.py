@@ -102,7 +102,8 @@ class Schedule:
     """For kind "polynomial": the exponent p of rate = lr (remaining fraction of the steps)^p; positive."""
     loss: tuple[str, ...] = ()
     """Margins before that of the head. Each entry begins with the fraction of the run at which it ends:
-    "0.1 s=16" changes a setting of the head's margin, "0.2 normface" takes another margin."""
+    "0.1 s=16" changes a setting of the head's margin, "0.2 normface" takes another margin. "0.9 cosine>0.25
+    normface" ends as soon as a line of metrics has a target cosine above 0.25."""
 
     def __post_init__(self) -> None:
         require("schedule.epochs", self.epochs, 0.0 < self.epochs < float("inf"), "positive")

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from fusedface.recipes.configuration.loss_stages import CONDITION
+
 if TYPE_CHECKING:
     from fusedface.recipes.configuration.recipe import Recipe
 
@@ -50,7 +52,12 @@ def _name(recipe: "Recipe", with_margin: bool) -> str:
     if head.weighting is not None:
         parts.append("self-paced")
     if recipe.schedule.loss:
-        parts.append(
-            "after " + ", ".join(entry.partition(" ")[2] for entry in recipe.schedule.loss)
-        )
+        parts.append("after " + ", ".join(map(_stage, recipe.schedule.loss)))
+    if head.target_gradient != "exact":
+        parts.append(head.target_gradient.replace("_", "-"))
     return ", ".join(parts)
+
+
+def _stage(entry: str) -> str:
+    """The margin of an entry of `schedule.loss`, without its end."""
+    return " ".join(word for word in entry.split()[1:] if not word.startswith(CONDITION))

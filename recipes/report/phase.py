@@ -23,7 +23,7 @@ from fusedface.kernels.sinking import (
     pace,
     turning_cosine,
 )
-from fusedface.recipes.configuration.loss_stages import stages_of
+from fusedface.recipes.configuration.loss_stages import stage_named, stages_of
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import read_recipe
 from fusedface.recipes.report.style import COLORS, GREY, new_figure, save, use_style
@@ -100,8 +100,7 @@ def _label(folder: Path, summary: Summary) -> str:
 
 def _moment(line: Line, recipe: Recipe, summary: Summary) -> Moment:
     stages = stages_of(recipe.schedule.loss, recipe.head.margin)
-    done = (line["step"] - 1) / summary.num_steps
-    margin = next((stage.margin for stage in stages if done < stage.until), stages[-1].margin)
+    margin = stage_named(stages, line.get("stage")).margin
     state = {name: line[name] for name in margin.initial_state() if name in line}
     gap = margin.slope_gap(
         line["target_cosine"], state, target_gradient=recipe.head.target_gradient

@@ -1,5 +1,6 @@
 """The environment of a run: versions, device, revision of the code."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -19,6 +20,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
+        "processor": processor(),
         "python": platform.python_version(),
         "platform": " ".join((platform.system(), platform.machine(), *platform.libc_ver())),
         "packages": {name: installed_version(name) for name in PACKAGES},
@@ -26,6 +28,17 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "git_revision": git_revision(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def processor() -> str | None:
+    """The model of the processor, such as "AMD EPYC 9V74"; None where Linux does not tell it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return None
+    return next(
+        (text.partition(":")[2].strip() for text in lines if text.startswith("model name")), None
+    )
 
 
 def device_name(device: torch.device) -> str:
@@ -45,6 +58,11 @@ def peak_memory_mib(device: torch.device) -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # macOS: bytes, else KiB
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its ended children so far, in seconds of a core."""
+    return sum(os.times()[:4])
 
 
 def installed_version(package: str) -> str | None:

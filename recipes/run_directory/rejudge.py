@@ -1,6 +1,5 @@
 """Judges finished runs again by the current rules, from their files; writes nothing."""
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,16 +35,19 @@ def rejudge(folder: Path) -> Rejudged:
         )
     summary, recipe = read_summary(folder / SUMMARY), read_recipe(folder / RECIPE)
     stages = stages_of(recipe.schedule.loss, recipe.head.margin)
-    begins = math.ceil(stages[-2].until * summary.num_steps) if len(stages) > 1 else 0
+    lines = read_metrics(folder / FILE)
+    before = [
+        line["step"] for line in lines if line.get("stage", stages[-1].text) != stages[-1].text
+    ]
     how = summary.verdict if summary.verdict in ("interrupted", "non_finite") else "finished"
     found = judge(
-        read_metrics(folder / FILE),
+        lines,
         ended=how,
         end_message=summary.message,
         end_step=summary.verdict_step or summary.steps,
         margin=recipe.head.margin,
         num_classes=summary.num_identities,
-        margin_begins=begins,
+        margin_begins=max(before, default=0),
         from_weights=bool(summary.init),
         target_gradient=recipe.head.target_gradient,
         warmup_steps=recipe.schedule.warmup_steps,

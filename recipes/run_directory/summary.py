@@ -69,6 +69,8 @@ class Summary:
     """The checkpoint that the run began with; empty if weights were drawn."""
     recipe_changes: list[dict[str, Any]] = field(default_factory=list)
     """Changes of settings when the run was resumed: {"step": ..., "changes": [a line each]}."""
+    cpu_seconds: float | None = None
+    """Seconds of all CPU cores, of training and evaluation; None in summaries of earlier versions."""
 
     @property
     def finished(self) -> bool:

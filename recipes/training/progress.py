@@ -6,6 +6,9 @@ from typing import Any, Self
 
 from fusedface.recipes.run_directory.metrics import Verification, is_number, is_verification
 
+LATER = {"recipe_changes", "stages_ended", "cpu_seconds"}
+"""Entries that checkpoints of earlier versions lack."""
+
 
 @dataclass
 class Progress:
@@ -16,6 +19,8 @@ class Progress:
     """Seconds since the run began, over all starts and resumptions."""
     train_seconds: float = 0.0
     """The part of `seconds` that was spent in training steps."""
+    cpu_seconds: float = 0.0
+    """Seconds of all CPU cores, of training and evaluation."""
     final_loss: float | None = None
     """The loss in the last line of metrics."""
     best_accuracy: float = -math.inf
@@ -25,6 +30,8 @@ class Progress:
     """Images that could not be read, with the reason."""
     recipe_changes: list[dict[str, Any]] = field(default_factory=list)
     """Changes of settings when the run was resumed: {"step": ..., "changes": [a line each]}."""
+    stages_ended: dict[int, int] = field(default_factory=dict)
+    """The stages of `schedule.loss` that a condition has ended: {index: number of steps made by then}."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -34,13 +41,14 @@ class Progress:
             ValueError: a value is missing, unknown, or of the wrong kind.
         """
         unknown = set(values) - {f.name for f in fields(cls)}
-        missing = {f.name for f in fields(cls)} - {"recipe_changes"} - set(values)
+        missing = {f.name for f in fields(cls)} - LATER - set(values)
         if unknown or missing:
             raise ValueError(f"its progress has unknown {sorted(unknown)}, lacks {sorted(missing)}")
         for name, holds, rule in (
             ("step", lambda v: type(v) is int and v >= 0, "a whole number, at least 0"),
             ("seconds", _is_duration, "a time in seconds"),
             ("train_seconds", _is_duration, "a time in seconds"),
+            ("cpu_seconds", _is_duration, "a time in seconds"),
             ("final_loss", lambda v: v is None or is_number(v), "a number or none"),
             ("best_accuracy", lambda v: is_number(v) and not math.isnan(v), "a number"),
             ("untrained", lambda v: v is None or is_verification(v), "figures by set name"),
@@ -51,6 +59,7 @@ class Progress:
                 "texts",
             ),
             ("recipe_changes", _are_changes, "steps with their changes"),
+            ("stages_ended", _are_counts, "steps by the index of a stage"),
         ):
             if name in values and not holds(values[name]):
                 raise ValueError(f"progress.{name} must be {rule}, got {str(values[name])[:80]!r}")
@@ -68,4 +77,10 @@ def _are_changes(value: object) -> bool:
         and isinstance(change.get("changes"), list)
         and all(type(line) is str for line in change["changes"])
         for change in value
+    )
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        type(number) is int and number >= 0 for pair in value.items() for number in pair
     )

@@ -10,6 +10,7 @@ from fusedface.models import Backbone
 from fusedface.models.shard_files import SHARDS
 from fusedface.recipes.evaluation.evaluate import NonFiniteEmbeddingsError
 from fusedface.recipes.host.processes import Processes
+from fusedface.recipes.run_directory.environment import cpu_seconds
 from fusedface.recipes.run_directory.metrics import (
     MetricsLog,
     NoLog,
@@ -85,7 +86,8 @@ class Trainer:
         )
         self.watch = watch
         self.processes = processes or Processes()
-        self.progress = Progress()
+        self._cpu_began = cpu_seconds()
+        self.progress = Progress(stages_ended=plan.losses.ended)
         self.saved_step = 0
         self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
 
@@ -186,6 +188,17 @@ class Trainer:
         pace = {"images_per_second": self.status.images_per_second, "seconds": self._train_seconds}
         log.write("train", self.progress.step, figures | rates | pace)
         self.display.logged(self.status)
+        self._end_stage(figures)
+
+    def _end_stage(self, figures: dict[str, float]) -> None:
+        """Take the next margin if the condition of the current one holds."""
+        step, losses = self.progress.step, self.plan.losses
+        ended = losses.look(step, figures.get("target_cosine", -1.0))
+        if ended is not None:
+            self.display.note(
+                f"step {step}: the target cosine {figures['target_cosine']:.3f} is above {ended.above:g}; "
+                f"{losses(step).text} follows {ended.text}"
+            )
 
     def _look(self, figures: dict[str, float]) -> None:
         """Show the pull on all cosines together, and warn if the run is about to sink."""
@@ -233,6 +246,11 @@ class Trainer:
         """Seconds since the run began, over all starts and resumptions."""
         return self.progress.seconds + time.perf_counter() - self.began
 
+    @property
+    def cpu_seconds(self) -> float:
+        """Seconds of all CPU cores in training and evaluation, over all starts and resumptions."""
+        return self.progress.cpu_seconds + cpu_seconds() - self._cpu_began
+
     def save(self, best: bool) -> None:
         """Write a checkpoint; raise NonFiniteTrainingError instead if the state is not finite.
 
@@ -240,7 +258,8 @@ class Trainer:
         """
         self.learner.check_finite()
         rows = self.learner.meter.state()
-        progress = vars(self.progress) | {"seconds": self.seconds, "meter": rows}
+        spent = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        progress = vars(self.progress) | spent | {"meter": rows}
         content = self.learner.state() | {"rng": rng_state(), "progress": progress}
         if (shard := self.learner.head.shard) is not None:
             rows, folder = self.learner.rows(), self.checkpoints.folder
@@ -281,6 +300,7 @@ class Trainer:
         self.learner.load(checkpoint, meter, step=progress.step)
         checkpoint.restore_generators()
         self.progress = progress
+        self.plan.losses.ended = progress.stages_ended
         self.saved_step = progress.step
         self.status.step = progress.step
         latest = progress.verification or progress.untrained or {}

@@ -79,6 +79,11 @@ def test_the_figures_worked_out_by_hand(tmp_path):
     assert theirs.against.difference.mean == pytest.approx(mean)
     assert theirs.against.p == pytest.approx(1 - t / math.sqrt(2 + t * t))
     assert theirs.against.p_holm == theirs.against.p  # a single test
+    # The 0.975 quantile of two degrees of freedom has a closed form: x / sqrt(1 - x^2) sqrt 2, x = 0.95.
+    half = 0.95 / math.sqrt(1 - 0.95**2) * math.sqrt(2) * spread / math.sqrt(3)
+    assert theirs.against.interval == pytest.approx((mean - half, mean + half))
+    # Gamma(1) / (sqrt(1) Gamma(1/2)) = 1 / sqrt(pi)
+    assert theirs.against.effect == pytest.approx(mean / spread / math.sqrt(math.pi))
     assert lost.against is None
 
 

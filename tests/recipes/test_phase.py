@@ -43,7 +43,11 @@ def test_a_run_by_the_law_is_predicted(tmp_path):
 
 
 def test_stages_and_the_gradient_of_the_run_count(tmp_path):
-    stages = read_path(write_run(tmp_path / "a", ["schedule.loss=0.5 s=16"]))
+    run = write_run(tmp_path / "a", ["schedule.loss=0.5 s=16"])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    named = [line | {"stage": "s=16" if line["step"] <= 150 else "arcface"} for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in named))
+    stages = read_path(run)
     by_step = {moment.step: moment.pace for moment in stages.moments}
     assert by_step[300] == pytest.approx(4 * by_step[150])
     straight = read_path(write_run(tmp_path / "b", ["head.target_gradient=straight_through"]))

@@ -1,0 +1,162 @@
+"""The figures of finished runs in one small file, so that a study can go on elsewhere and on another day.
+
+For each run the file holds label, seed, a digest of the recipe, the inputs that a comparison checks (code,
+torch, device, images, pairs), revision and machine, the summary with verdict and CPU seconds, accuracies,
+and every fifth line of training metrics. A run that is taken from the file gets a run directory without
+checkpoints; reports read it like any other.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusedface.recipes.compare.results import PlannedRun, RunResult, read_result
+from fusedface.recipes.compare.texts import shortened
+from fusedface.recipes.configuration.settings import to_toml
+from fusedface.recipes.run_directory.directory import RECIPE, RunDirectory
+from fusedface.recipes.run_directory.files import read_json, write_text
+from fusedface.recipes.run_directory.metrics import FILE
+from fusedface.recipes.run_directory.summary import SUMMARY
+
+if TYPE_CHECKING:
+    from fusedface.recipes.compare.reuse import Inputs
+    from fusedface.recipes.configuration.recipe import Recipe
+
+FORMAT = "fusedface study"
+EVERY = 5  # lines of metrics, of which one is kept
+DIGITS = 5
+MACHINE = ("platform", "processor", "device", "threads", "git_revision")
+
+Entry = dict[str, Any]
+
+
+def take(path: Path, runs: Sequence[PlannedRun], inputs: "Inputs") -> list[PlannedRun]:
+    """Make the directories of planned runs that are finished in the file, and return these runs.
+
+    Args:
+        path: the file; it need not exist yet.
+        runs: the planned runs; only those without a result are taken.
+        inputs: what these runs rest on, see `inputs_of`.
+
+    Raises:
+        ValueError: the file is damaged, or holds a planned run of other settings, code or data.
+    """
+    entries = {(entry["label"], entry["seed"]): entry for entry in _read(path)}
+    found = [(run, entries[key]) for run in runs if (key := (run.label, run.seed)) in entries]
+    differing = [line for run, entry in found for line in _differences(run, entry, inputs)]
+    if differing:
+        revision = found[0][1].get("machine", {}).get("git_revision")
+        raise ValueError(
+            f"{path} holds runs that do not belong to this comparison; it has"
+            f"{shortened(list(dict.fromkeys(differing)))}\nCheck out its revision ({revision}), or name "
+            "another file with --study"
+        )
+    missing = [(run, entry) for run, entry in found if not read_result(run).done]
+    for run, entry in missing:
+        _write_run(run, entry)
+    return [run for run, _ in missing]
+
+
+def keep(path: Path, results: Iterable[RunResult], inputs: "Inputs") -> int:
+    """Add finished runs to the file, and return how many it holds then.
+
+    Args:
+        path: the file; made if it does not exist.
+        results: runs; unfinished ones, and those that the file has, are left out.
+        inputs: what they rest on.
+    """
+    entries = _read(path)
+    known = {(entry["label"], entry["seed"]) for entry in entries}
+    entries += [
+        _entry(result, inputs)
+        for result in results
+        if result.done
+        and result.summary is not None
+        and (result.run.label, result.run.seed) not in known
+    ]
+    lines = ",\n".join(json.dumps(entry) for entry in entries)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, f'{{"format": "{FORMAT}", "version": 1, "runs": [\n{lines}\n]}}\n')
+    return len(entries)
+
+
+def digest_of(recipe: "Recipe") -> str:
+    """A digest of all settings of a recipe."""
+    return hashlib.sha256(to_toml(recipe).encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> list[Entry]:
+    if not path.exists():
+        return []
+    content: Any = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a file of a study: its format is another")
+    entries = content.get("runs")
+    names = ("label", "seed", "recipe", "inputs", "summary", "evaluations", "train")
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and all(name in entry for name in names) for entry in entries
+    ):
+        raise ValueError(f"{path} is damaged: each of its runs must have {', '.join(names)}")
+    return entries
+
+
+def _differences(run: PlannedRun, entry: Entry, inputs: "Inputs") -> list[str]:
+    found = [
+        f"{key}: {entry['inputs'].get(key, 'none')} instead of {value}"
+        for key, value in inputs.items()
+        if entry["inputs"].get(key) != value
+    ]
+    if entry["recipe"] != digest_of(run.recipe):
+        found.append(f"{run.label}, seed {run.seed}: another recipe")
+    return found
+
+
+def _entry(result: RunResult, inputs: "Inputs") -> Entry:
+    assert result.summary is not None  # it is done
+    starts = RunDirectory(result.run.folder).read_starts()
+    last = starts[-1] if starts else {}
+    thin = result.train[EVERY - 1 :: EVERY]
+    if result.train and thin[-1:] != result.train[-1:]:
+        thin.append(result.train[-1])
+    names = dict.fromkeys(name for line in thin for name in line if name != "kind")
+    before = [
+        {
+            "step": line["step"],
+            "verification": {
+                name: {"accuracy": figures["accuracy"]}
+                for name, figures in line["verification"].items()
+            },
+        }
+        for line in result.evaluations[:-1]
+    ]
+    return {
+        "label": result.run.label,
+        "seed": result.run.seed,
+        "recipe": digest_of(result.run.recipe),
+        "inputs": inputs,
+        "machine": {name: last.get(name) for name in MACHINE},
+        "summary": result.summary.as_dict(),
+        "evaluations": before + result.evaluations[-1:],
+        "train": {name: [_rounded(line.get(name)) for line in thin] for name in names},
+    }
+
+
+def _write_run(run: PlannedRun, entry: Entry) -> None:
+    """Write the files of a run from its entry."""
+    columns = entry["train"]
+    train = [
+        {"kind": "train"} | {name: v for name, v in zip(columns, row, strict=True) if v is not None}
+        for row in zip(*columns.values(), strict=True)
+    ]
+    evaluations = [{"kind": "evaluation"} | line for line in entry["evaluations"]]
+    lines = sorted([*train, *evaluations], key=lambda line: line["step"])
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_text(run.folder / RECIPE, to_toml(run.recipe))
+    write_text(run.folder / FILE, "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(run.folder / SUMMARY, json.dumps(entry["summary"], indent=2) + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
