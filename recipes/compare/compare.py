@@ -90,27 +90,43 @@ def compare(
     jobs = min(jobs or default_jobs(device), max(1, len(todo)))
     say(console, f"{len(runs)} runs, {len(runs) - len(todo)} of them done before, {jobs} at a time")
     say(console, settings_line(runs[0].recipe))
-    deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
-    screen = Screen(runs, console)
-    try:
-        stopped = run_all(todo, jobs, device, screen.update, lambda: time.monotonic() < deadline)
-    finally:
-        screen.close()
+    stopped = _train(runs, todo, jobs, minutes, device, console)
     results = [read_result(run) for run in runs]
     if study is not None:
         say(console, f"{study} holds {keep(study, results, inputs)} finished runs")
     if stopped:
         say(console, f"stopped by {stopped}; the same command goes on with {out}")
         return None
+    begun = _begun(results, console)
+    return report(begun, out, device, console) if begun else None
+
+
+def _train(
+    runs: Sequence[PlannedRun],
+    todo: Sequence[PlannedRun],
+    jobs: int,
+    minutes: float | None,
+    device: torch.device,
+    console: Console,
+) -> str | None:
+    """Train the runs that are to do, on the screen of all runs; returns the name of a signal, or None."""
+    deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
+    screen = Screen(runs, console)
+    try:
+        return run_all(todo, jobs, device, screen.update, lambda: time.monotonic() < deadline)
+    finally:
+        screen.close()
+
+
+def _begun(results: Sequence[RunResult], console: Console) -> list[RunResult]:
+    """The runs that have begun; tells how many have not, and why processes ended without a result."""
     begun = [result for result in results if result.summary or result.run.folder.exists()]
     if len(begun) < len(results):
         left = len(results) - len(begun)
         say(console, f"{left} of {len(results)} runs are still to do; the same command goes on")
-    if not begun:
-        return None
-    results = begun
-    _report_failures(results, console)
-    return report(results, out, device, console)
+    if begun:
+        _report_failures(begun, console)
+    return begun
 
 
 def _folder(
