@@ -120,7 +120,8 @@ def _train(
 
 def _begun(results: Sequence[RunResult], console: Console) -> list[RunResult]:
     """The runs that have begun; tells how many have not, and why processes ended without a result."""
-    begun = [result for result in results if result.summary or result.run.folder.exists()]
+    # A process that begins makes the .txt first; a run of a study has a summary and no process.
+    begun = [r for r in results if r.summary or r.run.folder.with_suffix(".txt").exists()]
     if len(begun) < len(results):
         left = len(results) - len(begun)
         say(console, f"{left} of {len(results)} runs are still to do; the same command goes on")
