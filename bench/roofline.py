@@ -14,6 +14,7 @@ import torch
 from fusedface.bench.case import Case
 from fusedface.bench.heads.table import Head
 from fusedface.bench.timing import stopwatch
+from fusedface.kernels import chunked
 from fusedface.kernels.dispatch import without_triton
 from fusedface.kernels.products import Products
 
@@ -66,14 +67,21 @@ def work(case: Case, head: Head, device: torch.device) -> Work:
     """The work of forward and backward: of our head by its schedule, of another head the least possible.
 
     Our head computes the cosines twice. On a GPU its bytes come from `kernels.gpu.traffic`. On a CPU it
-    reads the class centres twice and writes their gradient once.
+    computes some only once, reads the class centres twice and writes their gradient once.
     """
     least = least_work(case)
     if not head.is_fused:
         return least
     flops = 8.0 * case.num_rows * case.num_classes * case.dim
     if device.type != "cuda" or without_triton():
-        return Work(flops, 3.0 * FLOAT32 * case.num_classes * case.dim, 2.0 * least.exps)
+        once = case.num_rows * chunked.classes_computed_once(
+            case.num_rows, case.num_classes, head.precision
+        )
+        return Work(
+            flops - 2.0 * once * case.dim,
+            3.0 * FLOAT32 * case.num_classes * case.dim,
+            2.0 * least.exps - once,
+        )
     from fusedface.kernels.gpu import traffic
 
     problem = traffic.Problem(case.num_rows, case.num_classes, case.dim, head.precision)

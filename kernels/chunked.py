@@ -6,7 +6,8 @@ Forward, one pass over the class centres with an online log-sum-exp (docs/losses
 
 `direction` is the gradient in the unit embedding up to a factor per row. So the backward computes only
 the gradient of the class centres, in one more pass that computes the same cosines again. In all, 8 B C D
-flops, and no tensor of size B x C.
+flops, and no tensor of size B x C. Compiled loops keep the numerators q of the first classes, up to a
+constant size, and need 6 B C D flops for these.
 
 Logits are kept in base 2, y = s log2(e) c, because exp2 is four times as fast as exp here. In y, N' and N
 keep their form with rescaled coefficients, so no pass over a chunk is spent on s.
@@ -17,7 +18,7 @@ chunks/ holds the two passes: as compiled loops on CPUs with a C compiler, else 
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ class _ChunkedLse(torch.autograd.Function):
         hard: Hard,
     ) -> tuple[Tensor, ...]:
         batch = _Batch(embeddings, weight, labels, threshold, spec, hard)
-        totals = _sum_up(batch.operands, ctx.needs_input_grad[0])
+        totals = _sum_up(batch.operands, *ctx.needs_input_grad[:2])
         direction, total = totals.direction, totals.total
         lse = (totals.largest + total.log2()) / LOG2_E
         cos_y = (batch.operands.x * batch.target_centres).sum(dim=1)
@@ -85,7 +86,7 @@ class _ChunkedLse(torch.autograd.Function):
         ctx.mark_non_differentiable(*stats)
         direction = None if direction is None else direction.div_(total[:, None])
         # The inputs too: changed in place before the backward, they are an error.
-        ctx.save_for_backward(embeddings, weight, labels, threshold, lse, direction)
+        ctx.save_for_backward(embeddings, weight, labels, threshold, lse, direction, *totals.kept)
         ctx.batch, ctx.scale, ctx.update = batch, spec.scale, spec.update
         return cos_y, lse, *stats
 
@@ -95,7 +96,7 @@ class _ChunkedLse(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
         d_cos_y, d_lse = grad_outputs[:2]
-        embeddings, weight, labels, _, lse, direction = ctx.saved_tensors
+        embeddings, weight, labels, _, lse, direction, *kept = ctx.saved_tensors
         batch: _Batch = ctx.batch
         operands, w = batch.operands, batch.target_centres
         d_negatives = (ctx.scale * d_lse)[:, None]  # with direction: through lse          [B, 1]
@@ -106,11 +107,12 @@ class _ChunkedLse(torch.autograd.Function):
             d_x = project(direction * d_negatives + w * d_target, operands.x)
             d_embeddings = d_x.mul_(batch.inverse_norm_x[:, None]).to(embeddings.dtype)
         if ctx.needs_input_grad[1]:
+            saved = _Saved(lse * LOG2_E, tuple(kept))
             if ctx.update is None:
-                d_weight = _weight_gradient(operands, lse * LOG2_E, d_negatives, d_target)
+                d_weight = _weight_gradient(operands, saved, d_negatives, d_target)
             else:
                 sgd = RowsSGD(weight, ctx.update, d_negatives, d_target)
-                _apply(sgd, operands, lse * LOG2_E, d_negatives, d_target)
+                _apply(sgd, operands, saved, d_negatives, d_target)
         return d_embeddings, d_weight, None, None, None, None
 
 
@@ -142,7 +144,7 @@ class _Batch:
             hard=hard,
             base2=base2,
             products=Products(embeddings.device, spec.precision),
-            chunk_size=min(max(CHUNK_ELEMENTS // rows, MIN_CHUNK), MAX_CHUNK, classes),
+            chunk_size=_chunk_size(rows, classes),
         )
 
         w = weight[labels.clamp_min(0)].to(dtype)
@@ -162,43 +164,68 @@ def _keep_freed_memory() -> None:
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
 
-def _sum_up(of: Operands, with_direction: bool) -> Totals:
+class _Saved(NamedTuple):
+    """Results of the forward for the gradient of the class centres."""
+
+    lse: Tensor  # (B,), in base 2
+    kept: tuple[Tensor, ...]  # see `Totals`
+
+
+def _sum_up(of: Operands, with_direction: bool, keep: bool) -> Totals:
     if (library := _library(of)) is not None:
-        return compiled.sum_up(library, of, with_direction)
+        return compiled.sum_up(library, of, with_direction, keep)
     return plain.sum_up(of, with_direction)
 
 
-def _weight_gradient(of: Operands, lse: Tensor, d_negatives: Tensor, d_target: Tensor) -> Tensor:
-    """d loss / d weight (C, D); `lse` (B,) in base 2, the gradients (B, 1)."""
+def _weight_gradient(of: Operands, saved: _Saved, d_negatives: Tensor, d_target: Tensor) -> Tensor:
+    """d loss / d weight (C, D); the gradients are (B, 1)."""
     d_weight = torch.empty_like(of.weight)
-    for _ in _gradients(of, lse, of.x * d_negatives, of.x * d_target, d_weight):
+    for _ in _gradients(of, saved, of.x * d_negatives, of.x * d_target, d_weight):
         pass  # written a chunk at a time
     return d_weight
 
 
-def _apply(sgd: RowsSGD, of: Operands, lse: Tensor, d_negatives: Tensor, d_target: Tensor) -> None:
+def _apply(
+    sgd: RowsSGD, of: Operands, saved: _Saved, d_negatives: Tensor, d_target: Tensor
+) -> None:
     """A step of SGD on each chunk as soon as its gradient is there."""
     if sgd.does_nothing:
         return
     x_negatives, x_target = (of.x * (d * sgd.unscale) for d in (d_negatives, d_target))
-    for first, d_w in _gradients(of, lse, x_negatives, x_target, None):
+    for first, d_w in _gradients(of, saved, x_negatives, x_target, None):
         sgd.step(first, d_w)
 
 
 def _gradients(
-    of: Operands, lse: Tensor, x_negatives: Tensor, x_target: Tensor, into: Tensor | None
+    of: Operands, saved: _Saved, x_negatives: Tensor, x_target: Tensor, into: Tensor | None
 ) -> Iterator[tuple[int, Tensor]]:
+    lse, kept = saved
     if (library := _library(of)) is not None:
-        return compiled.gradients(library, of, lse, x_negatives, x_target, into)
+        return compiled.gradients(library, of, lse, x_negatives, x_target, into, kept)
     return plain.gradients(of, lse, x_negatives, x_target, into)
 
 
 def _library(of: Operands) -> Library | None:
-    """The compiled loops, if they are available and pay at these sizes; no timing decides that."""
     serves = of.dtype == torch.float32 and of.x.device.type == "cpu"
-    if not serves or len(of.x) * len(of.weight) < COMPILED_FROM:
-        return None
-    return build.library()
+    return _library_for(len(of.x), len(of.weight)) if serves else None
+
+
+def _library_for(rows: int, classes: int) -> Library | None:
+    """The compiled loops, if they are available and pay at these sizes; no timing decides that."""
+    return build.library() if rows * classes >= COMPILED_FROM else None
+
+
+def _chunk_size(rows: int, classes: int) -> int:
+    return min(max(CHUNK_ELEMENTS // rows, MIN_CHUNK), MAX_CHUNK, classes)
+
+
+def classes_computed_once(rows: int, classes: int, precision: str) -> int:
+    """The number of classes whose cosines a float32 step on a CPU does not compute a second time."""
+    if _library_for(rows, classes) is None:
+        return 0
+    itemsize = Products(torch.device("cpu"), precision).dtype.itemsize
+    size = _chunk_size(rows, classes)
+    return min(size * compiled.num_kept(rows, classes, size, itemsize), classes)
 
 
 def _stats(totals: Totals, of: Operands) -> NegativeStats:

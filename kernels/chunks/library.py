@@ -52,7 +52,8 @@ class Library:
         ]  # fmt: skip
         self._project = library.project
         self._project.argtypes = [
-            row, row, c_void_p, flag, row, c_void_p, row, c_void_p, c_void_p, c_void_p, c_void_p, c_int
+            row, row, c_void_p, flag, flag, row, c_void_p, row,
+            c_void_p, c_void_p, c_void_p, c_void_p, c_int,
         ]  # fmt: skip
         self._prelu_backward = library.prelu_backward
         self._prelu_backward.argtypes = [
@@ -102,9 +103,14 @@ class Library:
         inverse: Tensor,
         out: Tensor,
     ) -> None:
-        """Write the gradient in `rows` (K, D) to `out`; x_target (B, D) is added to that of the targets."""
+        """Write the gradient in `rows` (K, D) to `out`; x_target (B, D) is added to that of the targets.
+
+        `d_unit`, the gradient in the unit rows, is (K, D), or (D, K) if `is_turned`.
+        """
         self._project(
-            *rows.shape, d_unit.data_ptr(), _is_half(d_unit), len(x_target), of.labels.data_ptr(), start,
+            *rows.shape, d_unit.data_ptr(), _is_half(d_unit), not d_unit.is_contiguous(),
+            len(x_target),
+            of.labels.data_ptr(), start,
             x_target.data_ptr(), rows.data_ptr(), inverse.data_ptr(), out.data_ptr(),
             torch.get_num_threads(),
         )  # fmt: skip

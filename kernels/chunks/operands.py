@@ -54,3 +54,4 @@ class Totals(NamedTuple):
     least: Tensor  # of N' - 1 over the hard; unknown where N is linear
     lift_sum: Tensor  # of N' - 1 over the hard; unknown where N is linear
     direction: Tensor | None  # sum of 2^(z - largest) N' w, if it was asked for
+    kept: tuple[Tensor, ...] = ()  # of compiled.sum_up, for compiled.gradients

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #define BLOCK 4096    /* numbers in the cache next to the core; at least MAX_CHUNK of chunked.py */
+#define TILE 16       /* rows and columns that are turned together: of floats, a line of the cache each */
 #define ABSENT -1e30f /* the target among the negatives: never hard, never largest, 2^it is 0 */
 
 typedef struct {
@@ -194,13 +195,26 @@ static inline void projected(long D, const float *d, const float *row, float inv
     }
 }
 
-/* out (K, D) <- the gradient in `rows` through unit rows, of d (K, D) and, for targets, x_target (B, D). */
-void project(long K, long D, void *d, int half, long B, const int64_t *labels, long start, const float *x_target,
-             const float *rows, const float *inverse, float *out, int threads) {
+/* out, rows [first, first + m) of (K, D) <- these columns of d (D, K), m <= TILE. */
+static inline void turn(long K, long D, const void *d, int half, long first, long m, float *out) {
+    for (long j = 0; j < D; j += TILE)
+        for (long at = j; at < j + TILE && at < D; at++) /* a line of d is read once: lines far apart share a set */
+            for (long i = first; i < first + m; i++)
+                out[i * D + at] = half ? from_half(((const uint16_t *)d)[at * K + i]) : ((const float *)d)[at * K + i];
+}
+
+/* out (K, D) <- the gradient in `rows` through unit rows, of d (K, D), or (D, K) if it is turned, and, for
+   targets, x_target (B, D). */
+void project(long K, long D, void *d, int half, int turned, long B, const int64_t *labels, long start,
+             const float *x_target, const float *rows, const float *inverse, float *out, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long i = 0; i < K; i++) {
-        const float *d_unit = take(d, i * D, D, half, out + i * D);
-        projected(D, d_unit, rows + i * D, inverse[i], out + i * D, 0);
+    for (long first = 0; first < K; first += TILE) {
+        long m = K - first < TILE ? K - first : TILE;
+        if (turned) turn(K, D, d, half, first, m, out);
+        for (long i = first; i < first + m; i++) {
+            const float *d_unit = turned ? out + i * D : take(d, i * D, D, half, out + i * D);
+            projected(D, d_unit, rows + i * D, inverse[i], out + i * D, 0);
+        }
     }
     for (long i = 0; i < B; i++) {
         long target = labels[i] - start;
