@@ -22,6 +22,15 @@ def class_centres_in_the_backward(rank, num_ranks):
         same(folder() / f"fused{num_ranks}", folder() / "fused1", 1e-9)
 
 
+def batches_in_parts(rank, num_ranks):
+    """With optim.accumulate, processes average the sum over the parts; statistics of parts would differ."""
+    given = recipe(train={"freeze_statistics": True}, optim={"accumulate": 3})
+    for count in (1, num_ranks):
+        run_on(count, f"parts{count}", given)
+    if rank == 0:
+        same(folder() / f"parts{num_ranks}", folder() / "parts1", 1e-9)
+
+
 def begun_with_a_checkpoint(rank, num_ranks):
     """Class centres at the mean of each person's images, t, and what comes of them."""
     given = with_init(recipe(), finished(1) / f"checkpoints/step-{STEPS:08d}.pt")

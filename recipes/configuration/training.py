@@ -49,6 +49,9 @@ class Optim:
     """Learning rate of the class centres after the warm-up; none takes `lr`."""
     batch_size: int = 512
     """Images per step, at least 2; with several processes, of all of them together."""
+    accumulate: int = 1
+    """Number of equal parts of each batch that go through the backbone one by one, which saves memory. Loss
+    and gradient are those of the whole batch; batch normalisation takes the statistics of each part."""
     momentum: float = 0.9
     """Nesterov momentum, or beta1 of AdamW, in (0, 1)."""
     beta2: float = 0.999
@@ -74,6 +77,9 @@ class Optim:
         require("optim.beta2", self.beta2, 0.0 < self.beta2 < 1.0, "in (0, 1)")
         rule = "at least 2, for batch normalisation"
         require("optim.batch_size", self.batch_size, self.batch_size >= 2, rule)
+        divides = self.accumulate >= 1 and self.batch_size % self.accumulate == 0
+        rule = f"at least 1, and a divisor of optim.batch_size {self.batch_size}"
+        require("optim.accumulate", self.accumulate, divides, rule)
         require("optim.momentum", self.momentum, 0.0 < self.momentum < 1.0, "in (0, 1)")
         for name in ("weight_decay", "weight_decay_head"):
             value = getattr(self, name)

@@ -38,6 +38,12 @@ def make_plan(recipe: Recipe, source: FaceSource, processes: Processes) -> Plan:
     """
     optim, train = recipe.optim, recipe.train
     batches = Batches(len(source), optim.batch_size, train.seed, processes.rank, processes.count)
+    if batches.own_size % optim.accumulate:
+        of_each = "" if processes.count == 1 else " of each process"
+        raise ValueError(
+            f"the {batches.own_size} images{of_each} cannot be divided into optim.accumulate="
+            f"{optim.accumulate} equal parts: set it to a divisor of their number"
+        )
     check_sample_rate(recipe.head.sample_rate, batches.batch_size, source.num_classes)
     steps = num_steps(recipe.schedule, batches.steps_per_epoch)
     return Plan(
@@ -107,4 +113,5 @@ def make_learner(
         channels_last=train.channels_last,
         processes=processes,
         distiller=distiller,
+        accumulate=optim.accumulate,
     )

@@ -15,11 +15,7 @@ from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.average import WeightAverage
 from fusedface.recipes.training.checkpoint import DISTILLER, IN_TRAINING, Checkpoint
 from fusedface.recipes.training.common import common_component
-from fusedface.recipes.training.diagnose import (
-    THE_LOSS,
-    NonFiniteTrainingError,
-    first_non_finite,
-)
+from fusedface.recipes.training.diagnose import THE_LOSS, NonFiniteTrainingError
 from fusedface.recipes.training.distillation import FIGURES as OF_LESSONS
 from fusedface.recipes.training.distillation import Distiller, Lesson
 from fusedface.recipes.training.meter import Meter
@@ -47,6 +43,7 @@ class Learner:
         channels_last: whether images are in channels-last memory order.
         processes: the processes that share each step; each has its part of the images and class centres.
         distiller: a teacher and its method; None without a teacher.
+        accumulate: number of parts of a batch that go through the backbone one by one.
 
     Attributes:
         average: average of the backbone's weights; None without one.
@@ -67,6 +64,7 @@ class Learner:
         channels_last: bool,
         processes: Processes | None = None,
         distiller: Distiller | None = None,
+        accumulate: int = 1,
     ) -> None:
         self.model, self.head, self.optimizer, self.plan = model, head, optimizer, plan
         self.freeze_statistics = freeze_statistics
@@ -86,6 +84,7 @@ class Learner:
             channels_last=channels_last,
             processes=self.processes,
             distiller=distiller,
+            num_parts=accumulate,
         )
         # From the start, so that every checkpoint holds the state of all margins.
         for stage in plan.losses.stages:
@@ -134,10 +133,9 @@ class Learner:
         except NonFiniteInputError as error:
             raise self._non_finite(steps_ago=0) from error
         self.scaler.unscale_(self.optimizer)
+        # Not the class centres: the norm of their gradient depends on their length.
         norm = torch.zeros((), device=device)
-        if (
-            not is_frozen
-        ):  # not the class centres: the norm of their gradient depends on their length
+        if not is_frozen:
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.limit)
         head_norm = self.processes.norm(_gradient(self.head.weight))
         if self.head.fused is not None:  # already updated in the backward
@@ -172,7 +170,7 @@ class Learner:
     def _non_finite(self, steps_ago: int) -> NonFiniteTrainingError:
         """The error for the step that is `steps_ago` before the newest."""
         step = self._step - steps_ago
-        found = self.processes.gather(self._where_not_finite())
+        found = self.processes.gather(self._passes.first_non_finite())
         rank = next((r for r, what in enumerate(found) if what != THE_LOSS), 0)
         what = found[rank] + (f" on rank {rank}" if rank else "")
         if steps_ago > 0:
@@ -182,10 +180,6 @@ class Learner:
             f"not finite at step {step + 1} (learning rate {self.plan.lr(step):.3g}), first {what}. The "
             "last good checkpoint is kept; a longer warm-up, a lower optim.lr or optim.clip_norm may help",
         )
-
-    def _where_not_finite(self) -> str:
-        inputs = self._passes.inputs(self._passes.images)
-        return first_non_finite(self.model, self.head, inputs)
 
     def state(self) -> dict[str, Any]:
         """Its entries of a checkpoint, without the rows of the meter, and without split class centres."""
