@@ -26,17 +26,11 @@ app = typer.Typer(help="Recipes: list, show, run, judge, compare, map.", no_args
 @app.command("list")
 def recipe_list() -> None:
     """List all recipes, one line each."""
-    from fusedface.recipes.backbones import BACKBONES
-    from fusedface.recipes.registry import FINETUNE, MOBILEFACENET
-    from fusedface.recipes.synthetic_sets import SETS
+    from fusedface.recipes.summaries import lines
 
     table = Table("", ["recipe", "what it trains"])
-    for name, make in (MOBILEFACENET | FINETUNE).items():
-        table.add_row(name, make().summary)
-    for backbone, described in BACKBONES.items():
-        table.add_row(f"{backbone}-...", f"each of these on {described}")
-    for name, make in SETS.items():
-        table.add_row(name, make().summary)
+    for line in lines():
+        table.add_row(*line)
     Console().print(table)
 
 

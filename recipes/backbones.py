@@ -13,17 +13,8 @@ from dataclasses import replace
 
 from fusedface.models import MODELS
 from fusedface.recipes.configuration.recipe import BackboneOptions, Recipe
+from fusedface.recipes.summaries import BACKBONES
 
-BACKBONES = {
-    "mobilefacenet_relu": "MobileFaceNet with ReLU (for phones)",
-    "mbf": "mbf (a wider MobileFaceNet)",
-    "iresnet18": "IResNet-18",
-    "ghostfacenet_v1_s1": "GhostFaceNetV1-1.3-1",
-    "ghostfacenet_v1_s2": "GhostFaceNetV1-1.3-2",
-    "edgeface_xs": "EdgeFace-XS (gamma 0.6)",
-    "edgeface_s": "EdgeFace-S (gamma 0.5)",
-}
-"""Names in `fusedface.models.MODELS`, and their text in `recipe list`."""
 EMBEDDING_DIM = 512
 
 
@@ -32,7 +23,7 @@ def on_backbone(recipe: Recipe, name: str) -> Recipe:
 
     Args:
         recipe: a recipe whose name begins with "mobilefacenet-".
-        name: a key of BACKBONES.
+        name: a key of `summaries.BACKBONES`.
     """
     width = inspect.signature(MODELS[name]).parameters["width"].default
     return replace(

@@ -10,6 +10,9 @@ from dataclasses import replace
 
 from fusedface.recipes.configuration.recipe import Init, Optim, Recipe, Schedule, Train
 from fusedface.recipes.mobilefacenet import recipe as mobilefacenet
+from fusedface.recipes.summaries import FINETUNE
+
+NAME = "mobilefacenet-finetune"
 
 
 def recipe() -> Recipe:
@@ -17,8 +20,8 @@ def recipe() -> Recipe:
     base = mobilefacenet("curricular")
     return replace(
         base,
-        name="mobilefacenet-finetune",
-        summary="From the weights of a checkpoint (--init), on your people",
+        name=NAME,
+        summary=FINETUNE[NAME],
         init=Init(required=True),
         optim=Optim(lr=0.001, batch_size=64),
         schedule=Schedule(epochs=1.0, warmup_steps=5, kind="cosine"),

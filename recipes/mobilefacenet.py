@@ -30,6 +30,7 @@ from fusedface.kernels import (
     NormFace,
     SelfPaced,
 )
+from fusedface.recipes import summaries
 from fusedface.recipes.configuration.recipe import (
     Data,
     Evaluation,
@@ -41,71 +42,41 @@ from fusedface.recipes.configuration.recipe import (
 
 
 class Loss(NamedTuple):
-    """The head of a recipe, and its line in `recipe list`."""
+    """The head of a recipe, and how it changes during the run."""
 
     head: HeadOptions
-    summary: str
     stages: tuple[str, ...] = ()
     """The setting `schedule.loss`."""
 
 
 LOSSES = {
-    "curricular": Loss(
-        HeadOptions(margin=CurricularFace(m=0.5, s=64.0)),
-        "MobileFaceNet with CurricularFace, from scratch: the main job",
-    ),
-    "arcface": Loss(
-        HeadOptions(margin=ArcFace(m=0.5, s=64.0)),
-        "ArcFace with m = 0.5 in place of CurricularFace",
-    ),
+    "curricular": Loss(HeadOptions(margin=CurricularFace(m=0.5, s=64.0))),
+    "arcface": Loss(HeadOptions(margin=ArcFace(m=0.5, s=64.0))),
     # The margin of the CurricularFace paper's second comparison on MobileFaceNet (its Fig. 5).
-    "arcface-m045": Loss(HeadOptions(margin=ArcFace(m=0.45, s=64.0)), "ArcFace with m = 0.45"),
+    "arcface-m045": Loss(HeadOptions(margin=ArcFace(m=0.45, s=64.0))),
     # t as defined in the paper of MV-Arc: 1 is ArcFace.
-    "mvarc-t1.2": Loss(
-        HeadOptions(margin=MVArc(m=0.5, s=64.0, t=1.2)),
-        "MV-Arc-Softmax with t = 1.2: hard negatives count 1.2 times from the start",
-    ),
-    "mvarc-t1.4": Loss(
-        HeadOptions(margin=MVArc(m=0.5, s=64.0, t=1.4)),
-        "MV-Arc-Softmax with t = 1.4: hard negatives count 1.4 times from the start",
-    ),
-    "normface": Loss(
-        HeadOptions(margin=NormFace(s=64.0)), "NormFace: no margin, the baseline of the comparison"
-    ),
-    "cosface": Loss(HeadOptions(margin=CosFace(m=0.35, s=64.0)), "CosFace with m = 0.35"),
-    "focal": Loss(
-        HeadOptions(margin=NormFace(s=64.0), focal_gamma=2.0),
-        "Focal loss with gamma = 2 over the normalised softmax",
-    ),
-    "adaface": Loss(
-        HeadOptions(margin=AdaFace(m=0.4, s=64.0)),
-        "AdaFace with m = 0.4: the margin follows the quality of the image",
-    ),
+    "mvarc-t1.2": Loss(HeadOptions(margin=MVArc(m=0.5, s=64.0, t=1.2))),
+    "mvarc-t1.4": Loss(HeadOptions(margin=MVArc(m=0.5, s=64.0, t=1.4))),
+    "normface": Loss(HeadOptions(margin=NormFace(s=64.0))),
+    "cosface": Loss(HeadOptions(margin=CosFace(m=0.35, s=64.0))),
+    "focal": Loss(HeadOptions(margin=NormFace(s=64.0), focal_gamma=2.0)),
+    "adaface": Loss(HeadOptions(margin=AdaFace(m=0.4, s=64.0))),
     "arcface-scale-warmup": Loss(
-        HeadOptions(margin=ArcFace(m=0.5, s=64.0)),
-        "ArcFace with s = 16 and 32 for a tenth of the run each, then 64",
-        ("0.1 s=16", "0.2 s=32"),
+        HeadOptions(margin=ArcFace(m=0.5, s=64.0)), ("0.1 s=16", "0.2 s=32")
     ),
-    "arcface-softmax-first": Loss(
-        HeadOptions(margin=ArcFace(m=0.5, s=64.0)),
-        "ArcFace after a quarter of the run without a margin",
-        ("0.25 normface",),
-    ),
+    "arcface-softmax-first": Loss(HeadOptions(margin=ArcFace(m=0.5, s=64.0)), ("0.25 normface",)),
     # A curriculum over samples, the classical kind; that of CurricularFace is over negatives.
-    "spl": Loss(
-        HeadOptions(margin=ArcFace(m=0.5, s=64.0), weighting=SelfPaced()),
-        "ArcFace with self-paced learning: samples with a large loss count later",
-    ),
+    "spl": Loss(HeadOptions(margin=ArcFace(m=0.5, s=64.0), weighting=SelfPaced())),
 }
 """Heads by the part of a recipe's name after "mobilefacenet-". A comparison changes nothing else."""
 
 
 def recipe(loss: str) -> Recipe:
     """The network at full width and 128 dimensions, at 112x112, with a loss of LOSSES."""
-    head, summary, stages = LOSSES[loss]
+    head, stages = LOSSES[loss]
     return Recipe(
         name=f"mobilefacenet-{loss}",
-        summary=summary,
+        summary=summaries.LOSSES[loss],
         head=head,
         data=Data(synthetic=Synthetic(num_identities=140, images_per_identity=10, difficulty=0.5)),
         optim=Optim(lr=0.1, batch_size=64),

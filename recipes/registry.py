@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from fusedface.recipes import backbones, finetune, mobilefacenet, synthetic_sets
+from fusedface.recipes import backbones, finetune, mobilefacenet, summaries, synthetic_sets
 from fusedface.recipes.configuration.fields import nearest
 from fusedface.recipes.configuration.own_files import with_files
 from fusedface.recipes.configuration.recipe import Recipe
@@ -21,7 +21,7 @@ MOBILEFACENET: dict[str, Callable[[], Recipe]] = {
     f"mobilefacenet-{loss}": partial(mobilefacenet.recipe, loss) for loss in mobilefacenet.LOSSES
 }
 
-FINETUNE: dict[str, Callable[[], Recipe]] = {"mobilefacenet-finetune": finetune.recipe}
+FINETUNE: dict[str, Callable[[], Recipe]] = {finetune.NAME: finetune.recipe}
 
 RECIPES: dict[str, Callable[[], Recipe]] = (
     MOBILEFACENET
@@ -29,7 +29,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = (
     | synthetic_sets.SETS
     | {
         f"{backbone}-{loss}": partial(_on_backbone, backbone, loss)
-        for backbone in backbones.BACKBONES
+        for backbone in summaries.BACKBONES
         for loss in mobilefacenet.LOSSES
     }
 )

@@ -10,7 +10,7 @@ recipes/mobilefacenet.py. Those of the larger set come from insightface's recipe
 
 from dataclasses import replace
 
-from fusedface.recipes import mobilefacenet
+from fusedface.recipes import mobilefacenet, summaries
 from fusedface.recipes.configuration.recipe import Data, Evaluation, Optim, Recipe, Schedule, Train
 
 WORKERS = 8
@@ -21,7 +21,7 @@ def hsface10k() -> Recipe:
     return replace(
         _on_a_gpu("HSFaces/hsface10k.lmdb"),
         name="mobilefacenet-hsface10k",
-        summary="MobileFaceNet with ArcFace on HSFace10K, 0.5 M generated images (for a GPU)",
+        summary=summaries.SETS["mobilefacenet-hsface10k"],
         schedule=Schedule(epochs=70.0, kind="step", milestones=(0.514, 0.743, 0.829)),
     )
 
@@ -31,7 +31,7 @@ def vface100k() -> Recipe:
     return replace(
         _on_a_gpu("VFaces/vface100k.lmdb"),
         name="mobilefacenet-vface100k",
-        summary="MobileFaceNet with ArcFace on VFace100K, 4 M generated images (for a GPU)",
+        summary=summaries.SETS["mobilefacenet-vface100k"],
         schedule=Schedule(epochs=20.0, kind="polynomial", power=2.0),
     )
 

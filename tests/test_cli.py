@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from fusedface import cli
 from fusedface.bench import roofline
-from fusedface.recipes.backbones import BACKBONES
 from fusedface.recipes.host.terminal import visible
 from fusedface.recipes.registry import MOBILEFACENET
+from fusedface.recipes.summaries import BACKBONES
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -178,15 +178,15 @@ def test_mistakes_are_messages(case, capsys, monkeypatch, tmp_path):
     assert all(word in message for word in words), message
 
 
-@pytest.mark.parametrize("words", [["--help"], ["recipe", "run", "--help"]])
-def test_help_waits_for_no_torch(words):
+@pytest.mark.parametrize("words", [["--help"], ["recipe", "run", "--help"], ["recipe", "list"]])
+def test_help_and_the_list_wait_for_no_torch(words):
     code = (
         "import sys, fusedface.cli as cli\n"
         "try:\n    cli.main()\nfinally:\n    assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout
+    assert ("Usage" if "--help" in words else "mobilefacenet-curricular") in done.stdout
 
 
 def test_without_the_package_it_says_what_to_run():

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from fusedface.models import Backbone, create
 from fusedface.models.blocks import Activation
@@ -81,5 +82,17 @@ PREPARATION = ("mean", "std", "flip", "crop")
 def _check_backbone(options: BackboneOptions) -> None:
     """Raise the backbone's own ValueError if it does not accept the options."""
     # Built on "meta": reading a recipe must not allocate weights or advance the random generators.
-    with torch.device("meta"):
+    with torch.device("meta"), _NothingDrawn():
         options.build()
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out the drawing of weights: of a "meta" tensor it would load torch's compiler, two seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in DRAWING or getattr(func, "__module__", None) == torch.nn.init.__name__:
+            return None  # these fill a tensor in place, so no caller needs the result
+        return func(*args, **(kwargs or {}))
+
+
+DRAWING = (torch.Tensor.normal_, torch.Tensor.uniform_)

@@ -1,10 +1,12 @@
 """Recipes by name, in this repository or in anybody's module."""
 
+import subprocess
 import sys
 
 import pytest
 
-from fusedface.recipes.registry import get_recipe
+from fusedface.recipes import mobilefacenet, summaries
+from fusedface.recipes.registry import RECIPES, get_recipe
 
 MODULE = """
 from dataclasses import replace
@@ -52,3 +54,27 @@ def test_a_recipe_may_live_in_any_module(package):
 def test_what_is_wrong_with_a_module_is_said(package, name, told):
     with pytest.raises(ValueError, match=told):
         get_recipe(name.format(package))
+
+
+def test_the_list_has_every_recipe_and_no_other():
+    assert summaries.LOSSES.keys() == mobilefacenet.LOSSES.keys()
+    shown = [name for name, _ in summaries.lines()]
+    groups = [name.removesuffix("...") for name in shown if name.endswith("...")]
+    assert all(name in shown or name.startswith(tuple(groups)) for name in RECIPES)
+    assert all(
+        get_recipe(name).summary == text for name, text in summaries.lines() if name in RECIPES
+    )
+    assert len(set(shown) & set(RECIPES)) == len(shown) - len(groups)
+
+
+def test_reading_a_recipe_loads_no_compiler():
+    """torch's own is loaded by drawing weights on "meta", and takes longer than a first step."""
+    code = (
+        "import sys\nfrom fusedface.recipes.registry import get_recipe\n"
+        "for net in ('mobilefacenet', 'iresnet18', 'ghostfacenet_v1_s1'):\n"
+        "    print(get_recipe(net + '-arcface').backbone)\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("BackboneOptions") == 3
