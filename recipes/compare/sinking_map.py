@@ -1,7 +1,8 @@
 """The map of sinking: predictions, runs, and the number of correct predictions.
 
 A folder OUT holds runs/LABEL/seedN as in a comparison, map.json, map.png and map.svg. After a stop the same
-command goes on; finished runs are not repeated.
+command goes on; finished runs are not repeated. Nor are those of which only the outcome is there, in
+map.json: so a copy of that file is enough to go on elsewhere.
 """
 
 import json
@@ -10,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -22,7 +24,7 @@ from fusedface.recipes.compare.screen import Screen
 from fusedface.recipes.host.terminal import Table, say
 from fusedface.recipes.report.map_plot import plot_map
 from fusedface.recipes.report.phase import read_path
-from fusedface.recipes.run_directory.files import write_text
+from fusedface.recipes.run_directory.files import read_json, write_text
 
 CLEAR = 0.1
 """A run with a final target cosine above this has learned; one below minus this has sunk. A run between the
@@ -50,6 +52,8 @@ class Outcome:
     """For each line of metrics: step, target cosine, nearest negative, training accuracy, a, b, |w|."""
     component: list[float] | None = None
     """b at the end: measured, and predicted by the law from the criterion's step on."""
+    seconds: float = 0.0
+    """Time of the run; 0 in files of earlier versions, which have only the sum."""
 
 
 def plan_map(out: Path, settings: Sequence[Setting] = SETTINGS) -> list[PlannedRun]:
@@ -83,8 +87,9 @@ def run_map(
         The outcomes so far; None after a signal.
     """
     foretold = read_predictions(predictions)
+    before, seconds = _read_map(out / MAP)
     runs = [run for run in plan_map(out) if run.label in foretold]
-    todo = [run for run in runs if not read_result(run).done]
+    todo = [run for run in runs if not read_result(run).done and run.label not in before]
     say(console, f"{len(runs)} settings, {len(runs) - len(todo)} of them done before")
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
     screen = Screen(runs, console)
@@ -95,17 +100,8 @@ def run_map(
     if stopped:
         say(console, f"stopped by {stopped}; the same command goes on")
         return None
-    done = [result for run in runs if (result := read_result(run)).done]
-    results = [result for result in done if result.summary and result.summary.finished]
-    if len(results) < len(done):
-        say(console, f"{len(done) - len(results)} runs broke off and are not counted")
-    outcomes = [
-        replace(
-            outcome(result, foretold[result.run.label]), component=_component(result.run.folder)
-        )
-        for result in results
-    ]
-    seconds = sum(result.summary.seconds for result in results if result.summary)
+    outcomes = _outcomes(runs, foretold, before, console)
+    seconds += sum(o.seconds for o in outcomes)
     content = {"seconds": round(seconds), "outcomes": [asdict(o) for o in outcomes]}
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / MAP, json.dumps(content) + "\n")
@@ -114,6 +110,43 @@ def run_map(
     for line in score_lines(outcomes):
         say(console, line)
     return outcomes
+
+
+def _outcomes(
+    runs: Sequence[PlannedRun],
+    foretold: dict[str, Prediction],
+    before: dict[str, Outcome],
+    console: Console,
+) -> list[Outcome]:
+    """The outcomes of the finished runs, or those of an earlier map.json, in the order of the settings."""
+    found, broken = [], 0
+    for run in runs:
+        result = read_result(run)
+        if result.summary is not None and result.summary.finished:
+            now = outcome(result, foretold[run.label])
+            found.append(
+                replace(now, component=_component(run.folder), seconds=result.summary.seconds)
+            )
+        elif run.label in before:
+            found.append(before[run.label])
+        else:
+            broken += result.done
+    if broken:
+        say(console, f"{broken} runs broke off and are not counted")
+    return found
+
+
+def _read_map(path: Path) -> tuple[dict[str, Outcome], float]:
+    """The outcomes of a map.json by label, and the seconds that it does not attribute to one of them."""
+    if not path.is_file():
+        return {}, 0.0
+    content: Any = read_json(path)
+    try:
+        found = [Outcome(**values) for values in content["outcomes"]]
+        seconds = content["seconds"] - sum(o.seconds for o in found)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the file of a map: {error}") from None
+    return {o.label: o for o in found}, max(0.0, round(seconds))
 
 
 def _draw(outcomes: Sequence[Outcome], foretold: dict[str, Prediction], out: Path) -> None:

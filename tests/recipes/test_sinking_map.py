@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +120,25 @@ def test_a_map_without_predictions_or_runs(tmp_path):
     assert run_map(tmp_path / "out", path, console=console, **options) == []
     assert "1 settings, 0 of them done before" in stream.getvalue()
     assert json.loads((tmp_path / "out" / "map.json").read_text())["outcomes"] == []
+
+
+def test_outcomes_of_an_earlier_session_are_kept(tmp_path):
+    """Of two settings one is in map.json; neither is run, and the first stays as it was."""
+    labels = [setting.label for setting in SETTINGS[:2]]
+    path, out, stream = tmp_path / "predictions.json", tmp_path / "out", io.StringIO()
+    write_predictions([prediction(label=label) for label in labels], path)
+    old = replace(judged(0.0, 0.07, 0.4), label=labels[0])
+    out.mkdir()
+    without = {name: value for name, value in asdict(old).items() if name != "seconds"}
+    (out / "map.json").write_text(json.dumps({"seconds": 100, "outcomes": [without]}))
+    options = {"jobs": 1, "minutes": 0.0, "device": torch.device("cpu")}
+    for _ in range(2):  # the second reads what the first has written
+        assert run_map(out, path, console=Console(file=stream, width=150), **options) == [old]
+        assert json.loads((out / "map.json").read_text())["seconds"] == 100
+    assert "2 settings, 1 of them done before" in stream.getvalue()
+    (out / "map.json").write_text('{"outcomes": [{"label": "x"}]}')
+    with pytest.raises(ValueError, match="not the file of a map"):
+        run_map(out, path, console=Console(file=stream, width=150), **options)
 
 
 def test_the_picture(tmp_path):
