@@ -47,11 +47,26 @@ def averaged_and_frozen(rank, num_ranks):
 
 def taught(rank, num_ranks):
     """A teacher has each process's images; loss, weights and figures are those of a single process."""
+    same_as_one(rank, num_ranks, "taught")
+
+
+def taught_by_a_projection(rank, num_ranks):
+    """Each process learns the same linear map to the teacher's embeddings."""
+    same_as_one(rank, num_ranks, "projected", projection=True)
+
+
+def taught_class_centres(rank, num_ranks):
+    """Each process moves the class centres that it holds, by the images of all."""
+    same_as_one(rank, num_ranks, "placed", method="adadistill")
+
+
+def same_as_one(rank, num_ranks, name, **teacher):
     given = with_teacher(recipe(), finished(1) / f"checkpoints/step-{STEPS:08d}.pt")
+    given = replace(given, teacher=replace(given.teacher, **teacher))
     for count in (1, num_ranks):
-        run_on(count, f"taught{count}", given)
+        run_on(count, f"{name}{count}", given)
     if rank == 0:
-        same(folder() / f"taught{num_ranks}", folder() / "taught1", 1e-9)
+        same(folder() / f"{name}{num_ranks}", folder() / f"{name}1", 1e-9)
 
 
 def fails(kind, words, call):
@@ -239,8 +254,9 @@ RUNS = {
 STEPS_AND_ERRORS = {
     **{f"training {name}": trained(name) for name in margins(NUM_IDENTITIES)},
     **shared(
-        averaged_and_frozen, taught, other_recipe, other_faces, missing_faces, uneven_batch, used_folder,
-        finished_run, one_signal, lost_images, unreadable_images, not_finite, one_infinite_gradient,
+        averaged_and_frozen, taught, taught_by_a_projection, taught_class_centres, other_recipe,
+        other_faces, missing_faces, uneven_batch, used_folder, finished_run, one_signal, lost_images,
+        unreadable_images, not_finite, one_infinite_gradient,
     ),
 }  # fmt: skip
 """Of two."""

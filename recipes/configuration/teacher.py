@@ -24,6 +24,8 @@ class TeacherOptions:
     weight: float = 64.0
     """Factor on the distillation loss, which is added to the loss of the head; positive. "adadistill" adds
     no loss and ignores it."""
+    hard_samples: bool = True
+    """For "adadistill": an image that the teacher places far from its class centre moves it more."""
     projection: bool = False
     """For "cosine": train a linear map from the student's embedding dimension to the teacher's."""
     bgr: bool = False

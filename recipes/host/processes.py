@@ -88,6 +88,14 @@ class Processes:
             dist.all_reduce(tensor, group=self.group)
         return tensor
 
+    def rows(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The rows of all ranks, in order; each rank has the same number of them."""
+        if self.group is None:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.count)]
+        dist.all_gather(parts, tensor.contiguous(), group=self.group)
+        return torch.cat(parts)
+
     @contextmanager
     def alive(self) -> Iterator[None]:
         """Replace torch's error when another process is lost in a collective by LostProcessError."""

@@ -4,13 +4,15 @@ x are embeddings of the student, y those of the teacher, all of length 1:
 
     cosine        mean_i (1 - <P x_i, y_i>)                          P: a learned linear map, or none
     relational    mean_{i != j} (<x_i, x_j> - <y_i, y_j>)^2          D may differ
-    adadistill    w_c <- mean_{i of c} (a_i w_c + (1 - a_i) y_i)     a_i = max(0, <x_i, y_i>)
+    adadistill    w_c <- mean_{i of c} (a_i w_c + (1 - a_i) y_i)     a_i = <x_i, y_i>+ cos(w_c, y_i)+
 
 The third is AdaDistill (arXiv:2407.01332): each class centre of the head is an exponential average of the
-teacher's embeddings and takes no gradient. While the student is far from the teacher, a_i is small, and the
-centre is near the teacher's embedding of the current image. As the student comes closer, the centre becomes
-an average over the class. The mean over the images of a person in one batch is this project's addition, so
-that their order does not matter. The paper's extra weight of hard samples is left out.
+teacher's embeddings and takes no gradient. z+ is max(0, z). While the student is far from the teacher, a_i
+is small, and the centre is near the teacher's embedding of the current image. As the student comes closer,
+the centre becomes an average over the class. The factor cos(w_c, y_i)+ is the paper's weight of hard
+samples: an image that the teacher places far from the centre moves it more. `hard_samples=False` leaves
+the factor out. The mean over the images of a person in one batch is this project's addition, so that their
+order does not matter.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,14 +53,22 @@ class Distiller(nn.Module):
         teacher: the teacher's network.
         options: method and weight.
         embedding_dim: D of the student.
+        processes: the processes that share each step; None for a single one.
 
     Raises:
         ValueError: D differs from the teacher's, and the method needs equal dimensions.
     """
 
-    def __init__(self, teacher: "Teacher", options: TeacherOptions, embedding_dim: int) -> None:
+    def __init__(
+        self,
+        teacher: "Teacher",
+        options: TeacherOptions,
+        embedding_dim: int,
+        processes: Processes | None = None,
+    ) -> None:
         super().__init__()
         self.teacher, self.method, self.weight = teacher, options.method, options.weight
+        self.hard_samples, self.processes = options.hard_samples, processes or Processes()
         self.projection = None
         if options.projection:
             self.projection = nn.Linear(embedding_dim, teacher.dim, bias=False)
@@ -100,8 +110,28 @@ class Distiller(nn.Module):
         cosines = F.cosine_similarity(learned, taught)
         if not self.places_centres:
             return Lesson(self.weight * (1.0 - cosines).mean(), cosines.mean())
-        move_centres(head.weight, taught, labels.to(taught.device), cosines.detach())
+        self._move_centres(head, taught, labels.to(taught.device), cosines.detach())
         return Lesson(cosine=cosines.mean())
+
+    def _move_centres(
+        self, head: "MarginHead", taught: Tensor, labels: Tensor, cosines: Tensor
+    ) -> None:
+        """Each process moves the centres that it holds, by the images of all processes."""
+        taught, labels, cosines = map(self.processes.rows, (taught, labels, cosines))
+        own = (labels >= head.classes.start) & (labels < head.classes.stop)
+        move_centres(
+            head.weight,
+            taught[own],
+            labels[own] - head.classes.start,
+            cosines[own],
+            hard_samples=self.hard_samples,
+        )
+
+    def share_gradients(self) -> None:
+        """Average the gradients of its own parameters over the processes."""
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                self.processes.sum(parameter.grad).div_(self.processes.count)
 
 
 def relational_loss(embeddings: Tensor, taught: Tensor) -> Tensor:
@@ -116,23 +146,31 @@ def relational_loss(embeddings: Tensor, taught: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def move_centres(centres: Tensor, taught: Tensor, labels: Tensor, cosines: Tensor) -> None:
+def move_centres(
+    centres: Tensor,
+    taught: Tensor,
+    labels: Tensor,
+    cosines: Tensor,
+    *,
+    hard_samples: bool = True,
+) -> None:
     """AdaDistill's update of the class centres, in place.
 
     Args:
-        centres: w (C, D).
+        centres: w (C, D), of any length.
         taught: y (B, D), of length 1.
         labels: (B,), each in [0, C).
         cosines: (B,) between student and teacher.
+        hard_samples: whether a also has the factor cos(w, y), by the centres before the update.
     """
-    kept = cosines.clamp_min(0.0)
+    kept = cosines.clamp_min(0.0).to(centres.dtype)
+    taught = taught.to(centres.dtype)
+    if hard_samples:
+        kept = kept * F.cosine_similarity(centres[labels], taught).clamp_min(0.0)
     counts = torch.bincount(labels, minlength=len(centres)).to(centres.dtype)
     seen = counts > 0
-    share = (
-        torch.zeros_like(counts).index_add_(0, labels, kept.to(counts.dtype))[seen] / counts[seen]
-    )
-    sums = torch.zeros_like(centres)
-    sums.index_add_(0, labels, (1.0 - kept)[:, None].to(sums.dtype) * taught.to(sums.dtype))
+    share = torch.zeros_like(counts).index_add_(0, labels, kept)[seen] / counts[seen]
+    sums = torch.zeros_like(centres).index_add_(0, labels, (1.0 - kept)[:, None] * taught)
     centres[seen] = share[:, None] * centres[seen] + sums[seen] / counts[seen, None]
 
 
@@ -148,15 +186,9 @@ def make_distiller(
         options: the settings `teacher.*` of the recipe.
         teacher: the opened teacher.
         embedding_dim: D of the student.
-        processes: that share the run.
+        processes: the processes that share each step.
 
     Raises:
-        ValueError: student and teacher do not fit, or settings do not go together.
+        ValueError: student and teacher do not fit.
     """
-    if teacher is None:
-        return None
-    distiller = Distiller(teacher, options, embedding_dim)
-    if processes.count > 1 and (distiller.places_centres or options.projection):
-        what = "teacher.method 'adadistill'" if distiller.places_centres else "teacher.projection"
-        raise ValueError(f"{what} works in a single process; start this run without torchrun")
-    return distiller
+    return None if teacher is None else Distiller(teacher, options, embedding_dim, processes)

@@ -19,11 +19,10 @@ from fusedface.models import MarginHead, build_from_checkpoint
 from fusedface.recipes.configuration.own_files import with_teacher
 from fusedface.recipes.configuration.settings import from_dict, override, to_dict
 from fusedface.recipes.configuration.teacher import TeacherOptions
-from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.report.curves import plot_curves
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import distillation, trainer
-from fusedface.recipes.training.distillation import Distiller, make_distiller, move_centres
+from fusedface.recipes.training.distillation import Distiller, move_centres
 from fusedface.recipes.training.teacher import open_teacher
 
 DIM = 16
@@ -130,28 +129,64 @@ def test_relations_of_one_image_are_none():
     assert torch.equal(x.grad, torch.zeros_like(x))
 
 
+def moved_by_the_equations(centres, taught, labels, cosines, *, hard_samples):
+    """AdaDistill image by image, in float64; images of one person see the same centre, and are averaged."""
+    moved = centres.copy()
+    for person in sorted(set(labels)):
+        w, proposals = centres[person], []
+        for y, label, cosine in zip(taught, labels, cosines, strict=True):
+            if label == person:
+                alpha = max(0.0, cosine)
+                if hard_samples:
+                    alpha *= max(0.0, w @ y / (np.linalg.norm(w) * np.linalg.norm(y)))
+                proposals.append(alpha * w + (1 - alpha) * y)
+        moved[person] = np.mean(proposals, axis=0)
+    return moved
+
+
+@pytest.mark.parametrize("hard_samples", [True, False])
+def test_centres_move_as_the_equations_of_adadistill_say(hard_samples):
+    """Over several steps; with students and centres on either side of a right angle to the teacher."""
+    rng = np.random.default_rng(0)
+    expected = rng.normal(size=(5, 3))
+    centres = torch.tensor(expected)
+    for _ in range(4):
+        taught, labels = rng.normal(size=(12, 3)), rng.integers(0, 4, 12)
+        taught /= np.linalg.norm(taught, axis=1, keepdims=True)
+        cosines = rng.uniform(-0.5, 1.0, 12)
+        assert (np.einsum("bd,bd->b", expected[labels], taught) < 0).any()
+        expected = moved_by_the_equations(
+            expected, taught, labels, cosines, hard_samples=hard_samples
+        )
+        arrays = map(torch.tensor, (taught, labels, cosines))
+        move_centres(centres, *arrays, hard_samples=hard_samples)
+    np.testing.assert_allclose(centres.numpy(), expected, rtol=1e-12)
+
+
+def test_hard_samples_move_a_centre_more():
+    """Of two images that the student knows equally well, the one far from the centre counts more."""
+    centre = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    near, far = torch.tensor([[0.8, 0.6]]), torch.tensor([[0.6, 0.8]])
+    for label, y in enumerate((near, far)):
+        move_centres(centre, y, torch.tensor([label]), torch.tensor([0.5]))
+    # a = 0.5 cos(w, y): 0.4 and 0.3 of the old centre are kept.
+    torch.testing.assert_close(centre, torch.tensor([[0.88, 0.36], [0.72, 0.56]]))
+
+
 def test_centres_are_the_average_that_the_closed_form_says():
-    """After n steps w = a_n ... a_1 w_0 + sum_k a_n ... a_(k+1) (1 - a_k) y_k; others stay."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(4, 5, dtype=torch.float64, generator=generator)
-    taught = torch.nn.functional.normalize(
-        torch.randn(3, 5, dtype=torch.float64, generator=generator)
-    )
-    cosines = torch.tensor([0.25, -0.5, 0.75], dtype=torch.float64)
+    """Without hard samples, after n steps w = a_n ... a_1 w_0 + sum_k a_n ... a_(k+1) (1 - a_k) y_k."""
+    rng = np.random.default_rng(0)
+    centres, taught = rng.normal(size=(4, 5)), rng.normal(size=(3, 5))
     a = [0.25, 0.0, 0.75]
-    moved = centres.clone()
-    for k in range(3):
-        move_centres(moved, taught[k : k + 1], torch.tensor([2]), cosines[k : k + 1])
+    moved = torch.tensor(centres)
+    for k, cosine in enumerate((0.25, -0.5, 0.75)):
+        step = torch.tensor(taught[k : k + 1]), torch.tensor([2]), torch.tensor([cosine])
+        move_centres(moved, *step, hard_samples=False)
     expected = a[0] * a[1] * a[2] * centres[2]
     for k in range(3):
         expected = expected + np.prod(a[k + 1 :]) * (1 - a[k]) * taught[k]
-    torch.testing.assert_close(moved[2], expected)
-    assert torch.equal(moved[[0, 1, 3]], centres[[0, 1, 3]])
-    together = centres.clone()
-    move_centres(together, taught, torch.tensor([2, 2, 0]), cosines)
-    one = [a[k] * centres[2] + (1 - a[k]) * taught[k] for k in (0, 1)]
-    torch.testing.assert_close(together[2], (one[0] + one[1]) / 2)
-    torch.testing.assert_close(together[0], a[2] * centres[0] + (1 - a[2]) * taught[2])
+    np.testing.assert_allclose(moved[2].numpy(), expected, rtol=1e-12)
+    assert np.array_equal(moved[[0, 1, 3]].numpy(), centres[[0, 1, 3]])
 
 
 def test_centres_of_the_teacher_get_no_gradient(faces, network, tmp_path):
@@ -320,14 +355,10 @@ def test_what_does_not_go_together(network):
         override(recipe, ["teacher.projection=true", "teacher.method=relational"])
     with pytest.raises(ValueError, match="settings of a teacher and none: name it by --teacher"):
         open_teacher(TeacherOptions(method="adadistill"), torch.device("cpu"))
-    teacher = open_teacher(recipe.teacher, torch.device("cpu"))
-    frozen = replace(recipe.teacher, method="adadistill")
     for setting in ("train.freeze=2", "optim.fuse_centres=true", "head.sample_rate=0.5"):
         key = setting.partition("=")[0]
         with pytest.raises(ValueError, match=rf"{key} must be .* with teacher.method 'adadistill'"):
             override(recipe, ["teacher.method=adadistill", setting])
-    with pytest.raises(ValueError, match="'adadistill' works in a single process"):
-        make_distiller(frozen, teacher, DIM, Processes(count=2))
 
 
 def test_a_lesson_is_shown_logged_and_drawn(faces, network, tmp_path):
