@@ -48,7 +48,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A person of a gallery, and the cosine with a probe."""
+    """A person of a gallery, and the mean cosine of the person's images with a probe."""
 
     person: str
     num_images: int
@@ -93,7 +93,11 @@ def embed_files(recogniser: Recogniser, paths: list[Path]) -> tuple[list[str], n
 
 
 def search(recogniser: Recogniser, probe: Path, gallery: Path) -> list[Candidate]:
-    """The people of a gallery, the most similar first, each as the mean of the unit embeddings.
+    """The people of a gallery, the most similar first, by the mean cosine of their images with the probe.
+
+    A threshold of single images holds for this mean: it is an average of such cosines, so strangers exceed
+    a high threshold no more often. The cosine with the mean embedding would be this mean divided by the
+    length of the mean, and strangers would exceed the threshold more often.
 
     Raises:
         ValueError: an image cannot be read or is not an aligned crop, or the gallery has no images.
@@ -104,6 +108,6 @@ def search(recogniser: Recogniser, probe: Path, gallery: Path) -> list[Candidate
     names, which, counts = np.unique(people, return_inverse=True, return_counts=True)
     sums = np.zeros((len(names), len(vector)))
     np.add.at(sums, which, unit(recogniser.embed(images)))
-    cosines = np.clip(unit(sums) @ vector, -1, 1)
+    cosines = np.clip(sums @ vector / counts, -1, 1)
     order = np.argsort(-cosines, kind="stable")
     return [Candidate(str(names[i]), int(counts[i]), float(cosines[i])) for i in order]
