@@ -37,7 +37,7 @@ from fusedface.recipes.training.precision import Precision
 
 QUIET = Console(quiet=True)
 STEPS, SAVED = 6, 3
-TIMED = {"seconds", "train_seconds", "images_per_second"}
+TIMED = {"seconds", "train_seconds", "cpu_seconds", "images_per_second"}
 
 
 class Small(Backbone):
@@ -137,8 +137,10 @@ def content(out, step=STEPS):
         states = checkpoint["optimizer"]["state"]
         # The groups "backbone" and "embedding" come before.
         index = sum(len(g["params"]) for g in checkpoint["optimizer"]["param_groups"][:2])
-        assert not rows.keys() & states[index].keys()
-        states[index] |= rows
+        # Centres that take no gradient have no state.
+        assert not rows.keys() & states.get(index, {}).keys()
+        if rows:
+            states[index] |= rows
     found = flat(checkpoint)
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     found |= flat([json.loads(line) for line in lines], "/metrics")
@@ -178,14 +180,19 @@ def run_of_several(count):
     return case
 
 
+def copy_of_stopped(whole, out):
+    """Copy a finished run as if it had been stopped before its last checkpoint."""
+    shutil.copytree(whole, out)
+    (out / "summary.json").unlink()
+    (out / f"checkpoints/step-{STEPS:08d}.pt").unlink()
+
+
 def resumed(before, after):
     def case(rank, num_ranks):
         """A run that was stopped on some processes goes on on others."""
         whole, out = finished(before), folder() / f"resumed{before}-{after}"
         if rank == 0:
-            shutil.copytree(whole, out)
-            (out / "summary.json").unlink()
-            (out / f"checkpoints/step-{STEPS:08d}.pt").unlink()
+            copy_of_stopped(whole, out)
         dist.barrier()
         summary = run_on(after, out.name, recipe(), resume=True)
         if rank == 0:

@@ -89,6 +89,8 @@ class Passes:
         if in_parts:
             assert embeddings.grad is not None
             self._parts.backward(self.images, embeddings.grad)
+        if self._distiller is not None:
+            self._distiller.share_gradients()
         return Passed(out, lesson, embeddings.detach())
 
     def _embed(self, is_frozen: bool) -> Tensor:

@@ -132,8 +132,6 @@ class Learner:
             out, lesson, self._embeddings = self._passes(batch, is_frozen=is_frozen)
         except NonFiniteInputError as error:
             raise self._non_finite(steps_ago=0) from error
-        if self.distiller is not None:
-            self.distiller.share_gradients()
         self.scaler.unscale_(self.optimizer)
         # Not the class centres: the norm of their gradient depends on their length.
         norm = torch.zeros((), device=device)
