@@ -95,6 +95,8 @@ def margin_loss(
         states = [state[name] for name in chosen.margin.initial_state()]
         if call is not None and all(_is_number_on(embeddings.device, value) for value in states):
             return _whole_loss(run.whole, embeddings, weight, labels, chosen, state, call)
+    if chosen.keep_exponentials:
+        checks.check_keeps_nothing(embeddings, weight)
     checks.check_values(embeddings, labels, state, num_classes, chosen.ignore_index)
     with torch.autocast(embeddings.device.type, enabled=False):
         return _margin_loss(

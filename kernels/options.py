@@ -47,6 +47,12 @@ class HeadOptions:
     sample_correction: bool = True
     """Whether a sampled log-sum-exp is raised by log(1 / rate), so that its sum has the expectation of that
     over all classes; Partial FC does not do this."""
+    keep_exponentials: bool = False
+    """Whether the forward keeps a number of every logit for the backward, which then computes no cosine
+    again: 6 B C D operations instead of 8. This takes B x C x 2 bytes (both rounded up to 128 and 256),
+    which no other head does. Only for `backend="triton"` with products in bfloat16, D <= 512, and a margin
+    with a form (not MagFace, LDAM, a weighting, sampled or shared class centres). Elsewhere a forward with
+    gradients raises ValueError; one without gradients keeps nothing. See docs/performance.md."""
     backend: BackendName = "auto"
     """"reference" materialises (B, C), "chunked" and "triton" (CUDA) do not; "auto" picks one."""
     precision: Precision = "auto"
@@ -79,7 +85,7 @@ class HeadOptions:
             self.focal_gamma, self.target_gradient == "exact", training, self.ignore_index,
             self.reduction == "mean",
             self.margin.s, n.square, n.constant, precision,
-            state_is_linear or n != Reweighting(), abs(linear),
+            state_is_linear or n != Reweighting(), abs(linear), self.keep_exponentials,
         )  # fmt: skip
 
 

@@ -9,6 +9,7 @@
         log_sum_exp.py    the pass over the classes, and the gradient's direction at D <= 256
         gradients.py      the gradient of the class centres at D <= 256
         chunk_gradients.py  both gradients at larger D, in chunks of classes
+        kept.py           both gradients from exponentials that the forward kept (kept_backward.py)
         rows.py, margin.py, combination.py, reductions.py    work per row and on the batch
         update.py         the step of SGD on class centres (centre_step.py); class_centres.py: unit rows
     below

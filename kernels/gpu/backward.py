@@ -73,7 +73,7 @@ def gradients(
     else:
         parts = _chunked_gradients(saved, factors, numbers, needs_embeddings, d_weight)
     if needs_embeddings:
-        _embedding_gradient(saved, factors, numbers, parts, d_embeddings)
+        embedding_gradient(saved, factors, numbers, parts, d_embeddings)
     return d_embeddings, d_weight
 
 
@@ -111,9 +111,15 @@ def _centre_gradient(saved: Saved, factors: Factors, numbers: Numbers, d_weight:
     choice.first_that_runs("centres", shape, d_weight.device, numbers.precision, run, variant)
 
 
-def _embedding_gradient(
-    saved: Saved, factors: Factors, numbers: Numbers, parts: Tensor, out: Tensor
+def embedding_gradient(
+    saved: Saved,
+    factors: Factors,
+    numbers: Numbers,
+    parts: Tensor,
+    out: Tensor,
+    is_kept: bool = False,
 ) -> None:
+    """Fill `out` (B, D) from parts (num, B, DIM); `is_kept`: of exponentials that lack their factors."""
     num_parts, num_rows, dim = parts.shape
     launch.start(
         rows.embedding_gradient_kernel, num_rows,
@@ -122,7 +128,7 @@ def _embedding_gradient(
         saved.w.inverse, out,
         num_rows, factors.rows.shape[1], num_parts, out.shape[1],
         *saved.embeddings.stride(), *saved.weight.stride(),
-        DIM=dim, IS_DIRECTION=bool(len(saved.direction)),
+        DIM=dim, IS_DIRECTION=bool(len(saved.direction)), IS_KEPT=is_kept,
         PRECISION=layout.operands(numbers.precision).dot, BLOCK_D=layout.power_of_2(dim),
     )  # fmt: skip
 

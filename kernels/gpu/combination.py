@@ -8,7 +8,7 @@ A row that does not suit the fixed reference (log_sum_exp.py) is summed again he
 import triton
 import triton.language as tl
 
-from fusedface.kernels.gpu.slots import LINEAR, LSE, SLOPE, TARGET, THRESHOLD, A, V
+from fusedface.kernels.gpu.slots import LINEAR, LSE, SLOPE, TARGET, THRESHOLD, TOTAL, A, V
 from fusedface.kernels.gpu.tile import (
     ABSENT,
     INFINITE,
@@ -27,6 +27,8 @@ LOG_2 = tl.constexpr(0.6931471805599453)
 # A larger sum of exponentials relative to a fixed reference may be infinite.
 LARGEST_TOTAL = tl.constexpr(2.0**126)
 AGAIN_C = tl.constexpr(8)  # classes at a time, for a row that is summed again
+# Times any T' (below 2^20, margins/form.py) it is still a number of half precision.
+LARGEST_KEPT = tl.constexpr(2.0**106)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_classes", "num_splits"])
@@ -75,14 +77,14 @@ def finish_kernel(
     scratch_ptr, numbers_ptr,
     # in and out: saved
     saved_ptr,
-    # out: (B,), (5, B) as in NegativeStats, (B, DIM)
-    loss_ptr, stats_ptr, direction_ptr,
+    # out: (B,), (5, B) as in NegativeStats, (B, DIM); in and out: with KEEP, (padded B, pitch)
+    loss_ptr, stats_ptr, direction_ptr, kept_ptr,
     # run-time scalars
-    num_rows, num_padded, num_classes, num_splits, scale, square, bend, constant, least_total,
+    num_rows, num_padded, num_classes, num_splits, pitch, scale, square, bend, constant, least_total,
     s, gamma,
     # specialisation
     DIM: tl.constexpr, MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr,
-    WITH_DIRECTION: tl.constexpr, EXACT: tl.constexpr, FOCAL: tl.constexpr,
+    WITH_DIRECTION: tl.constexpr, KEEP: tl.constexpr, EXACT: tl.constexpr, FOCAL: tl.constexpr,
     # tiling; BLOCK_S is at least num_splits, BLOCK_D at least DIM
     BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -94,11 +96,17 @@ def finish_kernel(
         totals_ptr, weighted_ptr, row, num_rows, num_splits, DIM, WITH_DIRECTION, BLOCK_S, BLOCK_D
     )
     if FIXED:  # noqa: SIM102  (known when compiling)
-        if (total < least_total) | (total > LARGEST_TOTAL):
+        if (total < least_total) | (total > (LARGEST_KEPT if KEEP else LARGEST_TOTAL)):
+            threshold = tl.load(saved_ptr + THRESHOLD * num_padded + row)
             largest, total, direction = summed_again(
-                x_ptr, w_ptr, row, label, tl.load(saved_ptr + THRESHOLD * num_padded + row),
+                x_ptr, w_ptr, row, label, threshold,
                 num_classes, scale, square, bend, line, constant, DIM, MODE, BLOCK_D,
             )  # fmt: skip
+            if KEEP:
+                keep_again(
+                    kept_ptr, pitch, x_ptr, w_ptr, row, label, threshold, largest, num_classes,
+                    scale, square, bend, line, constant, DIM, MODE, BLOCK_D,
+                )  # fmt: skip
     lse = (largest + tl.log2(total) - SHIFT) * LOG_2
     tl.store(saved_ptr + LSE * num_padded + row, lse)
     if WITH_DIRECTION:
@@ -111,9 +119,14 @@ def finish_kernel(
     )
     is_valid = label != -1
     a = tl.where(is_valid, s * slope, 0.0)
-    v = -a
+    target_slope = 1.0
     if EXACT:
-        v = tl.where(is_valid, v * tl.load(scratch_ptr + SLOPE * num_padded + row), 0.0)
+        target_slope = tl.load(scratch_ptr + SLOPE * num_padded + row)
+    v = tl.where(is_valid, -a * target_slope, 0.0)
+    if KEEP:
+        tl.store(saved_ptr + TOTAL * num_padded + row, total)
+        of_target = (-target_slope * total).to(kept_ptr.dtype.element_ty)
+        tl.store(kept_ptr + row * pitch + label, of_target, mask=label >= 0)
     tl.store(loss_ptr + row, tl.where(is_valid, loss, 0.0))
     tl.store(saved_ptr + A * num_padded + row, a)
     tl.store(saved_ptr + V * num_padded + row, v)
@@ -189,6 +202,29 @@ def summed_again(
             p = p * lifts(cos, hard, bend, line, MODE) + p
         direction = direction * rescale + tl.sum(p[:, None] * w, axis=0)
     return largest, total, direction
+
+
+@triton.jit
+def keep_again(
+    kept_ptr, pitch, x_ptr, w_ptr, row, label, threshold, reference, num_classes,
+    scale, square, bend, line, constant, DIM: tl.constexpr, MODE: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Write the exponentials of a row once more, with another reference."""
+    offs_c, offs_d = tl.arange(0, AGAIN_C), tl.arange(0, BLOCK_D)
+    mask_d = offs_d < DIM
+    x = tl.load(x_ptr + row * DIM + offs_d, mask=mask_d, other=0.0).to(tl.float32)
+    step = threshold_step(tl.full((AGAIN_C,), 0.0, tl.float32) + threshold)
+    for start in tl.range(0, num_classes, AGAIN_C):
+        columns = start + offs_c
+        w_ptrs = w_ptr + columns.to(tl.int64)[:, None] * DIM + offs_d[None, :]
+        w = tl.load(w_ptrs, mask=mask_d[None, :], other=0.0).to(tl.float32)
+        cos = tl.sum(w * x[None, :], axis=1)
+        cos = tl.where((columns == label) | (columns >= num_classes), ABSENT, cos)
+        hard = hard_step(cos, step)
+        p = tl.exp2(logits(cos, hard, -reference, scale, square, line, constant, MODE))
+        if MODE != PLAIN:
+            p = p * lifts(cos, hard, bend, line, MODE) + p
+        tl.store(kept_ptr + row * pitch + columns, p.to(kept_ptr.dtype.element_ty))
 
 
 @triton.jit

@@ -116,7 +116,9 @@ class Sums:
         num_classes: int,
         numbers: Numbers,
         with_direction: bool,
+        kept: Tensor | None = None,
     ) -> None:
+        self._kept = kept  # (padded B, padded C), filled with exponentials for the backward
         self._x, self._w, self._flags = x.rows, w.rows, flags
         self._per_row, self._linear = (labels, threshold), linear
         self._numbers, self._with_direction = numbers, with_direction
@@ -134,7 +136,7 @@ class Sums:
 
     def over_classes(self) -> tuple[Tensor, Tensor]:
         """Totals (6, splits, B) and weighted sums (splits, B, DIM) or (0, B, DIM)."""
-        name = "flash" if self._with_direction else "lse"
+        name = "flash" if self._with_direction else "lse" if self._kept is None else "lse_kept"
         shape = (self._rows, self._classes, self._dim)
         variant = (self._numbers.mode, self.reference.fixed)
         return choice.first_that_runs(
@@ -143,21 +145,28 @@ class Sums:
 
     def _over_classes(self, tile: Tile, start: Start) -> tuple[Tensor, Tensor]:
         programs = tile.programs * layout.processors(self._x.device)
+        pitch = 0 if self._kept is None else self._kept.shape[1]
         splits = layout.split_classes(
-            self._rows, self._classes, tile.block_b, tile.block_c, programs
+            self._rows, max(self._classes, pitch), tile.block_b, tile.block_c, programs
         )
         totals = self._linear.new_empty(6, splits.num, self._rows)
         num_weighted = splits.num if self._with_direction else 0
         weighted = totals.new_empty(num_weighted, self._rows, self._dim)
-        sums = (totals, weighted) if self._with_direction else (totals,)
-        start(
-            log_sum_exp.flash_kernel if self._with_direction else log_sum_exp.lse_kernel,
-            splits.blocks * splits.num,
-            self._x, self._w, *self._per_row, self._linear, self._flags, *sums,
-            self._rows, self._classes, splits.num, splits.tiles, self._flags.shape[1],
-            *self._numbers.scalars, self.reference.top,
-            tile=tile, PRECISION=layout.operands(self._numbers.precision).dot, **self.constants,
-        )  # fmt: skip
+        tensors = (self._x, self._w, *self._per_row, self._linear, self._flags, totals)
+        sizes = (self._rows, self._classes, splits.num, splits.tiles, self._flags.shape[1])
+        constants = self.constants | {"PRECISION": layout.operands(self._numbers.precision).dot}
+        scalars = (*self._numbers.scalars, self.reference.top)
+        grid = splits.blocks * splits.num
+        if self._with_direction:
+            start(
+                log_sum_exp.flash_kernel, grid, *tensors, weighted, *sizes, *scalars,
+                tile=tile, **constants,
+            )  # fmt: skip
+        else:
+            start(
+                log_sum_exp.lse_kernel, grid, *tensors, totals if self._kept is None else self._kept,
+                *sizes, pitch, *scalars, tile=tile, KEEP=self._kept is not None, **constants,
+            )  # fmt: skip
         return totals, weighted
 
     def over_splits(self, totals: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -93,6 +93,11 @@ def num_flags(classes: int) -> int:
     return padded_classes(classes) // FLAG_CLASSES
 
 
+def kept_shape(rows: int, classes: int, keeps: bool) -> tuple[int, int]:
+    """Of the exponentials that a forward keeps (kept.py); empty without."""
+    return (padded_rows(rows), padded_classes(classes)) if keeps else (0, 0)
+
+
 class Reference(NamedTuple):
     """The reference of exponentials (log_sum_exp.py): the same for all rows, or the running maximum."""
 

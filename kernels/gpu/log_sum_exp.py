@@ -12,6 +12,8 @@ Exponentials are taken relative to a reference. Cosines are bounded, so it can b
 below it: that row is summed once more when the splits are combined. Otherwise the reference is the running
 maximum. Float16 weights p need that, because their range is too small for a fixed reference; they are
 carried as 2^SHIFT p, and the factor cancels.
+
+KEEP stores e^(s N - reference) N' of every negative in half precision, for the gradients (kept.py).
 """
 
 import triton
@@ -38,8 +40,11 @@ from fusedface.kernels.gpu.tile import (
     sliced_cosines,
     store_totals,
     threshold_step,
+    wide_index,
     without_targets,
 )
+
+KEPT_PANEL = tl.constexpr(32)  # columns at a time with KEEP, whose stores take registers
 
 
 @triton.jit
@@ -146,14 +151,14 @@ def flash_kernel(
 def lse_kernel(
     # tensors: unit rows (B, DIM) and (C, DIM), padded; (B,), (B,), 0-d, flags of tiles
     x_ptr, w_ptr, labels_ptr, threshold_ptr, linear_ptr, flags_ptr,
-    # out: totals of each split, (6, num_splits, B)
-    totals_ptr,
+    # out: totals of each split, (6, num_splits, B); with KEEP, (padded B, pitch) in half precision
+    totals_ptr, kept_ptr,
     # run-time scalars
-    num_rows, num_classes, num_splits, tiles_per_split, num_flags,
+    num_rows, num_classes, num_splits, tiles_per_split, num_flags, pitch,
     scale, square, bend, constant, top,
     # specialisation
     DIM: tl.constexpr, MODE: tl.constexpr, PRECISION: tl.constexpr, SHIFT: tl.constexpr,
-    FIXED: tl.constexpr,
+    FIXED: tl.constexpr, KEEP: tl.constexpr,
     # tiling
     BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -176,7 +181,8 @@ def lse_kernel(
     )
 
     first = split * tiles_per_split * BLOCK_C
-    last = tl.minimum(first + tiles_per_split * BLOCK_C, num_classes)
+    last = tl.minimum(first + tiles_per_split * BLOCK_C, pitch if KEEP else num_classes)
+    kept_block = kept_ptr + wide_index(first_row) * pitch
     for start in range(first, last, BLOCK_C):
         cos = sliced_cosines(
             x_ptr, w_ptr, first_row, start, DIM, BLOCK_B, BLOCK_C, BLOCK_K, PRECISION
@@ -187,8 +193,9 @@ def lse_kernel(
             labels = tl.load(labels_ptr + rows, mask=mask_b, other=-1).to(tl.int32)
             cos = without_targets(cos, labels, start + tl.arange(0, BLOCK_C), num_classes)
         totals = taken_in(
-            cos, step, line, reference, totals, scale, square, bend, constant, MODE, SHIFT, FIXED
-        )
+            cos, step, line, reference, totals, kept_block + start, pitch,
+            scale, square, bend, constant, MODE, SHIFT, FIXED, KEEP,
+        )  # fmt: skip
 
     largest, total, max_cos, num_hard, least, sum_lift = totals
     if FIXED:
@@ -201,29 +208,33 @@ def lse_kernel(
 
 @triton.jit
 def taken_in(
-    cos, step, line, reference, totals, scale, square, bend, constant,
-    MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr,
+    cos, step, line, reference, totals, kept_tile, pitch, scale, square, bend, constant,
+    MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """Add a tile of cosines to the six totals of its rows, panel by panel."""
-    if cos.shape[1] > PANEL:
+    if cos.shape[1] > (KEPT_PANEL if KEEP else PANEL):
         left, right = panels(cos)  # pyright: ignore[reportGeneralTypeIssues]
         totals = taken_in(
-            left, step, line, reference, totals, scale, square, bend, constant, MODE, SHIFT, FIXED
-        )
+            left, step, line, reference, totals, kept_tile, pitch,
+            scale, square, bend, constant, MODE, SHIFT, FIXED, KEEP,
+        )  # fmt: skip
         totals = taken_in(
-            right, step, line, reference, totals, scale, square, bend, constant, MODE, SHIFT, FIXED
-        )
+            right, step, line, reference, totals, kept_tile + cos.shape[1] // 2, pitch,
+            scale, square, bend, constant, MODE, SHIFT, FIXED, KEEP,
+        )  # fmt: skip
     else:
         totals = panel_taken_in(
-            cos, step, line, reference, *totals, scale, square, bend, constant, MODE, SHIFT, FIXED
-        )
+            cos, step, line, reference, *totals, kept_tile, pitch,
+            scale, square, bend, constant, MODE, SHIFT, FIXED, KEEP,
+        )  # fmt: skip
     return totals
 
 
 @triton.jit
 def panel_taken_in(
-    cos, step, line, reference, largest, total, max_cos, num_hard, least, sum_lift,
-    scale, square, bend, constant, MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr,
+    cos, step, line, reference, largest, total, max_cos, num_hard, least, sum_lift, kept_tile, pitch,
+    scale, square, bend, constant,
+    MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """`taken_in` for one panel."""
     hard = hard_step(cos, step[:, None])
@@ -234,8 +245,14 @@ def panel_taken_in(
         least = tl.maximum(least, lane_maxima(most_lift(bend, line) * hard - lift))
         sum_lift += lane_sums(lift)
     if FIXED:
-        z = logits(cos, hard, -reference, scale, square, line, constant, MODE)
-        total += lane_sums(tl.exp2(z))
+        p = tl.exp2(logits(cos, hard, -reference, scale, square, line, constant, MODE))
+        total += lane_sums(p)
+        if KEEP:
+            if MODE != PLAIN:
+                p = p * lifts(cos, hard, bend, line, MODE) + p
+            rows, columns = tl.arange(0, cos.shape[0]), tl.arange(0, cos.shape[1])
+            kept = kept_tile + (rows[:, None] * pitch + columns[None, :])
+            tl.store(kept, p.to(kept_tile.dtype.element_ty))
     else:
         z = logits(cos, hard, 0.0, scale, square, line, constant, MODE)
         new_largest = tl.maximum(largest, tl.max(z, axis=1))

@@ -30,6 +30,7 @@ class Kept(NamedTuple):
     w: Tensor
     inverse_w: Tensor
     flags: Tensor
+    exponentials: Tensor  # (padded B, padded C) with `Call.keep`, or (0, 0): see kept.py
 
 
 class Results(NamedTuple):
@@ -84,10 +85,10 @@ def _fake_forward(
     embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], *scalars: Any
 ) -> tuple[Tensor, ...]:
     *call, needs_embeddings = scalars
-    precision = Call(*call).precision
+    precision, keep = Call(*call).precision, Call(*call).keep
     (num_rows, dim), num_classes = embeddings.shape, len(weight)
     dtype, padded = layout.operands(precision).dtype, layout.padded_dim(dim, precision)
-    has_direction = layout.has_direction(dim, precision, needs_embeddings)
+    has_direction = not keep and layout.has_direction(dim, precision, needs_embeddings)
     unit_rows, unit_classes = layout.padded_rows(num_rows), layout.padded_classes(num_classes)
     new = embeddings.new_empty
     results = Results(
@@ -103,13 +104,14 @@ def _fake_forward(
     kept = Kept(
         numbers=new(slots.NUM_NUMBERS, dtype=torch.float32),
         known=new(num_rows, dtype=torch.int64),
-        saved=new((slots.NUM_SAVED, unit_rows), dtype=torch.float32),
+        saved=new((slots.NUM_SAVED + keep, unit_rows), dtype=torch.float32),
         direction=new((num_rows if has_direction else 0, padded), dtype=torch.float32),
         x=new((unit_rows, padded), dtype=dtype),
         inverse_x=new(unit_rows, dtype=torch.float32),
         w=new((unit_classes, padded), dtype=dtype),
         inverse_w=new(unit_classes, dtype=torch.float32),
         flags=new((unit_rows // layout.FLAG_ROWS, layout.num_flags(num_classes)), dtype=torch.int8),
+        exponentials=new(layout.kept_shape(num_rows, num_classes, keep), dtype=dtype),
     )
     return *results, *kept
 

@@ -7,7 +7,7 @@ operand dtype.
 import triton
 import triton.language as tl
 
-from fusedface.kernels.gpu.slots import LSE, NUM_VALID, THRESHOLD, A, V
+from fusedface.kernels.gpu.slots import LSE, NUM_VALID, THRESHOLD, TOTAL, A, V
 from fusedface.kernels.gpu.tile import INFINITE, LOG2_E, threshold_step
 
 SMALLEST = tl.constexpr(1e-37)  # a divisor when every gradient is zero
@@ -63,9 +63,13 @@ def factors_kernel(
     # out: (4, padded B), 0-d
     factors_ptr, unscale_ptr,
     num_rows, num_padded, row_stride, boost,
-    MEAN: tl.constexpr, OF_LOSS: tl.constexpr, OF_ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    MEAN: tl.constexpr, OF_LOSS: tl.constexpr, OF_ROWS: tl.constexpr, IS_KEPT: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`row_factors_kernel` from what `finish_kernel` saved; grid (1,), BLOCK divides padded B."""
+    """`row_factors_kernel` from what `finish_kernel` saved; grid (1,), BLOCK divides padded B.
+
+    For kept exponentials only v and f = a over their sum.
+    """
     common = 0.0
     if OF_LOSS:
         common = tl.load(d_loss_ptr).to(tl.float32)
@@ -87,10 +91,15 @@ def factors_kernel(
             saved_ptr, d_losses_ptr, start, num_rows, num_padded, row_stride, common, OF_ROWS, BLOCK
         )
         a, v = a * factor, v * factor
-        lse = tl.load(saved_ptr + LSE * num_padded + rows, mask=mask, other=0.0)
-        threshold = tl.load(saved_ptr + THRESHOLD * num_padded + rows, mask=mask, other=INFINITE)
-        tl.store(factors_ptr + rows, threshold_step(threshold))
-        tl.store(factors_ptr + num_padded + rows, tl.log2(tl.abs(a)) - lse * LOG2_E)
+        if IS_KEPT:
+            a = a / tl.load(saved_ptr + TOTAL * num_padded + rows, mask=mask, other=1.0)
+        else:
+            lse = tl.load(saved_ptr + LSE * num_padded + rows, mask=mask, other=0.0)
+            threshold = tl.load(
+                saved_ptr + THRESHOLD * num_padded + rows, mask=mask, other=INFINITE
+            )
+            tl.store(factors_ptr + rows, threshold_step(threshold))
+            tl.store(factors_ptr + num_padded + rows, tl.log2(tl.abs(a)) - lse * LOG2_E)
         tl.store(factors_ptr + 2 * num_padded + rows, v)
         tl.store(factors_ptr + 3 * num_padded + rows, a)
 

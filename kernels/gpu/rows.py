@@ -143,13 +143,14 @@ def embedding_gradient_kernel(
     # (B, dim), (C, dim), unit rows (C, DIM), (B,), (B,), (C,) -> (B, dim)
     x_ptr, w_ptr, unit_w_ptr, labels_ptr, inverse_x_ptr, inverse_w_ptr, d_embeddings_ptr,
     num_rows, num_padded, num_parts, dim, x_row_stride, x_column_stride, w_row_stride, w_column_stride,
-    DIM: tl.constexpr, IS_DIRECTION: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
+    DIM: tl.constexpr, IS_DIRECTION: tl.constexpr, IS_KEPT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Add up one row, project it and divide by the length; grid (B,).
 
-    A direction still lacks its factor a and the target's share v w_y. Other parts hold both, but
-    their share,
-    often the largest term, was computed with rounded operands: it is replaced by the share in float32.
+    A direction still lacks its factor a and the target's share v w_y. Other parts hold that share, often
+    the largest term, but computed with rounded operands: it is replaced by the share in float32. Parts from
+    kept exponentials lack the factor, and `scaled_rows_kernel` has left the share's v.
     """
     row = tl.program_id(0).to(tl.int64)
     offs_d = tl.arange(0, BLOCK_D)
@@ -165,8 +166,11 @@ def embedding_gradient_kernel(
     if IS_DIRECTION:
         d_unit = d_unit * tl.load(factors_ptr + 3 * num_padded + row) + v * w
     else:
-        rounded_w = tl.load(unit_w_ptr + label * DIM + offs_d, mask=mask, other=0.0)
         rounded_v = as_operand(v, unit_w_ptr.dtype.element_ty, PRECISION)
+        if IS_KEPT:
+            d_unit = d_unit * tl.load(factors_ptr + 3 * num_padded + row)
+            rounded_v = tl.load(factors_ptr + row)
+        rounded_w = tl.load(unit_w_ptr + label * DIM + offs_d, mask=mask, other=0.0)
         d_unit += v * w - rounded_v.to(tl.float32) * rounded_w.to(tl.float32)
     inverse = tl.load(inverse_x_ptr + row)
     x_ptrs = x_ptr + row * x_row_stride + offs_d * x_column_stride

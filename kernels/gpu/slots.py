@@ -8,9 +8,10 @@ import triton.language as tl
 
 WRONG = tl.constexpr(-2)  # a label that is neither a class nor ignored
 
-# Of `saved`: threshold, lse, then a = s f' and v = -s f' T'.
+# Of `saved`: threshold, lse, then a = s f' and v = -s f' T'; with kept exponentials also their sum.
 THRESHOLD, LSE, A, V = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
-NUM_SAVED = 4
+TOTAL = tl.constexpr(4)
+NUM_SAVED, NUM_FACTORS = 4, 4
 # Of `scratch`: target cosine, length, T, T'.
 COS, NORM, TARGET, SLOPE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 NUM_SCRATCH = 4

@@ -55,6 +55,8 @@ BLOCKS = {
     "lse": ("block_b", "block_c", "block_k"),
     "coefficients": ("block_b", "block_c", "block_k"),
     "products": ("block_b", "block_c", "block_d", "block_k"),
+    "lse_kept": ("block_b", "block_c", "block_k"),
+    "kept": ("block_b", "block_c", "block_d", "block_k"),
 }
 
 # With these versions of Triton the products of `centre_gradient_kernel` wait for one another on sm_90,
@@ -162,6 +164,19 @@ SLICED: dict[tuple[str, str], Shapes] = {
         "sm_100": [(128, 128, 128, 64, 8, 3), (64, 64, 128, 64, 4, 3)],
         "gfx942": [(128, 128, 128, 32, 8, 2), (64, 64, 128, 64, 4, 3)],
     },
+    # The product for the class centres has whole rows of up to 512 columns.
+    ("kept", "half"): {
+        "sm_80": [(128, 64, 128, 32, 8, 3), (128, 32, 128, 32, 8, 3)],
+        "sm_90": [(128, 64, 256, 64, 8, 3), (128, 32, 128, 64, 8, 2)],
+        "sm_100": [(128, 32, 128, 32, 8, 3)],
+        "gfx942": [(128, 64, 128, 32, 8, 2)],
+    },
+    ("lse_kept", "half"): {
+        "sm_80": [(128, 64, 64, 8, 3)],
+        "sm_90": [(128, 128, 64, 8, 3), (64, 64, 64, 4, 3)],
+        "sm_100": [(128, 64, 64, 8, 3), (64, 64, 64, 4, 3)],
+        "gfx942": [(128, 128, 32, 8, 3), (64, 64, 64, 4, 3)],
+    },
     ("products", "tf32"): {
         "sm_80": [(128, 128, 128, 64, 8, 3), (128, 128, 128, 32, 8, 2)],
         "sm_90": [(128, 128, 128, 64, 8, 3), (128, 128, 128, 32, 8, 2)],
@@ -214,7 +229,7 @@ def _table(kernel: str, dim: int, precision: str, itemsize: int) -> Shapes:
 def _tile(kernel: str, shape: tuple[int, ...], dim: int) -> Tile:
     blocks = BLOCKS[kernel]
     sizes = dict(zip(blocks, shape, strict=False))
-    if kernel in ("lse", "coefficients"):
+    if kernel in ("lse", "lse_kept", "coefficients"):
         sizes["block_k"] = min(sizes["block_k"], dim)
     elif "block_d" in sizes:
         sizes["block_d"] = min(sizes["block_d"], dim & -dim)  # which divides dim

@@ -12,6 +12,7 @@ from fusedface.kernels.gpu import backward as of_classes
 from fusedface.kernels.gpu import (
     class_centres,
     combination,
+    kept_backward,
     launch,
     layout,
     margin,
@@ -36,6 +37,7 @@ from fusedface.kernels.margins.form import Average
 
 ROWS = 4  # that a program of `rows_kernel` takes
 BLOCK = 1024  # rows that the one program of a kernel takes at a time
+LONGEST_KEPT = 512  # D, of a tile of whole rows in registers (kept.py)
 
 
 def margin_loss(
@@ -45,9 +47,15 @@ def margin_loss(
 
     Raises:
         TypeError, ValueError: as `ops.cosine_lse`.
+        ValueError: `call.keep`, but exponentials cannot be kept for the backward.
     """
     check_operands(embeddings, weight)
     needs_embeddings = torch.is_grad_enabled() and embeddings.requires_grad
+    if call.keep:
+        if needs_embeddings or (torch.is_grad_enabled() and weight.requires_grad):
+            check_keep(call, *weight.shape)
+        else:
+            call = call._replace(keep=False)
     tensors = _operator(embeddings, weight, labels, state, *call, needs_embeddings)
     out, kept = Results(*tensors[:NUM_RESULTS]), Kept(*tensors[NUM_RESULTS:])
     first = slots.STATE.value
@@ -56,6 +64,23 @@ def margin_loss(
         out.stats[0], out.correct, out.num_hard, out.modulation.unbind(), out.fits,
         kept.numbers.unbind()[first : first + len(state)],
     )  # fmt: skip
+
+
+def check_keep(call: Call, num_classes: int, dim: int) -> None:
+    """Raise ValueError unless a forward can keep exponentials: in bfloat16, with one reference."""
+    option = "keep_exponentials=True"
+    if call.precision != "bfloat16":
+        raise ValueError(
+            f"{option} needs products in bfloat16, got {call.precision}: use precision='bfloat16' or "
+            "autocast, or leave it out"
+        )
+    if dim > LONGEST_KEPT:
+        raise ValueError(f"{option} needs embeddings of at most {LONGEST_KEPT} numbers, got {dim}")
+    if not numbers_of(call).reference(num_classes).fixed:
+        raise ValueError(
+            f"{option} needs a smaller scale, or fewer classes: at s={call.scale:g} with {num_classes:,} "
+            "classes the exponentials of one row do not fit the range of its others"
+        )
 
 
 def forward(
@@ -100,7 +125,7 @@ def _forward(
     num_padded, padded_dim = layout.padded_rows(num_rows), layout.padded_dim(dim, call.precision)
     with launch.on_device(embeddings.device):
         per_sample = embeddings.new_empty(num_rows, dtype=torch.float32)
-        saved = per_sample.new_empty(slots.NUM_SAVED, num_padded)
+        saved = per_sample.new_empty(slots.NUM_SAVED + call.keep, num_padded)
         scratch = per_sample.new_empty(slots.NUM_SCRATCH, num_padded)
         numbers = per_sample.new_empty(slots.NUM_NUMBERS)
         known = labels.new_empty(num_rows, dtype=torch.int64)
@@ -129,8 +154,15 @@ def _forward(
         if w is None:
             w = unit_rows(weight, call.precision, layout.padded_classes(len(weight)))
         flags = tile_flags(known, len(weight))
-        with_direction = layout.has_direction(dim, call.precision, needs_embeddings)
-        sums = Sums(x, w, known, saved, numbers, flags, len(weight), n, with_direction)
+        with_direction = not call.keep and layout.has_direction(
+            dim, call.precision, needs_embeddings
+        )
+        shape = layout.kept_shape(num_rows, len(weight), call.keep)
+        exponentials = x.rows.new_empty(shape)
+        sums = Sums(
+            x, w, known, saved, numbers, flags, len(weight), n, with_direction,
+            exponentials if call.keep else None,
+        )  # fmt: skip
         totals, weighted = sums.over_classes()
         stats = per_sample.new_empty(5, num_rows)
         direction = per_sample.new_empty(num_rows if with_direction else 0, padded_dim)
@@ -138,10 +170,10 @@ def _forward(
         launch.start(
             combination.finish_kernel, num_rows,
             totals, weighted, x.rows, w.rows, known, scratch, numbers, saved,
-            per_sample, stats, direction,
-            num_rows, num_padded, len(weight), num_splits, *n.scalars,
+            per_sample, stats, direction, exponentials if call.keep else stats,
+            num_rows, num_padded, len(weight), num_splits, shape[1], *n.scalars,
             sums.reference.least_total, call.scale, call.gamma,
-            WITH_DIRECTION=with_direction, EXACT=call.exact, FOCAL=call.gamma != 0.0,
+            WITH_DIRECTION=with_direction, KEEP=call.keep, EXACT=call.exact, FOCAL=call.gamma != 0.0,
             BLOCK_S=layout.power_of_2(num_splits), BLOCK_D=layout.power_of_2(padded_dim),
             **sums.constants,
         )  # fmt: skip
@@ -155,7 +187,7 @@ def _forward(
     results = Results(
         reduced, per_sample, target_cosine, stats, correct, num_hard, modulation, fits
     )
-    return *results, *Kept(numbers, known, saved, direction, *x, *w, flags)
+    return *results, *Kept(numbers, known, saved, direction, *x, *w, flags, exponentials)
 
 
 def backward(
@@ -191,7 +223,7 @@ def backward(
     signature = (
         _signature(embeddings), _signature(weight), d_loss is None,
         None if d_losses is None else d_losses.stride(), mean, n,
-        embeddings.device, needs_embeddings, needs_weight,
+        embeddings.device, needs_embeddings, needs_weight, kept.exponentials.shape,
     )  # fmt: skip
     d_embeddings, d_weight = replay.run(signature, compute, *tensors)
     return d_embeddings, d_weight
@@ -211,20 +243,25 @@ def _backward(
     num_rows, num_padded = len(kept.known), kept.saved.shape[1]
     saved, numbers = kept.saved, kept.numbers
     with launch.on_device(embeddings.device):
-        factors = Factors(torch.empty_like(saved), saved.new_empty(()))
+        factors = Factors(saved.new_empty(slots.NUM_FACTORS, num_padded), saved.new_empty(()))
+        is_kept = len(kept.exponentials) > 0
         launch.start(
             reductions.factors_kernel, 1,
             saved, numbers, numbers if d_loss is None else d_loss,
             numbers if d_losses is None else d_losses, *factors,
             num_rows, num_padded, 0 if d_losses is None else d_losses.stride(0),
             2.0 ** layout.operands(n.precision).shift,
-            MEAN=mean, OF_LOSS=d_loss is not None, OF_ROWS=d_losses is not None,
+            MEAN=mean, OF_LOSS=d_loss is not None, OF_ROWS=d_losses is not None, IS_KEPT=is_kept,
             BLOCK=min(BLOCK, num_padded & -num_padded),
         )  # fmt: skip
         needed = Saved(
             embeddings, weight, kept.known, numbers, kept.direction,
             UnitRows(kept.x, kept.inverse_x), UnitRows(kept.w, kept.inverse_w), kept.flags,
         )  # fmt: skip
+        if is_kept:
+            return kept_backward.gradients(
+                needed, kept.exponentials, factors, n, needs_embeddings, needs_weight
+            )
         return of_classes.gradients(needed, factors, n, needs_embeddings, needs_weight)
 
 

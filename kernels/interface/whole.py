@@ -27,6 +27,7 @@ class Call(NamedTuple):
     precision: str
     reweights: bool
     linear_bound: float
+    keep: bool = False  # whether a forward keeps exponentials for its backward
 
 
 class WholeLoss(NamedTuple):

@@ -8,6 +8,7 @@ from margin_oracle import all_margins, fresh_state, inputs, loss_and_gradients, 
 
 from fusedface.kernels import ArcFace, CurricularFace, NormFace, checks, margin_loss
 from fusedface.kernels.gpu import launch, layout
+from fusedface.kernels.gpu.arguments import Numbers
 
 MARGINS = all_margins()
 
@@ -101,7 +102,8 @@ def test_rows_that_the_fixed_reference_does_not_suit(t, schedule):
     sides = torch.tensor([-1.0, 1.0, -1.0, -1.0, 1.0])[:, None]  # cosines near -1 and near 1
     embeddings = sides * shared + 0.05 * torch.randn(5, 32, generator=g)
     labels, state = torch.arange(5), {"t": torch.tensor(t)}
-    margin = CurricularFace(s=90.0)
+    margin = CurricularFace(s=74.0)  # about the largest at which the reference is fixed
+    assert Numbers(margin.s, 1.0, 0.0, "float32", reweights=True).reference(len(weight)).fixed
     out, dx, dw = run(margin, embeddings, weight, labels, state, reduction="sum")
     truth = loss_and_gradients(margin, embeddings, weight, labels, state, reduction="sum")
     for actual, expected in zip((out.per_sample_loss, dx, dw), truth, strict=True):

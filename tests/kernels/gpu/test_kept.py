@@ -1,0 +1,133 @@
+"""Exponentials kept for the backward: refusals, memory, what is compiled."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from gpu_launches import record_whole, usage
+from margin_oracle import all_margins
+
+from fusedface.kernels import ArcFace, CosFace, CurricularFace, margin_loss
+from fusedface.kernels.gpu import arguments, layout, tiles, whole
+from fusedface.models import MarginHead
+
+ROWS, CLASSES = 512, 85_742
+TABLES = {"lse_kernel": "lse_kept", "kept_products_kernel": "kept"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "float16"}, "products in bfloat16, got float16"),
+        ({"dim": 513}, "at most 512 numbers, got 513"),
+        ({"s": 200.0}, "smaller scale"),
+        ({"margin": all_margins()["magface"]}, "a margin with a form"),
+        ({"backend": "chunked"}, "backend='triton'"),
+        ({"backend": "reference"}, "backend='triton'"),
+        ({"sample_rate": 0.5, "training": True}, "sample_rate"),
+    ],
+    ids=str,
+)
+def test_what_cannot_keep_them_says_so(changes, message, monkeypatch):
+    monkeypatch.setattr(arguments, "INTERPRETED", True)
+    given = {"margin": ArcFace(s=changes.pop("s", 64.0)), "backend": "triton"}
+    given |= {"precision": "bfloat16", "keep_exponentials": True} | changes
+    dim = given.pop("dim", 16)
+    x, w = torch.randn(4, dim, requires_grad=True), torch.randn(9, dim)
+    with pytest.raises(ValueError, match=message):
+        margin_loss(x, w, torch.arange(4), **given)
+
+
+@pytest.mark.parametrize("backend", ["chunked", "reference"])
+def test_without_gradients_nothing_is_kept(backend):
+    """As in an evaluation on a CPU of a head that was trained with them."""
+    x, w = torch.randn(4, 16, requires_grad=True), torch.randn(9, 16)
+    with torch.no_grad():
+        out = margin_loss(x, w, torch.arange(4), ArcFace(), backend=backend, keep_exponentials=True)
+    assert out.loss.isfinite()
+
+
+def test_memory_and_shapes_without_data():
+    """B x C x 2 bytes, rounded up; in one graph of torch.compile as outside of it."""
+    kept = []
+
+    def watch(tensor):
+        kept.append(tensor)
+        return tensor
+
+    head = MarginHead(
+        512, 1000, CurricularFace(), backend="triton", precision="bfloat16", device="meta",
+        keep_exponentials=True,
+    )  # fmt: skip
+    x = torch.empty(200, 512, device="meta", requires_grad=True)
+    labels = torch.empty(200, dtype=torch.int64, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(watch, lambda tensor: tensor):
+        loss = head(x, labels).loss
+    loss.backward()
+    (exponentials,) = (t for t in kept if t.shape == layout.kept_shape(200, 1000, True))
+    assert exponentials.nbytes == 256 * 1024 * 2
+    assert x.grad.shape == x.shape
+    assert head.weight.grad.shape == head.weight.shape
+    kept.clear()
+    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(watch, lambda tensor: tensor):
+        head(x, labels)
+    assert not kept
+
+
+def test_launches_of_a_step(monkeypatch):
+    """One launch in place of the chunks, whatever the number of classes."""
+    launches = record_whole(
+        ROWS, 2_000_000, 512, CosFace(), keep_exponentials=True, monkeypatch=monkeypatch
+    )
+    names = Counter(launch.name for launch in launches)
+    assert names["kept_products_kernel"] == names["lse_kernel"] == 1
+    assert not names["coefficients_kernel"]
+    assert len(launches) == 11
+
+
+CASES = [
+    (target, dim) for target in ("sm_90", "sm_80", "sm_100", "gfx942") for dim in (512, 384, 100)
+]
+
+
+@pytest.mark.parametrize(
+    ("target", "dim"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case[1] == 512 else pytest.mark.exhaustive)
+        for case in CASES
+    ],
+)
+def test_what_ships_compiles_without_spills(target, dim, monkeypatch):
+    for margin in (CurricularFace(), CosFace())[: 2 if dim == 512 and target == "sm_90" else 1]:
+        launches = record_whole(
+            ROWS,
+            CLASSES,
+            dim,
+            margin,
+            target=target,
+            keep_exponentials=True,
+            monkeypatch=monkeypatch,
+        )
+        for launch in launches:
+            if (table := TABLES.get(launch.name)) is None:
+                continue
+            limits = tiles.Limits(target, tiles.SHARED_MEMORY[target])
+            for tile in tiles.shipped(table, launch.constants["DIM"], "bfloat16", 2, limits):
+                constants = launch.constants | tile.blocks()
+                used = usage(replace(launch, tile=tile, constants=constants), target)
+                print(target, dim, margin.name, launch.name, tile.blocks(), used)
+                assert not used.spilled
+                assert not used.serial
+                assert not used.atomics
+                assert used.shared <= tiles.SHARED_MEMORY[target]
+
+
+def test_the_fixed_reference_is_that_of_the_head():
+    """The scale at which it no longer suits is what the refusal names."""
+    from fusedface.kernels import HeadOptions
+
+    call = HeadOptions(margin=CosFace(s=64.0), keep_exponentials=True).call(True, "bfloat16")
+    whole.check_keep(call, CLASSES, 512)
+    with pytest.raises(ValueError, match="s=200"):
+        whole.check_keep(call._replace(scale=200.0), CLASSES, 512)
