@@ -5,10 +5,26 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from fusedface.models.loops.depthwise import convolve
+from fusedface.models.loops.library import loops
+from fusedface.models.loops.norm import norm
 from fusedface.models.prelu import PReLU
 
 Activation = Literal["prelu", "relu", "relu6"]
 ACTIVATIONS = get_args(Activation)
+
+
+class ConvBN(nn.Sequential):
+    """Convolution, BN and, if there is a third entry, an activation.
+
+    In training on a CPU, BN and activation are one operator, and depthwise convolutions have a backward of
+    their own (`models/loops`).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as Sequential has it
+        """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+        conv, bn, *act = self
+        return norm(bn, act[0] if act else None, convolve(conv, input, loops), loops)
 
 
 def conv_bn(
@@ -20,7 +36,7 @@ def conv_bn(
     padding: int = 0,
     groups: int = 1,
     activation: Activation | None = None,
-) -> nn.Sequential:
+) -> ConvBN:
     """Convolution without bias, BN and, if the layer is not linear, an activation.
 
     Returns:
@@ -34,10 +50,10 @@ def conv_bn(
         layers["act"] = nn.ReLU(inplace=True)
     elif activation == "relu6":
         layers["act"] = nn.ReLU6(inplace=True)
-    return nn.Sequential(layers)
+    return ConvBN(layers)
 
 
-def gdconv(channels: int, grid: tuple[int, int]) -> nn.Sequential:
+def gdconv(channels: int, grid: tuple[int, int]) -> ConvBN:
     """Global depthwise convolution: one linear filter per channel over the whole grid, to (B, C, 1, 1)."""
     return conv_bn(channels, channels, grid, groups=channels)
 

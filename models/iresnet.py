@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from fusedface.models.backbone import Backbone, scale_channels
 from fusedface.models.blocks import conv_bn
+from fusedface.models.loops.library import loops
+from fusedface.models.loops.norm import norm
 
 STAGES = (64, 128, 256, 512)  # channels; each stage halves the resolution in its first block
 BLOCKS_PER_STAGE = 2
@@ -38,7 +40,7 @@ class IBasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
-        return self.conv2(self.conv1(self.bn(x))) + self.shortcut(x)
+        return self.conv2(self.conv1(norm(self.bn, None, x, loops))) + self.shortcut(x)
 
 
 class IResNet18(Backbone):
@@ -79,7 +81,7 @@ class IResNet18(Backbone):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, 512 width, H/16, W/16)."""
-        return self.bn(self.blocks(self.stem(images)))
+        return norm(self.bn, None, self.blocks(self.stem(images)), loops)
 
 
 def _embedding(in_features: int, embedding_dim: int) -> nn.Sequential:

@@ -20,6 +20,8 @@ class PReLU(nn.PReLU):
     compiled graphs and inference use torch's operator.
     """
 
+    computes_as = nn.PReLU
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """(B, C, H, W) to the same: x where x > 0, else weight x."""
         if (

@@ -41,7 +41,7 @@ def test_rooms_stand_in_the_order_of_imports(top):
 def test_the_picture_names_every_folder_and_no_other():
     folders = {
         path.name
-        for top in ("recipes", "data", "kernels", "bench")
+        for top in ("recipes", "data", "models", "kernels", "bench")
         for path in (ROOT / top).iterdir()
         if (path / "__init__.py").exists()
     }

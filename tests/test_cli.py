@@ -127,6 +127,7 @@ def test_doctor():
     output = invoke("doctor")
     assert "backend on cpu" in output
     assert "chunked" in output
+    assert "layers on cpu" in output
 
 
 MISTAKES = [

@@ -1,8 +1,8 @@
-"""Compile passes.c to a library, if there is a C compiler, and keep it in the cache; nothing is downloaded.
+"""Compile loops in C to a library, if there is a C compiler, and keep it in the cache.
 
-A kept library runs inside this process, so it is used only if nobody else can have written it: its file
-and folder belong to this user, and no one else may write to them. Its name holds a hash of the source and
-of the options, so that another version or processor gets another file.
+Nothing is downloaded. A kept library runs inside this process, so it is used only if nobody else can have
+written it: its file and folder belong to this user, and no one else may write to them. Its name holds a
+hash of the source and of the options, so that another version or processor gets another file.
 """
 
 import contextlib
@@ -15,14 +15,16 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from fusedface.kernels.chunks.library import Library
 from fusedface.kernels.interface.cache_folder import cache_folder
 
-SOURCE = Path(__file__).with_name("passes.c")
 OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-c")
 OF_PROCESSOR = {
     "AVX512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
@@ -32,24 +34,48 @@ COMPILERS = ("gcc", "cc")
 SECONDS = 60  # that a compiler may take; it takes one
 
 
+Called = TypeVar("Called")
+
+
+@dataclass(frozen=True)
+class Source(Generic[Called]):
+    """A name, C files that are compiled as one, in order, and the class that takes the library's path."""
+
+    name: str
+    files: tuple[Path, ...]
+    wrapper: Callable[[str], Called]
+
+    def text(self) -> bytes:
+        """What is compiled."""
+        return b"\n".join(file.read_bytes() for file in self.files)
+
+
+PASSES = Source("passes", (Path(__file__).with_name("passes.c"),), Library)
+
+
 class NotBuiltError(Exception):
     """The library cannot be built; the message says why."""
 
 
 @functools.cache
 def library() -> Library | None:
+    """The library of a head's passes; see `load`."""
+    return load(PASSES)
+
+
+def load(source: Source[Called]) -> Called | None:
     """The library, compiled on the first call on a machine; None if that fails (`state` says why)."""
     try:
-        return _found()
+        return _found(source)
     except NotBuiltError:
         return None
 
 
-def state() -> str:
-    """The result of `library` and its reason, for `doctor`; compiles it if that was not done yet."""
+def state(source: Source[Any] = PASSES) -> str:
+    """The result of `load` and its reason, for `doctor`; compiles it if that was not done yet."""
     try:
-        _found()
-        kept = _kept()
+        _found(source)
+        kept = _kept(source)
     except NotBuiltError as error:
         return f"torch's operators: {error}"
     if is_only_ours(kept):
@@ -57,15 +83,15 @@ def state() -> str:
     return f"compiled loops: each process makes them, as {kept.parent} is not writable by this user only"
 
 
-def _found() -> Library:
+def _found(source: Source[Called]) -> Called:
     setting = os.environ.get("FUSEDFACE_CC")
     if setting == "":
         raise NotBuiltError("FUSEDFACE_CC is empty")
-    kept = _kept()
+    kept = _kept(source)
     if is_only_ours(kept):
         with contextlib.suppress(OSError, AttributeError):  # damaged: it is made again
-            return Library(str(kept))
-    return _built(_compiler(setting), kept)
+            return source.wrapper(str(kept))
+    return _built(source, _compiler(setting), kept)
 
 
 def _options() -> tuple[str, ...]:
@@ -75,21 +101,21 @@ def _options() -> tuple[str, ...]:
     return (*OPTIONS, *OF_PROCESSOR[capability])
 
 
-def _kept() -> Path:
+def _kept(source: Source[Called]) -> Path:
     try:
-        return cache_folder().absolute() / file_name()
+        return cache_folder().absolute() / file_name(source)
     except OSError as error:
         raise NotBuiltError(str(error)) from None
 
 
-def file_name() -> str:
-    """Name of the library for this source and processor.
+def file_name(source: Source[Any] = PASSES) -> str:
+    """Name of the library for a source and this processor.
 
     Raises:
         NotBuiltError: there are no options for this processor.
     """
-    made_of = SOURCE.read_bytes() + "\0".join(_options()).encode()
-    return f"passes-{hashlib.sha256(made_of).hexdigest()[:20]}.so"
+    made_of = source.text() + "\0".join(_options()).encode()
+    return f"{source.name}-{hashlib.sha256(made_of).hexdigest()[:20]}.so"
 
 
 def _compiler(setting: str | None) -> list[str]:
@@ -105,15 +131,16 @@ def _compiler(setting: str | None) -> list[str]:
     raise NotBuiltError(f"no C compiler ({setting or ', '.join(COMPILERS)}) was found")
 
 
-def _built(compiler: list[str], kept: Path) -> Library:
+def _built(source: Source[Called], compiler: list[str], kept: Path) -> Called:
     try:
         # Only this user may enter it. On NFS a loaded library leaves a file there that cannot be deleted.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            compiled, made = Path(folder) / "passes.o", Path(folder) / "passes.so"
-            _run([*compiler, *_options(), "-o", str(compiled), str(SOURCE)])
+            written, compiled, made = (Path(folder) / f"loops.{end}" for end in ("c", "o", "so"))
+            written.write_bytes(source.text())
+            _run([*compiler, *_options(), "-o", str(compiled), str(written)])
             # Without OpenMP: its threads are those of torch, which is loaded, not a second set.
             _run([*compiler, "-shared", "-o", str(made), str(compiled)])
-            library = Library(str(made))
+            library = source.wrapper(str(made))
             _keep(made, kept)
             return library
     except (OSError, AttributeError, subprocess.SubprocessError) as error:

@@ -1,0 +1,55 @@
+"""Which calls the loops may serve: plain eager training on a CPU, which no one traces or watches."""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as modules
+
+COMPILED_FROM = 2**17  # numbers of a tensor; smaller ones do not start the compiler
+
+
+def serves(x: Tensor) -> bool:
+    """Whether x is what the loops take: large, channels last, float32 or bfloat16, with gradients on."""
+    return (
+        not torch.compiler.is_compiling()  # first: a compiler that traces this sees nothing else
+        and type(x) in (Tensor, nn.Parameter)  # not a symbol, a fake or a subclass
+        and not _is_traced()
+        and x.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.dim() == 4
+        and x.numel() >= COMPILED_FROM
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether the layer computes as that kind does, and no hook wants to see what goes in or out."""
+    own = type(layer)
+    return vars(own).get("computes_as", own) is kind and not (
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or modules._has_any_global_hook()
+    )
+
+
+def is_parameter(weight: Tensor | None) -> bool:
+    """Whether a layer's weight is float32 on a CPU and gap-free, as all are unless someone changed them."""
+    return (
+        weight is not None
+        and weight.dtype == torch.float32
+        and weight.device.type == "cpu"
+        and type(weight) in (Tensor, nn.Parameter)
+    )
+
+
+def _is_traced() -> bool:
+    """Whether torch.func, forward-mode derivatives, a dispatch mode or a tracer sees the operators."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch.jit.is_tracing()
+    )

@@ -1,0 +1,130 @@
+"""Batch normalisation joined with the activation after it: one operator in eager training on a CPU."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusedface.models.loops.eager import is_parameter, is_plain, serves
+from fusedface.models.loops.operands import MAX_CHANNELS, Affine, Statistics
+
+if TYPE_CHECKING:
+    from fusedface.models.loops.library import Loops
+
+
+def norm(
+    bn: nn.Module, act: nn.Module | None, x: Tensor, loops: Callable[[], "Loops | None"]
+) -> Tensor:
+    """`act(bn(x))`, or `bn(x)` without an activation, up to rounding.
+
+    Where the loops serve, PReLU's input is neither written nor kept for the backward.
+
+    Args:
+        bn: nn.BatchNorm2d; whatever else stands in its place is called.
+        act: PReLU or nn.ReLU; another activation is called.
+        x: (B, C, H, W).
+        loops: gives the library, and is called only where the loops serve.
+    """
+    if serves(x) and _joins(bn, act, x) and (library := loops()) is not None:
+        assert isinstance(bn, nn.BatchNorm2d)
+        slope = act.weight if isinstance(act, nn.PReLU) else None
+        kind = "linear" if act is None else "relu" if slope is None else "prelu"
+        out, *statistics = _Joined.apply(x, bn.weight, bn.bias, slope, bn.eps, kind, library)
+        _remember(bn, Statistics(*statistics))
+        return out
+    out = bn(x)
+    return out if act is None else act(out)
+
+
+def _joins(bn: nn.Module, act: nn.Module | None, x: Tensor) -> bool:
+    return (
+        is_plain(bn, nn.BatchNorm2d)
+        and bn.training
+        and is_parameter(bn.weight)
+        and is_parameter(bn.bias)
+        and is_parameter(bn.running_mean)
+        and is_parameter(bn.running_var)
+        and bn.momentum is not None
+        and bn.num_features == x.shape[1] <= MAX_CHANNELS
+        and (
+            act is None
+            or is_plain(act, nn.ReLU)
+            or (
+                is_plain(act, nn.PReLU)
+                and is_parameter(act.weight)
+                and len(act.weight) == x.shape[1]
+            )
+        )
+    )
+
+
+@torch.no_grad()
+def _remember(bn: nn.BatchNorm2d, batch: Statistics) -> None:
+    """Update the running statistics, as `bn` would have."""
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    assert bn.num_batches_tracked is not None
+    share = bn.momentum
+    assert share is not None
+    bn.num_batches_tracked.add_(1)
+    bn.running_mean.mul_(1 - share).add_(batch.mean, alpha=share)
+    bn.running_var.mul_(1 - share).add_(batch.variance, alpha=share)
+
+
+class _Joined(torch.autograd.Function):
+    """(x, weight, bias, slope) to the result and the `Statistics` of the batch."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        slope: Tensor | None,
+        eps: float,
+        activation: str,
+        library: "Loops",
+    ) -> tuple[Tensor, ...]:
+        affine = Affine(weight.contiguous(), bias.contiguous(), activation, slope)
+        out, statistics = library.norm_forward(x, affine, eps)
+        ctx.save_for_backward(x, weight, bias, slope, *statistics)
+        ctx.mark_non_differentiable(*statistics)
+        ctx.set_materialize_grads(False)
+        ctx.eps, ctx.activation, ctx.library = eps, activation, library
+        return out, *statistics
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, bias, slope, *statistics = ctx.saved_tensors
+        if torch.is_grad_enabled():  # someone differentiates the backward
+            return *_with_graph(ctx, grad, x, weight, bias, slope), None, None, None
+        affine = Affine(weight.contiguous(), bias.contiguous(), ctx.activation, slope)
+        dx, d_affine = ctx.library.norm_backward(
+            grad.contiguous(memory_format=torch.channels_last),
+            x,
+            affine,
+            Statistics(*statistics),
+            with_dx=ctx.needs_input_grad[0],
+        )
+        d_weight, d_bias, d_slope = d_affine
+        return dx, d_weight, d_bias, None if slope is None else d_slope, None, None, None
+
+
+def _with_graph(
+    ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None
+) -> list[Tensor | None]:
+    """The same gradients by torch's operators, which can be differentiated again."""
+    y = F.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps)
+    if ctx.activation == "relu":
+        y = F.relu(y)
+    elif slope is not None:
+        y = F.prelu(y, slope.to(y.dtype))
+    inputs = (x, weight, bias, slope)
+    needed = [i for i, needs in enumerate(ctx.needs_input_grad[:4]) if needs]
+    found = torch.autograd.grad(y, [inputs[i] for i in needed], grad, create_graph=True)
+    gradients: list[Tensor | None] = [None] * 4
+    for i, gradient in zip(needed, found, strict=True):
+        gradients[i] = gradient
+    return gradients
