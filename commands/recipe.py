@@ -175,13 +175,8 @@ def recipe_compare(
     from fusedface.recipes.compare.protocols import PAPER_SET, get_protocol, with_settings
     from fusedface.recipes.compare.results import FAILED
     from fusedface.recipes.host.device import pick_device
-    from fusedface.recipes.host.torchrun import is_shared
     from fusedface.recipes.registry import chosen_recipe
-
-    if is_shared():
-        raise ValueError(
-            "recipe compare starts a process for each run itself: start it without torchrun"
-        )
+    from fusedface.recipes.run import run_recipe
 
     changes = [*get_protocol(protocol or ("recipe" if data else "small")), *(settings or [])]
     lists = [*(pairs or []), *_val_sets(val, data)]
@@ -200,6 +195,7 @@ def recipe_compare(
         jobs=jobs,
         device=pick_device(device),
         console=Console(),
+        run_recipe=run_recipe,
     )
     if losses is None:
         raise typer.Exit(130)
@@ -229,7 +225,12 @@ def recipe_map(
     from fusedface.recipes.compare.predictions import write_predictions
     from fusedface.recipes.compare.sinking_map import run_map
     from fusedface.recipes.host.device import pick_device
+    from fusedface.recipes.host.torchrun import is_shared
 
+    if is_shared():
+        raise ValueError(
+            "recipe map starts a process for each run itself: start it without torchrun"
+        )
     if predict:
         if predictions.exists():
             raise ValueError(f"{predictions} exists; predictions are written once")

@@ -72,25 +72,12 @@ class ShardFiles:
         """
         if SHARDS not in content:
             return None
-        found = content[SHARDS]
         try:
-            name, files = found["folder"], found["files"]
-            tensors = {name: _tensor(values) for name, values in found["tensors"].items()}
-            fits = (
-                _is_name(name, rf"[\w-]+\{SUFFIX}")
-                and all(_is_name(file, r"__\d+_\d+\.distcp") for file in files)
-                and all(_is_name(digest, "[0-9a-f]{64}") for digest in files.values())
-                and all(type(key) is str for key in tensors)
-                and {part.file for saved in tensors.values() for part in saved.parts} == set(files)
-                and "weight" in tensors
-            )
+            return cls(path, *_described(path.parent, content[SHARDS]))
         except (TypeError, ValueError, LookupError, AttributeError):
-            fits = False
-        if not fits:
             raise ValueError(
                 f"{path}: its entry {SHARDS!r} does not describe class centres in files"
-            )
-        return cls(path, path.parent / name, dict(files), tensors)
+            ) from None
 
     def check(self, which: slice = slice(None)) -> None:
         """Raise ValueError if one of these files is missing or damaged; the message names it.
@@ -125,6 +112,25 @@ def digest_of(path: Path) -> str:
     """SHA-256 of a file in hexadecimal digits; raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+def _described(
+    parent: Path, entry: dict[str, Any]
+) -> tuple[Path, dict[str, str], dict[str, SavedTensor]]:
+    """The folder, files and tensors of an entry; anything may be wrong with it, so any error may come."""
+    name, files = entry["folder"], entry["files"]
+    tensors = {name: _tensor(values) for name, values in entry["tensors"].items()}
+    fits = (
+        _is_name(name, rf"[\w-]+\{SUFFIX}")
+        and all(_is_name(file, r"__\d+_\d+\.distcp") for file in files)
+        and all(_is_name(digest, "[0-9a-f]{64}") for digest in files.values())
+        and all(type(key) is str for key in tensors)
+        and {part.file for saved in tensors.values() for part in saved.parts} == set(files)
+        and "weight" in tensors
+    )
+    if not fits:
+        raise ValueError("a name or a digest is not one")
+    return parent / name, dict(files), tensors
 
 
 def _tensor(values: dict[str, Any]) -> SavedTensor:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Size, Tensor
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import planner as plans
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -22,6 +23,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from fusedface.models.shard_files import ShardFiles
 
@@ -48,7 +50,7 @@ def read_rows(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "assuming the intent is to load in a single process"
-            dcp.load(rows, storage_reader=reader, planner=planner, no_dist=True)
+            load(rows, storage_reader=reader, planner=planner, no_dist=True)
     except CheckpointException as error:
         cause = str(error.failures[0][0])[:200]
         raise ValueError(
@@ -77,7 +79,7 @@ class _Where(NamedTuple):
     transform_descriptors: None = None
 
 
-class _Reader(dcp.FileSystemReader):
+class _Reader(FileSystemReader):
     """Torch's reader, with the description of a checkpoint instead of a pickle."""
 
     def __init__(self, files: ShardFiles) -> None:
@@ -98,7 +100,7 @@ class _Reader(dcp.FileSystemReader):
         return Metadata(tensors, storage_data=places, storage_meta=StorageMeta())
 
 
-class _LoadRows(dcp.DefaultLoadPlanner):
+class _LoadRows(DefaultLoadPlanner):
     """A process reads the rows of its classes."""
 
     def __init__(self, classes: range) -> None:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, cast
 
 import torch.distributed as dist
 from torch import Size, Tensor
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import planner as plans
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -21,6 +22,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
@@ -47,7 +49,7 @@ def write_rows(
     """
     writer = _Writer(folder, shard)
     try:
-        dcp.save(rows, storage_writer=writer, planner=_SaveRows(shard), process_group=group)
+        save(rows, storage_writer=writer, planner=_SaveRows(shard), process_group=group)
     except CheckpointException as error:
         rank, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])
         why = str(cause) or type(cause).__name__
@@ -62,7 +64,7 @@ class _Written(NamedTuple):
     sha256: str
 
 
-class _Writer(dcp.FileSystemWriter):
+class _Writer(FileSystemWriter):
     """Torch's writer, with a description in plain values instead of a pickle.
 
     Attributes:
@@ -109,7 +111,7 @@ class _Writer(dcp.FileSystemWriter):
         self.described = {"folder": self.folder.name, "files": files, "tensors": tensors}
 
 
-class _SaveRows(dcp.DefaultSavePlanner):
+class _SaveRows(DefaultSavePlanner):
     """Each rank writes its rows of every tensor."""
 
     def __init__(self, shard: ClassShard) -> None:

@@ -4,9 +4,10 @@ import math
 from dataclasses import replace
 
 import torch
+from compared_cases import CASES as COMPARISONS
 from distributed_cases import STEPS_AND_ERRORS, fails, shared
 from distributed_runs import STEPS, Small, faces, finished, folder, group_of, recipe, run_on, same
-from shard_cases import CASES
+from shard_cases import CASES as SHARDS
 
 from fusedface.recipes.configuration.own_files import with_init
 from fusedface.recipes.evaluation import evaluate
@@ -62,5 +63,6 @@ def verified_together(rank, num_ranks):
 OF_TWO = (
     STEPS_AND_ERRORS
     | shared(class_centres_in_the_backward, begun_with_a_checkpoint, verified_together)
-    | CASES
+    | SHARDS
+    | COMPARISONS
 )

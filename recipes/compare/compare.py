@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 
+from fusedface.recipes.compare.in_turn import RunRecipe, run_in_turn
 from fusedface.recipes.compare.plan import plan
-from fusedface.recipes.compare.pool import default_jobs, last_words, run_all
+from fusedface.recipes.compare.pool import default_jobs, last_words, run_all, write_recipe
 from fusedface.recipes.compare.results import FAILED, PlannedRun, RunResult, read_result
 from fusedface.recipes.compare.reuse import Inputs, conflicts, inputs_of, record
 from fusedface.recipes.compare.screen import Screen
@@ -32,9 +33,12 @@ from fusedface.recipes.compare.study import keep, take
 from fusedface.recipes.compare.tables import as_dict, rich_tables, settings_line
 from fusedface.recipes.compare.texts import shortened
 from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.host.processes import Processes, joined
 from fusedface.recipes.host.terminal import say
+from fusedface.recipes.host.torchrun import own_device
 from fusedface.recipes.run_directory.environment import describe_environment
 from fusedface.recipes.run_directory.files import write_text
+from fusedface.recipes.training.agreement import check_same_runs
 
 COMPARISON = "comparison.json"
 DEFAULT = Path("runs/compare")
@@ -52,6 +56,8 @@ def compare(
     jobs: int | None = None,
     device: torch.device,
     console: Console,
+    run_recipe: RunRecipe | None = None,
+    processes: Processes | None = None,
 ) -> list[LossResult] | None:
     """Run every recipe with every seed, except finished runs, and report on all runs.
 
@@ -67,6 +73,9 @@ def compare(
         jobs: number of simultaneous runs; None takes as many as the machine can run.
         device: the device of the runs.
         console: where progress is shown.
+        run_recipe: trains a recipe that several processes share; a single process starts others for it.
+        processes: the processes that share each run, one run after the other; each calls this. None
+            takes those that torchrun has started.
 
     Returns:
         The figures of each loss, best first. None after a signal, or if no run has ended; the same call
@@ -74,54 +83,115 @@ def compare(
 
     Raises:
         ValueError: see `plan`; the faces cannot be read; `out` holds runs of other settings, data or
-            code; or every run failed.
+            code; the processes were given other runs; or every run failed.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {jobs}")
+    if processes is None:
+        device = own_device(device)
+        with joined(device) as processes:
+            return compare(
+                recipes, out, num_seeds=num_seeds, margins=margins, cures=cures, study=study,
+                minutes=minutes, jobs=jobs, device=device, console=console, run_recipe=run_recipe,
+                processes=processes,
+            )  # fmt: skip
+    if processes.count > 1:
+        if jobs not in (None, 1):
+            raise ValueError(
+                f"under torchrun all processes share each run, one at a time: leave out --jobs {jobs}"
+            )
+        jobs = 1
     planned = partial(plan, recipes, num_seeds, margins, cures=cures)
+    check_same_runs([run.recipe for run in planned(out or DEFAULT)], processes)
+    console = console if processes.is_first else Console(quiet=True)
+    todo = processes.from_first(lambda: _begin(out, planned, study, jobs, device, console))
+    runs = planned(todo.out)
+    stopped = _train(runs, todo, minutes, device, console, run_recipe, processes)
+    return processes.from_first(lambda: _end(runs, todo, study, stopped, device, console))
+
+
+class ToDo(NamedTuple):
+    """What is left of a comparison, the same on all processes."""
+
+    out: Path
+    inputs: Inputs
+    waiting: list[int]
+    """Indices of the planned runs that are not finished."""
+    jobs: int
+
+
+def _begin(
+    out: Path | None,
+    planned: Callable[[Path], list[PlannedRun]],
+    study: Path | None,
+    jobs: int | None,
+    device: torch.device,
+    console: Console,
+) -> ToDo:
+    """Choose the folder, and what is to be made; record what the runs rest on."""
     inputs = inputs_of(planned(out or DEFAULT)[0].recipe, device)
     out = _folder(out, planned, inputs, console)
     runs = planned(out)
     if study is not None and (taken := take(study, runs, inputs)):
         record(taken, inputs)
         say(console, f"{len(taken)} finished runs are taken from {study}")
-    todo = [run for run in runs if not read_result(run).done]
+    waiting = [index for index, run in enumerate(runs) if not read_result(run).done]
+    todo = [runs[index] for index in waiting]
     record(todo, inputs)
+    for run in todo:
+        write_recipe(run)
     jobs = min(jobs or default_jobs(device), max(1, len(todo)))
     say(console, f"{len(runs)} runs, {len(runs) - len(todo)} of them done before, {jobs} at a time")
     say(console, settings_line(runs[0].recipe))
-    stopped = _train(runs, todo, jobs, minutes, device, console)
-    results = [read_result(run) for run in runs]
-    if study is not None:
-        say(console, f"{study} holds {keep(study, results, inputs)} finished runs")
-    if stopped:
-        say(console, f"stopped by {stopped}; the same command goes on with {out}")
-        return None
-    begun = _begun(results, console)
-    return report(begun, out, device, console) if begun else None
+    return ToDo(out, inputs, waiting, jobs)
 
 
 def _train(
     runs: Sequence[PlannedRun],
-    todo: Sequence[PlannedRun],
-    jobs: int,
+    todo: ToDo,
     minutes: float | None,
     device: torch.device,
     console: Console,
+    run_recipe: RunRecipe | None,
+    processes: Processes,
 ) -> str | None:
-    """Train the runs that are to do, on the screen of all runs; returns the name of a signal, or None."""
+    """Train the runs that are to do, on the screen of all runs; says what stopped it, if a signal did."""
+    waiting = [runs[index] for index in todo.waiting]
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
+    may_begin: Callable[[], bool] = lambda: time.monotonic() < deadline  # noqa: E731
     screen = Screen(runs, console)
     try:
-        return run_all(todo, jobs, device, screen.update, lambda: time.monotonic() < deadline)
+        if processes.count == 1:
+            return run_all(waiting, todo.jobs, device, screen.update, may_begin)
+        assert run_recipe is not None
+        return run_in_turn(waiting, device, processes, run_recipe, screen.update, may_begin)
     finally:
         screen.close()
+
+
+def _end(
+    runs: Sequence[PlannedRun],
+    todo: ToDo,
+    study: Path | None,
+    stopped: str | None,
+    device: torch.device,
+    console: Console,
+) -> list[LossResult] | None:
+    """Keep what is finished in the file of the study, and report; None if there is nothing to report."""
+    results = [read_result(run) for run in runs]
+    if study is not None:
+        say(console, f"{study} holds {keep(study, results, todo.inputs)} finished runs")
+    if stopped:
+        say(console, f"stopped by {stopped}; the same command goes on with {todo.out}")
+        return None
+    begun = _begun(results, console)
+    return report(begun, todo.out, device, console) if begun else None
 
 
 def _begun(results: Sequence[RunResult], console: Console) -> list[RunResult]:
     """The runs that have begun; tells how many have not, and why processes ended without a result."""
     # A process that begins makes the .txt first; a run of a study has a summary and no process.
-    begun = [r for r in results if r.summary or r.run.folder.with_suffix(".txt").exists()]
+    begun = [r for r in results if r.summary or r.run.output.exists()]
     if len(begun) < len(results):
         left = len(results) - len(begun)
         say(console, f"{left} of {len(results)} runs are still to do; the same command goes on")

@@ -77,18 +77,18 @@ def run_all(
 
 def last_words(run: PlannedRun) -> str:
     """The last line of a run's output, which says why it failed."""
-    path = run.folder.with_suffix(".txt")
+    path = run.output
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
     return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
 def _start(run: PlannedRun, device: torch.device, threads: int) -> subprocess.Popen[bytes]:
-    recipe = _recipe_file(run)
+    recipe = write_recipe(run)
     # The user's own number of threads counts.
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "fusedface.recipes.compare.worker"]
     command += [str(recipe), str(run.folder), str(device)]
-    with run.folder.with_suffix(".txt").open("ab") as log:
+    with run.output.open("ab") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -101,7 +101,7 @@ def _start(run: PlannedRun, device: torch.device, threads: int) -> subprocess.Po
         )
 
 
-def _recipe_file(run: PlannedRun) -> Path:
+def write_recipe(run: PlannedRun) -> Path:
     """Write the recipe next to the run's directory, which must be empty when the run begins."""
     path = run.folder.with_suffix(".toml")
     path.parent.mkdir(parents=True, exist_ok=True)

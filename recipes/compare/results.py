@@ -27,6 +27,11 @@ class PlannedRun:
     recipe: "Recipe"
     folder: Path
 
+    @property
+    def output(self) -> Path:
+        """The file with what it printed, next to its directory."""
+        return self.folder.with_suffix(".txt")
+
 
 @dataclass(frozen=True)
 class RunResult(RunRecord):

@@ -1,5 +1,6 @@
 """Checks that all processes of a run have the same recipe and images, before anything is written."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,18 @@ def check_same_recipe(recipe: Recipe, processes: Processes) -> None:
         if differences:
             listed = "\n  ".join(differences)
             raise ValueError(f"rank {rank} was given another recipe than rank 0:\n  {listed}")
+
+
+def check_same_runs(recipes: Sequence[Recipe], processes: Processes) -> None:
+    """Raise ValueError, on every rank, unless all have the same recipes for a comparison."""
+    counts = processes.gather(len(recipes))
+    for rank, count in enumerate(counts):
+        if count != counts[0]:
+            raise ValueError(
+                f"rank {rank} was given a comparison of {count} runs, rank 0 one of {counts[0]}"
+            )
+    for recipe in recipes:
+        check_same_recipe(recipe, processes)
 
 
 def check_same_faces(images: dict[str, Any], processes: Processes) -> None:

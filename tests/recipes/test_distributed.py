@@ -142,7 +142,7 @@ def test_what_torchrun_does_not_fit(monkeypatch):
         own_device(torch.device("cuda"))
     with pytest.raises(ValueError, match="not on mps"):
         own_device(torch.device("mps"))
-    for command, words in ((["run", "mobilefacenet"], "--out"), (["compare"], "without torchrun")):
+    for command, words in ((["run", "mobilefacenet"], "--out"), (["map"], "without torchrun")):
         result = CliRunner().invoke(cli.app, ["recipe", *command])
         assert isinstance(result.exception, ValueError)
         assert words in str(result.exception)
