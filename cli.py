@@ -21,7 +21,20 @@ try:
     from typer.core import TyperGroup
 
     import fusedface
-    from fusedface.commands import bench, data, doctor, evaluate, export, faces, plot, recipe
+    from fusedface.commands import (
+        bench,
+        bench_results,
+        bench_scaling,
+        bench_training,
+        compare,
+        data,
+        doctor,
+        evaluate,
+        export,
+        faces,
+        plot,
+        recipe,
+    )
     from fusedface.recipes.host.terminal import bounded, print_error, visible
 except ModuleNotFoundError as error:
     sys.exit(MISSING.format(error))
@@ -67,6 +80,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+recipe.app.command("compare")(compare.compare_recipes)
+recipe.app.command("map")(compare.map_sinking)
+bench.app.command("scaling")(bench_scaling.measure_growth)
+bench.app.command("ranks")(bench_scaling.time_processes)
+bench.app.command("step")(bench_training.time_step)
+bench.app.command("data")(bench_training.time_data)
+bench.app.command("convergence")(bench_training.compare_convergence)
+bench.app.command("compare")(bench_results.compare_results)
+bench.app.command("readme")(bench_results.write_readme)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fusedface.bench.case import Case, Inputs
+from fusedface.bench.failures import Errors, WrongResultError
 from fusedface.bench.heads.loss import Loss
 from fusedface.bench.heads.table import Head
 from fusedface.kernels import margin_loss
@@ -28,28 +29,12 @@ TOLERANCES: dict[str, Tolerance] = {
 }
 
 
-class Errors(NamedTuple):
-    """Relative errors of the mean loss, and of each gradient by its norm."""
-
-    loss: float
-    embeddings: float
-    weight: float
-
-
 class Truth(NamedTuple):
     """The exact mean loss and its gradients; the weight's gradient is rounded to float32."""
 
     loss: float
     embeddings: Tensor
     weight: Tensor
-
-
-class WrongResultError(ValueError):
-    """A head does not compute the loss that it claims; `errors` has the differences."""
-
-    def __init__(self, message: str, errors: Errors) -> None:
-        super().__init__(message)
-        self.errors = errors
 
 
 def truth(head: Head, case: Case, inputs: Inputs) -> Truth:

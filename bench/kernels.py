@@ -4,12 +4,10 @@ Run: python cli.py bench kernels                  the grid that suits the device
      python cli.py bench kernels --shape 256x85742x128 --rounds 15
 """
 
-import gc
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +15,18 @@ import torch
 
 from fusedface.bench import results
 from fusedface.bench.case import Case, Inputs
-from fusedface.bench.check import Truth, WrongResultError, check, truth
+from fusedface.bench.check import Truth, check, truth
+from fusedface.bench.failures import FAILURES, WrongResultError, failure
 from fusedface.bench.heads.loss import Loss
 from fusedface.bench.heads.table import CPU_PRECISIONS, GPU_PRECISIONS, Head, heads
 from fusedface.bench.memory import Meter
-from fusedface.bench.roofline import Ceilings, least_work, measure, work
+from fusedface.bench.plan import Plan, chosen, free
+from fusedface.bench.roofline import Ceilings, measure, rates
 from fusedface.bench.rows import Row
 from fusedface.bench.steps import Run, graph_run, make_optimizer, step_run
 from fusedface.bench.timing import alternate, paired_ratio, quartiles, stopwatch
 
-PASSES = (
-    "forward",
-    "backward",
-    "both",
-    "step",
-)  # both: forward and backward; step: these and the optimiser
 MAX_GRAPH_BYTES = 2**28  # of class centres, for heads in a CUDA graph
-# Errors that an alternative may raise: its own, a compiler's of many kinds, a missing import.
-FAILURES = (Exception,)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Settings of a benchmark run."""
-
-    device: torch.device
-    rounds: int = 9  # of timing; 0 measures only correctness and memory
-    only: Sequence[str] = ()  # run heads whose names contain one of these; empty: all
-    skip: Sequence[str] = ()  # but no head whose name contains one of these
-    memory: bool = True
-    seconds_per_case: float = 120.0  # limit of timing; no round begins after it
-    deadline: float = float("inf")  # on the clock of time.perf_counter; no case begins after it
 
 
 def run_to_file(
@@ -114,22 +93,10 @@ def run(
         for case in cases:
             if time.perf_counter() > plan.deadline:
                 break
-            _free(plan.device)
+            free(plan.device)
             rows.extend(_CaseRun(case, plan, meter, ceilings, note).rows())
             on_case(rows)
     return rows
-
-
-def chosen(everything: Sequence[Head], only: Sequence[str], skip: Sequence[str]) -> list[Head]:
-    """Heads whose names contain a text of `only` and none of `skip`, and the first base of each."""
-    wanted = [
-        head
-        for head in everything
-        if (not only or any(text in head.name for text in only))
-        and not any(text in head.name for text in skip)
-    ]
-    names = {p.name for p in wanted} | {p.bases[0] for p in wanted}
-    return [p for p in everything if p.name in names]
 
 
 class _CaseRun:
@@ -232,7 +199,7 @@ class _CaseRun:
         else:
             return
         inputs[0].grad = inputs[1].grad = None
-        _free(self.plan.device)
+        free(self.plan.device)
 
     def _row(self, head: Head, seconds: dict[str, dict[str, list[float]]]) -> Row:
         name = head.name
@@ -249,38 +216,8 @@ class _CaseRun:
             }
             for which in ("both", "step")
         }
-        return Row(self.case, name, ms, ratios, **known, **self._rates(head, ms["both"][1]))
-
-    def _rates(self, head: Head, both_ms: float) -> dict[str, Any]:
-        seconds = both_ms / 1e3
-        done = work(self.case, head, self.plan.device)
-        rates: dict[str, Any] = {
-            "flops_per_second": done.flops / seconds,
-            "bytes_per_second": done.bytes / seconds,
-        }
-        if self.ceilings is not None:
-            least = self.ceilings.seconds(least_work(self.case), head.precision)
-            rates["of_limit"] = least / seconds
-        return rates
-
-
-def _free(device: torch.device) -> None:
-    """Free the tensors of earlier cases, and of failed steps, whose frames hold them."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def failure(error: BaseException) -> str:
-    """One line on why a head did not run."""
-    text = str(error).strip()
-    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text
-    if is_memory:
-        return "out of memory"
-    if isinstance(error, WrongResultError):
-        return text
-    first = text.splitlines()[0] if text else type(error).__name__
-    return f"failed: {first[:100]}"
+        reached = rates(self.case, head, self.plan.device, ms["both"][1] / 1e3, self.ceilings)
+        return Row(self.case, name, ms, ratios, **known, **reached)
 
 
 def _kind(head: Head) -> tuple[str, str]:

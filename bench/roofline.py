@@ -150,3 +150,14 @@ def _fastest(call: Callable[[], object], device: torch.device, at_most: float = 
     while len(times) < REPEATS and (not times or time.perf_counter() - began < at_most):
         times.extend(watch([call]))
     return min(times)
+
+
+def rates(
+    case: Case, head: Head, device: torch.device, seconds: float, ceilings: Ceilings | None
+) -> dict[str, float]:
+    """Operations and bytes a second of forward and backward in `seconds`, and their share of the limit."""
+    done = work(case, head, device)
+    reached = {"flops_per_second": done.flops / seconds, "bytes_per_second": done.bytes / seconds}
+    if ceilings is not None:
+        reached["of_limit"] = ceilings.seconds(least_work(case), head.precision) / seconds
+    return reached

@@ -10,7 +10,7 @@ Triple = tuple[float, float, float]  # quartiles: 25, 50 and 75 %
 
 @dataclass(frozen=True)
 class Row:
-    """One head on one case. `ms` and `ratios` are by pass (PASSES)."""
+    """One head on one case. `ms` and `ratios` are by pass: forward, backward, both of them, step."""
 
     case: Case
     head: str
@@ -19,7 +19,7 @@ class Row:
         default_factory=dict
     )  # to each base, median over the rounds
     peak_extra_mib: float | None = None
-    errors: dict[str, float] | None = None  # relative, against float64: `check.Errors`
+    errors: dict[str, float] | None = None  # relative, against float64: `failures.Errors`
     flops_per_second: float | None = None  # of what the head computes, forward and backward
     bytes_per_second: float | None = None
     of_limit: float | None = (

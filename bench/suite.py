@@ -13,99 +13,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from fusedface.bench import results, tables
-from fusedface.recipes.host.terminal import Table, say
+from fusedface.bench import results
+from fusedface.bench.suite_parts import Part, plan
+from fusedface.bench.suite_table import print_summary
+from fusedface.recipes.host.terminal import say
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACE = 8.0  # seconds before the limit of a part, in which it should end by itself
 SHORTEST = 15.0  # seconds; with less time left no part begins
-OURS_AND_SMALL = ("fused", "official", "partial fc", "pytorch", "linear_cross", "liger", "cut-")
-# Compiling the eager formulation for a shape takes longer than timing it.
-OF_LARGE = (
-    "fused curricularface",
-    "fused normface",
-    "eager",
-    "official",
-    "linear_cross",
-    "liger",
-    "cut-",
-)
-
-KERNEL_SHAPES = (
-    "512x85742x128",
-    "512x85742x512",
-    "256x85742x128",
-    "256x10572x128",
-    "256x85742x512",
-)
-LARGE_SHAPES = ("1024x360232x512", "1024x2000000x512", "4096x1000000x512", "512xmaxx512")
-ERROR_SHAPES = ("130x3001x128", "63x9970x512")
-TUNED_SHAPES = ("512x85742x128", "512x85742x512")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A command of `bench` (or pytest), its time limit, and the number of cases in its finished file."""
-
-    name: str
-    seconds: float
-    arguments: tuple[str, ...]
-    num_cases: int = 0
-
-    @property
-    def is_tests(self) -> bool:
-        """Whether the part is pytest, which writes no result file."""
-        return self.arguments[0] == "pytest"
-
-
-def plan(device: torch.device, quick: bool, skip: Sequence[str] = ()) -> list[Part]:
-    """The parts, the most important first; `skip` as in `bench kernels`."""
-    skipped = [word for text in skip for word in ("--skip", text)]
-    small = ("32x500x32", "32x800x64") if quick else None
-    shapes = {
-        "errors": small or ERROR_SHAPES,
-        "kernels": small or KERNEL_SHAPES,
-        "large": small or LARGE_SHAPES,
-    }
-    tests = (
-        "pytest",
-        "tests/kernels/gpu",
-        "-m",
-        "gpu",
-        "-vv",
-        "--no-header",
-        "-p",
-        "no:cacheprovider",
-    )
-    if find_spec("xdist") is not None:
-        tests += ("-n", "4")  # compiling on the host takes most of the time
-    short = ("--steps", "3", "--batch", "8", "--classes", "6", "--size", "32") if quick else ()
-    parts = [
-        Part("tests", 150.0, tests),
-        _kernels(
-            "errors", 45.0, shapes["errors"],
-            "--rounds", "0", "--no-memory", *_only(OURS_AND_SMALL), *skipped,
-        ),
-        _kernels("kernels", 150.0, shapes["kernels"], "--rounds", "15", "--seconds", "4", *skipped),
-        _kernels(
-            "large", 110.0, shapes["large"],
-            "--rounds", "9", "--seconds", "5", "--skip", "compiled", *_only(OF_LARGE), *skipped,
-        ),
-        Part("convergence", 60.0, ("convergence", "--minutes", "0.3", *short)),
-    ]  # fmt: skip
-    if device.type == "cuda":
-        shapes_to_tune = [word for shape in TUNED_SHAPES for word in ("--shape", shape)]
-        parts.insert(2, Part("tune", 130.0, ("tune", *shapes_to_tune)))
-    return parts
 
 
 def run(
@@ -141,7 +63,7 @@ def run(
             say(console, f"{part.name}: no time left")
         else:
             say(console, f"{part.name}: {suite.do(part, min(part.seconds, left))}")
-    _print_summary(out, console)
+    print_summary(out, console)
     return all(suite.is_finished(part.name) for part in parts)
 
 
@@ -230,16 +152,6 @@ class Suite:
         )
 
 
-def _kernels(name: str, seconds: float, shapes: Sequence[str], *options: str) -> Part:
-    repeated = [word for shape in shapes for word in ("--shape", shape)]
-    num_cases = 2 * len(shapes)  # both phases
-    return Part(name, seconds, ("kernels", *repeated, *options), num_cases)
-
-
-def _only(texts: Sequence[str]) -> list[str]:
-    return [word for text in texts for word in ("--only", text)]
-
-
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
     try:
         return process.wait(seconds)
@@ -253,52 +165,3 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 def _last_line(output: str) -> str:
     """The last line of pytest, which counts passed and failed tests; their names are in the log."""
     return next((line for line in reversed(output.splitlines()) if line.strip()), "")
-
-
-COLUMNS: dict[str, Callable[[str], bool]] = {
-    "ours bf16": lambda name: name == "fused curricularface bfloat16",
-    "in graph": lambda name: name.endswith("CUDA graph"),
-    "ours f32": lambda name: name == "fused curricularface float32",
-    "official": lambda name: name == "official curricularface",
-    "eager bf16": lambda name: name == "eager curricularface bfloat16",
-    "compiled bf16": lambda name: name == "compiled eager curricularface bfloat16",
-    "torch lce": lambda name: name.startswith("torch linear_cross_entropy"),
-    "liger bf16": lambda name: name == "liger normface bfloat16",
-    "cce bf16": lambda name: name == "cut-cross-entropy normface bfloat16",
-}
-
-
-def _print_summary(out: Path, console: Console) -> None:
-    """Print forward and backward of the main alternatives in milliseconds, one line per case."""
-    table = Table("forward + backward, ms", ["case"], [*COLUMNS, "ours of limit"])
-    for name in ("kernels", "large"):
-        path = out / f"{name}.json"
-        if path.exists():
-            for case, rows in _by_case(results.read(path)["rows"]).items():
-                table.add_row(case, *_line(rows))
-    console.print(table)
-
-
-def _by_case(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    cases: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        case = row["case"]
-        sizes = f"{case['num_rows']}x{case['num_classes']}x{case['dim']} {case['phase']}"
-        cases.setdefault(sizes, []).append(row)
-    return cases
-
-
-def _line(rows: Sequence[dict[str, Any]]) -> list[str]:
-    cells = []
-    for is_it in COLUMNS.values():
-        row = next((row for row in rows if is_it(row["head"])), None)
-        cells.append("" if row is None else _cell(row))
-    ours = next((row for row in rows if COLUMNS["ours bf16"](row["head"])), {})
-    share = ours.get("of_limit")
-    return [*cells, "" if share is None else f"{share:.0%}"]
-
-
-def _cell(row: dict[str, Any]) -> str:
-    if row["ms"]:
-        return tables.milliseconds(row["ms"]["both"][1])
-    return "OOM" if row["note"] == "out of memory" else "no" if row["note"] else ""

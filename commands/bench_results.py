@@ -4,13 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-
-def wide_console() -> Console:
-    """A console as wide as the terminal; output to a file is as wide as the tables."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+from fusedface.commands.bench_options import wide_console
 
 
 def compare_results(

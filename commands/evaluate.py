@@ -8,42 +8,49 @@ from rich.console import Console
 
 from fusedface.commands.options import DeviceOption, PairsOption, RootOption
 
+CheckpointArgument = Annotated[
+    Path, typer.Argument(help="A checkpoint, of a run or a public one, or an ONNX file.")
+]
+FormerRootOption = Annotated[
+    Path | None, typer.Option("--data", hidden=True, help="The former name of --root.")
+]
+AllPairsOption = Annotated[
+    bool,
+    typer.Option(
+        "--all-pairs",
+        help="Take TAR, AUC and rank-1 from all pairs of the images of a list, where a folder is a "
+        "person, instead of the listed pairs.",
+    ),
+]
+IjbOption = Annotated[
+    list[Path] | None,
+    typer.Option("--ijb", help="A folder of IJB-B or IJB-C: meta and loose_crop; repeatable."),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Write results.json, thresholds.json, plots, scores as CSV and a picture of the worst "
+        "mistakes here.",
+    ),
+]
+ThresholdsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--thresholds", help="A thresholds.json of other data: try its thresholds on these."
+    ),
+]
+
 
 def evaluate(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A checkpoint, of a run or a public one, or an ONNX file.")
-    ],
+    checkpoint: CheckpointArgument,
     pairs: PairsOption = None,
     root: RootOption = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", hidden=True, help="The former name of --root.")
-    ] = None,
-    all_pairs: Annotated[
-        bool,
-        typer.Option(
-            "--all-pairs",
-            help="Take TAR, AUC and rank-1 from all pairs of the images of a list, where a folder is a "
-            "person, instead of the listed pairs.",
-        ),
-    ] = False,
-    ijb: Annotated[
-        list[Path] | None,
-        typer.Option("--ijb", help="A folder of IJB-B or IJB-C: meta and loose_crop; repeatable."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="Write results.json, thresholds.json, plots, scores as CSV and a picture of the worst "
-            "mistakes here.",
-        ),
-    ] = None,
-    fixed: Annotated[
-        Path | None,
-        typer.Option(
-            "--thresholds", help="A thresholds.json of other data: try its thresholds on these."
-        ),
-    ] = None,
+    data: FormerRootOption = None,
+    all_pairs: AllPairsOption = False,
+    ijb: IjbOption = None,
+    out: OutOption = None,
+    fixed: ThresholdsOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Verify and identify faces: accuracy, thresholds with intervals, and the probability of a cosine.

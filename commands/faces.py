@@ -1,13 +1,18 @@
 """`embed`, `verify` and `identify`: use one network on aligned faces."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from fusedface.commands.options import DeviceOption
 from fusedface.recipes.host.terminal import Table, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedface.recipes.evaluation.decision import Candidate, Rule
 
 ModelOption = Annotated[
     Path, typer.Option("--model", help="A checkpoint, of a run or a public one, or an ONNX file.")
@@ -94,16 +99,8 @@ def identify(
 
     rule = find_rule(model, thresholds, set_name, far)
     found = search(open_recogniser(model, device), probe, gallery)
-    judged = ["probability", "decision"] if rule else []
-    table = Table("", ["person"], ["images", "cosine", *judged])
-    for person in found[:top]:
-        cells = [f"{person.num_images:,}", f"{person.cosine:.4f}"]
-        if rule:
-            accepted = "accepted" if rule.accepts(person.cosine) else "-"
-            cells += [f"{rule.probability(person.cosine):.4f}", accepted]
-        table.add_row(person.person, *cells)
     console = Console()
-    console.print(table)
+    console.print(_people_table(found[:top], rule))
     if rule is None:
         say(console, _no_thresholds(model))
         return
@@ -116,6 +113,19 @@ def identify(
         f"the rate is of one comparison: of strangers compared with {len(found):,} people, about "
         f"{100 * alarm:.1f} % are taken for somebody",
     )
+
+
+def _people_table(people: "Sequence[Candidate]", rule: "Rule | None") -> Table:
+    """A row for each person of a gallery; with a rule also the probability and the decision."""
+    judged = ["probability", "decision"] if rule else []
+    table = Table("", ["person"], ["images", "cosine", *judged])
+    for person in people:
+        cells = [f"{person.num_images:,}", f"{person.cosine:.4f}"]
+        if rule:
+            accepted = "accepted" if rule.accepts(person.cosine) else "-"
+            cells += [f"{rule.probability(person.cosine):.4f}", accepted]
+        table.add_row(person.person, *cells)
+    return table
 
 
 def _no_thresholds(model: Path) -> str:

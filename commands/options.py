@@ -59,3 +59,11 @@ DeviceOption = Annotated[
     str | None,
     typer.Option("--device", help="Such as cpu or cuda:1; without it a GPU if there is one."),
 ]
+
+
+def pair_lists(pairs: list[Path] | None, val: str | None, data: str | None) -> list[Path]:
+    """The files of --pairs and --val; those of --val may lie in the folder of --data."""
+    from fusedface.data import find_sets
+
+    sets = [] if val is None else find_sets(val, None if data is None else Path(data))
+    return [*(pairs or []), *sets]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fusedface.models.archives import read_archive
 from fusedface.models.backbone import Backbone
-from fusedface.models.checkpoints import Contents, interpret, listed, match
+from fusedface.models.checkpoints import interpret
+from fusedface.models.contents import Contents, listed, match
 from fusedface.models.preprocessing import Preprocessing
 from fusedface.models.shard_files import SHARDS, ShardFiles
 

@@ -26,16 +26,18 @@ class Reuse:
 
     Args:
         directory: the run directory.
+        recipe: the recipe of the run that wants to use it.
         resume: whether a run that is already there goes on.
         allow_change: settings, or groups of them, that may differ from those at the start of the run.
     """
 
     directory: RunDirectory
+    recipe: Recipe
     resume: bool = False
     allow_change: Collection[str] = ()
 
-    def check(self, recipe: Recipe) -> list[str]:
-        """The allowed differences between a recipe and the one in the directory, one line each.
+    def check(self) -> list[str]:
+        """The allowed differences between the recipe and the one in the directory, one line each.
 
         Raises:
             ValueError: the folder is not empty and `resume` is off; or it holds no run, or one of another
@@ -54,15 +56,15 @@ class Reuse:
             raise ValueError(
                 f"{folder} holds no run: there is no {RECIPE} in it; choose another --out"
             )
-        return self.changes(recipe, read_recipe(path), path)
+        return self.changes(read_recipe(path), path)
 
-    def changes(self, recipe: Recipe, other: Recipe, where: Path) -> list[str]:
-        """The allowed differences between a recipe and that of the file `where`, one line each.
+    def changes(self, other: Recipe, where: Path) -> list[str]:
+        """The allowed differences between the recipe and that of the file `where`, one line each.
 
         Raises:
             ValueError: a setting differs that may not change; the message gives each with both values.
         """
-        changed = changed_settings(recipe, other)
+        changed = changed_settings(self.recipe, other)
         refused = [line for key, line in changed.items() if not self.may_change(key)]
         if refused:
             allowed = " ".join(f"--allow-change {key}" for key in changed)
@@ -74,21 +76,21 @@ class Reuse:
             )
         return list(changed.values())
 
-    def changes_since(self, checkpoint: Checkpoint, recipe: Recipe) -> list[str]:
+    def changes_since(self, checkpoint: Checkpoint) -> list[str]:
         """`changes` against the recipe in a checkpoint."""
         values = checkpoint.recipe()
         try:
             other = from_dict(values)
         except ValueError as error:
             raise checkpoint.unusable(f"its recipe cannot be read: {error}") from None
-        return self.changes(recipe, other, checkpoint.path)
+        return self.changes(other, checkpoint.path)
 
     def may_change(self, key: str) -> bool:
         """Whether a setting may differ from its value at the start of the run."""
         return any(key == name or key.startswith(f"{name}.") for name in self.allow_change)
 
 
-def finished_before(reuse: Reuse, recipe: Recipe, console: Console) -> Summary | None:
+def finished_before(reuse: Reuse, console: Console) -> Summary | None:
     """The summary of the directory's run if it is finished, else None.
 
     If the summary is damaged, the caller resumes the run, which writes it again.
@@ -97,7 +99,7 @@ def finished_before(reuse: Reuse, recipe: Recipe, console: Console) -> Summary |
         ValueError: the run may not use the directory, see `Reuse.check`; or it finished with other
             settings.
     """
-    directory, changes = reuse.directory, reuse.check(recipe)
+    directory, changes = reuse.directory, reuse.check()
     try:
         summary = directory.read_summary()
     except ValueError as error:
@@ -107,7 +109,7 @@ def finished_before(reuse: Reuse, recipe: Recipe, console: Console) -> Summary |
         return None
     checkpoint, _ = CheckpointFolder(directory.checkpoints, 1).newest()
     if checkpoint is not None:
-        changes = reuse.changes_since(checkpoint, recipe)
+        changes = reuse.changes_since(checkpoint)
     if changes:
         raise ValueError(
             f"{directory.folder} has finished with other settings, which cannot be changed any more; "
@@ -118,7 +120,6 @@ def finished_before(reuse: Reuse, recipe: Recipe, console: Console) -> Summary |
 
 def newest_checkpoint(
     reuse: Reuse,
-    recipe: Recipe,
     checkpoints: CheckpointFolder,
     processes: Processes,
     display: Display,
@@ -134,7 +135,7 @@ def newest_checkpoint(
         display.note(f"skipped a checkpoint: {problem}")
     if checkpoint is None:
         return None, []
-    changes = reuse.changes_since(checkpoint, recipe)
+    changes = reuse.changes_since(checkpoint)
     now = checkpoints.entries["data"]
     return checkpoint, changes + _data_changes(reuse, checkpoint.content.get("data"), now)
 

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fusedface.data import FaceDataset, fingerprint
-from fusedface.kernels import predicted_initial_loss
-from fusedface.models import Backbone, MarginHead, StartingPoint
-from fusedface.recipes.configuration.faces import SYNTHETIC
+from fusedface.data import fingerprint
+from fusedface.models import StartingPoint
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import to_dict, to_toml
 from fusedface.recipes.host.device import pick_device
@@ -28,15 +26,13 @@ from fusedface.recipes.run_directory.metrics import MetricsLog, NoLog
 from fusedface.recipes.run_directory.summary import Summary, print_verification
 from fusedface.recipes.training.agreement import check_same_faces, check_same_recipe
 from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
-from fusedface.recipes.training.display import Display, Status, make_display
+from fusedface.recipes.training.display import Display, make_display
 from fusedface.recipes.training.faces import Faces, open_faces
-from fusedface.recipes.training.parts import make_learner, make_plan
+from fusedface.recipes.training.parts import make_trainer
 from fusedface.recipes.training.precision import Precision, pick_precision
-from fusedface.recipes.training.schedule import Plan
 from fusedface.recipes.training.seeding import seed_everything
 from fusedface.recipes.training.starting import place_centres, read_start
 from fusedface.recipes.training.trainer import Trainer
-from fusedface.recipes.training.watch import SinkingWatch
 
 
 def run_recipe(
@@ -84,8 +80,8 @@ def run_recipe(
         console = Console(quiet=True)
     check_same_recipe(recipe, processes)
     directory = RunDirectory(Path(out), None if device is None else str(device))
-    reuse = Reuse(directory, resume, allow_change)
-    earlier = processes.from_first(lambda: finished_before(reuse, recipe, console))
+    reuse = Reuse(directory, recipe, resume, allow_change)
+    earlier = processes.from_first(lambda: finished_before(reuse, console))
     if earlier is not None:
         say(console, f"{out} has already finished: nothing to resume")
         print_verification(earlier, console)
@@ -119,12 +115,15 @@ def _train(
     # A run that goes on has everything in its own checkpoints.
     begun = processes.from_first(checkpoints.last_step) is not None
     start = None if begun else processes.together(lambda: read_start(recipe.init, recipe.name))
-    trainer = _trainer(recipe, model, faces, checkpoints, precision, display, began, processes)
+    trainer = make_trainer(
+        recipe, model, faces, checkpoints=checkpoints, precision=precision, display=display,
+        began=began, processes=processes,
+    )  # fmt: skip
     if start is not None:
         _load_weights(trainer, start)
     with ExitStack() as held:
         # Only now: a mistake in the recipe or in a path must leave no folder behind.
-        changes = processes.from_first(lambda: _claim(recipe, reuse, held))
+        changes = processes.from_first(lambda: _claim(reuse, held))
         try:
             with processes.alive():
                 return _run(recipe, reuse, changes, trainer, faces, start)
@@ -133,10 +132,10 @@ def _train(
             raise OSError(f"{error}. {left}") from error
 
 
-def _claim(recipe: Recipe, reuse: Reuse, held: ExitStack) -> list[str]:
+def _claim(reuse: Reuse, held: ExitStack) -> list[str]:
     """Claim the directory until `held` closes; returns the allowed differences of its recipe."""
     held.enter_context(reuse.directory.claim())
-    changes = reuse.check(recipe)
+    changes = reuse.check()
     reuse.directory.remove_partial()
     return changes
 
@@ -148,56 +147,6 @@ def _entries(recipe: Recipe, faces: Faces) -> dict[str, Any]:
         "data": fingerprint(faces.train),
         "classes": list(faces.train.class_names),
     }
-
-
-def _trainer(
-    recipe: Recipe,
-    model: Backbone,
-    faces: Faces,
-    checkpoints: CheckpointFolder,
-    precision: Precision,
-    display: Display,
-    began: float,
-    processes: Processes,
-) -> Trainer:
-    """The trainer of a recipe."""
-    source = faces.train
-    plan = make_plan(recipe, source, processes)
-    learner = make_learner(recipe, model, source.num_classes, plan, precision, processes)
-    return Trainer(
-        learner,
-        plan,
-        dataset=FaceDataset(
-            source, recipe.data.augmentation, model.preprocessing, recipe.train.seed
-        ),
-        # Generated faces are cached in this process.
-        num_workers=0 if recipe.data.source == SYNTHETIC else recipe.data.num_workers,
-        evaluate=lambda network: faces.evaluate(network, processes),
-        checkpoints=checkpoints,
-        display=display,
-        status=_status(recipe.name, plan, learner.head),
-        watch=SinkingWatch(
-            source.num_classes,
-            recipe.head.target_gradient,
-            recipe.schedule.warmup_steps,
-            recipe.train.log_every,
-        ),
-        began=began,
-        processes=processes,
-    )
-
-
-def _status(name: str, plan: Plan, head: MarginHead) -> Status:
-    """The figures that the display shows, before the first step."""
-    stages, batches = plan.losses.stages, plan.batches
-    return Status(
-        name=name,
-        num_steps=plan.num_steps,
-        num_epochs=plan.num_steps / batches.steps_per_epoch,
-        batch_size=batches.batch_size,
-        initial_loss=predicted_initial_loss(stages[0].margin, head.num_classes, head.embedding_dim),
-        collapse_loss=stages[-1].margin.collapse_loss(head.num_classes),
-    )
 
 
 def _load_weights(trainer: Trainer, start: StartingPoint) -> None:
@@ -216,11 +165,11 @@ def _run(
     start: StartingPoint | None,
 ) -> Summary:
     """Go on from the newest checkpoint if there is one, train, summarise."""
-    processes, checkpoints, display = trainer.processes, trainer.checkpoints, trainer.display
-    directory, learner = reuse.directory, trainer.learner
+    directory = reuse.directory
+    processes = trainer.processes
     # A damaged environment.json is refused before any file changes.
     processes.from_first(directory.read_starts)
-    checkpoint, since = newest_checkpoint(reuse, recipe, checkpoints, processes, display)
+    checkpoint, since = newest_checkpoint(reuse, trainer.checkpoints, processes, trainer.display)
     resumed = checkpoint is not None
     trainer.go_on(checkpoint, since if resumed else changes)
     if (
@@ -230,8 +179,10 @@ def _run(
     ):
         _load_weights(trainer, start)  # its own checkpoints are all damaged
     if not resumed and start is not None:
-        centres, note = recipe.init.centres, display.note
-        place_centres(learner.head, learner.model, faces.train, start, centres, recipe.data, note)
+        place_centres(
+            trainer.learner.head, trainer.learner.model, faces.train, start, recipe.init.centres,
+            recipe.data, trainer.display.note,
+        )  # fmt: skip
     with _open_log(recipe, directory, changes, trainer, resumed) as log:
         end = trainer.train(log)
     return processes.from_first(lambda: judged(recipe, directory, trainer, faces, end))

@@ -25,7 +25,6 @@ from torch import nn
 from fusedface.models import MODELS, Backbone, Preprocessing
 from fusedface.models.shard_files import ShardFiles
 from fusedface.models.shard_reader import read_rows
-from fusedface.recipes import run
 from fusedface.recipes.configuration.recipe import BackboneOptions
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.report import curves
@@ -33,6 +32,7 @@ from fusedface.recipes.run import run_recipe
 from fusedface.recipes.run_directory import metrics
 from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.display import PlainDisplay
+from fusedface.recipes.training.parts import make_trainer
 from fusedface.recipes.training.precision import Precision
 
 QUIET = Console(quiet=True)
@@ -242,15 +242,15 @@ def faces():
 def trainer_of(given, processes):
     opened = faces()
     torch.manual_seed(given.train.seed)
-    return run._trainer(
+    return make_trainer(
         given,
         given.backbone.build(),
         opened,
-        CheckpointFolder(folder() / "nowhere", 1, {}),
-        Precision(torch.device("cpu"), torch.float32),
-        PlainDisplay(QUIET),
-        time.perf_counter(),
-        processes,
+        checkpoints=CheckpointFolder(folder() / "nowhere", 1, {}),
+        precision=Precision(torch.device("cpu"), torch.float32),
+        display=PlainDisplay(QUIET),
+        began=time.perf_counter(),
+        processes=processes,
     )
 
 

@@ -1,7 +1,7 @@
 """`evaluate`: figures, thresholds and mistakes of a network, from a checkpoint or an ONNX file."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from fusedface.recipes.evaluation.evaluation_files import write_evaluation
 from fusedface.recipes.evaluation.measure import Measured, measure
 from fusedface.recipes.evaluation.recogniser import Recogniser
 from fusedface.recipes.evaluation.recognisers import open_recogniser
+from fusedface.recipes.evaluation.scores import PairScores
 from fusedface.recipes.evaluation.tables import (
     fixed_table,
     results_table,
@@ -22,8 +23,9 @@ from fusedface.recipes.evaluation.tables import (
     threshold_notes,
     thresholds_table,
 )
-from fusedface.recipes.evaluation.templates import template_figures
+from fusedface.recipes.evaluation.templates import TemplateResult, template_figures
 from fusedface.recipes.evaluation.threshold_file import model_file, read_thresholds
+from fusedface.recipes.evaluation.thresholds import SetThresholds
 from fusedface.recipes.host.terminal import say, working
 
 NUM_DRAWN = 6000
@@ -63,42 +65,36 @@ def evaluate_checkpoint(
     """
     known = None if fixed is None else read_thresholds(fixed)
     recogniser = open_recogniser(checkpoint, device)
-    names = [path.stem for path in pair_lists] + [folder.name for folder in ijb_folders]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"sets are named after their files: {twice!r} is given twice, rename one")
-
-    def note(text: str) -> None:
-        say(console, text)
-
+    _check_names([path.stem for path in pair_lists] + [folder.name for folder in ijb_folders])
     measured: dict[str, Measured] = {}
     for path in pair_lists:
         pairs = read_pairs(path, root)
         chosen = all_pairs or None
         measured[path.stem] = _measure(recogniser, path.stem, pairs, chosen, console)
-    if not names:
+    if not pair_lists and not ijb_folders:
         assert root is not None  # the command requires one
-        pairs = drawn_pairs(root, note)
+        pairs = drawn_pairs(root, lambda text: say(console, text))
         measured[root.resolve().name] = _measure(recogniser, root.name, pairs, None, console)
-    templates = {}
-    for folder in ijb_folders:
-        faces = read_templates(folder)
-        with working(console, f"{folder.name}: {len(faces.images)} faces"):
-            templates[folder.name] = template_figures(recogniser.embed(faces.images), faces)
-    note(recogniser.describe())
+    templates = {folder.name: _templates(recogniser, folder, console) for folder in ijb_folders}
+    say(console, recogniser.describe())
     if measured:
         _print(measured, console)
     if templates:
         console.print(templates_table({name: result for name, (result, _) in templates.items()}))
-    others = {} if known is None else {f"{n} (known)": s for n, s in known.sets.items()}
-    others |= {name: m.thresholds for name, m in measured.items()} if len(measured) > 1 else {}
-    if others and measured:
-        console.print(fixed_table(others, measured))
+    if measured:
+        _print_fixed(measured, {} if known is None else known.sets, console)
     if out is not None:
         model = model_file(checkpoint)
         written = write_evaluation(out, model, recogniser.as_dict(), measured, templates)
-        note(f"wrote to {out}: {', '.join(written)}")
+        say(console, f"wrote to {out}: {', '.join(written)}")
     return measured
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise ValueError if two sets would have the same name."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"sets are named after their files: {twice!r} is given twice, rename one")
 
 
 def drawn_pairs(root: Path, note: Callable[[str], None]) -> PairList:
@@ -132,10 +128,31 @@ def _measure(
         return measure(recogniser.embed(pairs.images), pairs, people)
 
 
-def _print(measured: dict[str, Measured], console: Console) -> None:
+def _templates(
+    recogniser: Recogniser, folder: Path, console: Console
+) -> tuple[TemplateResult, PairScores]:
+    """The figures of an IJB set, and the scores behind them."""
+    faces = read_templates(folder)
+    with working(console, f"{folder.name}: {len(faces.images)} faces"):
+        return template_figures(recogniser.embed(faces.images), faces)
+
+
+def _print(measured: Mapping[str, Measured], console: Console) -> None:
+    """Print figures and thresholds of all sets."""
     console.print(results_table(measured))
     thresholds = {name: found.thresholds for name, found in measured.items()}
     console.print(thresholds_table(thresholds))
     for name, found in thresholds.items():
         for text in threshold_notes(found):
             say(console, f"{name}: {text}", "yellow" if text.startswith("warning") else "")
+
+
+def _print_fixed(
+    measured: Mapping[str, Measured], known: Mapping[str, SetThresholds], console: Console
+) -> None:
+    """Print the rates of each set at thresholds of other data: known ones, and those of the other sets."""
+    others = {f"{name} (known)": found for name, found in known.items()}
+    if len(measured) > 1:
+        others |= {name: found.thresholds for name, found in measured.items()}
+    if others:
+        console.print(fixed_table(others, measured))

@@ -51,19 +51,11 @@ def write_evaluation(
     write_text(out / "results.json", json.dumps(document, indent=2) + "\n")
     scores = {name: found.scores for name, found in measured.items()}
     scores |= {name: found for name, (_, found) in templates.items()}
-    curves = {name: roc(found.genuine, found.impostor) for name, found in scores.items()}
-    plot_roc(curves, out / "roc.png")
-    plot_det(curves, out / "det.png")
-    written = ["results.json", "roc.png", "roc.svg", "det.png", "det.svg"]
+    written = ["results.json", *_plot_rates(out, scores)]
     if measured:
-        write_thresholds(
-            out / "thresholds.json", model, {n: found.thresholds for n, found in measured.items()}
-        )
-        plot_calibration(
-            {name: _calibration_curve(found) for name, found in measured.items()},
-            out / "calibration.png",
-        )
-        written += ["thresholds.json", "calibration.png", "calibration.svg"]
+        thresholds = {name: found.thresholds for name, found in measured.items()}
+        write_thresholds(out / "thresholds.json", model, thresholds)
+        written += ["thresholds.json", *_plot_calibrations(out, measured)]
     searched = {n: f.identification.cmc for n, f in measured.items() if f.identification}
     if searched:
         plot_cmc(searched, out / "cmc.png")
@@ -73,6 +65,21 @@ def write_evaluation(
         draw_mistakes(found, out / f"mistakes-{name}.png")
         written += [f"scores-{name}.csv", f"mistakes-{name}.png"]
     return written
+
+
+def _plot_rates(out: Path, scores: Mapping[str, PairScores]) -> list[str]:
+    """Plot the true against the false accept rates of all sets; returns the names of the files."""
+    curves = {name: roc(found.genuine, found.impostor) for name, found in scores.items()}
+    plot_roc(curves, out / "roc.png")
+    plot_det(curves, out / "det.png")
+    return ["roc.png", "roc.svg", "det.png", "det.svg"]
+
+
+def _plot_calibrations(out: Path, measured: Mapping[str, Measured]) -> list[str]:
+    """Plot cosines against probabilities; returns the names of the files."""
+    curves = {name: _calibration_curve(found) for name, found in measured.items()}
+    plot_calibration(curves, out / "calibration.png")
+    return ["calibration.png", "calibration.svg"]
 
 
 def _calibration_curve(found: Measured) -> CalibrationCurve:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fusedface.data import PairList, read_batches
+from fusedface.data.sources import Images
 from fusedface.models import Backbone
 from fusedface.recipes.evaluation.evaluate import BATCH_SIZE, people_to_score
 from fusedface.recipes.evaluation.input_contract import InputContract
@@ -75,39 +76,58 @@ def compare(
         ValueError: embeddings are not finite.
     """
     measured: dict[str, dict[str, Measured]] = {name: {} for name in embed}
-    errors, cosines = dict.fromkeys(embed, 0.0), dict.fromkeys(embed, 1.0)
-    one_face = None
+    apart = {name: _Difference() for name in embed}
     for list_name, pairs in pair_lists.items():
-        features: dict[str, list[np.ndarray]] = {name: [] for name in embed}
-        for images in read_batches(pairs.images, size, BATCH_SIZE):
-            one_face = images[:1]
-            both = np.concatenate([images, images[:, :, ::-1]])  # with their mirror images
-            rows = {name: run(both).astype(np.float64) for name, run in embed.items()}
-            reference = _unit(rows[PYTORCH])
-            for name, row in rows.items():
-                unit = _unit(row)
-                errors[name] = max(errors[name], float(np.abs(unit - reference).max()))
-                cosines[name] = min(cosines[name], float((unit * reference).sum(1).min()))
-                features[name].append(_join(row, flip))
-        for name, parts in features.items():
-            embeddings = np.concatenate(parts)
+        for name, embeddings in _embed_images(embed, pairs.images, size, flip, apart).items():
             if not np.isfinite(embeddings).all():
                 raise ValueError(
                     f"format {name!r}: embeddings of {list_name} are not finite; nothing was written"
                 )
             measured[name][list_name] = measure(embeddings, pairs, people_to_score(pairs))
-    assert one_face is not None
-    times = latencies(embed, one_face)
+    some_images = next(iter(pair_lists.values())).images
+    times = latencies(embed, next(read_batches(some_images, size, 1)))
     return {
         name: Check(
             results={on: found.figures for on, found in measured[name].items()},
             thresholds={on: found.thresholds for on, found in measured[name].items()},
-            max_error=errors[name],
-            min_cosine=cosines[name],
+            max_error=apart[name].max_error,
+            min_cosine=apart[name].min_cosine,
             latency_ms=times[name],
         )
         for name in embed
     }
+
+
+@dataclass
+class _Difference:
+    """How far the embeddings of a file are from PyTorch's, over all images so far."""
+
+    max_error: float = 0.0
+    min_cosine: float = 1.0
+
+    def add(self, unit: np.ndarray, reference: np.ndarray) -> None:
+        """Take in embeddings (B, D) of length 1, and PyTorch's of the same images."""
+        self.max_error = max(self.max_error, float(np.abs(unit - reference).max()))
+        self.min_cosine = min(self.min_cosine, float((unit * reference).sum(1).min()))
+
+
+def _embed_images(
+    embed: Mapping[str, Embed],
+    images: Images,
+    size: tuple[int, int],
+    flip: str,
+    apart: Mapping[str, _Difference],
+) -> dict[str, np.ndarray]:
+    """Embeddings (N, D) of images and their mirror images, joined, by format; adds to `apart`."""
+    features: dict[str, list[np.ndarray]] = {name: [] for name in embed}
+    for batch in read_batches(images, size, BATCH_SIZE):
+        both = np.concatenate([batch, batch[:, :, ::-1]])  # with their mirror images
+        rows = {name: run(both).astype(np.float64) for name, run in embed.items()}
+        reference = _unit(rows[PYTORCH])
+        for name, row in rows.items():
+            apart[name].add(_unit(row), reference)
+            features[name].append(_join(row, flip))
+    return {name: np.concatenate(parts) for name, parts in features.items()}
 
 
 def latencies(embed: Mapping[str, Embed], face: np.ndarray) -> dict[str, float]:

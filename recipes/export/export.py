@@ -75,13 +75,7 @@ def export(
             with working(console, f"writing {files[kind.name].name}"):
                 kind.write(job, files[kind.name])
         checks = _compare(trained, chosen, files, contract, pairs, console)
-        layers = {
-            kind.name: layer_rows(onnx_int8.cosines(job, files[kind.name]), keep_float)
-            for kind in chosen
-            if not kind.is_exact
-        }
-        for rows in layers.values():
-            console.print(layer_table(rows))
+        layers = _int8_layers(job, chosen, files, console)
         sizes = {name: path.stat().st_size for name, path in files.items()}
         for list_name in pairs:
             console.print(check_table(list_name, checks, sizes))
@@ -92,9 +86,7 @@ def export(
             write_text(path.with_name(path.name + ".md"), card)
             if known:
                 write_thresholds(path.with_name(path.name + SUFFIX), model_file(path), known)
-        out.mkdir(parents=True, exist_ok=True)
-        for path in Path(temporary).iterdir():
-            os.replace(path, out / path.name)
+        _move_files(Path(temporary), out)
     written = [out / path.name for path in files.values()]
     for path in written:
         more = f", {path.name}{SUFFIX}" if pair_lists else ""
@@ -134,6 +126,27 @@ def _compare(
         if kind.is_exact:
             refuse_inexact(kind.name, checks[kind.name])
     return checks
+
+
+def _int8_layers(
+    job: Job, chosen: Sequence[Format], files: Mapping[str, Path], console: Console
+) -> dict[str, list[tuple[str, ...]]]:
+    """What 8 bits cost in each layer, by format; also printed."""
+    layers = {
+        kind.name: layer_rows(onnx_int8.cosines(job, files[kind.name]), job.keep_float)
+        for kind in chosen
+        if not kind.is_exact
+    }
+    for rows in layers.values():
+        console.print(layer_table(rows))
+    return layers
+
+
+def _move_files(folder: Path, out: Path) -> None:
+    """Move the files of a folder into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        os.replace(path, out / path.name)
 
 
 def _existing(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Makes the parts of a training from a recipe; each part gets only the settings that it needs."""
+"""Makes a trainer from a recipe; each part of it gets only the settings that it needs."""
 
 import math
 from dataclasses import replace
@@ -6,13 +6,17 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fusedface.data import FaceSource
-from fusedface.kernels import check_sample_rate
+from fusedface.data import FaceDataset, FaceSource
+from fusedface.kernels import check_sample_rate, predicted_initial_loss
 from fusedface.models import Backbone, MarginHead
+from fusedface.recipes.configuration.faces import SYNTHETIC
 from fusedface.recipes.configuration.loss_stages import Stage, stages_of
-from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.configuration.recipe import Recipe, TeacherOptions
 from fusedface.recipes.host.processes import Processes
-from fusedface.recipes.training.distillation import make_distiller
+from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
+from fusedface.recipes.training.display import Display, Status
+from fusedface.recipes.training.distillation import Distiller, make_distiller
+from fusedface.recipes.training.faces import Faces
 from fusedface.recipes.training.optim import build_optimizer
 from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.replicas import synchronise
@@ -26,6 +30,55 @@ from fusedface.recipes.training.schedule import (
 )
 from fusedface.recipes.training.step import Learner
 from fusedface.recipes.training.teacher import open_teacher
+from fusedface.recipes.training.trainer import Trainer
+from fusedface.recipes.training.watch import SinkingWatch
+
+
+def make_trainer(
+    recipe: Recipe,
+    model: Backbone,
+    faces: Faces,
+    *,
+    checkpoints: CheckpointFolder,
+    precision: Precision,
+    display: Display,
+    began: float,
+    processes: Processes,
+) -> Trainer:
+    """The trainer of a run.
+
+    Args:
+        recipe: the recipe of the run.
+        model: its backbone, on the CPU.
+        faces: the faces that it is trained and verified on.
+        checkpoints: see `Trainer`.
+        precision: device and dtype.
+        display: see `Trainer`.
+        began: see `Trainer`.
+        processes: the processes that share the run.
+    """
+    data, train, source = recipe.data, recipe.train, faces.train
+    plan = make_plan(recipe, source, processes)
+    learner = make_learner(recipe, model, source.num_classes, plan, precision, processes)
+    return Trainer(
+        learner,
+        plan,
+        dataset=FaceDataset(source, data.augmentation, model.preprocessing, train.seed),
+        # Generated faces are cached in this process.
+        num_workers=0 if data.source == SYNTHETIC else data.num_workers,
+        evaluate=lambda network: faces.evaluate(network, processes),
+        checkpoints=checkpoints,
+        display=display,
+        status=_status(recipe.name, plan, learner.head),
+        watch=SinkingWatch(
+            source.num_classes,
+            recipe.head.target_gradient,
+            recipe.schedule.warmup_steps,
+            train.log_every,
+        ),
+        began=began,
+        processes=processes,
+    )
 
 
 def make_plan(recipe: Recipe, source: FaceSource, processes: Processes) -> Plan:
@@ -95,10 +148,8 @@ def make_learner(
     model = synchronise(model, processes)
     if train.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    teacher = processes.together(lambda: open_teacher(recipe.teacher, precision.device))
-    distiller = make_distiller(recipe.teacher, teacher, model.embedding_dim, processes)
+    distiller = _distiller(recipe.teacher, model.embedding_dim, precision.device, processes)
     if distiller is not None:
-        distiller.to(precision.device)
         head.weight.requires_grad_(not distiller.places_centres)
     others = () if distiller is None else distiller.parameters()
     return Learner(
@@ -114,4 +165,26 @@ def make_learner(
         processes=processes,
         distiller=distiller,
         accumulate=optim.accumulate,
+    )
+
+
+def _distiller(
+    options: TeacherOptions, embedding_dim: int, device: torch.device, processes: Processes
+) -> Distiller | None:
+    """What the run learns from its teacher; None for a recipe without a teacher."""
+    teacher = processes.together(lambda: open_teacher(options, device))
+    distiller = make_distiller(options, teacher, embedding_dim, processes)
+    return None if distiller is None else distiller.to(device)
+
+
+def _status(name: str, plan: Plan, head: MarginHead) -> Status:
+    """The figures that the display shows, before the first step."""
+    stages, batches = plan.losses.stages, plan.batches
+    return Status(
+        name=name,
+        num_steps=plan.num_steps,
+        num_epochs=plan.num_steps / batches.steps_per_epoch,
+        batch_size=batches.batch_size,
+        initial_loss=predicted_initial_loss(stages[0].margin, head.num_classes, head.embedding_dim),
+        collapse_loss=stages[-1].margin.collapse_loss(head.num_classes),
     )

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from fusedface.bench import kernels, results, tables
+from fusedface.bench import kernels, results, roofline, tables
 from fusedface.bench.case import Case, default_shapes, fitting_classes, parse_cases
-from fusedface.bench.check import TOLERANCES, Tolerance, WrongResultError, check, truth
+from fusedface.bench.check import TOLERANCES, Tolerance, check, truth
+from fusedface.bench.failures import WrongResultError
 from fusedface.bench.heads import published
 from fusedface.bench.heads.table import Head, heads
-from fusedface.bench.kernels import Plan
+from fusedface.bench.plan import Plan, chosen
 from fusedface.bench.rows import Row
 from fusedface.bench.timing import alternate, paired_ratio, quartiles
 from fusedface.kernels import ArcFace, CurricularFace, NormFace, margin_loss
@@ -124,12 +125,12 @@ def test_wrong_missing_and_failing_heads_are_rows_that_say_so(monkeypatch):
 
 def test_only_takes_what_is_asked_for_and_its_base():
     everything = heads(SMALL.t, CPU)
-    names = [p.name for p in kernels.chosen(everything, ["official"], [])]
+    names = [p.name for p in chosen(everything, ["official"], [])]
     assert names == ["fused curricularface float32", "official curricularface"]
-    names = [p.name for p in kernels.chosen(everything, ["eager"], ["compiled", "normface"])]
+    names = [p.name for p in chosen(everything, ["eager"], ["compiled", "normface"])]
     assert "eager arcface" in names
     assert not any("compiled" in name or "normface" in name for name in names)
-    assert kernels.chosen(everything, (), ()) == everything
+    assert chosen(everything, (), ()) == everything
 
 
 def test_a_file_is_written_after_each_case_and_resumed_from(tmp_path, monkeypatch):
@@ -161,17 +162,17 @@ def _printed(document, width):
     return console.file.getvalue()
 
 
-CEILINGS = kernels.Ceilings({"float32": 1e9, "bfloat16": 1e9}, 1e9, 1e9)
+CEILINGS = roofline.Ceilings({"float32": 1e9, "bfloat16": 1e9}, 1e9, 1e9)
 
 
 def test_the_least_time_is_that_of_the_scarcest_resource():
     case = Case(10, 1000, 100)
-    least = kernels.least_work(case)
+    least = roofline.least_work(case)
     assert least.flops == 3 * 2 * 10 * 1000 * 100
     assert least.bytes == 2 * 4 * (10 + 1000) * 100
     assert least.exps == 10 * 1000
     assert CEILINGS.seconds(least, "float32") == pytest.approx(6e-3)
-    few_exps = kernels.Ceilings({"float32": 1e12}, 1e12, 1e6)
+    few_exps = roofline.Ceilings({"float32": 1e12}, 1e12, 1e6)
     assert few_exps.seconds(least, "float32") == pytest.approx(1e-2)
 
 

@@ -8,7 +8,8 @@ import torch
 from rich.console import Console
 
 from fusedface.bench import suite
-from fusedface.bench.suite import Part, Suite
+from fusedface.bench.suite import Suite
+from fusedface.bench.suite_parts import Part
 
 CPU = torch.device("cpu")
 

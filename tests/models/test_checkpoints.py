@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fusedface.models import Backbone, build_from_checkpoint, create, load_checkpoint
-from fusedface.models.checkpoints import MAX_LISTED
+from fusedface.models.contents import MAX_LISTED
 from fusedface.models.layouts import LAYOUTS, PRELU_112X96, RELU6_112X112
 
 SMALL = {"embedding_dim": 16, "input_size": (32, 32), "width": 0.25}

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fusedface.models import create
-from fusedface.models.edgeface import (
-    STAGES,
+from fusedface.models.edgeface import STAGES
+from fusedface.models.edgenext import (
     AttentionEncoder,
     CrossCovarianceAttention,
     LowRankLinear,

@@ -1,0 +1,96 @@
+"""The parts of the suite on a GPU: what each runs, and how long it may take."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+
+OURS_AND_SMALL = ("fused", "official", "partial fc", "pytorch", "linear_cross", "liger", "cut-")
+# Compiling the eager formulation for a shape takes longer than timing it.
+OF_LARGE = (
+    "fused curricularface",
+    "fused normface",
+    "eager",
+    "official",
+    "linear_cross",
+    "liger",
+    "cut-",
+)
+
+KERNEL_SHAPES = (
+    "512x85742x128",
+    "512x85742x512",
+    "256x85742x128",
+    "256x10572x128",
+    "256x85742x512",
+)
+LARGE_SHAPES = ("1024x360232x512", "1024x2000000x512", "4096x1000000x512", "512xmaxx512")
+ERROR_SHAPES = ("130x3001x128", "63x9970x512")
+TUNED_SHAPES = ("512x85742x128", "512x85742x512")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command of `bench` (or pytest), its time limit, and the number of cases in its finished file."""
+
+    name: str
+    seconds: float
+    arguments: tuple[str, ...]
+    num_cases: int = 0
+
+    @property
+    def is_tests(self) -> bool:
+        """Whether the part is pytest, which writes no result file."""
+        return self.arguments[0] == "pytest"
+
+
+def plan(device: torch.device, quick: bool, skip: Sequence[str] = ()) -> list[Part]:
+    """The parts, the most important first; `skip` as in `bench kernels`."""
+    skipped = [word for text in skip for word in ("--skip", text)]
+    small = ("32x500x32", "32x800x64") if quick else None
+    shapes = {
+        "errors": small or ERROR_SHAPES,
+        "kernels": small or KERNEL_SHAPES,
+        "large": small or LARGE_SHAPES,
+    }
+    tests = (
+        "pytest",
+        "tests/kernels/gpu",
+        "-m",
+        "gpu",
+        "-vv",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+    )
+    if find_spec("xdist") is not None:
+        tests += ("-n", "4")  # compiling on the host takes most of the time
+    short = ("--steps", "3", "--batch", "8", "--classes", "6", "--size", "32") if quick else ()
+    parts = [
+        Part("tests", 150.0, tests),
+        _kernels(
+            "errors", 45.0, shapes["errors"],
+            "--rounds", "0", "--no-memory", *_only(OURS_AND_SMALL), *skipped,
+        ),
+        _kernels("kernels", 150.0, shapes["kernels"], "--rounds", "15", "--seconds", "4", *skipped),
+        _kernels(
+            "large", 110.0, shapes["large"],
+            "--rounds", "9", "--seconds", "5", "--skip", "compiled", *_only(OF_LARGE), *skipped,
+        ),
+        Part("convergence", 60.0, ("convergence", "--minutes", "0.3", *short)),
+    ]  # fmt: skip
+    if device.type == "cuda":
+        shapes_to_tune = [word for shape in TUNED_SHAPES for word in ("--shape", shape)]
+        parts.insert(2, Part("tune", 130.0, ("tune", *shapes_to_tune)))
+    return parts
+
+
+def _kernels(name: str, seconds: float, shapes: Sequence[str], *options: str) -> Part:
+    repeated = [word for shape in shapes for word in ("--shape", shape)]
+    num_cases = 2 * len(shapes)  # both phases
+    return Part(name, seconds, ("kernels", *repeated, *options), num_cases)
+
+
+def _only(texts: Sequence[str]) -> list[str]:
+    return [word for text in texts for word in ("--only", text)]

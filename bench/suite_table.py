@@ -1,0 +1,58 @@
+"""The table at the end of the suite on a GPU: time of the main alternatives by case."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fusedface.bench import results, tables
+from fusedface.recipes.host.terminal import Table
+
+COLUMNS: dict[str, Callable[[str], bool]] = {
+    "ours bf16": lambda name: name == "fused curricularface bfloat16",
+    "in graph": lambda name: name.endswith("CUDA graph"),
+    "ours f32": lambda name: name == "fused curricularface float32",
+    "official": lambda name: name == "official curricularface",
+    "eager bf16": lambda name: name == "eager curricularface bfloat16",
+    "compiled bf16": lambda name: name == "compiled eager curricularface bfloat16",
+    "torch lce": lambda name: name.startswith("torch linear_cross_entropy"),
+    "liger bf16": lambda name: name == "liger normface bfloat16",
+    "cce bf16": lambda name: name == "cut-cross-entropy normface bfloat16",
+}
+
+
+def print_summary(out: Path, console: Console) -> None:
+    """Print forward and backward of the main alternatives in milliseconds, one line per case."""
+    table = Table("forward + backward, ms", ["case"], [*COLUMNS, "ours of limit"])
+    for name in ("kernels", "large"):
+        path = out / f"{name}.json"
+        if path.exists():
+            for case, rows in _by_case(results.read(path)["rows"]).items():
+                table.add_row(case, *_line(rows))
+    console.print(table)
+
+
+def _by_case(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    cases: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        case = row["case"]
+        sizes = f"{case['num_rows']}x{case['num_classes']}x{case['dim']} {case['phase']}"
+        cases.setdefault(sizes, []).append(row)
+    return cases
+
+
+def _line(rows: Sequence[dict[str, Any]]) -> list[str]:
+    cells = []
+    for is_it in COLUMNS.values():
+        row = next((row for row in rows if is_it(row["head"])), None)
+        cells.append("" if row is None else _cell(row))
+    ours = next((row for row in rows if COLUMNS["ours bf16"](row["head"])), {})
+    share = ours.get("of_limit")
+    return [*cells, "" if share is None else f"{share:.0%}"]
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if row["ms"]:
+        return tables.milliseconds(row["ms"]["both"][1])
+    return "OOM" if row["note"] == "out of memory" else "no" if row["note"] else ""

@@ -1,0 +1,78 @@
+"""`bench step`, `bench data` and `bench convergence`: what a training is made of."""
+
+from typing import Annotated
+
+import typer
+
+from fusedface.commands.bench_options import OutOption, save_rows, wide_console
+from fusedface.commands.options import DeviceOption
+from fusedface.recipes.host.terminal import working
+
+
+def time_step(
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="A backbone; may be repeated.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 64,
+    classes: Annotated[int, typer.Option(min=2, help="C.")] = 85742,
+    size: Annotated[int, typer.Option(min=16, help="Pixels of a side, a multiple of 16.")] = 112,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps with each head, in turn.")] = 9,
+    out: OutOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Time a training step with the fused and the eager head: images per second, share of the head."""
+    from fusedface.bench import step, tables
+    from fusedface.recipes.host.device import pick_device
+
+    target, rows, console = pick_device(device), [], wide_console()
+    with working(console, "measuring") as note:
+        for model in models or step.MODELS:
+            setup = step.Setup(model, batch, classes, size)
+            rows += step.run(setup, target, rounds, note)
+            save_rows(out, "step", target, rows)
+    tables.print_steps(rows, console)
+
+
+def time_data(
+    data: Annotated[
+        str | None, typer.Option("--data", help="Also a folder or list of yours.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=8, help="Images of a batch.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Batches of each.")] = 5,
+    out: OutOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Time each image source with each augmentation in one process: images per second."""
+    from fusedface.bench import data as bench
+    from fusedface.bench import tables
+    from fusedface.recipes.host.device import pick_device
+
+    target, console = pick_device(device), wide_console()
+    with working(console, "measuring") as note:
+        rows = bench.run(images, rounds, data, device=target, note=note)
+    save_rows(out, "data", target, rows)
+    tables.print_data(rows, console)
+
+
+def compare_convergence(
+    model: Annotated[str, typer.Option(help="A backbone.")] = "mobilefacenet",
+    steps: Annotated[int, typer.Option(min=1, help="With each head.")] = 300,
+    batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
+    classes: Annotated[int, typer.Option(min=2, help="Generated people.")] = 100,
+    size: Annotated[int, typer.Option(min=16, help="Pixels of a side, a multiple of 16.")] = 112,
+    lr: Annotated[float, typer.Option(help="Learning rate, constant.")] = 0.1,
+    minutes: Annotated[float, typer.Option(help="With each head, at most.")] = float("inf"),
+    out: OutOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Train briefly with the fused and with the eager head, and compare losses and accuracy."""
+    from fusedface.bench import convergence, tables
+    from fusedface.bench.step import Setup
+    from fusedface.recipes.host.device import pick_device
+
+    target, console = pick_device(device), wide_console()
+    training = convergence.Training(Setup(model, batch, classes, size), steps, lr, 60.0 * minutes)
+    with working(console, "training") as note:
+        rows = convergence.run(training, target, note)
+    save_rows(out, "convergence", target, rows)
+    tables.print_convergence(rows, console)

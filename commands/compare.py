@@ -1,0 +1,145 @@
+"""`recipe compare` and `recipe map`: many runs, and the report on them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fusedface.commands.options import (
+    DataOption,
+    DeviceOption,
+    InitOption,
+    PairsOption,
+    RootOption,
+    SetOption,
+    TeacherOption,
+    ValOption,
+    pair_lists,
+)
+from fusedface.recipes.host.terminal import say
+
+RecipesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Recipes that differ only in the loss; without any the paper's set."),
+]
+SeedsOption = Annotated[int, typer.Option(help="Runs of each loss.")]
+MarginsOption = Annotated[
+    str | None, typer.Option(help="A sweep over one parameter, such as m=0.3,0.4,0.5.")
+]
+CuresOption = Annotated[
+    bool, typer.Option("--cures", help="Train each loss also with each cure of sinking.")
+]
+StudyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--study",
+        help="A file of finished runs: those in it are not repeated, new ones are added to it.",
+    ),
+]
+MinutesOption = Annotated[float | None, typer.Option(help="Begin no further run after so long.")]
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        help="small (two CPU cores), short (the study of the cures), casia (a GPU) or recipe (as the "
+        "recipes are); small without --data, recipe with it."
+    ),
+]
+CompareOutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="Goes on with what is there; without it runs/compare, numbered."),
+]
+JobsOption = Annotated[
+    int | None, typer.Option(help="Runs at once; without it what the machine carries.")
+]
+
+
+def compare_recipes(
+    recipes: RecipesArgument = None,
+    seeds: SeedsOption = 3,
+    margins: MarginsOption = None,
+    cures: CuresOption = False,
+    study: StudyOption = None,
+    minutes: MinutesOption = None,
+    protocol: ProtocolOption = None,
+    data: DataOption = None,
+    init: InitOption = None,
+    teacher: TeacherOption = None,
+    val: ValOption = None,
+    pairs: PairsOption = None,
+    root: RootOption = None,
+    settings: SetOption = None,
+    out: CompareOutOption = None,
+    jobs: JobsOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Train several losses alike, judge every run, and report with statistics and plots."""
+    from fusedface.recipes.compare.compare import compare
+    from fusedface.recipes.compare.protocols import PAPER_SET, get_protocol, with_settings
+    from fusedface.recipes.compare.results import FAILED
+    from fusedface.recipes.host.device import pick_device
+    from fusedface.recipes.registry import chosen_recipe
+    from fusedface.recipes.run import run_recipe
+
+    changes = [*get_protocol(protocol or ("recipe" if data else "small")), *(settings or [])]
+    lists = pair_lists(pairs, val, data)
+    chosen = [
+        chosen_recipe(name, data=data, pairs=lists, root=root, init=init, teacher=teacher)
+        for name in recipes or PAPER_SET
+    ]
+    losses = compare(
+        with_settings(chosen, changes),
+        out,
+        num_seeds=seeds,
+        margins=margins,
+        cures=cures,
+        study=study,
+        minutes=minutes,
+        jobs=jobs,
+        device=pick_device(device),
+        console=Console(),
+        run_recipe=run_recipe,
+    )
+    if losses is None:
+        raise typer.Exit(130)
+    raise typer.Exit(1 if any(FAILED in loss.verdicts for loss in losses) else 0)
+
+
+PredictionsOption = Annotated[Path, typer.Option("--predictions", help="The file of predictions.")]
+PredictOption = Annotated[
+    bool, typer.Option("--predict", help="Write that file, and train nothing.")
+]
+
+
+def map_sinking(
+    predictions: PredictionsOption = Path("docs/comparisons/predictions.json"),
+    predict: PredictOption = False,
+    out: Annotated[Path, typer.Option("--out", help="Goes on with what is there.")] = Path(
+        "runs/map"
+    ),
+    minutes: MinutesOption = None,
+    jobs: Annotated[int, typer.Option(help="Runs at once.")] = 1,
+    device: DeviceOption = None,
+) -> None:
+    """Map which settings sink: predict, train, and count the correct predictions."""
+    from fusedface.recipes.compare.map_settings import SETTINGS
+    from fusedface.recipes.compare.predictions import predict as foretell
+    from fusedface.recipes.compare.predictions import write_predictions
+    from fusedface.recipes.compare.sinking_map import run_map
+    from fusedface.recipes.host.device import pick_device
+    from fusedface.recipes.host.torchrun import is_shared
+
+    if is_shared():
+        raise ValueError(
+            "recipe map starts a process for each run itself: start it without torchrun"
+        )
+    if predict:
+        if predictions.exists():
+            raise ValueError(f"{predictions} exists; predictions are written once")
+        write_predictions([foretell(setting) for setting in SETTINGS], predictions)
+        say(Console(), f"wrote {predictions}")
+        return
+    found = run_map(
+        out, predictions, jobs=jobs, minutes=minutes, device=pick_device(device), console=Console()
+    )
+    raise typer.Exit(130 if found is None else 0)
