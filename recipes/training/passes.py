@@ -1,13 +1,13 @@
 """Forward and backward of a batch: backbone, teacher, head."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fusedface.data import FaceBatch
 from fusedface.kernels import MarginOutput
-from fusedface.models import Backbone, MarginHead
+from fusedface.models import Backbone
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.diagnose import THE_LOSS, first_non_finite
 from fusedface.recipes.training.distillation import Distiller, Lesson
@@ -15,6 +15,9 @@ from fusedface.recipes.training.feed import Feed
 from fusedface.recipes.training.parts_of_batch import PartsOfBatch
 from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.replicas import replicate
+
+if TYPE_CHECKING:
+    from fusedface.models import MarginHead
 
 
 class Passed(NamedTuple):
@@ -46,7 +49,7 @@ class Passes:
     def __init__(
         self,
         model: Backbone,
-        head: MarginHead,
+        head: "MarginHead",
         scaler: torch.amp.GradScaler,
         *,
         precision: Precision,

@@ -1,7 +1,7 @@
 """One training step: forward, backward, clip, update; and the diagnosis if it is not finite."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fusedface.data import FaceBatch
 from fusedface.kernels import NonFiniteInputError, checks
 from fusedface.kernels.sampling import num_kept
-from fusedface.models import Backbone, MarginHead
+from fusedface.models import Backbone
 from fusedface.models.sampled_rows import stored
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.average import WeightAverage
@@ -25,6 +25,9 @@ from fusedface.recipes.training.passes import Passes
 from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.replicas import grad_scaler
 from fusedface.recipes.training.schedule import Plan
+
+if TYPE_CHECKING:
+    from fusedface.models import MarginHead
 
 
 class Learner:
@@ -53,7 +56,7 @@ class Learner:
     def __init__(
         self,
         model: Backbone,
-        head: MarginHead,
+        head: "MarginHead",
         optimizer: torch.optim.Optimizer,
         *,
         plan: Plan,

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fusedface.data import FaceBatch, FaceDataset
 from fusedface.models import Backbone
@@ -29,8 +29,10 @@ from fusedface.recipes.training.schedule import Plan
 from fusedface.recipes.training.seeding import rng_state
 from fusedface.recipes.training.shard_folder import save_rows
 from fusedface.recipes.training.signals import StopRequest
-from fusedface.recipes.training.step import Learner
 from fusedface.recipes.training.watch import SinkingWatch
+
+if TYPE_CHECKING:
+    from fusedface.recipes.training.step import Learner
 
 SHOWN_UNREADABLE = 10
 RECENT_STEPS = 20  # for the displayed pace; a mean over all steps would include the slow first ones
@@ -63,7 +65,7 @@ class Trainer:
 
     def __init__(
         self,
-        learner: Learner,
+        learner: "Learner",
         plan: Plan,
         *,
         dataset: FaceDataset,
