@@ -7,6 +7,7 @@ from fusedface.recipes.compare.statistics import LossResult
 
 SIGNIFICANT = 0.05
 FELL = ("sunk", "collapsed")
+MOST_LISTED = 6  # names in a sentence
 
 
 def headline(losses: Sequence[LossResult], names: Mapping[str, str], reference: str) -> list[str]:
@@ -17,9 +18,13 @@ def headline(losses: Sequence[LossResult], names: Mapping[str, str], reference: 
         names: short names by label.
         reference: the label of the loss that the tests compare with the others.
     """
-    return [line for line in (_best(losses, names), *_fates(losses, names),
-                              _tests(losses, names, reference),
-                              best_sentence(losses, names, reference)) if line]  # fmt: skip
+    lines = (
+        _best(losses, names),
+        best_sentence(losses, names, reference),
+        *_fates(losses, names),
+        _tests(losses, names, reference),
+    )
+    return [line for line in lines if line]
 
 
 def _best(losses: Sequence[LossResult], names: Mapping[str, str]) -> str:
@@ -68,6 +73,8 @@ def _tests(losses: Sequence[LossResult], names: Mapping[str, str], reference: st
 
 
 def _listed(words: Sequence[str]) -> str:
-    """The words as a list, with semicolons if a word contains a comma."""
+    """The words as a list, with semicolons if a word contains a comma; of many only the number."""
+    if len(words) > MOST_LISTED:
+        return f"{len(words)} variants"
     comma = "; " if any("," in word for word in words) else ", "
     return comma.join(words)

@@ -16,6 +16,7 @@ from fusedface.recipes.compare.tables import (
     set_rows,
     settings_line,
 )
+from fusedface.recipes.compare.texts import cure_of, loss_of, with_cure
 from fusedface.recipes.report.convergence import plot_convergence
 from fusedface.recipes.report.html import (
     Cell,
@@ -38,8 +39,9 @@ READING = (
     "Accuracies and rates are means over seeds ± the sample standard deviation. Best accuracy is chosen "
     "on the test pairs and flatters; final accuracy is that after the last step. Steps to 90, 95 and "
     "99 % are of the best accuracy any loss reached. Reference less this: {reference}'s final accuracy "
-    "less the other's, in points, with p of Student's paired t-test over seeds and, in brackets, after "
-    "Holm's correction; with few seeds only large differences can show."
+    "less the other's, in points, with the 95 % interval of its mean, its effect size (Hedges' g of paired "
+    "values), p of Student's paired t-test over seeds and, in brackets, after Holm's correction; with few "
+    "seeds only large differences can show."
 )
 CAPTIONS = {
     "convergence": "Means over seeds, bands of one standard deviation; a cross marks where a run was found "
@@ -58,13 +60,8 @@ def write_page(results: Sequence[RunResult], losses: Sequence[LossResult], out: 
         losses: figures of the losses, in the order of the rows.
         out: the folder of the comparison.
     """
-    names = short_names({result.run.label: result.run.recipe for result in results})
-    folders: dict[str, list[Path]] = {names[loss.label]: [] for loss in losses}
-    for result in results:
-        if result.train:
-            folders[names[result.run.label]].append(result.run.folder)
-    groups = {name: found for name, found in folders.items() if found}
-    figures = plot_convergence(groups, out / "figures")
+    names = _names(results)
+    first, *others = _figures(results, losses, names, out / "figures")
     reference = reference_label(results)
     best = best_table(losses, names, reference)
     path = out / "report.html"
@@ -72,13 +69,9 @@ def write_page(results: Sequence[RunResult], losses: Sequence[LossResult], out: 
         Headline(headline(losses, names, reference)),
         *([best] if best else []),
         *_loss_tables(losses, names, READING.format(reference=names[reference])),
-        Figure(out / "figures" / "convergence.png", CAPTIONS["convergence"]),
+        first,
         foretold_table(results, names),
-        *[
-            Figure(f, CAPTIONS[f.stem])
-            for f in figures
-            if f.suffix == ".png" and f.stem != "convergence"
-        ],
+        *others,
         Prose(QUESTION),
         Prose(settings_line(results[0].run.recipe)),
         Table(
@@ -94,6 +87,39 @@ def write_page(results: Sequence[RunResult], losses: Sequence[LossResult], out: 
     ]
     write_html(path, title="Convergence of margin losses", sections=sections)
     return path
+
+
+def _names(results: Sequence[RunResult]) -> dict[str, str]:
+    """A short name of each label: that of its loss, and its cure."""
+    recipes = {result.run.label: result.run.recipe for result in results}
+    losses = short_names({label: r for label, r in recipes.items() if not cure_of(label)})
+    return {
+        label: with_cure(losses.get(loss_of(label), loss_of(label)), cure_of(label))
+        for label in recipes
+    }
+
+
+def _figures(
+    results: Sequence[RunResult], losses: Sequence[LossResult], names: Mapping[str, str], out: Path
+) -> list[Figure]:
+    """The figures of all losses; with cures one for each loss, because all lines in one cannot be read."""
+    groups: dict[str, dict[str, list[Path]]] = {}
+    has_cures = any(cure_of(loss.label) for loss in losses)
+    for loss in losses:
+        folders = [r.run.folder for r in results if r.run.label == loss.label and r.train]
+        if folders:
+            title, line = "", names[loss.label]
+            if has_cures:
+                title, line = loss_of(loss.label), cure_of(loss.label) or "without a cure"
+            groups.setdefault(title, {})[line] = folders
+    found = []
+    for title, lines in groups.items():
+        files = plot_convergence(lines, out / title)
+        png = [file for file in files if file.suffix == ".png"]
+        kept = png[:1] if has_cures else png
+        about = f"{names.get(title, title)}. " if has_cures else ""
+        found += [Figure(file, about + CAPTIONS[file.stem]) for file in kept]
+    return found
 
 
 def _loss_tables(losses: Sequence[LossResult], names: Mapping[str, str], note: str) -> list[Table]:

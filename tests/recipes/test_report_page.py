@@ -81,6 +81,36 @@ def comparison(tmp_path_factory):
     return out, results
 
 
+@pytest.fixture(scope="module")
+def cured(tmp_path_factory):
+    """CurricularFace and ArcFace with their cures, one of them the best ArcFace."""
+    out = tmp_path_factory.mktemp("cured")
+    recipes = with_settings([get_recipe(name) for name in PAPER_SET[:2]], get_protocol("short"))
+    fates = dict(zip(PAPER_SET, FATES, strict=False)) | {
+        "mobilefacenet-arcface + scale warm-up": (0.877, 0.5, "converged")
+    }
+    runs = plan(recipes, 3, None, out, cures=True)
+    results = [made_up(run, *fates.get(run.label, (0.75, -0.2, "sunk"))) for run in runs]
+    write_page(results, summarise(results), out)
+    return out, results
+
+
+def test_a_page_with_cures_names_the_best_and_draws_each_loss_for_itself(cured):
+    out, results = cured
+    text = (out / "report.html").read_text("utf-8")
+    body = text[text.index("<body>") :]
+    assert "ArcFace is best with scale warm-up; CurricularFace less this is +0." in body
+    assert "<caption>Each loss with its best cure</caption>" in body
+    assert "ArcFace + straight-through" in body
+    for label in PAPER_SET[:2]:
+        drawn = (out / "figures" / label / "convergence.svg").read_text()
+        assert "margin warm-up" in drawn
+        assert "without a cure" in drawn
+    assert body.count("<img ") == 2
+    by_label = {loss.label: loss for loss in summarise(results)}
+    assert by_label["mobilefacenet-arcface + scale warm-up"].against.interval is not None
+
+
 def test_the_headline_says_who_is_best_what_sank_and_what_no_test_tells_apart(comparison):
     _, results = comparison
     names = short_names({result.run.label: result.run.recipe for result in results})
@@ -156,10 +186,11 @@ addEventListener("load", () => setTimeout(() => {{
 </script>"""
 
 
+@pytest.mark.parametrize("page", ["comparison", "cured"])
 @pytest.mark.parametrize("width", [1200, 375])
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to open the page with")
-def test_in_chromium_nothing_overflows_and_nothing_is_complained_of(comparison, tmp_path, width):
-    page = (comparison[0] / "report.html").read_text("utf-8")
+def test_in_chromium_nothing_overflows_and_nothing_is_complained_of(request, tmp_path, width, page):
+    page = (request.getfixturevalue(page)[0] / "report.html").read_text("utf-8")
     wrapper = tmp_path / "wrapper.html"
     wrapper.write_text(WRAPPER.format(width=width, page=escape(page, quote=True)), "utf-8")
     done = subprocess.run(
