@@ -1,6 +1,6 @@
 """Correctness check of every head that is timed: losses and gradients against float64."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,8 +8,10 @@ from torch import Tensor
 from fusedface.bench.case import Case, Inputs
 from fusedface.bench.failures import Errors, WrongResultError
 from fusedface.bench.heads.loss import Loss
-from fusedface.bench.heads.table import Head
 from fusedface.kernels import margin_loss
+
+if TYPE_CHECKING:
+    from fusedface.bench.heads.table import Head
 
 
 class Tolerance(NamedTuple):
@@ -37,7 +39,7 @@ class Truth(NamedTuple):
     weight: Tensor
 
 
-def truth(head: Head, case: Case, inputs: Inputs) -> Truth:
+def truth(head: "Head", case: Case, inputs: Inputs) -> Truth:
     """The exact result of the head's loss, in float64.
 
     Our chunked backend computes it, because it holds no (B, C) matrix. The tests check that backend
@@ -53,7 +55,7 @@ def truth(head: Head, case: Case, inputs: Inputs) -> Truth:
     return Truth(out.loss.item(), *torch.autograd.grad(out.loss, (x, w)))
 
 
-def check(head: Head, loss: Loss, inputs: Inputs, expected: Truth) -> Errors:
+def check(head: "Head", loss: Loss, inputs: Inputs, expected: Truth) -> Errors:
     """Errors of loss and gradients.
 
     Raises:

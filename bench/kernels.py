@@ -89,7 +89,7 @@ def run(
 ) -> list[Row]:
     """`run_to_file` without a file; `on_case` is called after each case with all rows so far."""
     rows: list[Row] = []
-    with Meter(plan.device) as meter:
+    with Meter(plan.device, heads) as meter:
         for case in cases:
             if time.perf_counter() > plan.deadline:
                 break

@@ -1,16 +1,23 @@
 """Peak extra memory of one forward and backward: of the allocator on a GPU, of the process on a CPU."""
 
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from fusedface.bench.case import USABLE_SHARE, Case, Inputs, free_bytes
 from fusedface.bench.heads.loss import Loss
-from fusedface.bench.heads.table import heads
+
+if TYPE_CHECKING:
+    from fusedface.bench.heads.table import Head
+
+Heads = Callable[[float, torch.device], "list[Head]"]
+"""`heads` of `heads/table.py`: all heads at a state t, on a device."""
 
 MIB = 2**20
 WARM_UP_CLASSES = 2048
@@ -23,13 +30,15 @@ class Meter:
     process is limited to the free memory: a step that needs more raises MemoryError.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, heads: Heads) -> None:
+        self.device, self.heads = device, heads
         self._pool: ProcessPoolExecutor | None = None
         if device.type == "cpu" and Path("/proc/self/clear_refs").exists():
             # One server imports everything once; it forks a fresh child for each measurement.
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["fusedface.bench.memory"])
+            context.set_forkserver_preload(
+                ["fusedface.bench.memory", "fusedface.bench.heads.table"]
+            )
             self._pool = ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
 
     def __enter__(self) -> "Meter":
@@ -53,9 +62,11 @@ class Meter:
         limit = int(USABLE_SHARE * free_bytes(self.device))
         try:
             threads = torch.get_num_threads()
-            return self._pool.submit(_in_this_process, case, head, limit, threads).result()
+            return self._pool.submit(
+                _in_this_process, case, self.heads, head, limit, threads
+            ).result()
         except BrokenProcessPool:
-            self.__init__(self.device)
+            self.__init__(self.device, self.heads)
             raise MemoryError("the process that ran it was killed") from None
 
 
@@ -70,7 +81,7 @@ def _on_cuda(loss: Loss, inputs: Inputs, device: torch.device) -> float:
     return (torch.cuda.max_memory_allocated(device) - before) / MIB
 
 
-def _in_this_process(case: Case, name: str, limit: int, num_threads: int) -> float:
+def _in_this_process(case: Case, heads: Heads, name: str, limit: int, num_threads: int) -> float:
     """Growth of the resident set to its high-water mark (Linux), in MiB."""
     import resource
 

@@ -7,16 +7,18 @@ its three products, its memory traffic and its exponentials, each at the highest
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fusedface.bench.case import Case
-from fusedface.bench.heads.table import Head
 from fusedface.bench.timing import stopwatch
 from fusedface.kernels import chunked
 from fusedface.kernels.dispatch import without_triton
 from fusedface.kernels.products import Products
+
+if TYPE_CHECKING:
+    from fusedface.bench.heads.table import Head
 
 REPEATS = 7  # the fastest one counts, as a ceiling
 FLOAT32 = 4
@@ -63,7 +65,7 @@ def least_work(case: Case) -> Work:
     return Work(6.0 * cells * case.dim, 2.0 * FLOAT32 * operands, float(cells))
 
 
-def work(case: Case, head: Head, device: torch.device) -> Work:
+def work(case: Case, head: "Head", device: torch.device) -> Work:
     """The work of forward and backward: of our head by its schedule, of another head the least possible.
 
     Our head computes the cosines twice. On a GPU its bytes come from `kernels.gpu.traffic`. On a CPU it
@@ -153,7 +155,7 @@ def _fastest(call: Callable[[], object], device: torch.device, at_most: float = 
 
 
 def rates(
-    case: Case, head: Head, device: torch.device, seconds: float, ceilings: Ceilings | None
+    case: Case, head: "Head", device: torch.device, seconds: float, ceilings: Ceilings | None
 ) -> dict[str, float]:
     """Operations and bytes a second of forward and backward in `seconds`, and their share of the limit."""
     done = work(case, head, device)

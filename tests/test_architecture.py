@@ -70,7 +70,7 @@ def test_the_table_says_which_folder_imports_which(top):
     assert said == found, f"the row of {name} in docs/architecture.md should name {sorted(found)}"
 
 
-DEEPEST = 13
+DEEPEST = 12
 """Modules in the longest chain of imports; __init__.py and __main__.py, which are ways in, do not count."""
 
 

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from fusedface.recipes.compare.results import RunResult
-
 if TYPE_CHECKING:
+    from fusedface.recipes.compare.results import RunResult
     from fusedface.recipes.configuration.recipe import Recipe
 
 SHARES = (0.90, 0.95, 0.99)
@@ -74,7 +73,7 @@ class LossResult:
     """The test of the reference loss against this one; None for the reference itself."""
 
 
-def summarise(results: Sequence[RunResult]) -> list[LossResult]:
+def summarise(results: "Sequence[RunResult]") -> list[LossResult]:
     """The figures of each loss, best final accuracy first; losses without one come last, never left out.
 
     Args:
@@ -95,7 +94,7 @@ def summarise(results: Sequence[RunResult]) -> list[LossResult]:
     return sorted(losses, key=lambda loss: -(loss.final.mean if loss.final else -1.0))
 
 
-def reference_label(results: Sequence[RunResult]) -> str:
+def reference_label(results: "Sequence[RunResult]") -> str:
     """The label of the loss that the tests compare with the others."""
     labels = [r.run.label for r in results if r.run.recipe.head.margin.name == "curricularface"]
     return (labels or [r.run.label for r in results])[0]
@@ -114,7 +113,7 @@ def steps_to(accuracies: Sequence[tuple[int, float]], wanted: float) -> float | 
     return None
 
 
-def final_accuracy(result: RunResult) -> float | None:
+def final_accuracy(result: "RunResult") -> float | None:
     """Accuracy after the last step; None for an unfinished run."""
     if result.summary is None or not result.summary.finished or not result.accuracies:
         return None
@@ -132,7 +131,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _loss_result(
-    label: str, runs: list[RunResult], top: float, far: str | None, test: PairedTest | None
+    label: str, runs: "list[RunResult]", top: float, far: str | None, test: PairedTest | None
 ) -> LossResult:
     verdicts: dict[str, int] = {}
     for run in runs:
@@ -174,7 +173,7 @@ def _parameters(recipe: "Recipe") -> str:
     return f"until {', '.join(stages)}, then {own}" if stages else own
 
 
-def _tar(run: RunResult, far: str) -> float | None:
+def _tar(run: "RunResult", far: str) -> float | None:
     """Mean over the sets of the true accept rate after the last step."""
     if final_accuracy(run) is None:
         return None
@@ -182,7 +181,7 @@ def _tar(run: RunResult, far: str) -> float | None:
     return fmean(figures["tar_at_far"][far] for figures in sets)
 
 
-def _common_far(results: Sequence[RunResult]) -> str | None:
+def _common_far(results: "Sequence[RunResult]") -> str | None:
     sets = [
         figures["tar_at_far"]
         for run in results
@@ -195,7 +194,7 @@ def _common_far(results: Sequence[RunResult]) -> str | None:
     return min(rates, key=float, default=None)
 
 
-def _paired_tests(by_label: dict[str, list[RunResult]], reference: str) -> dict[str, PairedTest]:
+def _paired_tests(by_label: "dict[str, list[RunResult]]", reference: str) -> dict[str, PairedTest]:
     """Tests of the reference against every other loss, on the seeds that both have finished."""
     tests = {}
     ours = {run.run.seed: final_accuracy(run) for run in by_label[reference]}

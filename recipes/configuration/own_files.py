@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from fusedface.models import StartingPoint
-from fusedface.recipes.configuration.backbone import PREPARATION, BackboneOptions
+from fusedface.models.registry import PREPARATION, BackboneOptions
 from fusedface.recipes.configuration.digest import sha256
 from fusedface.recipes.configuration.faces import SYNTHETIC
 from fusedface.recipes.configuration.fields import build

@@ -2,7 +2,7 @@
 
 Import the record and its parts from here to write a recipe.
 
-    backbone     backbone.py                data, evaluation     faces.py
+    backbone     fusedface.models           data, evaluation     faces.py
     head         fusedface.kernels          init, optim, schedule, train     training.py
     teacher      teacher.py
 """
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 from fusedface.kernels import HeadOptions
-from fusedface.recipes.configuration.backbone import BackboneOptions
+from fusedface.models.registry import BackboneOptions
 from fusedface.recipes.configuration.faces import Data, Evaluation, Synthetic
 from fusedface.recipes.configuration.loss_stages import stages_of
 from fusedface.recipes.configuration.rules import require

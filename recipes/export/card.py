@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fusedface.models import count_macs, count_parameters
 from fusedface.recipes.evaluation.input_contract import InputContract
@@ -13,10 +14,13 @@ from fusedface.recipes.evaluation.tables import (
 from fusedface.recipes.evaluation.threshold_file import SUFFIX
 from fusedface.recipes.evaluation.thresholds import SetThresholds
 from fusedface.recipes.export.check import HEADINGS, TOLERANCE, Check, check_rows
-from fusedface.recipes.export.formats import Format
 from fusedface.recipes.export.int8_layers import LAYER_HEADINGS
-from fusedface.recipes.export.source import NUM_CALIBRATION, Trained
+from fusedface.recipes.export.job import NUM_CALIBRATION
 from fusedface.recipes.run_directory.summary import before_training, figure_rows
+
+if TYPE_CHECKING:
+    from fusedface.recipes.export.formats import Format
+    from fusedface.recipes.export.source import Trained
 
 FLIPS = {
     "sum": "the embedding of the image plus that of its mirror image",
@@ -44,8 +48,8 @@ out.
 
 
 def model_card(
-    trained: Trained,
-    kind: Format,
+    trained: "Trained",
+    kind: "Format",
     contract: InputContract,
     checks: Mapping[str, Check],
     sizes: Mapping[str, int],
@@ -82,7 +86,7 @@ def model_card(
     return f"# {title}\n\n{summary}" + "".join(f"\n## {name}\n\n{text}" for name, text in rest)
 
 
-def _summary(trained: Trained, kind: Format) -> str:
+def _summary(trained: "Trained", kind: "Format") -> str:
     model = trained.model
     config = model.config
     parameters, macs = count_parameters(model), count_macs(model, model.input_size)
@@ -94,7 +98,7 @@ def _summary(trained: Trained, kind: Format) -> str:
     )
 
 
-def _input(trained: Trained, contract: InputContract) -> str:
+def _input(trained: "Trained", contract: InputContract) -> str:
     taken = trained.model.preprocessing
     H, W = contract.size
     lines = [f"- Aligned face, RGB, {H}x{W} pixels (height x width), grey levels x from 0 to 255."]
@@ -122,12 +126,12 @@ def _input(trained: Trained, contract: InputContract) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _usage(kind: Format, file: str, contract: InputContract) -> str:
+def _usage(kind: "Format", file: str, contract: InputContract) -> str:
     H, W = contract.size
     return f"```python\n{kind.usage.format(file=file, height=H, width=W)}```\n"
 
 
-def _training(trained: Trained) -> str:
+def _training(trained: "Trained") -> str:
     recipe, summary = trained.recipe_toml(), trained.summary()
     if recipe is None:
         return (
@@ -144,7 +148,7 @@ def _training(trained: Trained) -> str:
     return "\n".join(lines) + f"\n\n```toml\n{recipe}```\n"
 
 
-def _results(trained: Trained) -> str:
+def _results(trained: "Trained") -> str:
     summary = trained.summary()
     if not summary or not summary.get("verification"):
         return "No figures are known.\n"
@@ -191,7 +195,7 @@ def _thresholds(file: str, sets: Mapping[str, SetThresholds]) -> str:
 
 
 def _fidelity(
-    checks: Mapping[str, Check], sizes: Mapping[str, int], kind: Format, calibration: str | None
+    checks: Mapping[str, Check], sizes: Mapping[str, int], kind: "Format", calibration: str | None
 ) -> str:
     tables = []
     for list_name in next(iter(checks.values())).results:

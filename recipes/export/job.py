@@ -7,6 +7,8 @@ import numpy as np
 
 from fusedface.recipes.export.deployed import Deployed
 
+NUM_CALIBRATION = 256  # faces, at most, for `Job.calibration`
+
 
 @dataclass(frozen=True, eq=False)
 class Job:

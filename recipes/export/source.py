@@ -19,11 +19,11 @@ from fusedface.data import (
 from fusedface.data.dataset import read_readable
 from fusedface.data.transforms import fit
 from fusedface.models import Backbone, LoadedCheckpoint, build_from_checkpoint, load_checkpoint
+from fusedface.recipes.export.job import NUM_CALIBRATION
 from fusedface.recipes.run_directory.directory import RECIPE
 from fusedface.recipes.run_directory.summary import SUMMARY
 from fusedface.recipes.training.checkpoint_folder import BEST, PATTERN
 
-NUM_CALIBRATION = 256  # faces
 NUM_PEOPLE, IMAGES_EACH, NUM_PAIRS = 20, 6, 300  # of generated faces, if no pair list is given
 
 

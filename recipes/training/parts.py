@@ -12,6 +12,7 @@ from fusedface.models import Backbone, MarginHead
 from fusedface.recipes.configuration.faces import SYNTHETIC
 from fusedface.recipes.configuration.loss_stages import Stage, stages_of
 from fusedface.recipes.configuration.recipe import Recipe, TeacherOptions
+from fusedface.recipes.evaluation.recognisers import open_recogniser
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.display import Display, Status
@@ -172,7 +173,7 @@ def _distiller(
     options: TeacherOptions, embedding_dim: int, device: torch.device, processes: Processes
 ) -> Distiller | None:
     """What the run learns from its teacher; None for a recipe without a teacher."""
-    teacher = processes.together(lambda: open_teacher(options, device))
+    teacher = processes.together(lambda: open_teacher(options, device, open_recogniser))
     distiller = make_distiller(options, teacher, embedding_dim, processes)
     return None if distiller is None else distiller.to(device)
 

@@ -1,6 +1,6 @@
 """The teacher network: embeds the images of a step, or finds their embeddings in a cache."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from fusedface.data.transforms import fit
 from fusedface.recipes.configuration.digest import sha256
 from fusedface.recipes.configuration.teacher import TeacherOptions
 from fusedface.recipes.evaluation.recogniser import Recogniser
-from fusedface.recipes.evaluation.recognisers import open_recogniser
 from fusedface.recipes.training.embedding_cache import EmbeddingCache, image_key
 
 BLOCK = 32
@@ -89,8 +88,15 @@ class Teacher:
         return embeddings
 
 
-def open_teacher(options: TeacherOptions, device: torch.device) -> Teacher | None:
+def open_teacher(
+    options: TeacherOptions, device: torch.device, open_network: Callable[[Path, str], Recogniser]
+) -> Teacher | None:
     """The teacher of a recipe; None for a recipe without a teacher.
+
+    Args:
+        options: the settings `teacher.*` of the recipe.
+        device: where the teacher runs.
+        open_network: opens the file of a network on a device, such as `recognisers.open_recogniser`.
 
     Raises:
         ValueError: the file is missing, damaged, not a face recogniser, or not the one in the recipe; or
@@ -112,7 +118,7 @@ def open_teacher(options: TeacherOptions, device: torch.device) -> Teacher | Non
             f"the teacher {path} has changed: it is not the file that the recipe names by its SHA-256 "
             f"{options.sha256}; restore it, or begin another run with this one by --teacher"
         )
-    network = open_recogniser(path, str(device))
+    network = open_network(path, str(device))
     cache = None if options.cache is None else Path(options.cache)
     if cache is not None and cache.exists() and not cache.is_dir():
         raise ValueError(f"teacher.cache must be a folder, {cache} is a file")

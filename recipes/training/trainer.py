@@ -19,9 +19,7 @@ from fusedface.recipes.run_directory.metrics import (
 )
 from fusedface.recipes.run_directory.verdict import Ended
 from fusedface.recipes.training.checkpoint import Checkpoint
-from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.diagnose import NonFiniteTrainingError
-from fusedface.recipes.training.display import Display, Status
 from fusedface.recipes.training.optim import centre_rate
 from fusedface.recipes.training.progress import Progress
 from fusedface.recipes.training.reading import LostImagesError, Reader
@@ -32,6 +30,8 @@ from fusedface.recipes.training.signals import StopRequest
 from fusedface.recipes.training.watch import SinkingWatch
 
 if TYPE_CHECKING:
+    from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
+    from fusedface.recipes.training.display import Display, Status
     from fusedface.recipes.training.step import Learner
 
 SHOWN_UNREADABLE = 10
@@ -71,9 +71,9 @@ class Trainer:
         dataset: FaceDataset,
         num_workers: int,
         evaluate: Callable[[Backbone], Verification],
-        checkpoints: CheckpointFolder,
-        display: Display,
-        status: Status,
+        checkpoints: "CheckpointFolder",
+        display: "Display",
+        status: "Status",
         watch: SinkingWatch,
         began: float,
         processes: Processes | None = None,

@@ -19,6 +19,7 @@ from fusedface.models import MarginHead, build_from_checkpoint
 from fusedface.recipes.configuration.own_files import with_teacher
 from fusedface.recipes.configuration.settings import from_dict, override, to_dict
 from fusedface.recipes.configuration.teacher import TeacherOptions
+from fusedface.recipes.evaluation.recognisers import open_recogniser
 from fusedface.recipes.report.curves import plot_curves
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import distillation, trainer
@@ -63,7 +64,7 @@ def same(ours, theirs):
 
 def teacher_of(network, **changes):
     recipe = with_teacher(tiny_recipe(Path()), network)
-    return open_teacher(replace(recipe.teacher, **changes), torch.device("cpu"))
+    return open_teacher(replace(recipe.teacher, **changes), torch.device("cpu"), open_recogniser)
 
 
 def random_images(count, size=SIZE):
@@ -354,7 +355,7 @@ def test_what_does_not_go_together(network):
     ):
         override(recipe, ["teacher.projection=true", "teacher.method=relational"])
     with pytest.raises(ValueError, match="settings of a teacher and none: name it by --teacher"):
-        open_teacher(TeacherOptions(method="adadistill"), torch.device("cpu"))
+        open_teacher(TeacherOptions(method="adadistill"), torch.device("cpu"), open_recogniser)
     for setting in ("train.freeze=2", "optim.fuse_centres=true", "head.sample_rate=0.5"):
         key = setting.partition("=")[0]
         with pytest.raises(ValueError, match=rf"{key} must be .* with teacher.method 'adadistill'"):
