@@ -9,6 +9,7 @@ from fusedface.recipes.configuration.rules import require, require_choice
 Decay = Literal["step", "cosine", "polynomial"]
 Arithmetic = Literal["auto", "float32", "bfloat16", "float16"]
 Optimizer = Literal["sgd", "adamw"]
+Switch = Literal["auto", "on", "off"]
 Centres = Literal["checkpoint", "mean", "random"]
 
 
@@ -137,6 +138,9 @@ class Train:
     """Precision of the backbone's matrix products; "auto" takes the fastest that is safe on the device."""
     channels_last: bool = True
     """Keep images and convolution weights in channels-last order; faster on CPUs and on tensor cores."""
+    compile: Switch = "auto"
+    """Compile the backbone's passes, and on a GPU those of the head (torch.compile). "auto": on a GPU, and
+    on a CPU if the run is long enough. A compiled step that fails or differs is not used."""
     freeze: int = 0
     """Number of first steps in which the backbone is frozen and only the class centres learn."""
     freeze_statistics: bool = False
@@ -154,6 +158,7 @@ class Train:
     def __post_init__(self) -> None:
         require("train.seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2^32)")
         require_choice("train.precision", self.precision, get_args(Arithmetic))
+        require_choice("train.compile", self.compile, get_args(Switch))
         require("train.freeze", self.freeze, self.freeze >= 0, "at least 0")
         require("train.ema", self.ema, 0.0 <= self.ema < 1.0, "in [0, 1)")
         for name in ("log_every", "checkpoint_every", "keep_checkpoints"):

@@ -1,6 +1,7 @@
 """Makes a trainer from a recipe; each part of it gets only the settings that it needs."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,9 +19,10 @@ from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.display import Display, Status
 from fusedface.recipes.training.distillation import Distiller, make_distiller
 from fusedface.recipes.training.faces import Faces
+from fusedface.recipes.training.made_passes import make_passes
 from fusedface.recipes.training.optim import build_optimizer
 from fusedface.recipes.training.precision import Precision
-from fusedface.recipes.training.replicas import synchronise
+from fusedface.recipes.training.replicas import grad_scaler, synchronise
 from fusedface.recipes.training.schedule import (
     Batches,
     LearningRate,
@@ -60,7 +62,9 @@ def make_trainer(
     """
     data, train, source = recipe.data, recipe.train, faces.train
     plan = make_plan(recipe, source, processes)
-    learner = make_learner(recipe, model, source.num_classes, plan, precision, processes)
+    learner = make_learner(
+        recipe, model, source.num_classes, plan, precision, processes, display.note
+    )
     return Trainer(
         learner,
         plan,
@@ -89,6 +93,7 @@ def make_plan(recipe: Recipe, source: FaceSource, processes: Processes) -> Plan:
         recipe: the recipe of the run.
         source: its training images.
         processes: the processes that share each step.
+        note: called with a line for the user.
     """
     optim, train = recipe.optim, recipe.train
     batches = Batches(len(source), optim.batch_size, train.seed, processes.rank, processes.count)
@@ -130,6 +135,7 @@ def make_learner(
     plan: Plan,
     precision: Precision,
     processes: Processes,
+    note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> Learner:
     """A backbone, freshly drawn class centres, and their optimiser.
 
@@ -140,6 +146,7 @@ def make_learner(
         plan: the plan of the run.
         precision: device and dtype.
         processes: the processes that share each step.
+        note: called with a line for the user.
     """
     optim, train = recipe.optim, recipe.train
     options = replace(recipe.head, margin=plan.losses.stages[-1].margin)
@@ -153,6 +160,7 @@ def make_learner(
     if distiller is not None:
         head.weight.requires_grad_(not distiller.places_centres)
     others = () if distiller is None else distiller.parameters()
+    scaler = grad_scaler(precision, processes)
     return Learner(
         model,
         head,
@@ -162,10 +170,12 @@ def make_learner(
         ema=train.ema,
         clip_norm=optim.clip_norm,
         precision=precision,
-        channels_last=train.channels_last,
+        passes=make_passes(
+            recipe, model, head, scaler, plan, precision, processes, distiller, note
+        ),
+        scaler=scaler,
         processes=processes,
         distiller=distiller,
-        accumulate=optim.accumulate,
     )
 
 

@@ -17,38 +17,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fusedface.recipes.training.precision import Precision
+from fusedface.recipes.training.rehearsal import Before, generator_states, set_generators
 
 
 class PartsOfBatch:
     """Embeds batches in parts, and computes the gradients of a batch in parts.
 
     Args:
-        network: embeds (b, 3, H, W); it may be wrapped for several processes.
-        inputs: makes its input of images (b, H, W, 3) uint8.
-        precision: device and dtype.
+        network: the backbone; it may be wrapped for several processes.
+        embed: computes its embeddings (b, D) of images (b, H, W, 3) uint8.
+        device: where it is computed.
         num_parts: N; each batch is a multiple of it.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        inputs: Callable[[Tensor], Tensor],
-        precision: Precision,
+        embed: Callable[[Tensor], Tensor],
+        device: torch.device,
         num_parts: int,
     ) -> None:
-        self._network, self._inputs = network, inputs
-        self._precision, self._num_parts = precision, num_parts
+        self._network, self._embed = network, embed
+        self._device, self._num_parts = device, num_parts
         self._generators: list[list[Tensor]] = []
 
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings (B, D) of images (B, H, W, 3) uint8, as a leaf that takes a gradient."""
         self._generators = []
         embeddings = []
-        with torch.no_grad(), self._precision.autocast():
+        with torch.no_grad():
             for part in images.chunk(self._num_parts):
-                self._generators.append(self._generator_states())
-                embeddings.append(self._network(self._inputs(part)))
+                self._generators.append(generator_states(self._device))
+                embeddings.append(self._embed(part))
         return torch.cat(embeddings).requires_grad_()
 
     def backward(self, images: Tensor, gradient: Tensor) -> None:
@@ -66,37 +66,20 @@ class PartsOfBatch:
         )
         with self._second_forwards():
             for number, (part, g, states) in enumerate(parts, start=1):
-                self._set_generators(states)
+                set_generators(states, self._device)
                 # Processes average the sum over the parts, once.
                 with self._apart(is_last=number == self._num_parts):
-                    with self._precision.autocast():
-                        embeddings = self._network(self._inputs(part))
-                    embeddings.backward(g)
+                    self._embed(part).backward(g)
 
     @contextmanager
     def _second_forwards(self) -> Iterator[None]:
         """Forwards in the block leave random generators and running statistics as they were."""
-        buffers = [*self._network.buffers()]
-        before, states = [buffer.clone() for buffer in buffers], self._generator_states()
+        before = Before([*self._network.buffers()], self._device)
         try:
             yield
         finally:
-            self._set_generators(states)
-            if buffers:
-                torch._foreach_copy_(buffers, before)
+            before.restore()
 
     def _apart(self, *, is_last: bool):
         is_shared = isinstance(self._network, DistributedDataParallel)
         return self._network.no_sync() if is_shared and not is_last else nullcontext()  # pyright: ignore[reportCallIssue]
-
-    def _generator_states(self) -> list[Tensor]:
-        """Those of the CPU and of the device; reading them does not wait for the device."""
-        states = [torch.get_rng_state()]
-        if self._precision.device.type == "cuda":
-            states.append(torch.cuda.get_rng_state(self._precision.device))
-        return states
-
-    def _set_generators(self, states: list[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        if len(states) > 1:
-            torch.cuda.set_rng_state(states[1], self._precision.device)

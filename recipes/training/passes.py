@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from fusedface.data import FaceBatch
-from fusedface.kernels import MarginOutput
-from fusedface.models import Backbone
+from fusedface.kernels import checks
 from fusedface.recipes.host.processes import Processes
+from fusedface.recipes.training.compiled import Compiled
 from fusedface.recipes.training.diagnose import THE_LOSS, first_non_finite
 from fusedface.recipes.training.distillation import Distiller, Lesson
 from fusedface.recipes.training.feed import Feed
@@ -17,13 +17,14 @@ from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.replicas import replicate
 
 if TYPE_CHECKING:
-    from fusedface.models import MarginHead
+    from fusedface.kernels import MarginOutput
+    from fusedface.models import Backbone, MarginHead
 
 
 class Passed(NamedTuple):
     """What forward and backward leave besides the gradients."""
 
-    out: MarginOutput
+    out: "MarginOutput"
     lesson: Lesson | None
     embeddings: Tensor
     """(B, D), without a gradient."""
@@ -48,7 +49,7 @@ class Passes:
 
     def __init__(
         self,
-        model: Backbone,
+        model: "Backbone",
         head: "MarginHead",
         scaler: torch.amp.GradScaler,
         *,
@@ -62,7 +63,8 @@ class Passes:
         self._precision, self._channels_last = precision, channels_last
         self._distiller, self._num_parts = distiller, num_parts
         self._replica = replicate(model, processes)
-        self._parts = PartsOfBatch(self._replica, self.inputs, precision, num_parts)
+        self._parts = PartsOfBatch(self._replica, self._embed, precision.device, num_parts)
+        self.compile(on=False)
         self._feed = Feed(precision.device)
         self.images = torch.empty(0)
 
@@ -77,14 +79,14 @@ class Passes:
             NonFiniteInputError: on a CPU, if the head finds a number that is not finite.
         """
         moved = self._feed(batch)
-        self.images = moved.seen()
+        self.images, labels = moved.seen(), moved.labels
         in_parts = self._num_parts > 1 and not is_frozen
-        embeddings = self._parts.embed(self.images) if in_parts else self._embed(is_frozen)
-        with self._precision.autocast():
-            lesson = None
-            if self._distiller is not None:
-                lesson = self._distiller.teach(batch.seen(), embeddings, moved.labels, self._head)
-            out = self._head(embeddings, moved.labels)
+        if in_parts or is_frozen or self._distiller is not None:
+            with torch.set_grad_enabled(not is_frozen):
+                embeddings = (self._parts.embed if in_parts else self._embed)(self.images)
+            lesson, out = self._taught(batch, embeddings, labels)
+        else:
+            lesson, (embeddings, out) = None, self._whole(self.images, labels)
         loss = out.loss
         if lesson is not None and lesson.loss is not None:
             loss = loss + lesson.loss
@@ -96,10 +98,40 @@ class Passes:
             self._distiller.share_gradients()
         return Passed(out, lesson, embeddings.detach())
 
-    def _embed(self, is_frozen: bool) -> Tensor:
-        """Embeddings (B, D) of `images`, with a graph unless the backbone is frozen."""
-        with self._precision.autocast(), torch.set_grad_enabled(not is_frozen):
-            return self._replica(self.inputs(self.images))
+    def compile(self, *, on: bool) -> None:
+        """Compile the passes at their next call, or compute them by PyTorch's operators again.
+
+        On a GPU that is backbone and head together, if nothing has to come between them. On a CPU it is the
+        backbone: the head there has compiled loops of its own.
+        """
+        together = self._num_parts == 1 and self._distiller is None
+        whole = on and together and not checks.can_be_read(self._precision.device)
+        self._network = Compiled(self._replica) if on and not whole else self._replica
+        self._whole = Compiled(self._embed_and_lose) if whole else self._embed_and_lose
+
+    def forget_gradients(self) -> None:
+        """Drop those of the distiller."""
+        if self._distiller is not None:
+            self._distiller.zero_grad(set_to_none=True)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """Embeddings (B, D) of images (B, H, W, 3) uint8."""
+        with self._precision.autocast():
+            return self._network(self.inputs(images))
+
+    def _embed_and_lose(self, images: Tensor, labels: Tensor) -> "tuple[Tensor, MarginOutput]":
+        with self._precision.autocast():
+            embeddings = self._network(self.inputs(images))
+            return embeddings, self._head(embeddings, labels)
+
+    def _taught(
+        self, batch: FaceBatch, embeddings: Tensor, labels: Tensor
+    ) -> "tuple[Lesson | None, MarginOutput]":
+        with self._precision.autocast():
+            lesson = None
+            if self._distiller is not None:
+                lesson = self._distiller.teach(batch.seen(), embeddings, labels, self._head)
+            return lesson, self._head(embeddings, labels)
 
     def first_non_finite(self) -> str:
         """Name the first tensor of the newest step that is not finite; see `diagnose`."""

@@ -28,6 +28,8 @@ class Progress:
     verification: Verification | None = None
     unreadable: list[str] = field(default_factory=list)
     """Images that could not be read, with the reason."""
+    compiled: bool | None = None
+    """Whether steps are compiled; None before the first one that trains the backbone."""
     recipe_changes: list[dict[str, Any]] = field(default_factory=list)
     """Changes of settings when the run was resumed: {"step": ..., "changes": [a line each]}."""
     stages_ended: dict[int, int] = field(default_factory=dict)
@@ -40,6 +42,7 @@ class Progress:
         Raises:
             ValueError: a value is missing, unknown, or of the wrong kind.
         """
+        values = {"compiled": None if values.get("step") == 0 else False} | values
         unknown = set(values) - {f.name for f in fields(cls)}
         missing = {f.name for f in fields(cls)} - LATER - set(values)
         if unknown or missing:
@@ -58,6 +61,7 @@ class Progress:
                 lambda v: isinstance(v, list) and all(type(p) is str for p in v),
                 "texts",
             ),
+            ("compiled", lambda v: v is None or type(v) is bool, "true, false or none"),
             ("recipe_changes", _are_changes, "steps with their changes"),
             ("stages_ended", _are_counts, "steps by the index of a stage"),
         ):

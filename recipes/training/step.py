@@ -21,13 +21,12 @@ from fusedface.recipes.training.distillation import Distiller, Lesson
 from fusedface.recipes.training.meter import Meter
 from fusedface.recipes.training.optim import CENTRES, set_rate
 from fusedface.recipes.training.own_rows import own_rows, with_rows, without_rows
-from fusedface.recipes.training.passes import Passes
 from fusedface.recipes.training.precision import Precision
-from fusedface.recipes.training.replicas import grad_scaler
 from fusedface.recipes.training.schedule import Plan
 
 if TYPE_CHECKING:
     from fusedface.models import MarginHead
+    from fusedface.recipes.training.compiling import Compiling
 
 
 class Learner:
@@ -43,10 +42,10 @@ class Learner:
         ema: decay of an average of the backbone's weights; 0 for none.
         clip_norm: largest norm of the backbone's gradient; 0 is off.
         precision: device and dtype.
-        channels_last: whether images are in channels-last memory order.
+        passes: computes the gradients of a step, compiled or not.
+        scaler: scales the loss.
         processes: the processes that share each step; each has its part of the images and class centres.
         distiller: a teacher and its method; None without a teacher.
-        accumulate: number of parts of a batch that go through the backbone one by one.
 
     Attributes:
         average: average of the backbone's weights; None without one.
@@ -64,10 +63,10 @@ class Learner:
         ema: float,
         clip_norm: float,
         precision: Precision,
-        channels_last: bool,
+        passes: "Compiling",
+        scaler: torch.amp.GradScaler,
         processes: Processes | None = None,
         distiller: Distiller | None = None,
-        accumulate: int = 1,
     ) -> None:
         self.model, self.head, self.optimizer, self.plan = model, head, optimizer, plan
         self.freeze_statistics = freeze_statistics
@@ -75,20 +74,10 @@ class Learner:
         self.precision = precision
         self.processes = processes or Processes()
         self.distiller = distiller
-        self.scaler = grad_scaler(precision, self.processes)
+        self.passes, self.scaler = passes, scaler
         if head.fused is not None:
             head.fused.scaler = self.scaler
         self.average = WeightAverage(model, ema) if ema else None
-        self._passes = Passes(
-            model,
-            head,
-            self.scaler,
-            precision=precision,
-            channels_last=channels_last,
-            processes=self.processes,
-            distiller=distiller,
-            num_parts=accumulate,
-        )
         # From the start, so that every checkpoint holds the state of all margins.
         for stage in plan.losses.stages:
             head.set_margin(stage.margin)
@@ -132,7 +121,7 @@ class Learner:
         self._step = step
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            out, lesson, self._embeddings = self._passes(batch, is_frozen=is_frozen)
+            out, lesson, self._embeddings = self.passes(batch, is_frozen=is_frozen)
         except NonFiniteInputError as error:
             raise self._non_finite(steps_ago=0) from error
         self.scaler.unscale_(self.optimizer)
@@ -173,7 +162,7 @@ class Learner:
     def _non_finite(self, steps_ago: int) -> NonFiniteTrainingError:
         """The error for the step that is `steps_ago` before the newest."""
         step = self._step - steps_ago
-        found = self.processes.gather(self._passes.first_non_finite())
+        found = self.processes.gather(self.passes.first_non_finite())
         rank = next((r for r, what in enumerate(found) if what != THE_LOSS), 0)
         what = found[rank] + (f" on rank {rank}" if rank else "")
         if steps_ago > 0:

@@ -261,6 +261,7 @@ class Trainer:
         self.learner.check_finite()
         rows = self.learner.meter.state()
         spent = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        self.progress.compiled = self.learner.passes.is_on
         progress = vars(self.progress) | spent | {"meter": rows}
         content = self.learner.state() | {"rng": rng_state(), "progress": progress}
         if (shard := self.learner.head.shard) is not None:
@@ -302,6 +303,7 @@ class Trainer:
         self.learner.load(checkpoint, meter, step=progress.step)
         checkpoint.restore_generators()
         self.progress = progress
+        self.learner.passes.go_on(progress.compiled)
         self.plan.losses.ended = progress.stages_ended
         self.saved_step = progress.step
         self.status.step = progress.step

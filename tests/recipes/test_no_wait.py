@@ -4,17 +4,22 @@ What cannot be computed without values on the `meta` device is what would wait f
 """
 
 import contextlib
+from functools import partial
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 from waiting import Watch
 
 from fusedface.data import FaceBatch
 from fusedface.kernels import HeadOptions, margins
+from fusedface.models import mobilefacenet
 from fusedface.recipes.configuration.loss_stages import stages_of
 from fusedface.recipes.configuration.recipe import BackboneOptions, Optim, Recipe, Schedule, Train
 from fusedface.recipes.host.processes import Processes
+from fusedface.recipes.training import compiled
 from fusedface.recipes.training.parts import make_learner
 from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.schedule import (
@@ -78,6 +83,15 @@ def _no_autocast(monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
 
 
+def a_batch():
+    return FaceBatch(
+        torch.zeros(ROWS, 32, 32, 3, dtype=torch.uint8),
+        torch.arange(ROWS),
+        (),
+        torch.zeros(ROWS, dtype=torch.bool),
+    )
+
+
 @pytest.mark.parametrize(
     "settings",
     [{}, {"ema": 0.9}, {"freeze": 5}, {"channels_last": False}, {"optim": {"clip_norm": 0.0}}],
@@ -86,12 +100,7 @@ def _no_autocast(monkeypatch):
 @pytest.mark.usefixtures("_no_autocast")
 def test_a_step_never_waits(settings):
     trained = learner(**settings)
-    batch = FaceBatch(
-        torch.zeros(ROWS, 32, 32, 3, dtype=torch.uint8),
-        torch.arange(ROWS),
-        (),
-        torch.zeros(ROWS, dtype=torch.bool),
-    )
+    batch = a_batch()
     trained.prepare(0)
     trained.learn(0, batch)  # constants are copied to the device once, in the first step
     on_device = batch.to(META)  # the one copy of a step, which the host does not wait for
@@ -100,6 +109,36 @@ def test_a_step_never_waits(settings):
     assert watch.waiting == []
     assert copies.waiting == []
     assert len(trained.meter.rows) == 2
+
+
+@pytest.mark.usefixtures("_no_autocast")
+def test_backbone_and_head_are_one_graph(monkeypatch):
+    """On a GPU torch.compile gets everything from pixels to the loss, without a break."""
+    graphs = []
+
+    def compiler(graph, _inputs):
+        graphs.append(graph.code)
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
+    compile_whole = partial(torch.compile, backend=backend, fullgraph=True)
+    monkeypatch.setattr(compiled.torch, "compile", compile_whole)
+    monkeypatch.setattr(
+        mobilefacenet,
+        "BOTTLENECKS",
+        ((2, 64, 1, 2), (4, 128, 1, 2), (2, 128, 1, 2)),
+    )
+    trained = learner()
+    passes = trained.passes._passes
+    passes.compile(on=True)
+    trained.prepare(0)
+    for _ in range(2):
+        passes(a_batch(), is_frozen=False)
+    forward, backward = graphs
+    assert "fusedface.margin_loss" in forward
+    assert "convolution" in forward
+    assert "fusedface.margin_loss_backward" in backward
+    assert "convolution_backward" in backward
 
 
 def test_what_waits_is_found():

@@ -1,0 +1,113 @@
+"""Compiles the passes of a run, if the first compiled step agrees with the same step as it was."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fusedface.data import FaceBatch
+from fusedface.kernels import NonFiniteInputError
+from fusedface.recipes.training.compile_choice import Choice
+from fusedface.recipes.training.rehearsal import Before, difference
+
+if TYPE_CHECKING:
+    from fusedface.recipes.training.passes import Passed, Passes
+
+LARGEST_DIFFERENCE = {torch.float32: 1e-2, torch.bfloat16: 0.2, torch.float16: 0.2}
+"""Largest distance between the two gradients of a backbone, as a share of their length, by the dtype of its
+products. A wrong kernel gives about 1; what was seen is in docs/training.md."""
+
+
+class Compiling:
+    """The passes of a run, compiled from the first step on that trains the backbone.
+
+    That step is made twice, from the same state. If the compiled one fails, or has another gradient, the
+    run goes on without it and says so. The other one counts then, and nothing is lost.
+
+    Args:
+        passes: computes the gradients of a step.
+        model: the backbone.
+        head: the head with the class centres.
+        choice: what `train.compile` means here.
+        dtype: of the backbone's products.
+        note: called with a line for the user.
+
+    Attributes:
+        is_on: whether steps are compiled; None before the first step that trains the backbone.
+        first_non_finite: names the first tensor of the newest step that is not finite.
+    """
+
+    def __init__(
+        self,
+        passes: "Passes",
+        model: nn.Module,
+        head: nn.Module,
+        choice: Choice,
+        dtype: torch.dtype,
+        note: Callable[[str], None],
+    ) -> None:
+        self._passes, self._model, self._head = passes, model, head
+        self._choice, self._dtype, self._note = choice, dtype, note
+        self.is_on: bool | None = None
+        self.first_non_finite = passes.first_non_finite
+
+    def go_on(self, is_on: bool | None) -> None:
+        """Go on with a run whose steps were compiled or not; None if none had been made yet."""
+        if self._choice.is_auto and is_on is not None:
+            self._choice = Choice(on=is_on, why="as the run began", is_auto=True)
+
+    def __call__(self, batch: FaceBatch, *, is_frozen: bool) -> "Passed":
+        """As `Passes`; the gradients must not be there yet."""
+        if self.is_on is not None or is_frozen:
+            return self._passes(batch, is_frozen=is_frozen)
+        self.is_on = self._choice.on
+        if self._choice.on:
+            return self._tried(batch)
+        if self._choice.is_auto:
+            self._note(f"train.compile=auto: off, {self._choice.why}")
+        return self._passes(batch, is_frozen=False)
+
+    def _tried(self, batch: FaceBatch) -> "Passed":
+        """The step by the compiled passes, or by the others if something is wrong with it."""
+        buffers = [*self._model.buffers(), *self._head.buffers()]
+        before = Before(buffers, next(self._model.parameters()).device)
+        self._passes(batch, is_frozen=False)
+        expected = self._take_gradients()
+        before.restore()
+        began = time.perf_counter()
+        try:
+            self._passes.compile(on=True)
+            passed = self._passes(batch, is_frozen=False)
+            apart = difference(self._gradients(), expected)
+            problem = None
+            if not apart <= LARGEST_DIFFERENCE[self._dtype]:
+                problem = f"its gradient differs by {apart:.2g} of its length"
+        except NonFiniteInputError:
+            raise
+        except Exception as error:  # a compiler may fail in any way
+            lines = str(error).strip().splitlines() or [""]
+            passed, problem = None, f"{type(error).__name__}: {lines[0][:200]}"
+        seconds = time.perf_counter() - began
+        if problem is None and passed is not None:
+            said = f"compiled in {seconds:.0f} s; its gradient differs by {apart:.1g} of its length"
+            self._note(f"train.compile: on, {self._choice.why} ({said})")
+            return passed
+        self._note(f"train.compile: off, the compiled step did not pass its check: {problem}")
+        self.is_on = False
+        self._passes.compile(on=False)
+        self._take_gradients()
+        before.restore()
+        return self._passes(batch, is_frozen=False)
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self._model.parameters() if p.grad is not None]
+
+    def _take_gradients(self) -> list[Tensor]:
+        """The backbone's gradients; afterwards there are none."""
+        gradients = self._gradients()
+        self._model.zero_grad(set_to_none=True)
+        self._head.zero_grad(set_to_none=True)
+        self._passes.forget_gradients()
+        return gradients

@@ -1,0 +1,223 @@
+"""A compiled step: when it is used, what its check finds, and how a run goes on.
+
+Most runs here compile to the same operators ("aot_eager"), which takes a second; one has Inductor.
+"""
+
+import contextlib
+import io
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from rich.console import Console
+from tiny_run import tiny_recipe, write_faces
+from torch import nn
+
+from fusedface.models import MODELS, Backbone
+from fusedface.models.prelu import PReLU
+from fusedface.recipes.configuration.recipe import BackboneOptions
+from fusedface.recipes.configuration.settings import override
+from fusedface.recipes.run import run_recipe
+from fusedface.recipes.training import compiled
+from fusedface.recipes.training.compile_choice import choose
+from fusedface.recipes.training.compiled import Compiled
+from fusedface.recipes.training.precision import Precision
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+MINUTE = 60 * 6_500_000_000  # multiply-adds on one thread
+
+
+def chosen(
+    setting="auto", device=CPU, dtype=torch.bfloat16, macs=0, threads=1, processes=1, **more
+):
+    return choose(
+        setting,
+        precision=Precision(device, dtype),
+        num_processes=processes,
+        changes_in_pass=more.get("changes_in_pass", False),
+        num_macs=lambda: macs,
+        num_threads=threads,
+    )
+
+
+def test_when_steps_are_compiled():
+    assert not chosen("off", GPU).on
+    assert chosen("on").on
+    assert chosen(device=GPU).on
+    assert chosen(macs=20 * MINUTE).on
+    assert not chosen(macs=19 * MINUTE).on
+    assert "about 19 minutes" in chosen(macs=19 * MINUTE).why
+    assert not chosen(macs=20 * MINUTE, threads=2).on
+    assert not chosen(macs=1000 * MINUTE, dtype=torch.float32).on
+    for obstacle in ({"processes": 2}, {"changes_in_pass": True}):
+        assert not chosen(device=GPU, **obstacle).on
+        with pytest.raises(ValueError, match=r"train\.compile must be off or auto here"):
+            chosen("on", **obstacle)
+
+
+def test_another_shape_runs_as_it_is(monkeypatch):
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    network = Compiled(nn.Linear(3, 2))
+    for rows in (4, 7, 4, 5):
+        assert network(torch.ones(rows, 3)).shape == (rows, 2)
+    assert len(graphs) == 1
+
+
+class Small(Backbone):
+    """As quick to compile as a backbone with batch normalisation can be."""
+
+    name = "small"
+
+    def __init__(self, embedding_dim=16, input_size=(32, 32), width=1.0):
+        super().__init__(embedding_dim, input_size, width)
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 8, stride=8, bias=False), nn.BatchNorm2d(8), PReLU(8), nn.Flatten()
+        )
+        self.embedding = nn.Sequential(nn.Linear(128, embedding_dim), nn.BatchNorm1d(embedding_dim))
+
+    def features(self, images):
+        return self.layers(images)
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setitem(MODELS, "small", Small)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return write_faces(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture
+def _quick(monkeypatch):
+    monkeypatch.setattr(
+        compiled.torch, "compile", partial(torch.compile, backend="aot_eager"), raising=True
+    )
+    yield
+    torch.compiler.reset()
+
+
+def run(faces, out, *settings, **options):
+    stream = io.StringIO()
+    given = ["schedule.steps=4", "train.checkpoint_every=2", "train.precision=float32", *settings]
+    recipe = override(tiny_recipe(faces), [*given, "evaluation.every=0"])
+    recipe = replace(
+        recipe, backbone=BackboneOptions(name="small", embedding_dim=16, input_size=(32, 32))
+    )
+    run_recipe(recipe, out, device="cpu", console=Console(file=stream, width=300), **options)
+    return stream.getvalue()
+
+
+def checkpoint(out, step=4):
+    return torch.load(out / "checkpoints" / f"step-{step:08d}.pt", weights_only=True)
+
+
+def same(out, other):
+    ours, theirs = checkpoint(out), checkpoint(other)
+    for part in ("model", "head"):
+        assert all(torch.equal(ours[part][k], v) for k, v in theirs[part].items())
+    states = [end["optimizer"]["state"] for end in (ours, theirs)]
+    assert all(
+        torch.equal(states[0][i]["momentum_buffer"], s["momentum_buffer"])
+        for i, s in states[1].items()
+    )
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize(
+    "settings", [(), ("train.freeze=1", "train.ema=0.9"), ("optim.accumulate=2",)], ids=str
+)
+def test_a_compiled_run_learns_the_same_and_goes_on_to_the_same_bits(faces, tmp_path, settings):
+    said = run(faces, tmp_path / "on", "train.compile=on", *settings)
+    assert said.count("train.compile: on, as set") == 1
+    assert checkpoint(tmp_path / "on")["progress"]["compiled"] is True
+    run(faces, tmp_path / "off", "train.compile=off", *settings)
+    for name, value in checkpoint(tmp_path / "off")["model"].items():
+        found = checkpoint(tmp_path / "on")["model"][name]
+        torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-3, msg=name)
+    part = tmp_path / "part"
+    run(faces, part, "train.compile=on", *settings)
+    for path in ("checkpoints/step-00000004.pt", "checkpoints/best.pt", "summary.json"):
+        (part / path).unlink()
+    torch.compiler.reset()
+    run(faces, part, "train.compile=on", *settings, resume=True)
+    same(part, tmp_path / "on")
+
+
+@pytest.mark.usefixtures("_quick")
+def test_auto_goes_on_as_the_run_began(faces, tmp_path, monkeypatch):
+    """What it would decide today does not matter: bits would change in the middle of a run."""
+    said = run(faces, tmp_path / "run", "train.compile=auto")
+    assert said.count("train.compile=auto: off, on a CPU it is no faster in float32") == 1
+    run(faces, tmp_path / "whole", "train.compile=auto")
+    for path in ("checkpoints/step-00000004.pt", "checkpoints/best.pt", "summary.json"):
+        (tmp_path / "run" / path).unlink()
+    from fusedface.recipes.training import made_passes
+
+    yes = chosen(device=GPU)
+    assert yes.on
+    monkeypatch.setattr(made_passes, "choose", lambda *_args, **_more: yes)
+    said = run(faces, tmp_path / "run", "train.compile=auto", resume=True)
+    assert "train.compile=auto: off, as the run began" in said
+    same(tmp_path / "run", tmp_path / "whole")
+
+
+class Broken:
+    """Compiles to something else."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def __call__(self, function, **_options):
+        if self.what == "raises":
+            raise RuntimeError("no compiler here\nand more")
+        if self.what == "raises late":
+            return self._raises
+        return lambda *inputs: function(*inputs).flip(1)
+
+    def _raises(self, *_inputs):
+        torch.rand(3)  # the generator must be set back too
+        raise ValueError("no kernel")
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("raises", "RuntimeError: no compiler here"),
+        ("raises late", "ValueError: no kernel"),
+        ("differs", "its gradient differs by"),
+    ],
+)
+def test_a_step_that_does_not_compile_right_is_not_used(faces, tmp_path, monkeypatch, what, said):
+    run(faces, tmp_path / "off", "train.compile=off")
+    monkeypatch.setattr(compiled.torch, "compile", Broken(what))
+    text = run(faces, tmp_path / "on", "train.compile=on")
+    assert f"train.compile: off, the compiled step did not pass its check: {said}" in text
+    assert checkpoint(tmp_path / "on")["progress"]["compiled"] is False
+    same(tmp_path / "on", tmp_path / "off")
+
+
+@pytest.mark.slow
+def test_inductor_computes_the_same_step(faces, tmp_path):
+    """With its real compiler, on a network of a few layers."""
+    with contextlib.suppress(ImportError):
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except Exception as error:
+            pytest.skip(f"Inductor has no compiler here: {error}")
+    said = run(faces, tmp_path / "on", "train.compile=on", "schedule.steps=3")
+    assert "train.compile: on, as set (compiled in" in said
+    run(faces, tmp_path / "off", "train.compile=off", "schedule.steps=3")
+    for name, value in checkpoint(tmp_path / "off", 3)["model"].items():
+        found = checkpoint(tmp_path / "on", 3)["model"][name]
+        torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-3, msg=name)
