@@ -17,13 +17,17 @@ from fusedface.bench.timing import alternate, quartiles, stopwatch
 from fusedface.data import FaceBatch, FaceDataset, SyntheticFaces
 from fusedface.kernels import Batch, CurricularFace
 from fusedface.models import Backbone, MarginHead, create
+from fusedface.models.loops.eager import torchs_operators
 from fusedface.recipes.configuration.training import Optim
+from fusedface.recipes.host.memory import keep_freed_memory
 from fusedface.recipes.training.optim import build_optimizer
 from fusedface.recipes.training.precision import Precision, pick_precision
 from fusedface.recipes.training.schedule import Batches
 
 MODELS = ("mobilefacenet", "iresnet18")
 HEADS = ("fused", "eager")
+TORCHS_LAYERS = "fused, layers by torch"
+"""On CPUs: the fused head on a backbone without the compiled loops of `models/loops`."""
 PARTS = ("data", "backbone", "head", "optimizer")
 BATCHES_AN_EPOCH = 4
 HeadLoss = Callable[[Tensor, Tensor], Tensor]  # embeddings, labels -> mean loss
@@ -51,17 +55,19 @@ def run(
     """Time steps with the fused and the eager head in turn, on one network and one set of class centres.
 
     Returns:
-        One row per head: images per second and the share of each part, medians with quartiles. Images come
-        from memory; `bench data` measures other sources.
+        One row per head, and on CPUs one without compiled layers: images per second and the share of each
+        part, medians with quartiles. Images come from memory; `bench data` measures other sources.
     """
     note(f"{setup}: rendering faces")
     steps = TrainingSteps(setup, device)
     note(f"{setup}: timing")
     runs = {name: (lambda name=name: steps.timed(steps.heads[name])) for name in HEADS}
+    if device.type == "cpu":
+        runs[TORCHS_LAYERS] = steps.timed_with_torchs_layers
     for warm_up in runs.values():
         warm_up()
     figures = alternate(runs, rounds)
-    return [_row(setup, steps, name, figures[name]) for name in HEADS]
+    return [_row(setup, steps, name, figures) for name in runs]
 
 
 class TrainingSteps:
@@ -69,6 +75,8 @@ class TrainingSteps:
 
     def __init__(self, setup: Setup, device: torch.device, optim: Optim | None = None) -> None:
         torch.manual_seed(0)
+        if device.type == "cpu":
+            keep_freed_memory()  # as `recipe run` does
         self.precision: Precision = pick_precision("auto", device)
         model = create(setup.model, input_size=(setup.size, setup.size)).to(device)
         self.model: Backbone = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -134,6 +142,11 @@ class TrainingSteps:
             "step": sum(times),
         }
 
+    def timed_with_torchs_layers(self) -> dict[str, float]:
+        """`timed` of the fused head, without the compiled loops of the backbone."""
+        with torchs_operators():
+            return self.timed(self.heads["fused"])
+
 
 def endless_batches(setup: Setup, model: Backbone) -> Iterator[FaceBatch]:
     """The batches of a run on generated faces, without end; all faces are rendered before the first."""
@@ -155,8 +168,11 @@ def endless_batches(setup: Setup, model: Backbone) -> Iterator[FaceBatch]:
 
 
 def _row(
-    setup: Setup, steps: TrainingSteps, head: str, seconds: dict[str, list[float]]
+    setup: Setup, steps: TrainingSteps, head: str, figures: dict[str, dict[str, list[float]]]
 ) -> dict[str, Any]:
+    seconds = figures[head]
+    fused = figures["fused"]["step"]
+    ratios = [own / ours for own, ours in zip(seconds["step"], fused, strict=True)]
     rates = [setup.num_rows / s for s in seconds["step"]]
     mid = {part: quartiles(seconds[part])[1] for part in PARTS}
     return {
@@ -169,4 +185,5 @@ def _row(
         "images_per_second": quartiles(rates),
         "ms": {part: 1e3 * value for part, value in mid.items()},
         "head_share": mid["head"] / sum(mid.values()),
+        "time_over_fused": quartiles(ratios),
     }

@@ -20,7 +20,10 @@ def time_step(
     out: OutOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Time a training step with the fused and the eager head: images per second, share of the head."""
+    """Time a training step with the fused and the eager head: images per second, share of the head.
+
+    On a CPU also with the fused head and torch's operators for all layers of the backbone.
+    """
     from fusedface.bench import step, tables
     from fusedface.recipes.host.device import pick_device
 

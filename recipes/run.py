@@ -14,6 +14,7 @@ from fusedface.models import StartingPoint
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import to_dict, to_toml
 from fusedface.recipes.host.device import pick_device
+from fusedface.recipes.host.memory import keep_freed_memory
 from fusedface.recipes.host.processes import Processes, joined
 from fusedface.recipes.host.terminal import say
 from fusedface.recipes.host.torchrun import own_device
@@ -87,6 +88,8 @@ def run_recipe(
         print_verification(earlier, console)
         return earlier
     precision = pick_precision(recipe.train.precision, target)
+    if target.type == "cpu":
+        keep_freed_memory()
     display = make_display(console)
     try:
         summary = _train(recipe, reuse, precision, display, processes)

@@ -1,11 +1,26 @@
 """Which calls the loops may serve: plain eager training on a CPU, which no one traces or watches."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
 
 COMPILED_FROM = 2**17  # numbers of a tensor; smaller ones do not start the compiler
+_switch = {"on": True}
+
+
+@contextmanager
+def torchs_operators() -> Iterator[None]:
+    """Within it the loops serve nothing, for a comparison in one process."""
+    before = _switch["on"]
+    _switch["on"] = False
+    try:
+        yield
+    finally:
+        _switch["on"] = before
 
 
 def serves(x: Tensor) -> bool:
@@ -13,6 +28,7 @@ def serves(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()  # first: a compiler that traces this sees nothing else
         and type(x) in (Tensor, nn.Parameter)  # not a symbol, a fake or a subclass
+        and _switch["on"]
         and not _is_traced()
         and x.device.type == "cpu"
         and torch.is_grad_enabled()
