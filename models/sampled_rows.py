@@ -4,6 +4,7 @@ With `sample_rate` below 1 the gradient of the class centres is sparse: it has o
 (`kernels/sampling.py`). Torch's optimisers refuse that, or move all rows by momentum and weight decay.
 """
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -19,9 +20,7 @@ def update_only_sampled(optimizer: Optimizer) -> Optimizer:
     A row that is not sampled keeps its weights and its state (momentum) to the bit. When it is
     sampled again, even much later, it makes one ordinary step, as in Partial FC: missed steps are not
     made up for. Dense gradients change all rows, as usual. State in `optimizer.state_dict()` has the
-    parameter's shape.
-
-    A step that raises an error leaves a parameter with only its sampled rows: read a checkpoint then.
+    parameter's shape, also after a step that raises an error.
 
     Args:
         optimizer: any of torch.optim that treats each element of a parameter independently, as SGD,
@@ -30,9 +29,18 @@ def update_only_sampled(optimizer: Optimizer) -> Optimizer:
     Returns:
         The optimiser itself.
     """
-    swapped: Swapped = []
-    optimizer.register_step_pre_hook(lambda o, *_: _swap_in(o, swapped))
-    optimizer.register_step_post_hook(lambda o, *_: _swap_out(o, swapped))
+    original = optimizer.step
+
+    def step(self: Optimizer, *arguments: Any, **options: Any) -> Any:
+        swapped: Swapped = []
+        try:
+            _swap_in(self, swapped)
+            return original(*arguments, **options)
+        finally:
+            _swap_out(self, swapped)
+
+    # A method, as learning rate schedules expect when they count the steps.
+    optimizer.step = MethodType(step, optimizer)
     return optimizer
 
 
@@ -53,12 +61,14 @@ def _swap_in(optimizer: Optimizer, swapped: Swapped) -> None:
         rows = gradient.indices()[0]
         state = optimizer.state.get(parameter, {})
         full = {name: value for name, value in state.items() if _is_like(value, whole)}
+        sampled = {name: value[rows] for name, value in full.items()}
+        weights, values = whole[rows], gradient.values().to(whole.dtype)
+        # Nothing below needs memory: an error comes before a row has left.
         swapped.append((parameter, whole, gradient, full))
-        for name, value in full.items():
-            state[name] = value[rows]
+        state.update(sampled)
         parameter.grad = None
-        parameter.data = whole[rows]
-        parameter.grad = gradient.values().to(whole.dtype)
+        parameter.data = weights
+        parameter.grad = values
 
 
 @torch.no_grad()
@@ -75,7 +85,6 @@ def _swap_out(optimizer: Optimizer, swapped: Swapped) -> None:
         parameter.grad = None
         parameter.data = whole
         parameter.grad = gradient
-    swapped.clear()
 
 
 def _is_like(value: Any, parameter: Tensor) -> bool:

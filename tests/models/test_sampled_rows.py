@@ -100,3 +100,61 @@ def test_gradients_of_two_batches_are_added():
     moved = (head.weight != before).any(dim=1).nonzero()[:, 0].tolist()
     assert moved == sorted(kept)
     assert len(kept) > 10
+
+
+@pytest.mark.parametrize("when", ["before", "within", "after"])
+def test_a_step_that_fails_loses_no_row(when):
+    """Of two parameters the first may have moved; both have all their rows, and the next step is made."""
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(ROWS, DIM)) for _ in range(2)]
+    optimizer = update_only_sampled(KINDS["sgd"](parameters))
+    for parameter in parameters:
+        parameter.grad = sparse(STEPS[0], 0)
+    optimizer.step()
+    before = [parameter.detach().clone() for parameter in parameters]
+    momentum = [optimizer.state[p]["momentum_buffer"].clone() for p in parameters]
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    if when == "within":  # of all torch.optim, only a rate that is no number fails on the way
+        optimizer.param_groups[0]["lr"] = None
+        kind = TypeError
+    else:
+        register = {"before": "register_step_pre_hook", "after": "register_step_post_hook"}[when]
+        handle, kind = getattr(optimizer, register)(fail), RuntimeError
+    for parameter in parameters:
+        parameter.grad = sparse(STEPS[1], 1)
+    with pytest.raises(kind):
+        optimizer.step()
+    others = [row for row in range(ROWS) if row not in STEPS[1]]
+    for parameter, old, state in zip(parameters, before, momentum, strict=True):
+        assert parameter.shape == (ROWS, DIM)
+        assert parameter.grad.is_sparse
+        assert torch.equal(parameter[others], old[others])
+        buffer = optimizer.state[parameter]["momentum_buffer"]
+        assert buffer.shape == (ROWS, DIM)
+        assert torch.equal(buffer[others], state[others])
+        if when == "before":
+            assert torch.equal(parameter, old)
+    if when == "within":
+        optimizer.param_groups[0]["lr"] = 0.1
+    else:
+        handle.remove()
+    optimizer.step()
+
+
+def test_schedules_and_gradient_scalers_count_its_steps(recwarn):
+    parameter = torch.nn.Parameter(torch.ones(ROWS, DIM))
+    optimizer = update_only_sampled(KINDS["sgd"]([parameter]))
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for number in range(2):
+        scaler.scale(torch.ones(()))  # of a loss
+        parameter.grad = sparse([0, 1], number) * 4.0
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == 0.1 * 0.5**2
+    assert not [w for w in recwarn if "lr_scheduler.step()" in str(w.message)]
