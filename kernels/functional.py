@@ -6,6 +6,7 @@ The form keeps full precision near 0, where a log-sum-exp and its own largest te
 """
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ def margin_loss(
             as many as on every other rank. The output is that of the whole batch, in the order of the
             ranks. The gradient of `weight` is that of `loss`; the gradient of `embeddings` is N times
             that of `loss`, because DistributedDataParallel averages over the ranks.
-        update: a step of SGD that the backward makes on `weight`, in place; `weight` gets no gradient.
+        update: a step of SGD that the backward makes on `weight`, in place; `weight` gets no gradient. With
+            `sample_rate` below 1, only the drawn classes make it.
         options: the fields of `HeadOptions` by name, such as `backend="chunked"`.
 
     Returns:
@@ -76,11 +78,8 @@ def margin_loss(
         ranks = sharded.meet(embeddings, weight, state, training, process_group)
         embeddings, labels = ranks.gather(embeddings, labels)
         num_classes, first_class = ranks.num_classes, ranks.first_class
+        update = None if update is None else replace(update, first_class=first_class)
     if is_sampled:
-        if update is not None:
-            raise ValueError(
-                "sample_rate below 1 and a fused update do not go together: leave out one"
-            )
         sampling.check_sample_rate(chosen.sample_rate, len(labels), num_classes)
         run = sampling.over(
             run,

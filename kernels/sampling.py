@@ -13,6 +13,7 @@ negatives like any other (docs/scaling.md). Target cosines, and with them t, are
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -22,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from fusedface.kernels.interface.primitive import Backend, CosineLse, Primitive, Spec
 from fusedface.kernels.interface.random_bits import random_bits
+from fusedface.kernels.interface.update import Sampled
 
 LARGEST = 2**63 - 1
 SLACK = 1e-6  # of a number of classes: rate C is rounded
@@ -86,9 +88,15 @@ def _cosine_lse(
     if count == num_classes:
         return primitive(embeddings, weight, labels, threshold, spec)
     kept = draw(count, num_classes, labels, sample)
+    if spec.update is None:
+        centres = _take(weight, kept)
+    else:
+        centres = weight.detach()[kept].requires_grad_(weight.requires_grad)
+        of = Sampled(weight.detach(), kept, weight._version)
+        spec = replace(spec, update=replace(spec.update, sampled=of))
     has_target = labels >= 0
     place = torch.searchsorted(kept, labels.clamp_min(0)).masked_fill(~has_target, -1)
-    cos_y, lse, stats = primitive(embeddings, _take(weight, kept), place, threshold, spec)
+    cos_y, lse, stats = primitive(embeddings, centres, place, threshold, spec)
     if sample.corrected:
         of_others = math.log((num_classes - 1) / (count - 1))
         of_all = math.log(num_classes / count)

@@ -17,15 +17,25 @@ class RowsSGD:
     Without Nesterov w <- w - lr v (Sutskever et al., 2013, as torch.optim.SGD has it).
 
     Args:
-        weight: the class centres (C, D), changed in place.
+        weight: the class centres (C, D), changed in place; or a copy of the rows `update.sampled`, and then
+            those are changed.
         update: what to do.
         upstream: gradients (B, 1) from which all others follow; if one is not finite, nothing changes.
 
     Attributes:
         unscale: 1 / loss_scale, which the caller multiplies gradients with.
+
+    Raises:
+        RuntimeError: sampled class centres have changed since they were copied.
     """
 
     def __init__(self, weight: Tensor, update: CentreUpdate, *upstream: Tensor) -> None:
+        of = update.sampled
+        if of is not None and of.weight._version != of.version:
+            raise RuntimeError(
+                "the class centres have changed between this forward and its backward: with a fused update "
+                "each backward is a step, so it must follow its forward"
+            )
         self.weight, self.update = weight, update
         self.unscale = update.loss_scale.reciprocal()
         self.skip = update.skip
@@ -35,8 +45,10 @@ class RowsSGD:
 
     def step(self, first: int, gradient: Tensor) -> None:
         """Change rows [first, first + K) by their gradient (K, D), unscaled, which is overwritten."""
-        update, rows = self.update, slice(first, first + len(gradient))
-        w = self.weight[rows].to(gradient.dtype)
+        update, of = self.update, self.update.sampled
+        here = slice(first, first + len(gradient))
+        rows = here if of is None else of.rows[here]
+        w = self.weight[here].to(gradient.dtype)
         if update.weight_decay:
             gradient.add_(w, alpha=update.weight_decay)
         if update.momentum_buffer is not None:
@@ -44,11 +56,13 @@ class RowsSGD:
             v.mul_(update.momentum).add_(gradient)
             gradient = gradient.add_(v, alpha=update.momentum) if update.nesterov else v.clone()
             self._store(update.momentum_buffer, rows, v, mix(update.seed))
-        self._store(self.weight, rows, w - gradient.mul_(update.lr), update.seed)
+        whole = self.weight if of is None else of.weight
+        self._store(whole, rows, w - gradient.mul_(update.lr), update.seed)
 
-    def _store(self, where: Tensor, rows: slice, values: Tensor, seed: Tensor) -> None:
+    def _store(self, where: Tensor, rows: slice | Tensor, values: Tensor, seed: Tensor) -> None:
         if where.dtype == torch.bfloat16:
-            values = rounded(values, seed, rows.start)
+            numbers = rows.start if isinstance(rows, slice) else rows
+            values = rounded(values, seed, numbers + self.update.first_class)
         if not can_be_read(where.device):
             values = torch.where(self.skip, where[rows], values.to(where.dtype))
-        where[rows] = values
+        where[rows] = values.to(where.dtype)

@@ -18,11 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fusedface.kernels import checks
+from fusedface.kernels import checks, few_classes
 from fusedface.kernels.interface.normalisation import inverse_norms, min_norm
 from fusedface.kernels.interface.primitive import Backend, CosineLse, Spec, compute_dtype
 from fusedface.kernels.margins import NegativeStats, State
-from fusedface.kernels.reference import cosines
 
 Group = dist.ProcessGroup | Literal["world"]
 """Processes that share the class centres; "world": all that torchrun has started."""
@@ -272,33 +271,13 @@ def _cosine_lse(
 ) -> CosineLse:
     """See `Primitive`."""
     local = ranks.local(labels, weight)
-    primitive = run.cosine_lse if len(weight) > 1 else _of_few
+    primitive = run.cosine_lse if len(weight) > 1 else few_classes.cosine_lse
     x = _SumGradient.apply(embeddings, ranks)
     cos_y, lse, stats = primitive(x, weight, local, threshold, spec)
     cos_y = cos_y.masked_fill(local < 0, 0.0)
     cos_y, lse, *combined = _Combine.apply(ranks, cos_y, lse, *stats)
     _check_centres(ranks, cos_y, lse, weight)
     return CosineLse(cos_y, lse, NegativeStats(*combined))
-
-
-def _of_few(
-    embeddings: Tensor, weight: Tensor, labels: Tensor, threshold: Tensor, spec: Spec
-) -> CosineLse:
-    """See `Primitive`, for one class or none: rows may have no negatives, which backends do not support."""
-    cos = cosines(embeddings, weight).sum(dim=1)  # the only column, or nothing
-    none = (labels >= 0) if len(weight) else torch.ones_like(labels, dtype=torch.bool)
-    hard = (cos.detach() > threshold) & ~none
-    negative = torch.where(hard, spec.hard.value(cos), cos)
-    lse = (spec.scale * negative).masked_fill(none, -torch.inf)
-    slope = spec.hard.slope(cos.detach())
-    stats = NegativeStats(
-        max_cosine=cos.detach().masked_fill(none, -torch.inf),
-        num_hard=hard.to(cos.dtype),
-        slope_min=slope.masked_fill(~hard, torch.inf),
-        slope_max=slope.masked_fill(~hard, -torch.inf),
-        slope_sum=slope * hard,
-    )
-    return CosineLse(cos, lse, stats)
 
 
 def _check_centres(ranks: Ranks, cos_y: Tensor, lse: Tensor, weight: Tensor) -> None:

@@ -137,7 +137,8 @@ class MarginHead(nn.Module):
         """Have each backward in training mode update the class centres, as `optimizer` would.
 
         The class centres then get no gradient, and `optimizer.step()` skips them. Every backward is a
-        step, so gradients of several batches cannot be accumulated (docs/scaling.md).
+        step, so gradients of several batches cannot be accumulated (docs/scaling.md). With `sample_rate`
+        below 1, each backward moves only the classes that were drawn.
 
         Args:
             optimizer: torch.optim.SGD with the class centres in it, whose settings and momentum are used.
@@ -149,11 +150,9 @@ class MarginHead(nn.Module):
             None to end the fused update.
 
         Raises:
-            TypeError, ValueError: as `FusedUpdate`; or the backend cannot do it, or classes are sampled.
+            TypeError, ValueError: as `FusedUpdate`; or the backend cannot do it.
         """
         check_updates(self.options.backend)
-        if self.options.sample_rate < 1.0:
-            raise ValueError("sampled class centres (sample_rate below 1) have no fused update")
         self.fused = FusedUpdate(optimizer, self.weight, scaler, momentum_dtype)
         return self.fused
 

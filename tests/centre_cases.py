@@ -8,6 +8,7 @@ import torch.distributed as dist
 from margin_oracle import inputs, loss_and_gradients, matched_state, relative
 
 from fusedface.kernels import MARGINS, CurricularFace, HeadOptions, MagFace, margin_loss
+from fusedface.kernels.sampling import LARGEST
 from fusedface.kernels.sharded import classes_of
 from fusedface.models import MarginHead, update_only_sampled
 
@@ -108,4 +109,83 @@ def fused(rank, num_ranks):
     assert head.weight.grad is None
 
 
-CENTRES = {"class centres: " + case.__name__: case for case in (every_margin, small_shards, fused)}
+def fused_few(rank, num_ranks):
+    """A rank with one class updates it in the backward, and one without classes has nothing to do."""
+    for classes in (num_ranks, num_ranks + 1):
+        own = classes_of(classes, rank, num_ranks)
+        found = []
+        for group, is_fused in ((None, False), ("world", True)):
+            torch.manual_seed(0)
+            head = MarginHead(DIM, classes, CurricularFace(s=16.0), process_group=group).double()
+            optimizer = torch.optim.SGD(
+                head.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1
+            )
+            if is_fused:
+                head.fuse(optimizer)
+            for step in range(3):
+                rows, _, labels = inputs(ROWS, classes, DIM, seed=step, dtype=torch.float64)
+                if group:
+                    rows, labels = rows.chunk(num_ranks)[rank], labels.chunk(num_ranks)[rank]
+                optimizer.zero_grad()
+                loss = head(rows, labels).loss
+                loss.backward(retain_graph=True)
+                assert head.weight.grad is None or not is_fused
+                optimizer.step()
+            found.append((head.weight.detach(), optimizer.state[head.weight]["momentum_buffer"]))
+        for mine, whole in zip(*reversed(found), strict=True):
+            assert mine.shape == (len(own), DIM)
+            assert not len(own) or relative(mine, whole[own.start : own.stop]) < 1e-9
+        if own:
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                loss.backward()
+
+
+def fused_sampled(rank, num_ranks):
+    """The drawn class centres of each rank make the step that its optimiser would make."""
+    found = []
+    for is_fused in (True, False):
+        torch.manual_seed(0)
+        head = MarginHead(
+            DIM, CLASSES, CurricularFace(s=16.0), process_group="world", sample_rate=RATE
+        ).double()
+        optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+        if is_fused:
+            head.fuse(optimizer)
+        update_only_sampled(optimizer)
+        for step in range(3):
+            rows, _, labels = inputs(ROWS, CLASSES, DIM, seed=step, dtype=torch.float64)
+            torch.manual_seed(step)
+            if not is_fused:
+                torch.randint(LARGEST, ())  # as a fused update does, for its rounding
+            optimizer.zero_grad()
+            head(rows.chunk(num_ranks)[rank], labels.chunk(num_ranks)[rank]).loss.backward()
+            assert (head.weight.grad is None) == is_fused
+            optimizer.step()
+        found.append(head.weight.detach())
+    assert relative(*found) < 1e-9
+
+
+def rounded_alike(rank, num_ranks):
+    """bfloat16 class centres are rounded by their class, whichever rank has them."""
+    own = classes_of(CLASSES, rank, num_ranks)
+    weights = []
+    for group in (None, "world"):
+        torch.manual_seed(0)
+        head = MarginHead(DIM, CLASSES, CurricularFace(s=16.0), process_group=group)
+        head.to(torch.bfloat16)
+        optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+        head.fuse(optimizer)
+        rows, _, labels = inputs(ROWS, CLASSES, DIM)
+        if group:
+            rows, labels = rows.chunk(num_ranks)[rank], labels.chunk(num_ranks)[rank]
+        head(rows, labels).loss.backward()
+        weights.append(head.weight.detach())
+    # Sums in another order differ in float32's last bits, which rarely decide up or down.
+    same = (weights[1] == weights[0][own.start : own.stop]).float().mean()
+    assert same > 0.99
+
+
+CENTRES = {
+    "class centres: " + case.__name__: case
+    for case in (every_margin, small_shards, fused, fused_few, fused_sampled, rounded_alike)
+}

@@ -4,9 +4,21 @@ It needs no gradient of size C x D, and no pass over all class centres afterward
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Sampled(NamedTuple):
+    """The rows of the class centres that a backend was given as its class centres, in a copy."""
+
+    weight: Tensor
+    """(C, D), all class centres, where the rows belong."""
+    rows: Tensor
+    """(K,) int64, rising."""
+    version: int
+    """Of `weight` in the forward. Another one in the backward is an error: the copy is old."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +42,11 @@ class CentreUpdate:
     momentum: float
     nesterov: bool
     weight_decay: float
+    sampled: Sampled | None = None
+    """Set within `margin_loss` if classes are sampled: only these rows and their momentum change."""
+    first_class: int | Tensor = 0
+    """Set within `margin_loss` if processes share the classes: that of the first row, so that numbers are
+    rounded as by one process."""
 
 
 def check_dtype(name: str, dtype: torch.dtype) -> None:

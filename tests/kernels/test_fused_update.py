@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fusedface.kernels import ArcFace, CurricularFace, margin_loss
 from fusedface.kernels.interface.update import CentreUpdate
 from fusedface.kernels.rounding import rounded
+from fusedface.kernels.sampling import LARGEST
 from fusedface.kernels.sgd import RowsSGD
-from fusedface.models import MarginHead
+from fusedface.models import MarginHead, update_only_sampled
 
 DIM, ROWS, CLASSES = 8, 16, 300
 SETTINGS = {
@@ -256,15 +257,96 @@ def test_mistakes_are_named():
         head.fuse(torch.optim.SGD(head.parameters(), maximize=True))
     with pytest.raises(TypeError, match=r"momentum_dtype must be .*, got torch\.float16"):
         head.fuse(optimizer, momentum_dtype=torch.float16)
-    with pytest.raises(ValueError, match="sample_rate"):
-        MarginHead(DIM, CLASSES, sample_rate=0.5).fuse(optimizer)
     with pytest.raises(ValueError, match="backend='reference' has no update"):
         MarginHead(DIM, CLASSES, backend="reference").fuse(optimizer)
     update = head.fuse(optimizer).next()
     rows, weight, labels = inputs(ROWS, CLASSES, DIM)
-    for options, words in (
-        ({"backend": "reference"}, "backend='reference' has no update"),
-        ({"sample_rate": 0.5, "training": True}, "do not go together"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            margin_loss(rows, weight, labels, ArcFace(), update=update, **options)
+    with pytest.raises(ValueError, match="backend='reference' has no update"):
+        margin_loss(rows, weight, labels, ArcFace(), update=update, backend="reference")
+
+
+def sampled_head(fused, **options):
+    torch.manual_seed(0)
+    head = MarginHead(DIM, CLASSES, CurricularFace(s=16.0), sample_rate=0.3).double()
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1, **SETTINGS["nesterov"])
+    if fused:
+        head.fuse(optimizer, **options)
+    return head, update_only_sampled(optimizer)
+
+
+def sampled_step(head, optimizer, step):
+    """Its gradient of the embeddings; the samples are the same with and without a fused update."""
+    rows, _, labels = inputs(ROWS, CLASSES, DIM, seed=step, dtype=torch.float64)
+    rows.requires_grad_()
+    torch.manual_seed(step)
+    if head.fused is None:
+        torch.randint(LARGEST, ())  # as a fused update does, for its rounding
+    optimizer.zero_grad()
+    head(rows, labels).loss.backward()
+    optimizer.step()
+    return rows.grad
+
+
+def test_sampled_rows_make_the_step_that_the_optimiser_would_make():
+    one, two = sampled_head(True), sampled_head(False)
+    for step in range(4):
+        before = one[0].weight.detach().clone()
+        torch.testing.assert_close(
+            sampled_step(*one, step), sampled_step(*two, step), rtol=1e-10, atol=1e-13
+        )
+        moved = (one[0].weight != before).any(dim=1)
+        assert moved.sum() == math.ceil(0.3 * CLASSES)
+        assert torch.equal(moved, two[0].weight.grad.to_dense().ne(0).any(dim=1))
+        torch.testing.assert_close(one[0].weight, two[0].weight, rtol=1e-10, atol=1e-13)
+        buffers = [o.state[h.weight]["momentum_buffer"] for h, o in (one, two)]
+        torch.testing.assert_close(*buffers, rtol=1e-10, atol=1e-13)
+    assert one[0].weight.grad is None
+
+
+@pytest.mark.parametrize("reason", ["flag", "nan"])
+def test_a_sampled_step_that_is_left_out_changes_nothing(reason):
+    head, optimizer = sampled_head(True)
+    sampled_step(head, optimizer, 0)
+    weight = head.weight.detach().clone()
+    momentum = optimizer.state[head.weight]["momentum_buffer"].clone()
+    rows, _, labels = inputs(ROWS, CLASSES, DIM, dtype=torch.float64)
+    head.fused.skip.fill_(reason == "flag")
+    (head(rows, labels).loss * (math.nan if reason == "nan" else 1.0)).backward()
+    assert torch.equal(head.weight, weight)
+    assert torch.equal(optimizer.state[head.weight]["momentum_buffer"], momentum)
+
+
+def test_a_sampled_step_on_old_class_centres_is_an_error():
+    """Two forwards, then two backwards: the second would undo the first where both have a class."""
+    head, _ = sampled_head(True)
+    rows, _, labels = inputs(ROWS, CLASSES, DIM, dtype=torch.float64)
+    rows.requires_grad_()
+    first, second = (head(rows, labels).loss for _ in range(2))
+    first.backward()
+    with pytest.raises(RuntimeError, match="changed between this forward and its backward"):
+        second.backward()
+
+
+def test_sampled_bfloat16_rows_are_rounded_as_without_a_sample():
+    """Rounding depends on the class, not on its place in the sample."""
+    seed = torch.tensor(3)
+    values = torch.randn(5, DIM)
+    rows = torch.tensor([2, 3, 7, 200, 299])
+    whole = torch.zeros(CLASSES, DIM)
+    whole[rows] = values
+    assert torch.equal(rounded(values, seed, rows), rounded(whole, seed, 0)[rows])
+    shifted = rounded(values, seed, torch.tensor(40))
+    assert torch.equal(shifted, rounded(values, seed, torch.arange(40, 45)))
+
+
+def test_a_sampled_step_makes_nothing_of_the_size_of_the_class_centres():
+    classes, rows = 60_000, 128
+    head = MarginHead(DIM, classes, backend="chunked", sample_rate=0.01)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    head.fuse(optimizer)
+    buffer = optimizer.state[head.weight]["momentum_buffer"]
+    x, y = torch.randn(rows, DIM, requires_grad=True), torch.randint(classes, (rows,))
+    with NewStorages([head.weight, buffer]) as seen:
+        head(x, y).loss.backward()
+        optimizer.step()
+    assert seen.largest < classes * DIM * 4  # as drawing takes less than D numbers a class
