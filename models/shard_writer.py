@@ -7,7 +7,7 @@ no file holds more than tensors, which are read with `weights_only`.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch.distributed as dist
 from torch import Size, Tensor
@@ -26,12 +26,14 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from fusedface.models.class_shard import ClassShard
 from fusedface.models.shard_files import Part, digest_of
+
+if TYPE_CHECKING:
+    from fusedface.models.class_shard import ClassShard
 
 
 def write_rows(
-    rows: dict[str, Tensor], shard: ClassShard, folder: Path, group: dist.ProcessGroup
+    rows: dict[str, Tensor], shard: "ClassShard", folder: Path, group: dist.ProcessGroup
 ) -> dict[str, Any] | None:
     """Write the rows of all ranks to `folder`, each rank's to a file of its own; every rank calls it.
 
@@ -71,7 +73,7 @@ class _Writer(FileSystemWriter):
         described: the entry SHARDS, on rank 0 and after the end.
     """
 
-    def __init__(self, folder: Path, shard: ClassShard) -> None:
+    def __init__(self, folder: Path, shard: "ClassShard") -> None:
         super().__init__(folder)
         self.folder, self.shard = folder, shard
         self.described: dict[str, Any] | None = None
@@ -114,7 +116,7 @@ class _Writer(FileSystemWriter):
 class _SaveRows(DefaultSavePlanner):
     """Each rank writes its rows of every tensor."""
 
-    def __init__(self, shard: ClassShard) -> None:
+    def __init__(self, shard: "ClassShard") -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
         self.shard = shard
 

@@ -16,11 +16,13 @@ from fusedface.recipes.run import run_recipe
 LAST = f"step-{STEPS:08d}"
 
 
-def stopped_copy(out, name):
-    """A run as if it had been stopped before its summary; made by rank 0."""
+def stopped_copy(out, name, at=STEPS):
+    """A run as if it had been stopped after a checkpoint; made by rank 0."""
     if dist.get_rank() == 0:
         shutil.copytree(out, folder() / name)
         (folder() / name / "summary.json").unlink()
+        if at < STEPS:
+            (folder() / name / f"checkpoints/{LAST}.pt").unlink()
     dist.barrier()
     return folder() / name
 

@@ -7,19 +7,21 @@ written last and names its folder: a folder that no checkpoint names is what a k
 import shutil
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fusedface.models.class_shard import ClassShard
 from fusedface.models.shard_files import SHARDS, SUFFIX
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run_directory.files import sync_folder
 
+if TYPE_CHECKING:
+    from fusedface.models.class_shard import ClassShard
+
 
 def save_rows(
-    checkpoints: Path, step: int, rows: dict[str, Tensor], shard: ClassShard, processes: Processes
+    checkpoints: Path, step: int, rows: dict[str, Tensor], shard: "ClassShard", processes: Processes
 ) -> dict[str, Any] | None:
     """Write the rows of each process to a new folder; all processes call it.
 

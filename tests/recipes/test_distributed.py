@@ -54,8 +54,8 @@ def test_two_processes(reports_of_two, case):
     assert not problem, problem
 
 
-def torchrun(*arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "cli.py"]
+def torchrun(*arguments, program="cli.py"):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", program]
     return subprocess.Popen(
         [*command, *map(str, arguments)],
         cwd=ROOT,
@@ -109,6 +109,26 @@ def test_a_killed_process_is_named_and_ends_the_others(tmp_path):
         console=Console(quiet=True),
     )
     assert summary.steps == saved + 1
+
+
+def test_a_process_that_is_killed_while_saving_loses_nothing_that_was_saved(tmp_path):
+    """The checkpoint before is the newest; one process goes on with it and removes the rest."""
+    recipe = tiny_recipe(write_faces(tmp_path))
+    recipe = replace(recipe, schedule=replace(recipe.schedule, steps=7))
+    (tmp_path / "tiny.toml").write_text(to_toml(recipe), encoding="utf-8")
+    out = tmp_path / "run"
+    process = torchrun(tmp_path / "tiny.toml", out, program="tests/killed_rank.py")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert output.count("has died") == 1, output
+    assert "The run is kept up to step 3" in output
+    names = {path.name for path in out.glob("checkpoints/step-*")}
+    assert names == {
+        "step-00000003.pt", "step-00000003.centres", "step-00000006.centres",
+    }  # fmt: skip
+    summary = run_recipe(recipe, out, resume=True, device="cpu", console=Console(quiet=True))
+    assert summary.steps == 7
+    assert not [*out.glob("checkpoints/*.centres")]
 
 
 def test_an_error_of_all_is_said_once(monkeypatch):
