@@ -6,8 +6,21 @@ from dataclasses import replace
 import torch
 from compared_cases import CASES as COMPARISONS
 from distributed_cases import STEPS_AND_ERRORS, fails, shared
-from distributed_runs import STEPS, Small, faces, finished, folder, group_of, recipe, run_on, same
+from distributed_runs import (
+    SAVED,
+    STEPS,
+    Small,
+    content,
+    faces,
+    finished,
+    folder,
+    group_of,
+    recipe,
+    run_on,
+    same,
+)
 from shard_cases import CASES as SHARDS
+from shard_cases import stopped_copy
 
 from fusedface.recipes.configuration.own_files import with_init
 from fusedface.recipes.evaluation import evaluate
@@ -30,6 +43,21 @@ def batches_in_parts(rank, num_ranks):
         run_on(count, f"parts{count}", given)
     if rank == 0:
         same(folder() / f"parts{num_ranks}", folder() / "parts1", 1e-9)
+
+
+def class_centres_in_bfloat16(rank, num_ranks):
+    """A run goes on to the same bits; momentum in bfloat16 too, and the update of sampled classes."""
+    given = recipe(
+        optim={"fuse_centres": True, "centres_dtype": "bfloat16", "batch_size": 2},
+        train={"log_every": 1},
+    )
+    given = replace(given, head=replace(given.head, sample_rate=0.7))
+    run_on(num_ranks, "bfloat16", given)
+    again = stopped_copy(folder() / "bfloat16", "bfloat16again", at=SAVED)
+    run_on(num_ranks, again.name, given, resume=True)
+    if rank == 0:
+        same(again, folder() / "bfloat16", 0.0)
+        assert content(again)["/head/weight"].dtype == torch.bfloat16
 
 
 def begun_with_a_checkpoint(rank, num_ranks):
@@ -62,7 +90,12 @@ def verified_together(rank, num_ranks):
 
 OF_TWO = (
     STEPS_AND_ERRORS
-    | shared(class_centres_in_the_backward, begun_with_a_checkpoint, verified_together)
+    | shared(
+        class_centres_in_the_backward,
+        class_centres_in_bfloat16,
+        begun_with_a_checkpoint,
+        verified_together,
+    )
     | SHARDS
     | COMPARISONS
 )

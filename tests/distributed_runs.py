@@ -93,7 +93,7 @@ def recipe(margin=None, **settings):
     return replace(
         base,
         backbone=BackboneOptions(name="small", embedding_dim=16, input_size=(32, 32)),
-        optim=replace(base.optim, batch_size=12, **settings.get("optim", {})),
+        optim=replace(base.optim, **{"batch_size": 12} | settings.get("optim", {})),
         schedule=replace(base.schedule, steps=STEPS),
         train=replace(base.train, **train),
         evaluation=replace(base.evaluation, every=0.0),

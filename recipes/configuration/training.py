@@ -10,6 +10,7 @@ Decay = Literal["step", "cosine", "polynomial"]
 Arithmetic = Literal["auto", "float32", "bfloat16", "float16"]
 Optimizer = Literal["sgd", "adamw"]
 Switch = Literal["auto", "on", "off"]
+Stored = Literal["float32", "bfloat16"]
 Centres = Literal["checkpoint", "mean", "random"]
 
 
@@ -64,6 +65,11 @@ class Optim:
     fuse_centres: bool = False
     """For "sgd": update the class centres inside the backward pass, chunk by chunk. It saves the memory of
     their gradient."""
+    centres_dtype: Stored = "float32"
+    """With `fuse_centres`: the dtype of the class centres. "bfloat16" halves their memory and that of their
+    momentum; each step is rounded up or down at random, so that small steps are not lost."""
+    centres_momentum_dtype: Stored | None = None
+    """With `fuse_centres`: the dtype of the class centres' momentum; none takes `centres_dtype`."""
     clip_norm: float = 5.0
     """Largest norm of the backbone's gradient; a larger gradient is scaled down to it. 0 is off."""
 
@@ -75,6 +81,7 @@ class Optim:
         require_choice("optim.kind", self.kind, get_args(Optimizer))
         if self.fuse_centres and self.kind != "sgd":
             raise ValueError(f"optim.fuse_centres needs optim.kind 'sgd', got {self.kind!r}")
+        self._check_dtypes()
         require("optim.beta2", self.beta2, 0.0 < self.beta2 < 1.0, "in (0, 1)")
         rule = "at least 2, for batch normalisation"
         require("optim.batch_size", self.batch_size, self.batch_size >= 2, rule)
@@ -87,6 +94,22 @@ class Optim:
             require(f"optim.{name}", value, 0.0 <= value < 1.0, "in [0, 1)")
         off_or_more = 0.0 <= self.clip_norm < float("inf")
         require("optim.clip_norm", self.clip_norm, off_or_more, "at least 0")
+
+    def _check_dtypes(self) -> None:
+        """Check how the class centres and their momentum are stored."""
+        require_choice("optim.centres_dtype", self.centres_dtype, get_args(Stored))
+        momentum = self.centres_momentum_dtype or self.centres_dtype
+        require_choice("optim.centres_momentum_dtype", momentum, get_args(Stored))
+        for name in ("centres_dtype", "centres_momentum_dtype"):
+            if getattr(self, name) == "bfloat16" and not self.fuse_centres:
+                raise ValueError(
+                    f"optim.{name} 'bfloat16' needs optim.fuse_centres: only that update rounds at random"
+                )
+        if self.centres_dtype == "bfloat16" and momentum != "bfloat16":
+            raise ValueError(
+                "optim.centres_momentum_dtype must be 'bfloat16' for class centres in bfloat16, "
+                f"got {momentum!r}: a saved run could not go on with another"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

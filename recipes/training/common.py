@@ -27,7 +27,8 @@ def common_component(embeddings: Tensor, centres: Tensor, processes: Processes) 
     sums = torch.zeros(2, embeddings.shape[1] + 2, device=centres.device)
     unit = normalize(embeddings.float(), dim=1)
     sums[0, :-2], sums[0, -2] = unit.sum(0), len(unit)
-    for rows in centres.float().split(ROWS):
+    for stored in centres.split(ROWS):
+        rows = stored.float()  # only these: class centres in bfloat16 have no room for a copy
         lengths = rows.norm(dim=1)
         sums[1, :-2] += (rows / lengths.clamp_min(1e-12)[:, None]).sum(0)
         sums[1, -2:] += torch.stack([lengths.new_tensor(len(rows)), lengths.sum()])

@@ -69,7 +69,8 @@ def build_optimizer(
         return CentreSGD(groups, head.weight, optim.lr, optim.momentum, nesterov=True)
     sgd = torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=True)
     if optim.fuse_centres:
-        head.fuse(sgd)
+        momentum = optim.centres_momentum_dtype or optim.centres_dtype
+        head.fuse(sgd, momentum_dtype=torch.bfloat16 if momentum == "bfloat16" else None)
     return update_only_sampled(sgd)
 
 

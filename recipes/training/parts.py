@@ -153,6 +153,8 @@ def make_learner(
     head = MarginHead(model.embedding_dim, num_classes, options, process_group=processes.group)
     # Drawn on the CPU, then moved: a seed gives the same weights on every device.
     model, head = model.to(precision.device), head.to(precision.device)
+    if optim.centres_dtype == "bfloat16":
+        head.to(torch.bfloat16)
     model = synchronise(model, processes)
     if train.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from tiny_run import NUM_IDENTITIES, tiny_recipe, write_faces
 
+from fusedface.recipes.configuration.recipe import Optim
 from fusedface.recipes.run import run_recipe
 
 QUIET = Console(quiet=True)
@@ -24,9 +25,24 @@ def sampled(folder, rate):
     )
 
 
-def fused(folder):
-    recipe = sampled(folder, 1.0)
-    return replace(recipe, optim=replace(recipe.optim, fuse_centres=True))
+def fused(folder, rate=1.0, **settings):
+    recipe = sampled(folder, rate)
+    return replace(recipe, optim=replace(recipe.optim, fuse_centres=True, **settings))
+
+
+KINDS = {
+    "sampled": lambda folder: sampled(folder, 0.7),
+    "fused": fused,
+    "fused and sampled": lambda folder: fused(folder, 0.7),
+    "bfloat16": lambda folder: fused(folder, centres_dtype="bfloat16"),
+    "momentum in bfloat16": lambda folder: fused(folder, centres_momentum_dtype="bfloat16"),
+    "bfloat16 and sampled": lambda folder: fused(folder, 0.7, centres_dtype="bfloat16"),
+}
+"""Recipes; each resumes to the same bits."""
+DTYPES = {
+    "bfloat16": 2 * (torch.bfloat16,),
+    "momentum in bfloat16": (torch.float32, torch.bfloat16),
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +54,9 @@ def last(folder):
     return torch.load(folder / "checkpoints" / "step-00000006.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("kind", ["sampled", "fused"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_is_the_run_that_was_not_stopped(faces, tmp_path, kind):
-    recipe = sampled(faces, 0.7) if kind == "sampled" else fused(faces)
+    recipe = KINDS[kind](faces)
     whole, again = tmp_path / "whole", tmp_path / "again"
     run_recipe(recipe, whole, device="cpu", console=QUIET)
     shutil.copytree(whole, again)
@@ -54,6 +70,14 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(faces, tmp_path, kind):
     momentum = [content["optimizer"]["state"] for content in (first, second)]
     for index, value in momentum[0].items():
         assert torch.equal(value["momentum_buffer"], momentum[1][index]["momentum_buffer"])
+    weight = first["head"]["weight"]
+    of_centres = next(
+        value["momentum_buffer"]
+        for value in momentum[0].values()
+        if value["momentum_buffer"].shape == weight.shape
+    )
+    wanted = DTYPES.get(kind.partition(" and")[0], 2 * (torch.float32,))
+    assert (weight.dtype, of_centres.dtype) == wanted
 
 
 def test_class_centres_that_learn_in_the_backward_learn_the_same(faces, tmp_path):
@@ -65,16 +89,39 @@ def test_class_centres_that_learn_in_the_backward_learn_the_same(faces, tmp_path
     assert one["optimizer"]["state"].keys() == other["optimizer"]["state"].keys()
 
 
-def test_settings_that_exclude_each_other(faces, tmp_path):
+def test_settings_that_exclude_each_other(faces):
     recipe = fused(faces)
     with pytest.raises(
         ValueError, match=r"optim\.fuse_centres needs optim\.kind 'sgd', got 'adamw'"
     ):
         replace(recipe.optim, kind="adamw")
-    both = replace(recipe, head=replace(recipe.head, sample_rate=0.7))
-    with pytest.raises(ValueError, match="sample_rate"):
-        run_recipe(both, tmp_path / "run", device="cpu", console=QUIET)
-    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"centres_dtype": "float16"}, r"optim\.centres_dtype must be one of float32, bfloat16"),
+        (
+            {"centres_dtype": "bfloat16"},
+            r"optim\.centres_dtype 'bfloat16' needs optim\.fuse_centres",
+        ),
+        (
+            {"centres_momentum_dtype": "bfloat16"},
+            r"optim\.centres_momentum_dtype 'bfloat16' needs optim\.fuse_centres",
+        ),
+        (
+            {
+                "fuse_centres": True,
+                "centres_dtype": "bfloat16",
+                "centres_momentum_dtype": "float32",
+            },
+            r"optim\.centres_momentum_dtype must be 'bfloat16'",
+        ),
+    ],
+)
+def test_dtypes_of_class_centres_that_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Optim(**settings)
 
 
 def test_a_rate_below_what_a_batch_needs_is_refused_before_anything_is_written(faces, tmp_path):
