@@ -91,8 +91,10 @@ def _cosine_lse(
     if spec.update is None:
         centres = _take(weight, kept)
     else:
-        centres = weight.detach()[kept].requires_grad_(weight.requires_grad)
-        of = Sampled(weight.detach(), kept, weight._version)
+        copied = _copied
+        if torch.compiler.is_compiling():
+            copied = cast(Callable[..., tuple[Tensor, Sampled]], torch.compiler.disable(copied))
+        centres, of = copied(weight, kept)
         spec = replace(spec, update=replace(spec.update, sampled=of))
     has_target = labels >= 0
     place = torch.searchsorted(kept, labels.clamp_min(0)).masked_fill(~has_target, -1)
@@ -119,6 +121,12 @@ def _take(weight: Tensor, kept: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         take = cast(Callable[[Tensor, Tensor], Tensor], torch.compiler.disable(take))
     return take(weight, kept)
+
+
+def _copied(weight: Tensor, kept: Tensor) -> tuple[Tensor, Sampled]:
+    """A copy of the rows (K, D) for a backend that updates the rows themselves."""
+    whole = weight.detach()
+    return whole[kept].requires_grad_(weight.requires_grad), Sampled(whole, kept, weight._version)
 
 
 class _Rows(torch.autograd.Function):
