@@ -70,15 +70,27 @@ class Meter:
             raise MemoryError("the process that ran it was killed") from None
 
 
-def _on_cuda(loss: Loss, inputs: Inputs, device: torch.device) -> float:
-    embeddings, weight, _ = inputs
+def peak_mib_of(call: Callable[[], object], device: torch.device) -> float | None:
+    """Peak memory of a call on a GPU, in MiB, beyond what is in use before it; None on other devices.
+
+    A process on a CPU may keep the memory that earlier calls have freed, so its growth says nothing.
+    """
+    if device.type != "cuda":
+        call()
+        return None
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    loss(*inputs).backward()
+    call()
     torch.cuda.synchronize(device)
-    embeddings.grad = weight.grad = None
     return (torch.cuda.max_memory_allocated(device) - before) / MIB
+
+
+def _on_cuda(loss: Loss, inputs: Inputs, device: torch.device) -> float | None:
+    embeddings, weight, _ = inputs
+    peak = peak_mib_of(lambda: loss(*inputs).backward(), device)
+    embeddings.grad = weight.grad = None
+    return peak
 
 
 def _in_this_process(case: Case, heads: Heads, name: str, limit: int, num_threads: int) -> float:

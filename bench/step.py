@@ -5,6 +5,7 @@ Run: python cli.py bench step
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from fusedface.bench.heads.loss import M, S
 from fusedface.bench.heads.published import eager_curricularface
+from fusedface.bench.memory import peak_mib_of
 from fusedface.bench.timing import alternate, quartiles, stopwatch
 from fusedface.data import FaceBatch, FaceDataset, SyntheticFaces
 from fusedface.kernels import Batch, CurricularFace
@@ -28,6 +30,7 @@ MODELS = ("mobilefacenet", "iresnet18")
 HEADS = ("fused", "eager")
 TORCHS_LAYERS = "fused, layers by torch"
 """On CPUs: the fused head on a backbone without the compiled loops of `models/loops`."""
+COMPILED = "fused, compiled backbone"
 PARTS = ("data", "backbone", "head", "optimizer")
 BATCHES_AN_EPOCH = 4
 HeadLoss = Callable[[Tensor, Tensor], Tensor]  # embeddings, labels -> mean loss
@@ -51,23 +54,37 @@ def run(
     device: torch.device,
     rounds: int,
     note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+    *,
+    compiled: bool = False,
 ) -> list[dict[str, Any]]:
     """Time steps with the fused and the eager head in turn, on one network and one set of class centres.
 
+    Args:
+        setup: the training to time.
+        device: where it runs.
+        rounds: timed steps of each.
+        note: called with what is being done.
+        compiled: also time steps with the fused head and the backbone under torch.compile.
+
     Returns:
         One row per head, and on CPUs one without compiled layers: images per second and the share of each
-        part, medians with quartiles. Images come from memory; `bench data` measures other sources.
+        part, medians with quartiles; on a GPU also the peak of memory beyond weights and momentum. Images
+        come from memory; `bench data` measures other sources.
     """
     note(f"{setup}: rendering faces")
     steps = TrainingSteps(setup, device)
     note(f"{setup}: timing")
-    runs = {name: (lambda name=name: steps.timed(steps.heads[name])) for name in HEADS}
+    runs = {name: partial(steps.timed, steps.heads[name]) for name in HEADS}
     if device.type == "cpu":
         runs[TORCHS_LAYERS] = steps.timed_with_torchs_layers
+    if compiled:
+        network = torch.compile(steps.model, dynamic=False)
+        runs[COMPILED] = partial(steps.timed, steps.heads["fused"], network)
     for warm_up in runs.values():
         warm_up()
+    peaks = {name: peak_mib_of(call, device) for name, call in runs.items()}
     figures = alternate(runs, rounds)
-    return [_row(setup, steps, name, figures) for name in runs]
+    return [_row(setup, steps, name, figures, peaks[name]) for name in runs]
 
 
 class TrainingSteps:
@@ -102,8 +119,16 @@ class TrainingSteps:
         # The next step updates t in place, possibly before the backward of this step.
         return eager_curricularface(state["t"].clone())(embeddings, weight, labels)
 
-    def timed(self, head: HeadLoss) -> dict[str, float]:
-        """Seconds of each part of one step; "head" is the forward and backward of the head."""
+    def timed(
+        self, head: HeadLoss, network: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, float]:
+        """Seconds of each part of one step; "head" is the forward and backward of the head.
+
+        Args:
+            head: computes the loss.
+            network: embeds, such as the compiled backbone; the backbone itself if left out.
+        """
+        embed = self.model if network is None else network
         device = self.precision.device
         held: dict[str, Tensor] = {}
 
@@ -114,7 +139,7 @@ class TrainingSteps:
 
         def forward() -> None:
             with self.precision.autocast():
-                held["embeddings"] = self.model(held["inputs"])
+                held["embeddings"] = embed(held["inputs"])
 
         def loss() -> None:
             # A detached leaf, so that the backward of the head ends before that of the backbone begins.
@@ -168,7 +193,11 @@ def endless_batches(setup: Setup, model: Backbone) -> Iterator[FaceBatch]:
 
 
 def _row(
-    setup: Setup, steps: TrainingSteps, head: str, figures: dict[str, dict[str, list[float]]]
+    setup: Setup,
+    steps: TrainingSteps,
+    head: str,
+    figures: dict[str, dict[str, list[float]]],
+    peak_mib: float | None,
 ) -> dict[str, Any]:
     seconds = figures[head]
     fused = figures["fused"]["step"]
@@ -186,4 +215,5 @@ def _row(
         "ms": {part: 1e3 * value for part, value in mid.items()},
         "head_share": mid["head"] / sum(mid.values()),
         "time_over_fused": quartiles(ratios),
+        "peak_extra_mib": peak_mib,
     }

@@ -56,16 +56,17 @@ def limits(document: dict[str, Any]) -> str:
 def print_steps(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """Print rows of `step.run`, one line per network and head."""
     figures = ["images/s", "25-75 %", "data", "backbone", "head, ms", "optimizer", "head's share"]
+    figures.append("MiB more")
     table = Table("training step", ["network", "head"], figures, num_keys=2)
     for row in rows:
         low, mid, high = row["images_per_second"]
-        ms = row["ms"]
+        ms, peak = row["ms"], row.get("peak_extra_mib")
         table.add_row(
             f"{row['model']}, {row['size']}x{row['size']}, B={row['num_rows']} "
             f"C={row['num_classes']:,}, {row['precision']}",
             row["head"], f"{mid:.1f}", f"{low:.1f}-{high:.1f}",
             *(milliseconds(ms[part]) for part in ("data", "backbone", "head", "optimizer")),
-            f"{row['head_share']:.1%}",
+            f"{row['head_share']:.1%}", "-" if peak is None else f"{peak:.0f}",
         )  # fmt: skip
     console.print(table)
 

@@ -17,6 +17,9 @@ def time_step(
     classes: Annotated[int, typer.Option(min=2, help="C.")] = 85742,
     size: Annotated[int, typer.Option(min=16, help="Pixels of a side, a multiple of 16.")] = 112,
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps with each head, in turn.")] = 9,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Also with the backbone under torch.compile.")
+    ] = False,
     out: OutOption = None,
     device: DeviceOption = None,
 ) -> None:
@@ -31,7 +34,7 @@ def time_step(
     with working(console, "measuring") as note:
         for model in models or step.MODELS:
             setup = step.Setup(model, batch, classes, size)
-            rows += step.run(setup, target, rounds, note)
+            rows += step.run(setup, target, rounds, note, compiled=compiled)
             save_rows(out, "step", target, rows)
     tables.print_steps(rows, console)
 

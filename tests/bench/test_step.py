@@ -43,10 +43,14 @@ def test_both_heads_compute_the_same_and_carry_t_on():
     assert ts[0] < 0.5
 
 
-def test_rows_of_a_step_add_up():
-    rows = step.run(TINY, CPU, rounds=2)
-    assert [row["head"] for row in rows] == ["fused", "eager", step.TORCHS_LAYERS]
+def test_rows_of_a_step_add_up(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
+    rows = step.run(TINY, CPU, rounds=2, compiled=True)
+    heads = ["fused", "eager", step.TORCHS_LAYERS, step.COMPILED]
+    assert [row["head"] for row in rows] == heads
     assert rows[0]["time_over_fused"] == (1, 1, 1)
+    assert len(compiled) == 1
     for row in rows:
         low, mid, high = row["images_per_second"]
         assert 0 < low <= mid <= high
