@@ -29,10 +29,13 @@ class FaceBatch(NamedTuple):
     def to(self, device: torch.device) -> Self:
         """The batch on a device; from pinned memory, the host does not wait for the copy."""
         images, labels, mirrored = (
-            tensor.to(device, non_blocking=True)
-            for tensor in (self.images, self.labels, self.mirrored)
+            tensor.to(device, non_blocking=True) for tensor in self.tensors()
         )
         return self._replace(images=images, labels=labels, mirrored=mirrored)
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and which are mirrored."""
+        return self.images, self.labels, self.mirrored
 
     def seen(self) -> Tensor:
         """The images (B, H, W, 3) uint8 as the network sees them: some are mirrored, left to right."""

@@ -97,11 +97,15 @@ class CentreSGD(torch.optim.SGD):
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         is_sparse = super()._init_group(group, params, grads, momentum_buffer_list)
         for i, p in enumerate(params):
-            if p is self._centres and self._is_plain(group, p, grads[i]):
-                self._step_centres(group, p, grads[i])
-                for listed in (params, grads, momentum_buffer_list):
-                    del listed[i : i + 1]
+            if p is not self._centres:
+                continue
+            if not self._is_plain(group, p, grads[i]):
+                self.forget()  # PyTorch does not count the write of its own fused step
                 break
+            self._step_centres(group, p, grads[i])
+            for listed in (params, grads, momentum_buffer_list):
+                del listed[i : i + 1]
+            break
         return is_sparse
 
     def _is_plain(self, group: dict[str, Any], centres: Tensor, grad: Tensor) -> bool:

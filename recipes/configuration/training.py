@@ -164,6 +164,9 @@ class Train:
     compile: Switch = "auto"
     """Compile the backbone's passes, and on a GPU those of the head (torch.compile). "auto": on a GPU, and
     on a CPU if the run is long enough. A compiled step that fails or differs is not used."""
+    cuda_graph: Switch = "auto"
+    """Record a whole step as a CUDA graph, and replay it. "auto": on a GPU, if nothing stands against it. A
+    recorded step that fails or differs is not used."""
     freeze: int = 0
     """Number of first steps in which the backbone is frozen and only the class centres learn."""
     freeze_statistics: bool = False
@@ -182,6 +185,7 @@ class Train:
         require("train.seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2^32)")
         require_choice("train.precision", self.precision, get_args(Arithmetic))
         require_choice("train.compile", self.compile, get_args(Switch))
+        require_choice("train.cuda_graph", self.cuda_graph, get_args(Switch))
         require("train.freeze", self.freeze, self.freeze >= 0, "at least 0")
         require("train.ema", self.ema, 0.0 <= self.ema < 1.0, "in [0, 1)")
         for name in ("log_every", "checkpoint_every", "keep_checkpoints"):

@@ -10,14 +10,10 @@ from torch import Tensor, nn
 from fusedface.data import FaceBatch
 from fusedface.kernels import NonFiniteInputError
 from fusedface.recipes.training.compile_choice import Choice
-from fusedface.recipes.training.rehearsal import Before, difference
+from fusedface.recipes.training.rehearsal import LARGEST_DIFFERENCE, Before, difference
 
 if TYPE_CHECKING:
     from fusedface.recipes.training.passes import Passed, Passes
-
-LARGEST_DIFFERENCE = {torch.float32: 1e-2, torch.bfloat16: 0.2, torch.float16: 0.2}
-"""Largest distance between the two gradients of a backbone, as a share of their length, by the dtype of its
-products. A wrong kernel gives about 1; what was seen is in docs/training.md."""
 
 
 class Compiling:

@@ -22,12 +22,14 @@ class Feed:
 
     def __call__(self, batch: FaceBatch) -> FaceBatch:
         """The batch on the device, which the current stream may read."""
+        if batch.images.device.type == self._device.type != "cpu":
+            return batch  # brought before
         if self._stream is None:
             return batch.to(self._device)
         with torch.cuda.stream(self._stream):
             moved = batch.to(self._device)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
-        for tensor in (moved.images, moved.labels, moved.mirrored):
+        for tensor in moved.tensors():
             tensor.record_stream(current)  # its memory is not given away while the step reads it
         return moved

@@ -47,14 +47,14 @@ class Meter:
         self.names = FIGURES + state_names
         self.rows: list[Tensor] = []
 
-    def add(
+    def row(
         self,
         out: MarginOutput,
         grad_norm: Tensor,
         grad_norm_head: Tensor,
         more: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """Add one step without waiting for the device; `more` holds the figures of `state_names`."""
+    ) -> Tensor:
+        """The figures of one step, without waiting for the device; `more` has those of `state_names`."""
         others = {**out.state, **(more or {})}
         nan = out.loss.new_full((), math.nan)
         is_hard = out.hard_negatives > 0
@@ -74,7 +74,11 @@ class Meter:
             *out.modulation,
             *(others.get(name, nan) for name in self.state_names),
         )
-        self.rows.append(torch.stack([value.detach().float() for value in values]))
+        return torch.stack([value.detach().float() for value in values])
+
+    def add(self, row: Tensor) -> None:
+        """Add one step."""
+        self.rows.append(row)
 
     def first_non_finite(self, scaled: bool) -> int | None:
         """Age in steps of the first step that was not finite, 0 for the newest; None if all were finite.

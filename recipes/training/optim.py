@@ -87,7 +87,32 @@ def _is_on_gpu(tensor: Tensor) -> bool:
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the rate of every group to its `lr_factor` times `lr`."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_factor"]
+        rate = lr * group["lr_factor"]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def rates_on_device(optimizer: torch.optim.Optimizer, *, on: bool) -> None:
+    """Keep rates, and AdamW's number of steps, on the device, where a recorded step reads them; or not."""
+    for group in optimizer.param_groups:
+        if not group["params"] or isinstance(group["lr"], Tensor) == on:
+            continue
+        device = group["params"][0].device
+        group["lr"] = torch.full((), group["lr"], device=device) if on else float(group["lr"])
+        if "capturable" in group:
+            group["capturable"] = on
+            for state in (optimizer.state.get(parameter, {}) for parameter in group["params"]):
+                if "step" in state:
+                    state["step"] = state["step"].to(device if on else "cpu")
+
+
+def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its `state_dict`, with rates as numbers."""
+    state = optimizer.state_dict()
+    groups = [group | {"lr": float(group["lr"])} for group in state["param_groups"]]
+    return state | {"param_groups": groups}
 
 
 def centre_rate(optimizer: torch.optim.Optimizer) -> tuple[float, float | None]:
@@ -97,4 +122,4 @@ def centre_rate(optimizer: torch.optim.Optimizer) -> tuple[float, float | None]:
     """
     group = next(group for group in optimizer.param_groups if group["name"] == CENTRES)
     learns = any(centres.requires_grad for centres in group["params"])
-    return group["lr"], group.get("momentum") if learns else None
+    return float(group["lr"]), group.get("momentum") if learns else None

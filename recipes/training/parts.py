@@ -19,6 +19,7 @@ from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.display import Display, Status
 from fusedface.recipes.training.distillation import Distiller, make_distiller
 from fusedface.recipes.training.faces import Faces
+from fusedface.recipes.training.graph_choice import choose_recorder
 from fusedface.recipes.training.made_passes import make_passes
 from fusedface.recipes.training.optim import build_optimizer
 from fusedface.recipes.training.precision import Precision
@@ -178,6 +179,10 @@ def make_learner(
         scaler=scaler,
         processes=processes,
         distiller=distiller,
+        recorder=choose_recorder(
+            recipe, precision.device, processes.count, is_scaled=scaler.is_enabled()
+        ),
+        note=note,
     )
 
 

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+LARGEST_DIFFERENCE = {torch.float32: 1e-2, torch.bfloat16: 0.2, torch.float16: 0.2}
+"""Largest distance between two gradients, or changes of the weights, of one step, as a share of their
+length, by the dtype of the backbone's products. A wrong kernel gives about 1."""
+
 
 class Before:
     """Tensors and random generators as they are now.
@@ -26,6 +30,11 @@ class Before:
         for tensor, value in zip(self._tensors, self._values, strict=True):
             tensor.copy_(value)
         set_generators(self._generators, self._device)
+
+    def changes(self, now: Sequence[Tensor]) -> list[Tensor]:
+        """What has been added to the floating-point tensors since."""
+        pairs = zip(now, self._values, strict=True)
+        return [new.detach() - old for new, old in pairs if old.is_floating_point()]
 
 
 def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:

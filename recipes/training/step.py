@@ -1,6 +1,6 @@
 """One training step: forward, backward, clip, update; and the diagnosis if it is not finite."""
 
-import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,16 +10,17 @@ from fusedface.data import FaceBatch
 from fusedface.kernels import NonFiniteInputError, checks
 from fusedface.kernels.sampling import num_kept
 from fusedface.models import Backbone
-from fusedface.models.sampled_rows import stored
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.average import WeightAverage
 from fusedface.recipes.training.checkpoint import DISTILLER, IN_TRAINING, Checkpoint
 from fusedface.recipes.training.common import common_component
 from fusedface.recipes.training.diagnose import THE_LOSS, NonFiniteTrainingError
 from fusedface.recipes.training.distillation import FIGURES as OF_LESSONS
-from fusedface.recipes.training.distillation import Distiller, Lesson
+from fusedface.recipes.training.distillation import Distiller
+from fusedface.recipes.training.graphed import GraphedStep, Recorder
 from fusedface.recipes.training.meter import Meter
-from fusedface.recipes.training.optim import CENTRES, set_rate
+from fusedface.recipes.training.one_step import OneStep
+from fusedface.recipes.training.optim import CENTRES, plain_state, rates_on_device, set_rate
 from fusedface.recipes.training.own_rows import own_rows, with_rows, without_rows
 from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.schedule import Plan
@@ -46,6 +47,8 @@ class Learner:
         scaler: scales the loss.
         processes: the processes that share each step; each has its part of the images and class centres.
         distiller: a teacher and its method; None without a teacher.
+        recorder: records steps, to replay them; None to make each by itself.
+        note: called with a line for the user.
 
     Attributes:
         average: average of the backbone's weights; None without one.
@@ -67,10 +70,11 @@ class Learner:
         scaler: torch.amp.GradScaler,
         processes: Processes | None = None,
         distiller: Distiller | None = None,
+        recorder: Recorder | None = None,
+        note: Callable[[str], None] = print,
     ) -> None:
         self.model, self.head, self.optimizer, self.plan = model, head, optimizer, plan
         self.freeze_statistics = freeze_statistics
-        self.limit = clip_norm or math.inf
         self.precision = precision
         self.processes = processes or Processes()
         self.distiller = distiller
@@ -85,6 +89,14 @@ class Learner:
         others = tuple(name for name, _ in head.named_buffers())
         self.meter = Meter(num_met, others + (OF_LESSONS if distiller else ()))
         self._step, self._embeddings = 0, torch.empty(0)  # of the newest step
+        self._one = OneStep(
+            model, head, optimizer, passes, scaler, self.meter, clip_norm, self.processes
+        )
+        self._graphed = None
+        if recorder is not None:
+            dtype = precision.dtype
+            changed = self._one.changed
+            self._graphed = GraphedStep(self._one, changed, recorder, precision.device, dtype, note)
 
     @property
     def network(self) -> Backbone:
@@ -111,32 +123,29 @@ class Learner:
         Raises:
             NonFiniteTrainingError: on a CPU at this step; on other devices only `check_finite` raises it.
         """
-        device = self.precision.device
         is_frozen = step < self.plan.freeze
+        graphed = self._graphed if not is_frozen and self._graphed and self._graphed.is_on else None
+        rates_on_device(self.optimizer, on=graphed is not None)
         set_rate(self.optimizer, self.plan.lr(step))
         if self.plan.losses(step).margin is not self.head.margin:
             self.head.set_margin(self.plan.losses(step).margin)
         if step == self.plan.freeze > 0:
             self.prepare(step)
         self._step = step
-        self.optimizer.zero_grad(set_to_none=True)
         try:
-            out, lesson, self._embeddings = self.passes(batch, is_frozen=is_frozen)
+            made = (
+                self._one.gradients(batch, is_frozen=is_frozen)
+                if graphed is None
+                else graphed(batch, self.head.margin)
+            )
         except NonFiniteInputError as error:
             raise self._non_finite(steps_ago=0) from error
-        self.scaler.unscale_(self.optimizer)
-        # Not the class centres: the norm of their gradient depends on their length.
-        norm = torch.zeros((), device=device)
-        if not is_frozen:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.limit)
-        head_norm = self.processes.norm(_gradient(self.head.weight))
-        if self.head.fused is not None:  # already updated in the backward
-            head_norm = torch.full_like(head_norm, math.nan)
-        self.meter.add(out, norm, head_norm, {} if lesson is None else self._figures(lesson))
-        if checks.can_be_read(device):  # reading the loss is free here, so the weights stay good
-            self.check_finite()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.meter.add(made.row)
+        self._embeddings = made.embeddings
+        if graphed is None:
+            if checks.can_be_read(self.precision.device):  # it is free there: weights stay good
+                self.check_finite()
+            self._one.update()
         if self.average is not None:
             self.average.update(self.model, step + 1)
 
@@ -144,14 +153,6 @@ class Learner:
         """Figures since the last line of metrics, and the common components of the newest step."""
         common = common_component(self._embeddings, self.head.weight, self.processes)
         return self.meter.take() | common
-
-    def _figures(self, lesson: Lesson) -> dict[str, Tensor]:
-        """Means over the images of all processes, each with the same number of images."""
-        processes = self.processes
-        return {
-            name: processes.sum(value.clone()) / processes.count
-            for name, value in lesson.figures().items()
-        }
 
     def check_finite(self) -> None:
         """Raise NonFiniteTrainingError if a step since the last line of metrics was not finite."""
@@ -183,7 +184,7 @@ class Learner:
             "preprocessing": self.model.preprocessing.as_dict(),
             "model": self.network.state_dict(),
             "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": plain_state(self.optimizer),
             "scaler": self.scaler.state_dict(),
             **more,
         }
@@ -240,8 +241,3 @@ class Learner:
         if not self.head.weight.requires_grad:
             return [CENTRES]
         return [name for name in names if name != CENTRES] if step <= self.plan.freeze else []
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    """The stored values of a parameter's gradient; 0 if it has none."""
-    return parameter.new_zeros(1) if parameter.grad is None else stored(parameter.grad)

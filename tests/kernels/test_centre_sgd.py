@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import torch
 
@@ -63,3 +64,14 @@ def test_hooks_run_once_and_copies_go_on():
         copied = groups[1]["params"][0], groups[0]["params"][0]
         expected = copy.deepcopy((centres, bias, optimizer))
         assert all(map(torch.equal, steps(*copied, again, 1), steps(*expected, 1)))
+
+
+def test_before_torchs_own_step_the_unit_rows_are_dropped():
+    """Its fused step writes class centres without counting it: with a rate on the device, say."""
+    *rest, optimizer = make(lambda groups, centres: CentreSGD(groups, centres, **RATES))
+    dropped = []
+    optimizer._kernels = SimpleNamespace(forget=dropped.append)
+    optimizer.param_groups[1]["lr"] = torch.tensor(0.1)
+    steps(*rest, optimizer, 2)
+    assert len(dropped) == 2
+    assert all(centres is rest[0] for centres in dropped)

@@ -15,7 +15,9 @@ def test_a_device_that_is_read_rarely_still_names_the_step():
     for loss in (1.0, math.inf, math.nan):
         weight, labels = torch.eye(4), torch.tensor([0])
         out = margin_loss(torch.eye(4)[:1], weight, labels, ArcFace())
-        meter.add(out._replace(loss=torch.tensor(loss)), torch.tensor(1.0), torch.tensor(1.0))
+        meter.add(
+            meter.row(out._replace(loss=torch.tensor(loss)), torch.tensor(1.0), torch.tensor(1.0))
+        )
     assert meter.first_non_finite(scaled=True) == 1  # one step before the newest
     assert meter.first_non_finite(scaled=False) == 1
 
@@ -23,7 +25,7 @@ def test_a_device_that_is_read_rarely_still_names_the_step():
 def test_a_scaled_gradient_may_overflow():
     meter = Meter(num_classes=4)
     out = margin_loss(torch.eye(4)[:1], torch.eye(4), torch.tensor([0]), ArcFace())
-    meter.add(out, torch.tensor(math.inf), torch.tensor(1.0))
+    meter.add(meter.row(out, torch.tensor(math.inf), torch.tensor(1.0)))
     assert meter.first_non_finite(scaled=True) is None
     assert meter.first_non_finite(scaled=False) == 0
 
@@ -33,7 +35,7 @@ def test_figures_of_a_batch_worked_out_by_hand():
     meter = Meter(num_classes=2)
     weight, labels = torch.eye(2), torch.tensor([0, 0])
     out = margin_loss(torch.eye(2), weight, labels, ArcFace(m=0.5, s=4.0))
-    meter.add(out, torch.tensor(3.0), torch.tensor(7.0))
+    meter.add(meter.row(out, torch.tensor(3.0), torch.tensor(7.0)))
     figures = meter.take()
     assert figures["target_cosine"] == pytest.approx(0.5)
     assert figures["max_negative_cosine"] == pytest.approx(0.5)
@@ -59,7 +61,7 @@ def test_every_state_is_measured_by_its_name(margin, options):
     head = MarginHead(8, 5, margin, **options)
     meter = Meter(num_classes=5, state_names=tuple(head.state))
     out = head(torch.eye(8)[:3], torch.tensor([0, 1, 2]))
-    meter.add(out, torch.tensor(1.0), torch.tensor(1.0))
+    meter.add(meter.row(out, torch.tensor(1.0), torch.tensor(1.0)))
     figures = meter.take()
     assert head.state
     for name, value in head.state.items():

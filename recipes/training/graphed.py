@@ -1,0 +1,150 @@
+"""train.cuda_graph: whole steps from a CUDA graph, so that the host starts one thing and not hundreds.
+
+    steps 1 to WARM_UP      by themselves, on a stream of their own: all kernels are compiled and chosen
+    the next one            twice, from the same state: by itself, and captured and replayed; then compared
+    all after that          a copy of the batch to where the graph reads it, and a replay
+
+This has not run on a GPU yet (docs/training.md).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fusedface.data import FaceBatch
+from fusedface.recipes.training.feed import Feed
+from fusedface.recipes.training.rehearsal import LARGEST_DIFFERENCE, Before, difference
+
+WARM_UP = 3
+
+
+class Made(NamedTuple):
+    """What a step leaves besides changed weights."""
+
+    row: Tensor
+    """Its figures, for the meter."""
+    embeddings: Tensor
+    """(B, D)."""
+
+
+Step = Callable[[FaceBatch], Made]
+
+
+class Recorder(Protocol):
+    """Records the work of a device; `CudaRecorder`, or what a test puts in its place."""
+
+    def warm_up(self, call: Callable[[], Made]) -> Made:
+        """The result of a call, on another stream than the current one."""
+        ...
+
+    def record(self, call: Callable[[], Made]) -> tuple[Callable[[], None], Made]:
+        """What repeats the work of a call, which is not done yet, and its result, which that overwrites."""
+        ...
+
+
+class CudaRecorder:
+    """Records the kernels that a call starts on a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+
+    def warm_up(self, call: Callable[[], Made]) -> Made:
+        """See `Recorder`."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            made = call()
+        current.wait_stream(self._stream)
+        return made
+
+    def record(self, call: Callable[[], Made]) -> tuple[Callable[[], None], Made]:
+        """See `Recorder`."""
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, which pin batches, may go on meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            made = call()
+        return graph.replay, made
+
+
+class GraphedStep:
+    """Makes steps from a graph, if the first one agrees with the same step by itself.
+
+    Args:
+        step: makes a step on a batch of the device, without reading a value.
+        state: the tensors that a step changes.
+        recorder: records and replays.
+        device: where steps are computed.
+        dtype: of the backbone's products.
+        note: called with a line for the user.
+
+    Attributes:
+        is_on: whether steps may come from a graph; False for good once a check has failed.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        state: Callable[[], Iterable[Tensor]],
+        recorder: Recorder,
+        device: torch.device,
+        dtype: torch.dtype,
+        note: Callable[[str], None],
+    ) -> None:
+        self._step, self._state, self._recorder = step, state, recorder
+        self._device, self._dtype, self._note = device, dtype, note
+        self._feed = Feed(device)
+        self._key: Any = None
+        self._num_made = 0
+        self._graph: tuple[FaceBatch, Callable[[], None], Made] | None = None
+        self.is_on = True
+
+    def __call__(self, batch: FaceBatch, key: object) -> Made:
+        """Make a step.
+
+        Args:
+            batch: on the host.
+            key: anything else that decides which kernels a step starts, such as the margin.
+        """
+        moved = self._feed(batch)
+        if (found := (batch.images.shape, key)) != self._key:
+            self._key, self._num_made, self._graph = found, 0, None
+        self._num_made += 1
+        if self._num_made <= WARM_UP:
+            return self._recorder.warm_up(lambda: self._step(moved))
+        if self._graph is None:
+            return self._tried(moved)
+        static, replay, made = self._graph
+        for there, new in zip(static.tensors(), moved.tensors(), strict=True):
+            there.copy_(new)
+        replay()
+        return Made(made.row.clone(), made.embeddings)
+
+    def _tried(self, batch: FaceBatch) -> Made:
+        """The step by a new graph, or by itself if something is wrong with the graph."""
+        state = [*self._state()]
+        before = Before(state, self._device)
+        try:
+            self._step(batch)
+            expected = [tensor.detach().clone() for tensor in state]
+            before.restore()
+            replay, made = self._recorder.record(lambda: self._step(batch))
+            replay()
+            apart = difference(before.changes(state), before.changes(expected))
+            problem = None
+            if not apart <= LARGEST_DIFFERENCE[self._dtype]:
+                problem = f"what it changes differs by {apart:.2g} of its length"
+        except RuntimeError as error:  # also of too little memory
+            lines = str(error).strip().splitlines() or [""]
+            problem = f"{type(error).__name__}: {lines[0][:200]}"
+        else:
+            if problem is None:
+                self._graph = batch, replay, made
+                self._note(f"train.cuda_graph: on; its first step differs by {apart:.1g}")
+                return Made(made.row.clone(), made.embeddings)
+        self._note(f"train.cuda_graph: off, the recorded step did not pass its check: {problem}")
+        self.is_on = False
+        before.restore()
+        return self._step(batch)
