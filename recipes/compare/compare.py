@@ -277,7 +277,7 @@ def _report_failures(results: Sequence[RunResult], console: Console) -> None:
 
 def _reading(results: Sequence[RunResult]) -> str:
     return (
-        "Means over seeds ± standard deviation. The last columns of the first table test "
+        "Means over seeds ± standard deviation. The second table tests "
         f"{reference_label(results)}, the reference, against each loss on the same seeds, in points: "
         "p of a paired t-test, and in brackets after Holm's correction."
     )

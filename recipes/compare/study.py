@@ -17,7 +17,7 @@ from fusedface.recipes.compare.texts import shortened
 from fusedface.recipes.configuration.settings import to_toml
 from fusedface.recipes.run_directory.directory import RECIPE, RunDirectory
 from fusedface.recipes.run_directory.files import read_json, write_text
-from fusedface.recipes.run_directory.metrics import FILE
+from fusedface.recipes.run_directory.metrics import FILE, Verification
 from fusedface.recipes.run_directory.summary import SUMMARY
 
 if TYPE_CHECKING:
@@ -122,13 +122,8 @@ def _entry(result: RunResult, inputs: "Inputs") -> Entry:
         thin.append(result.train[-1])
     names = dict.fromkeys(name for line in thin for name in line if name != "kind")
     before = [
-        {
-            "step": line["step"],
-            "verification": {
-                name: {"accuracy": figures["accuracy"]}
-                for name, figures in line["verification"].items()
-            },
-        }
+        {name: line[name] for name in ("step", "seconds") if name in line}
+        | {"verification": _accuracies(line["verification"])}
         for line in result.evaluations[:-1]
     ]
     return {
@@ -156,6 +151,10 @@ def _write_run(run: PlannedRun, entry: Entry) -> None:
     write_text(run.folder / RECIPE, to_toml(run.recipe))
     write_text(run.folder / FILE, "".join(json.dumps(line) + "\n" for line in lines))
     write_text(run.folder / SUMMARY, json.dumps(entry["summary"], indent=2) + "\n")
+
+
+def _accuracies(verification: Verification) -> Verification:
+    return {name: {"accuracy": figures["accuracy"]} for name, figures in verification.items()}
 
 
 def _rounded(value: Any) -> Any:

@@ -127,7 +127,8 @@ def _accuracy_over_time(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> No
         if accuracy is None or times is None or len(times.steps) != len(accuracy.steps):
             continue
         axis.plot(times.mean / 60.0, accuracy.mean, **_look(i))  # pyright: ignore[reportArgumentType]
-    axis.axhline(0.5, linestyle=":", color="grey", linewidth=1.0)
+    if axis.lines:
+        axis.axhline(0.5, linestyle=":", color="grey", linewidth=1.0)
     axis.set_xlabel("minutes of training steps")
 
 

@@ -22,6 +22,7 @@ from fusedface.recipes.configuration.loss_stages import stages_of
 from fusedface.recipes.registry import get_recipe
 from fusedface.recipes.report.names import short_names
 from fusedface.recipes.run import run_recipe
+from fusedface.recipes.run_directory.reader import read_run
 
 ALL = ["", "scale warm-up", "margin warm-up", "softmax first", "straight-through", "half scale"]
 
@@ -133,6 +134,9 @@ def test_a_study_goes_on_from_its_file(tmp_path, monkeypatch):
         assert again.cosine.mean == pytest.approx(loss.cosine.mean, rel=1e-4)
     assert study.read_text().startswith(text[: text.rindex("]") - 2])  # the first two as they were
     assert study.read_text().count('"verdict"') == 3
+
+    (folder,) = (tmp_path / "two" / "runs").glob("*curricular*/seed5")
+    assert all("seconds" in line for line in read_run(folder).evaluations)
 
     longer = [replace(r, schedule=replace(r.schedule, epochs=2.0)) for r in recipes]
     with pytest.raises(ValueError, match=r"seed 5: another recipe[\s\S]*Check out its revision"):
