@@ -112,7 +112,12 @@ def check_values(
     low, high = labels.aminmax()
     if low < 0 or high >= num_classes:  # rare; only then the mask, which costs five more operators
         _check_labels(labels, num_classes, ignore_index)
-    _check_finite("embeddings", embeddings)
+    check_rows("embeddings", embeddings)
+    check_state_values(state)
+
+
+def check_state_values(state: dict[str, Tensor]) -> None:
+    """Raise NonFiniteInputError for a number of the state that is NaN or infinite (CPU only)."""
     for name, value in state.items():
         if not math.isfinite(value):
             message = (
@@ -139,10 +144,10 @@ def _check_labels(labels: Tensor, num_classes: int | Tensor, ignore_index: int) 
 def check_centres(cos_y: Tensor, lse: Tensor, weight: Tensor) -> None:
     """Raise NonFiniteInputError for a class centre that made a number per row not finite (CPU only)."""
     if can_be_read(lse.device) and not math.isfinite((cos_y + lse).detach().sum()):
-        _check_finite("weight", weight)
+        check_rows("weight", weight)
 
 
-def _check_finite(name: str, rows: Tensor) -> None:
+def check_rows(name: str, rows: Tensor) -> None:
     """Raise NonFiniteInputError for a row without a finite length."""
     rows = rows.detach()
     norms = torch.linalg.vector_norm(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)

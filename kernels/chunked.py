@@ -128,7 +128,7 @@ class _Batch:
         spec: Spec,
         hard: Hard,
     ) -> None:
-        _keep_freed_memory()
+        keep_freed_memory()
         dtype = compute_dtype(embeddings, weight)
         base2 = spec.scale * LOG2_E
         x = embeddings.to(dtype)
@@ -144,7 +144,7 @@ class _Batch:
             hard=hard,
             base2=base2,
             products=Products(embeddings.device, spec.precision),
-            chunk_size=_chunk_size(rows, classes),
+            chunk_size=chunk_size(rows, classes),
         )
 
         w = weight[labels.clamp_min(0)].to(dtype)
@@ -154,7 +154,7 @@ class _Batch:
 
 
 @functools.cache
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep the memory that a product frees: new pages cost as much as the products.
 
     glibc returns a freed block to the system if it is above a limit, and that limit rises to the largest
@@ -207,24 +207,25 @@ def _gradients(
 
 def _library(of: Operands) -> Library | None:
     serves = of.dtype == torch.float32 and of.x.device.type == "cpu"
-    return _library_for(len(of.x), len(of.weight)) if serves else None
+    return library_for(len(of.x), len(of.weight)) if serves else None
 
 
-def _library_for(rows: int, classes: int) -> Library | None:
+def library_for(rows: int, classes: int) -> Library | None:
     """The compiled loops, if they are available and pay at these sizes; no timing decides that."""
     return build.library() if rows * classes >= COMPILED_FROM else None
 
 
-def _chunk_size(rows: int, classes: int) -> int:
+def chunk_size(rows: int, classes: int) -> int:
+    """The number of classes at a time."""
     return min(max(CHUNK_ELEMENTS // rows, MIN_CHUNK), MAX_CHUNK, classes)
 
 
 def classes_computed_once(rows: int, classes: int, precision: str) -> int:
     """The number of classes whose cosines a float32 step on a CPU does not compute a second time."""
-    if _library_for(rows, classes) is None:
+    if library_for(rows, classes) is None:
         return 0
     itemsize = Products(torch.device("cpu"), precision).dtype.itemsize
-    size = _chunk_size(rows, classes)
+    size = chunk_size(rows, classes)
     return min(size * compiled.num_kept(rows, classes, size, itemsize), classes)
 
 

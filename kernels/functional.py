@@ -13,7 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusedface.kernels import checks, chunked, output, reference, sampling, sharded
+from fusedface.kernels import (
+    checks,
+    chunked,
+    chunked_loss,
+    output,
+    reference,
+    sampling,
+    sharded,
+)
 from fusedface.kernels.dispatch import pick_backend, pick_precision
 from fusedface.kernels.interface.negatives import NegativeStats
 from fusedface.kernels.interface.primitive import Backend, Spec, compute_dtype, target_cosine
@@ -89,11 +97,11 @@ def margin_loss(
         )
     if ranks is not None:
         run = ranks.over(run)
-    if run.whole is not None and update is None:
+    if run.whole is not None and update is None and run.whole_serves(embeddings, weight):
         call = _call(chosen, training, precision)
         states = [state[name] for name in chosen.margin.initial_state()]
         if call is not None and all(_is_number_on(embeddings.device, value) for value in states):
-            return _whole_loss(run.whole, embeddings, weight, labels, chosen, state, call)
+            return _whole_loss(run, run.whole, embeddings, weight, labels, chosen, state, call)
     if chosen.keep_exponentials:
         checks.check_keeps_nothing(embeddings, weight)
     checks.check_values(embeddings, labels, state, num_classes, chosen.ignore_index)
@@ -170,8 +178,10 @@ def _backend(name: str) -> Backend:
         from fusedface.kernels.gpu import ops, whole
 
         return Backend(ops.cosine_lse, ops.target_cosine, whole.margin_loss)
-    module = {"reference": reference, "chunked": chunked}[name]
-    return Backend(module.cosine_lse, target_cosine)
+    if name == "chunked":
+        whole = chunked_loss.margin_loss
+        return Backend(chunked.cosine_lse, target_cosine, whole, chunked_loss.serves, True)
+    return Backend(reference.cosine_lse, target_cosine)
 
 
 def _call(options: HeadOptions, training: bool, precision: str) -> Call | None:
@@ -191,6 +201,7 @@ def _is_number_on(device: torch.device, value: Tensor) -> bool:
 
 
 def _whole_loss(
+    run: Backend,
     whole: Whole,
     embeddings: Tensor,
     weight: Tensor,
@@ -201,6 +212,10 @@ def _whole_loss(
 ) -> MarginOutput:
     """`_margin_loss` by a backend that has all of it in its kernels."""
     names = tuple(options.margin.initial_state())
+    if run.whole_checks:
+        checks.check_state_values(state)
+        out = whole(embeddings, weight, labels, [state[name] for name in names], call)
+        return output.of_whole(out, names, per_sample=options.reduction == "none")
     is_read = checks.can_be_read(embeddings.device)
     if is_read:
         checks.check_values(embeddings, labels, state, len(weight), options.ignore_index)

@@ -50,7 +50,7 @@ class Source(Generic[Called]):
         return b"\n".join(file.read_bytes() for file in self.files)
 
 
-PASSES = Source("passes", (Path(__file__).with_name("passes.c"),), Library)
+PASSES = Source("passes", tuple(map(Path(__file__).with_name, ("passes.c", "rows.c"))), Library)
 
 
 class NotBuiltError(Exception):
@@ -139,7 +139,7 @@ def _built(source: Source[Called], compiler: list[str], kept: Path) -> Called:
             written.write_bytes(source.text())
             _run([*compiler, *_options(), "-o", str(compiled), str(written)])
             # Without OpenMP: its threads are those of torch, which is loaded, not a second set.
-            _run([*compiler, "-shared", "-o", str(made), str(compiled)])
+            _run([*compiler, "-shared", "-o", str(made), str(compiled), "-lm"])
             library = source.wrapper(str(made))
             _keep(made, kept)
             return library

@@ -91,8 +91,8 @@ def _unit_gradients(
 
 
 def _turned_product(products: Products, y: Tensor, x: Tensor) -> Tensor:
-    """y^T x (K, D) of y (B, K) and x (B, D); its transpose is contiguous if that costs less."""
-    if x.shape[1] <= len(x):
+    """y^T x (K, D) of y (B, K) and x (B, D); its transpose is contiguous where that is faster."""
+    if y.dtype == torch.float32 and x.shape[1] <= len(x):
         return products.as_they_come(x.T.contiguous(), y).T
     return products.as_they_come(y.T, x)
 

@@ -33,7 +33,7 @@ class Negatives(NamedTuple):
 
 
 class Library:
-    """A library made of passes.c. Every call runs on as many threads as torch's operators."""
+    """A library made of passes.c and rows.c. Every call runs on as many threads as torch's operators."""
 
     def __init__(self, path: str) -> None:
         library = ctypes.CDLL(path)
@@ -63,6 +63,8 @@ class Library:
         self._advise.argtypes = [c_void_p, c_long]
         for function in vars(self).values():
             function.restype = None
+        self.loaded = library
+        """With the functions of rows.c, too; see rows.py."""
 
     def unit_rows(self, rows: Tensor, shortest: float, inverse: Tensor, unit: Tensor) -> None:
         """Write the inverse lengths (K,) and unit rows (K, D), float32 or bfloat16, of `rows` (K, D)."""
@@ -105,14 +107,12 @@ class Library:
     ) -> None:
         """Write the gradient in `rows` (K, D) to `out`; x_target (B, D) is added to that of the targets.
 
-        `d_unit`, the gradient in the unit rows, is (K, D), or (D, K) if `is_turned`.
+        `d_unit` (K, D), the gradient in the unit rows, is contiguous, or its transpose is.
         """
         self._project(
             *rows.shape, d_unit.data_ptr(), _is_half(d_unit), not d_unit.is_contiguous(),
-            len(x_target),
-            of.labels.data_ptr(), start,
-            x_target.data_ptr(), rows.data_ptr(), inverse.data_ptr(), out.data_ptr(),
-            torch.get_num_threads(),
+            len(x_target), of.labels.data_ptr(), start, x_target.data_ptr(), rows.data_ptr(),
+            inverse.data_ptr(), out.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
 
     def prelu_backward(self, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,11 @@ static inline void put(void *numbers, long offset, long n, int half, const float
     for (long j = 0; j < n; j++) to[j] = to_half(space[j]);
 }
 
+/* 1 / length: 0 up to `shortest`, NaN where the square of the length overflows. */
+static inline float inverse_of(float length, float shortest) {
+    return length <= shortest ? 0.0f : length <= 3.4e38f ? 1.0f / length : __builtin_nanf("");
+}
+
 /* inverse (K), unit (K, D) <- rows (K, D); a row up to `shortest` becomes 0, one past the squares NaN. */
 void unit_rows(long K, long D, const float *rows, float shortest, float *inverse, void *unit, int half, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -71,8 +76,7 @@ void unit_rows(long K, long D, const float *rows, float shortest, float *inverse
         float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
         for (long d = 0; d < D; d++) sum += row[d] * row[d];
-        float norm = __builtin_sqrtf(sum);
-        float one_over = norm <= shortest ? 0.0f : norm <= 3.4e38f ? 1.0f / norm : __builtin_nanf("");
+        float one_over = inverse_of(__builtin_sqrtf(sum), shortest);
         inverse[i] = one_over;
         if (half) {
             uint16_t *to = (uint16_t *)unit + i * D;

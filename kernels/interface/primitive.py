@@ -6,6 +6,7 @@ Everything else of a margin loss is ordinary autograd on B numbers (functional.p
 a function of the signature of `Primitive`, and may have its own `target_cosine`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -63,6 +64,10 @@ class Backend(NamedTuple):
     target_cosine: TargetCosine
     whole: Whole | None = None
     """All of the loss at once, for margins with a form."""
+    whole_serves: Callable[[Tensor, Tensor], bool] = lambda embeddings, weight: True  # noqa: ARG005
+    """Whether `whole` takes these embeddings and class centres."""
+    whole_checks: bool = False
+    """Whether `whole` raises the errors of `checks.check_values` and `checks.check_centres` itself."""
 
 
 def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,9 +102,15 @@ class InFloat64(MVArc):
         return super().threshold(batch, state).double()
 
 
+@dataclass(frozen=True, kw_only=True)
+class InFloat32(MVArc):
+    name = "in_float32"  # a class of its own has no form, and the same way through the loops
+
+
 def test_a_threshold_of_another_dtype(library, monkeypatch):
     monkeypatch.setattr(chunked, "COMPILED_FROM", 0)
-    ways = [margin_loss(*inputs(12, 500, 8), m, backend="chunked") for m in (InFloat64(), MVArc())]
+    margins = (InFloat64(), InFloat32())
+    ways = [margin_loss(*inputs(12, 500, 8), m, backend="chunked") for m in margins]
     assert torch.equal(*(way.hard_negatives for way in ways))
     assert torch.equal(*(way.per_sample_loss for way in ways))
 
@@ -117,7 +123,7 @@ def test_sizes_decide_who_gets_them(library, monkeypatch):
         run(CurricularFace(), *inputs(rows, classes, 4), {"t": torch.zeros(())}, "chunked")
         assert bool(used) == (rows * classes >= 2**17)
     run(CurricularFace(), *inputs(32, 4096, 4, dtype=torch.float64), None, "chunked")
-    assert len(used) == 2  # forward and backward of float32
+    assert len(used) == 3  # before, in forward and in backward of float32
 
 
 def test_a_library_is_kept_and_a_damaged_one_made_again(library, cache):

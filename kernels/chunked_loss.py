@@ -1,0 +1,120 @@
+"""A whole margin loss with compiled loops, for CPUs, where no operator of torch works on B numbers.
+
+With a thousand classes those operators, some three hundred in a step, took longer than the products did.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fusedface.kernels import checks, chunked
+from fusedface.kernels.chunks import compiled
+from fusedface.kernels.chunks.operands import Hard, Operands
+from fusedface.kernels.chunks.rows import row_loops
+from fusedface.kernels.interface.normalisation import min_norm
+from fusedface.kernels.interface.whole import Call, WholeLoss
+from fusedface.kernels.products import Products
+
+
+def serves(embeddings: Tensor, weight: Tensor) -> bool:
+    """Whether `margin_loss` can take them; torch.compile leaves out the loops of chunked.py instead."""
+    if torch.compiler.is_compiling() or not embeddings.device.type == weight.device.type == "cpu":
+        return False
+    is_plain = embeddings.dtype == weight.dtype == torch.float32 and weight.is_contiguous()
+    return is_plain and chunked.library_for(len(embeddings), len(weight)) is not None
+
+
+def margin_loss(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], call: Call
+) -> WholeLoss:
+    """See `interface.whole.Whole`. Not differentiable twice.
+
+    Raises:
+        ValueError: as `checks.check_values` and `checks.check_centres`.
+    """
+    if call.keep:
+        checks.check_keeps_nothing(embeddings, weight)
+    if call.training and state:
+        torch.autograd.graph.increment_version(state)
+    with torch.autocast("cpu", enabled=False):  # whose dtype is `call.precision`, if it counts
+        loss, per_sample, *results = _Loss.apply(embeddings, weight, labels, state, call)
+    target_cosine, max_cosine, num_hard, correct, lse, reduced, used = results
+    return WholeLoss(
+        loss, per_sample, target_cosine, lse, max_cosine, correct, num_hard,
+        reduced.unbind()[1:4], correct.new_ones(()), used.unbind()[: len(state)],
+    )  # fmt: skip
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        state: list[Tensor],
+        call: Call,
+    ) -> tuple[Tensor, ...]:
+        library = chunked.library_for(len(embeddings), len(weight))
+        assert library is not None  # see `serves`
+        loops = row_loops(library)
+        chunked.keep_freed_memory()
+        products = Products(embeddings.device, call.precision)
+        base2 = call.scale * chunked.LOG2_E
+        rows, x_base2, fits = loops.enter(
+            embeddings.contiguous(), weight, labels.long().contiguous(), call.ignore_index,
+            min_norm(torch.float32), base2, products.dtype,
+        )  # fmt: skip
+        if not fits:
+            checks.check_values(embeddings, labels, {}, len(weight), call.ignore_index)
+        used = loops.apply_margin(rows, call, base2, state)
+        _, _, linear, count = used.tolist()
+        operands = Operands(
+            x=rows.x,
+            x_base2=x_base2,
+            weight=weight,
+            labels=rows.known,
+            threshold=rows.number("threshold"),
+            hard=Hard(call.square, linear, call.constant),
+            base2=base2,
+            products=products,
+            chunk_size=chunked.chunk_size(len(embeddings), len(weight)),
+        )
+        totals = compiled.sum_up(library, operands, *ctx.needs_input_grad[:2])
+        results, reduced = loops.leave(rows, call, base2, used, totals)
+        if not math.isfinite(reduced[4]):
+            checks.check_rows("weight", weight)
+        outputs = (*results[1:], rows.number("lse") / chunked.LOG2_E, reduced, used)
+        ctx.mark_non_differentiable(*outputs)
+        ctx.set_materialize_grads(False)
+        # The inputs too: changed in place before the backward, they are an error.
+        ctx.save_for_backward(embeddings, weight, labels, totals.direction, *totals.kept)
+        ctx.rows, ctx.operands = rows, operands
+        ctx.share = 1.0 / max(count, 1.0) if call.mean else 1.0
+        return reduced[0].clone(), results.loss, *outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        d_loss, d_losses = grad_outputs[:2]
+        _, weight, _, direction, *kept = ctx.saved_tensors
+        rows, operands = ctx.rows, ctx.operands
+        library = chunked.library_for(len(rows.x), len(weight))
+        assert library is not None
+        d_losses = None if d_losses is None else d_losses.contiguous()
+        d_embeddings, x_negatives, x_target = row_loops(library).give_back(
+            rows, d_loss, ctx.share, d_losses, direction
+        )
+        d_weight = None
+        if ctx.needs_input_grad[1]:
+            d_weight = torch.empty_like(weight)
+            for _ in compiled.gradients(
+                library, operands, rows.number("lse"), x_negatives, x_target, d_weight, tuple(kept)
+            ):
+                pass  # written a chunk at a time
+        return d_embeddings, d_weight, None, None, None
