@@ -85,8 +85,6 @@ def compare(
         ValueError: see `plan`; the faces cannot be read; `out` holds runs of other settings, data or
             code; the processes were given other runs; or every run failed.
     """
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, got {jobs}")
     if processes is None:
         device = own_device(device)
         with joined(device) as processes:
@@ -95,12 +93,7 @@ def compare(
                 minutes=minutes, jobs=jobs, device=device, console=console, run_recipe=run_recipe,
                 processes=processes,
             )  # fmt: skip
-    if processes.count > 1:
-        if jobs not in (None, 1):
-            raise ValueError(
-                f"under torchrun all processes share each run, one at a time: leave out --jobs {jobs}"
-            )
-        jobs = 1
+    jobs = _checked_jobs(jobs, processes)
     planned = partial(plan, recipes, num_seeds, margins, cures=cures)
     check_same_runs([run.recipe for run in planned(out or DEFAULT)], processes)
     console = console if processes.is_first else Console(quiet=True)
@@ -108,6 +101,19 @@ def compare(
     runs = planned(todo.out)
     stopped = _train(runs, todo, minutes, device, console, run_recipe, processes)
     return processes.from_first(lambda: _end(runs, todo, study, stopped, device, console))
+
+
+def _checked_jobs(jobs: int | None, processes: Processes) -> int | None:
+    """How many runs are made at once; None for as many as the machine can run."""
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {jobs}")
+    if processes.count == 1:
+        return jobs
+    if jobs not in (None, 1):
+        raise ValueError(
+            f"under torchrun all processes share each run, one at a time: leave out --jobs {jobs}"
+        )
+    return 1
 
 
 class ToDo(NamedTuple):
