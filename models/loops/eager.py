@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
 
+Layer = TypeVar("Layer", bound=nn.Module)
 COMPILED_FROM = 2**17  # numbers of a tensor; smaller ones do not start the compiler
 _switch = {"on": True}
 
@@ -39,7 +41,7 @@ def serves(x: Tensor) -> bool:
     )
 
 
-def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+def is_plain(layer: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:
     """Whether the layer computes as that kind does, and no hook wants to see what goes in or out."""
     own = type(layer)
     return vars(own).get("computes_as", own) is kind and not (
@@ -67,5 +69,5 @@ def _is_traced() -> bool:
         torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch.jit.is_tracing()
+        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     )

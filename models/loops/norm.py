@@ -121,10 +121,8 @@ def _with_graph(
         y = F.relu(y)
     elif slope is not None:
         y = F.prelu(y, slope.to(y.dtype))
-    inputs = (x, weight, bias, slope)
-    needed = [i for i, needs in enumerate(ctx.needs_input_grad[:4]) if needs]
-    found = torch.autograd.grad(y, [inputs[i] for i in needed], grad, create_graph=True)
-    gradients: list[Tensor | None] = [None] * 4
-    for i, gradient in zip(needed, found, strict=True):
-        gradients[i] = gradient
-    return gradients
+    inputs = zip((x, weight, bias, slope), ctx.needs_input_grad, strict=False)
+    needed = {i: t for i, (t, needs) in enumerate(inputs) if needs and t is not None}
+    found = torch.autograd.grad(y, list(needed.values()), grad, create_graph=True)
+    gradients = dict(zip(needed, found, strict=True))
+    return [gradients.get(i) for i in range(4)]
