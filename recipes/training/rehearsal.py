@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-LARGEST_DIFFERENCE = {torch.float32: 1e-2, torch.bfloat16: 0.2, torch.float16: 0.2}
+LARGEST_DIFFERENCE = {torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.5}
 """Largest distance between two gradients, or changes of the weights, of one step, as a share of their
-length, by the dtype of the backbone's products. A wrong kernel gives about 1."""
+length, by the dtype of the backbone's products. Rounding to bfloat16 moves the gradient of MobileFaceNet's
+first step by .27 (docs/training.md). A gradient of zeros gives 1, one of another batch about 1.4."""
 
 
 class Before:
