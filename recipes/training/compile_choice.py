@@ -3,15 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
-
 from fusedface.recipes.configuration.training import Switch
 from fusedface.recipes.training.precision import Precision
 
-PAYS_AFTER = 20 * 60
-"""Seconds of training on a CPU after which compiling has paid for itself. Compiling MobileFaceNet took 34
-to 42 s of processor time. A step in bfloat16 was then 1.04 times as fast, and one in float32 no faster (AMD
-EPYC, docs/training.md)."""
+PAYS_AFTER = 6 * 60
+"""Seconds of training on a CPU without compiled loops after which compiling has paid for itself. It took 37
+to 49 s, and a step was then 1.15 times as fast (Intel Xeon; docs/training.md)."""
 MACS_PER_SECOND = 6.5e9
 """Multiply-adds per second and thread, those of a forward counted for a whole step: MobileFaceNet at 30
 images/s on one thread of an AMD EPYC. It is a constant, so that no timing decides the bits of a run."""
@@ -33,6 +30,7 @@ def choose(
     changes_in_pass: bool,
     num_macs: Callable[[], int],
     num_threads: int,
+    has_loops: Callable[[], bool],
 ) -> Choice:
     """What `train.compile` means for a run.
 
@@ -43,6 +41,7 @@ def choose(
         changes_in_pass: whether the passes change class centres, so that none can be tried twice.
         num_macs: multiply-adds of the run, one forward of each image.
         num_threads: of a CPU.
+        has_loops: whether compiled loops serve the layers of a CPU; a short run does not ask.
 
     Raises:
         ValueError: the setting is "on", and this run cannot be compiled.
@@ -66,8 +65,10 @@ def choose(
         return Choice(
             on=False, why=f"no use of it on {precision.device.type} is known", is_auto=True
         )
-    if precision.dtype == torch.float32:
-        return Choice(on=False, why="on a CPU it is no faster in float32", is_auto=True)
     minutes = num_macs() / (MACS_PER_SECOND * num_threads) / 60
     run = f"the run trains for about {minutes:,.0f} minutes, and compiling pays from {PAYS_AFTER // 60} on"
-    return Choice(on=60 * minutes >= PAYS_AFTER, why=run, is_auto=True)
+    if 60 * minutes < PAYS_AFTER:
+        return Choice(on=False, why=run, is_auto=True)
+    if has_loops():
+        return Choice(on=False, why="the layers have compiled loops on this CPU", is_auto=True)
+    return Choice(on=True, why=run, is_auto=True)

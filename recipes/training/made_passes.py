@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fusedface.models import count_macs
+from fusedface.models.loops.library import loops
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.compile_choice import choose
@@ -61,5 +62,6 @@ def make_passes(
         changes_in_pass=recipe.optim.fuse_centres or recipe.teacher.places_centres,
         num_macs=lambda: num_images * count_macs(model, model.input_size),
         num_threads=torch.get_num_threads(),
+        has_loops=lambda: loops() is not None,
     )
     return Compiling(passes, model, head, choice, precision.dtype, note)
