@@ -52,20 +52,23 @@ def run(
     _render(kept)
     rows = [_row("generated, rendered anew", "none", num_images, rendering)]
     with _as_files(kept) as folder:
-        sources: dict[str, FaceSource] = {
-            "generated, kept": kept,
-            "folder of JPEG": open_source(folder),
-            "list of JPEG": open_source(folder / "list.txt"),
-        }
-        if path is not None:
-            sources[path] = open_source(path)
-        for name, source in sources.items():
+        for name, source in _sources(kept, folder, path).items():
             for preset in presets:
                 note(f"{name}: {preset}")
                 rows.append(_measure(name, source, preset, num_images, rounds))
     note("batched on the device")
     rows.append(_measure_batched(kept, device, num_images, rounds))
     return rows
+
+
+def _sources(kept: FaceSource, folder: Path, path: str | None) -> dict[str, FaceSource]:
+    """The sources to time, by name: the kept faces, the same as files, and the one at `path`."""
+    more = {} if path is None else {path: open_source(path)}
+    return {
+        "generated, kept": kept,
+        "folder of JPEG": open_source(folder),
+        "list of JPEG": open_source(folder / "list.txt"),
+    } | more
 
 
 def _measure_batched(

@@ -39,10 +39,7 @@ def plot_growth(document: dict[str, Any], along: str, path: Path) -> None:
             (times, "forward + backward, ms"),
             (memory, "peak beyond the inputs, MiB"),
         ):
-            axis.set_xscale("log")
-            axis.set_yscale("log")
-            axis.set_xlabel(AXES[along])
-            axis.set_ylabel(ylabel)
+            axis.set(xscale="log", yscale="log", xlabel=AXES[along], ylabel=ylabel)
         figure.legend(*times.get_legend_handles_labels(), loc="outside right center")
         figure.suptitle(f"{_fixed(rows, along)}; {describe(document['machine'])}")
         save(figure, path)

@@ -46,15 +46,20 @@ def run(case: Case, counts: Sequence[int], rounds: int) -> list[dict[str, Any]]:
         for process in processes:
             process.start()
         try:
-            while rows.empty():
-                if any(process.exitcode for process in processes):
-                    raise RuntimeError("a process of the benchmark has died")
-                time.sleep(LOOK_SECONDS / 10)
-            return rows.get()
+            return _first(rows, processes)
         finally:
             for process in processes:
                 process.join(LOOK_SECONDS)
                 process.kill()
+
+
+def _first(rows: Any, processes: Sequence[Any]) -> list[dict[str, Any]]:
+    """What a process puts into the queue `rows`; raises RuntimeError if one of them dies before."""
+    while rows.empty():
+        if any(process.exitcode for process in processes):
+            raise RuntimeError("a process of the benchmark has died")
+        time.sleep(LOOK_SECONDS / 10)
+    return rows.get()
 
 
 def _process(

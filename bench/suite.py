@@ -49,13 +49,8 @@ def run(
     """
     deadline = time.monotonic() + 60.0 * minutes
     parts = plan(device, quick, skip)
-    if unknown := set(only) - {part.name for part in parts}:
-        names = ", ".join(part.name for part in parts)
-        raise ValueError(f"no part {', '.join(sorted(unknown))}; there are {names}")
-    suite = Suite(out, device)
-    for part in parts:
-        if only and part.name not in only:
-            continue
+    chosen, suite = _chosen(parts, only), Suite(out, device)
+    for part in chosen:
         left = deadline - time.monotonic() - GRACE
         if suite.is_finished(part.name):
             say(console, f"{part.name}: done before")
@@ -65,6 +60,14 @@ def run(
             say(console, f"{part.name}: {suite.do(part, min(part.seconds, left))}")
     print_summary(out, console)
     return all(suite.is_finished(part.name) for part in parts)
+
+
+def _chosen(parts: Sequence[Part], only: Sequence[str]) -> Sequence[Part]:
+    """The parts of these names; without names, all."""
+    if unknown := set(only) - {part.name for part in parts}:
+        names = ", ".join(part.name for part in parts)
+        raise ValueError(f"no part {', '.join(sorted(unknown))}; there are {names}")
+    return [part for part in parts if part.name in only] if only else parts
 
 
 class Suite:

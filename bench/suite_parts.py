@@ -54,21 +54,9 @@ def plan(device: torch.device, quick: bool, skip: Sequence[str] = ()) -> list[Pa
         "kernels": small or KERNEL_SHAPES,
         "large": small or LARGE_SHAPES,
     }
-    tests = (
-        "pytest",
-        "tests/kernels/gpu",
-        "-m",
-        "gpu",
-        "-vv",
-        "--no-header",
-        "-p",
-        "no:cacheprovider",
-    )
-    if find_spec("xdist") is not None:
-        tests += ("-n", "4")  # compiling on the host takes most of the time
     short = ("--steps", "3", "--batch", "8", "--classes", "6", "--size", "32") if quick else ()
     parts = [
-        Part("tests", 150.0, tests),
+        Part("tests", 150.0, _tests()),
         _kernels(
             "errors", 45.0, shapes["errors"],
             "--rounds", "0", "--no-memory", *_only(OURS_AND_SMALL), *skipped,
@@ -84,6 +72,14 @@ def plan(device: torch.device, quick: bool, skip: Sequence[str] = ()) -> list[Pa
         shapes_to_tune = [word for shape in TUNED_SHAPES for word in ("--shape", shape)]
         parts.insert(2, Part("tune", 130.0, ("tune", *shapes_to_tune)))
     return parts
+
+
+def _tests() -> tuple[str, ...]:
+    """The command of the tests."""
+    words = "pytest tests/kernels/gpu -m gpu -vv --no-header -p no:cacheprovider"
+    if find_spec("xdist") is not None:
+        words += " -n 4"  # compiling on the host takes most of the time
+    return tuple(words.split())
 
 
 def _kernels(name: str, seconds: float, shapes: Sequence[str], *options: str) -> Part:

@@ -109,14 +109,13 @@ PredictionsOption = Annotated[Path, typer.Option("--predictions", help="The file
 PredictOption = Annotated[
     bool, typer.Option("--predict", help="Write that file, and train nothing.")
 ]
+MapOutOption = Annotated[Path, typer.Option("--out", help="Goes on with what is there.")]
 
 
 def map_sinking(
     predictions: PredictionsOption = Path("docs/comparisons/predictions.json"),
     predict: PredictOption = False,
-    out: Annotated[Path, typer.Option("--out", help="Goes on with what is there.")] = Path(
-        "runs/map"
-    ),
+    out: MapOutOption = Path("runs/map"),
     minutes: MinutesOption = None,
     jobs: Annotated[int, typer.Option(help="Runs at once.")] = 1,
     device: DeviceOption = None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -10,6 +10,9 @@ from rich.progress import Progress
 
 from fusedface.commands.options import RootOption, SkipBadOption
 from fusedface.recipes.host.terminal import Table, say
+
+if TYPE_CHECKING:
+    from fusedface.data.check import Report
 
 app = typer.Typer(help="Faces: look at them, check, align and pack them.", no_args_is_help=True)
 SHOWN_SKIPPED = 10
@@ -71,13 +74,18 @@ def data_check(
         report = check(
             path, root, lambda done, total: bar.update(task, completed=done, total=total)
         )
-    table = Table("", [report.kind, path.name])
+    _print_report(report, path.name, console)
+    raise typer.Exit(1 if report.problems else 0)
+
+
+def _print_report(report: "Report", name: str, console: Console) -> None:
+    """Print the facts on a source as a table, then its faults."""
+    table = Table("", [report.kind, name])
     for fact in report.facts:
         table.add_row(*fact)
     console.print(table)
     for problem in report.problems:
         say(console, problem, "red")
-    raise typer.Exit(1 if report.problems else 0)
 
 
 @app.command("pack")

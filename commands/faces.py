@@ -107,11 +107,15 @@ def identify(
     best = found[0]
     say(console, best.person if rule.accepts(best.cosine) else f"nobody of {gallery}")
     say(console, f"by {rule.describe()}")
-    alarm = 1 - (1 - far) ** len(found)
-    say(
-        console,
-        f"the rate is of one comparison: of strangers compared with {len(found):,} people, about "
-        f"{100 * alarm:.1f} % are taken for somebody",
+    say(console, _of_strangers(far, len(found)))
+
+
+def _of_strangers(far: float, num_people: int) -> str:
+    """Sentence on how many strangers are taken for a person of a gallery."""
+    alarm = 1 - (1 - far) ** num_people
+    return (
+        f"the rate is of one comparison: of strangers compared with {num_people:,} people, about "
+        f"{100 * alarm:.1f} % are taken for somebody"
     )
 
 

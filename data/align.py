@@ -171,10 +171,15 @@ def align_folder(
                 raise
             skipped.append(error)
             continue
-        try:
-            crop = align(photo, face.points, size)
-        except ValueError as error:
-            raise ValueError(f"{face.where}: {error}") from None
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(crop).save(target, quality=JPEG_QUALITY)
+        _write_crop(photo, face, size, target)
     return Aligned(len(faces) - len(skipped), tuple(skipped))
+
+
+def _write_crop(photo: np.ndarray, face: Landmarks, size: int, target: Path) -> None:
+    """Align a face and write the crop; an error of its landmarks says where they are from."""
+    try:
+        crop = align(photo, face.points, size)
+    except ValueError as error:
+        raise ValueError(f"{face.where}: {error}") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(crop).save(target, quality=JPEG_QUALITY)

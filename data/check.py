@@ -59,13 +59,17 @@ def check(
     if isinstance(source, PackSource):
         report.kind = "RecordIO pack"
         _check_records(source, report)
+    report.facts += _facts_on_people(source)
+    _check_images(source, source.labels, report, progress)
+    return report
+
+
+def _facts_on_people(source: FaceSource) -> list[tuple[str, str]]:
     counts = np.bincount(source.labels)
-    report.facts += [
+    return [
         ("people", f"{source.num_classes:,}, with {_range(counts, 'images')}"),
         ("people with one image", f"{(counts == 1).sum():,}"),
     ]
-    _check_images(source, source.labels, report, progress)
-    return report
 
 
 def _open(path: Path, report: Report) -> FaceSource:

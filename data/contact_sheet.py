@@ -46,8 +46,7 @@ def contact_sheet(
     for row in range(rows):
         top = MARGIN + row * (height + MARGIN)
         draw.text((MARGIN, top + height // 2 - 6), str(source.class_names[row])[:18], fill=INK)
-        indices = np.flatnonzero(source.labels == row)[:images_per_identity]
-        for column, index in enumerate(indices):
+        for column, index in enumerate(np.flatnonzero(source.labels == row)[:images_per_identity]):
             left = LABEL_WIDTH + column * (width + MARGIN)
             sheet.paste(face_cell(source, int(index), cell), (left, top))
     path.parent.mkdir(parents=True, exist_ok=True)

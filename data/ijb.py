@@ -80,16 +80,21 @@ def read_templates(folder: Path) -> Templates:
     pair = _numbers(folder, pairs, PAIRS)
     template, medium = ids.astype(np.int64).T
     first, second, same = pair.astype(np.int64).T
+    _check_pairs(folder, np.concatenate([first, second]), same, template)
+    landmarks = numbers[:, :10].reshape(-1, 5, 2)
+    images = CroppedImages(folder / IMAGES, names, landmarks)
+    return Templates(images, numbers[:, 10], template, medium, first, second, same == 1)
+
+
+def _check_pairs(folder: Path, named: np.ndarray, same: np.ndarray, template: np.ndarray) -> None:
+    """Raise ValueError unless all pairs are marked 0 or 1, and name templates with faces."""
     if not np.isin(same, (0, 1)).all():
         raise ValueError(f"{folder}: the third column of {PAIRS} must be 0 or 1")
-    unknown = np.setdiff1d(np.concatenate([first, second]), template)
+    unknown = np.setdiff1d(named, template)
     if len(unknown):
         raise ValueError(
             f"{folder}: {PAIRS} names template {unknown[0]}, of which {FACES} has no face"
         )
-    landmarks = numbers[:, :10].reshape(-1, 5, 2)
-    images = CroppedImages(folder / IMAGES, names, landmarks)
-    return Templates(images, numbers[:, 10], template, medium, first, second, same == 1)
 
 
 def _rows(folder: Path, pattern: str, columns: int) -> list[list[str]]:

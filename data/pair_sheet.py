@@ -60,11 +60,14 @@ def pair_sheet(images: Images, blocks: Sequence[Block], path: Path) -> None:
             upper = top + TITLE + number // COLUMNS * height
             for i, index in enumerate(pair):
                 sheet.paste(face_cell(images, index, CELL), (left + i * (CELL[1] + 2), upper))
-            for i, line in enumerate(lines):
-                place = (left, upper + CELL[0] + 2 + i * LINE)
-                draw.text(place, shown(line, LONGEST), fill=INK)
+            _write_lines(draw, lines, left, upper + CELL[0] + 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
+
+
+def _write_lines(draw: ImageDraw.ImageDraw, lines: Sequence[str], left: int, top: int) -> None:
+    for i, line in enumerate(lines):
+        draw.text((left, top + i * LINE), shown(line, LONGEST), fill=INK)
 
 
 def shown(text: str, longest: int) -> str:

@@ -30,15 +30,7 @@ def read_bin(path: Path) -> PairList:
     Raises:
         ValueError: the file cannot be read, or is not a verification set.
     """
-    try:
-        images, same = _two(read_pickle(path.read_bytes()))
-        images, same = [_image(item) for item in _items(images)], _truths(same)
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    except RefusedPickle as error:
-        raise ValueError(
-            f"{path} is no verification set, a pickle of (images, same): {error}"
-        ) from None
+    images, same = _contents(path)
     if len(images) != 2 * len(same):
         raise ValueError(
             f"{path}: there must be two images a pair, got {len(images)} images and {len(same)} pairs"
@@ -58,6 +50,19 @@ def read_bin(path: Path) -> PairList:
         same,
         contiguous_folds(len(same)),
     )
+
+
+def _contents(path: Path) -> tuple[list[bytes], np.ndarray]:
+    """The encoded images of a set, and whether each pair shows one person."""
+    try:
+        images, same = _two(read_pickle(path.read_bytes()))
+        return [_image(item) for item in _items(images)], _truths(same)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except RefusedPickle as error:
+        raise ValueError(
+            f"{path} is no verification set, a pickle of (images, same): {error}"
+        ) from None
 
 
 def find_sets(names: str, folder: Path | None) -> list[Path]:

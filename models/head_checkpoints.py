@@ -47,14 +47,19 @@ def read_head(path: str | Path) -> dict[str, Tensor]:
     centres = _checked(values[names[0]], names[0], path)
     if centres.ndim != 2 or 0 in centres.shape:
         raise ValueError(f"{path}: {names[0]!r} must be a matrix, got {tuple(centres.shape)}")
-    state = {key: _checked(v, key, path) for key, v in values.items() if key != names[0]}
-    for key, value in state.items():
-        if value.numel() != 1:
-            raise ValueError(
-                f"{path}: {key!r} must be one number, a head's state, got {tuple(value.shape)}"
-            )
     centres = centres.T.contiguous() if names[0] == TRANSPOSED else centres
-    return {CENTRES: centres} | {key: value.reshape(()) for key, value in state.items()}
+    state = {key: _number(v, key, path) for key, v in values.items() if key != names[0]}
+    return {CENTRES: centres} | state
+
+
+def _number(value: Any, key: str, path: str | Path) -> Tensor:
+    """A value of a head's state, 0-d."""
+    number = _checked(value, key, path)
+    if number.numel() != 1:
+        raise ValueError(
+            f"{path}: {key!r} must be one number, a head's state, got {tuple(number.shape)}"
+        )
+    return number.reshape(())
 
 
 def load_head(head: MarginHead, path: str | Path) -> None:

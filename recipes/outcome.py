@@ -1,8 +1,12 @@
-"""The outcome of a run: its verdict and its summary."""
+"""The outcome of a run: its verdict, its summary, and what is printed at its end."""
 
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
 from fusedface.recipes.configuration.recipe import Recipe
+from fusedface.recipes.host.terminal import say
+from fusedface.recipes.run_directory.closing import print_summary
 from fusedface.recipes.run_directory.directory import RunDirectory
 from fusedface.recipes.run_directory.environment import device_name, peak_memory_mib
 from fusedface.recipes.run_directory.metrics import FILE as METRICS
@@ -64,3 +68,15 @@ def _summarise(recipe: Recipe, trainer: "Trainer", faces: "Faces", judgement: Ju
         init=recipe.init.checkpoint or "",
         recipe_changes=progress.recipe_changes,
     )
+
+
+def report(summary: Summary, directory: RunDirectory, console: Console) -> None:
+    """Print the outcome, and draw the curve."""
+    print_summary(summary, directory.folder, directory.resume_command(), console)
+
+    from fusedface.recipes.report.curves import plot_curves  # matplotlib takes a second to import
+
+    try:
+        plot_curves(directory.folder)
+    except OSError as error:  # all other results are written
+        say(console, f"the curves could not be drawn: {error}")

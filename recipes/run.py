@@ -18,9 +18,8 @@ from fusedface.recipes.host.memory import keep_freed_memory
 from fusedface.recipes.host.processes import Processes, joined
 from fusedface.recipes.host.terminal import say
 from fusedface.recipes.host.torchrun import own_device
-from fusedface.recipes.outcome import judged
+from fusedface.recipes.outcome import judged, report
 from fusedface.recipes.resume import Reuse, finished_before, newest_checkpoint, what_is_left
-from fusedface.recipes.run_directory.closing import print_summary
 from fusedface.recipes.run_directory.directory import RunDirectory
 from fusedface.recipes.run_directory.environment import describe_environment
 from fusedface.recipes.run_directory.metrics import MetricsLog, NoLog
@@ -76,15 +75,22 @@ def run_recipe(
                 recipe, out, resume=resume, allow_change=allow_change, device=device, console=console,
                 processes=processes,
             )  # fmt: skip
-    console = console or Console()
     if not processes.is_first:
         console = Console(quiet=True)
     check_same_recipe(recipe, processes)
     directory = RunDirectory(Path(out), None if device is None else str(device))
     reuse = Reuse(directory, recipe, resume, allow_change)
+    return _run_in(recipe, reuse, target, console or Console(), processes)
+
+
+def _run_in(
+    recipe: Recipe, reuse: Reuse, target: torch.device, console: Console, processes: Processes
+) -> Summary:
+    """Run in a directory, unless its run has finished before."""
+    directory = reuse.directory
     earlier = processes.from_first(lambda: finished_before(reuse, console))
     if earlier is not None:
-        say(console, f"{out} has already finished: nothing to resume")
+        say(console, f"{directory.folder} has already finished: nothing to resume")
         print_verification(earlier, console)
         return earlier
     precision = pick_precision(recipe.train.precision, target)
@@ -96,7 +102,7 @@ def run_recipe(
     finally:
         display.close()
     if processes.is_first:
-        _report(summary, directory, console)
+        report(summary, directory, console)
     return summary
 
 
@@ -209,15 +215,3 @@ def _open_log(
     begun |= {"processes": trainer.processes.count, **describe_environment(precision.device)}
     directory.add_start(step, begun)
     return log
-
-
-def _report(summary: Summary, directory: RunDirectory, console: Console) -> None:
-    """Print the outcome, and draw the curve."""
-    print_summary(summary, directory.folder, directory.resume_command(), console)
-
-    from fusedface.recipes.report.curves import plot_curves  # matplotlib takes a second to import
-
-    try:
-        plot_curves(directory.folder)
-    except OSError as error:  # all other results are written
-        say(console, f"the curves could not be drawn: {error}")

@@ -117,6 +117,19 @@ def open_lmdb(path: str | Path, *, skip_bad: bool = False) -> LmdbSource:
     database = Database(file)
     found, described = _sort(database)
     promised = {key: _number(database, described[key]) for key in (LENGTH, CLASSES)}
+    images, labels, bad = _labelled(database, found, skip_bad)
+    notes = [
+        *left_out(bad),
+        *_differences(file, "images", promised[LENGTH], len(found)),
+        *_differences(file, "people", promised[CLASSES], len(set(labels))),
+    ]
+    return LmdbSource(database, images, np.array(labels, np.int64), notes)
+
+
+def _labelled(
+    database: Database, found: Sequence[Entry], skip_bad: bool
+) -> tuple[list[Entry], list[int], list[BadRecord]]:
+    """The entries with whole records, their labels, and the faults of the others."""
     images: list[Entry] = []
     labels: list[int] = []
     bad: list[BadRecord] = []
@@ -128,12 +141,7 @@ def open_lmdb(path: str | Path, *, skip_bad: bool = False) -> LmdbSource:
             if not skip_bad:
                 raise
             bad.append(error)
-    notes = [
-        *left_out(bad),
-        *_differences(file, "images", promised[LENGTH], len(found)),
-        *_differences(file, "people", promised[CLASSES], len(set(labels))),
-    ]
-    return LmdbSource(database, images, np.array(labels, np.int64), notes)
+    return images, labels, bad
 
 
 def _sort(database: Database) -> tuple[list[Entry], dict[bytes, Entry]]:

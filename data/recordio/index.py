@@ -31,16 +31,7 @@ def read_index(path: Path, rec_size: int) -> Index:
     Raises:
         ValueError: it is missing, malformed, or holds a key twice.
     """
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise ValueError(
-            f"cannot read {path}: {error.strerror}; a pack's records are found by it"
-        ) from None
-    if size > (rec_size // MIN_RECORD_BYTES + 1) * MAX_LINE_BYTES:
-        raise ValueError(
-            f"{path} has {size} bytes, more than an index of a .rec file of {rec_size} bytes can have"
-        )
+    _check_size(path, rec_size)
     table = _parse(path)
     order = np.argsort(table[:, 0], kind="stable")
     keys, offsets = table[order, 0], table[order, 1]
@@ -51,6 +42,20 @@ def read_index(path: Path, rec_size: int) -> Index:
     if len(twice):
         raise ValueError(f"{path}: key {keys[twice[0]]} and {len(twice) - 1} more occur twice")
     return Index(keys, offsets)
+
+
+def _check_size(path: Path, rec_size: int) -> None:
+    """Raise ValueError for an index that is missing, or larger than its .rec file allows."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise ValueError(
+            f"cannot read {path}: {error.strerror}; a pack's records are found by it"
+        ) from None
+    if size > (rec_size // MIN_RECORD_BYTES + 1) * MAX_LINE_BYTES:
+        raise ValueError(
+            f"{path} has {size} bytes, more than an index of a .rec file of {rec_size} bytes can have"
+        )
 
 
 def _parse(path: Path) -> np.ndarray:

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from array import array
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,8 +64,7 @@ def _write(source: FaceSource, folder: Path, skip_bad: bool) -> Written:
             first = len(offsets) + 1
             for index in images.tolist():
                 try:
-                    data = source.encoded(index)
-                    size = decode_image(data, source.describe(index)).shape[:2]
+                    data, size = _encoded(source, index)
                 except UnreadableImage as error:
                     if not skip_bad:
                         raise
@@ -87,12 +87,23 @@ def _write(source: FaceSource, folder: Path, skip_bad: bool) -> Written:
             offsets.append(write_record(file, pack_range(len(offsets) + 1, first, stop)))
         own = pack_range(0, num_images + 1, len(offsets) + 1, whole_pack=True)
         last = write_record(file, own)
-    with (folder / "train.idx").open("w", encoding="ascii", newline="\n") as file:
-        file.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(offsets, start=1))
-        file.write(f"0\t{last}\n")
+    _write_index(folder / "train.idx", offsets, last)
     height, width = image_size
     (folder / "property").write_text(f"{len(ranges)},{height},{width}\n", encoding="ascii")
     return Written(num_images, len(ranges), image_size, tuple(skipped))
+
+
+def _encoded(source: FaceSource, index: int) -> tuple[bytes, tuple[int, ...]]:
+    """The bytes of an image, and its size (H, W)."""
+    data = source.encoded(index)
+    return data, decode_image(data, source.describe(index)).shape[:2]
+
+
+def _write_index(path: Path, offsets: Iterable[int], last: int) -> None:
+    """Write the index: the offsets of keys 1, 2, ..., then that of key 0."""
+    with path.open("w", encoding="ascii", newline="\n") as file:
+        file.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(offsets, start=1))
+        file.write(f"0\t{last}\n")
 
 
 def _by_identity(labels: np.ndarray) -> list[np.ndarray]:

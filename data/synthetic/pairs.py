@@ -48,13 +48,18 @@ def synthetic_pairs(
         fold = i // per_fold
         one = int(rng.choice(people))
         rows.append((*_two_images(source, one, one, rng), True, fold))
-        others = people[people != one]
-        alike = others[family[others] == family[one]]
-        wants_alike = i % per_fold < within_family * per_fold and len(alike) > 0
-        other = int(rng.choice(alike if wants_alike else others))
+        other = _other_person(family, one, i % per_fold < within_family * per_fold, rng)
         rows.append((*_two_images(source, one, other, rng), False, fold))
     first, second, same, fold = (np.array(column) for column in zip(*rows, strict=True))
     return IndexPairs(first, second, same, fold)
+
+
+def _other_person(family: np.ndarray, one: int, wants_alike: bool, rng: np.random.Generator) -> int:
+    """Another person than `one`; of the same family, if that is wanted and it has one."""
+    people = np.arange(len(family))
+    others = people[people != one]
+    alike = others[family[others] == family[one]]
+    return int(rng.choice(alike if wants_alike and len(alike) > 0 else others))
 
 
 def _two_images(

@@ -101,6 +101,18 @@ def run_map(
         say(console, f"stopped by {stopped}; the same command goes on")
         return None
     outcomes = _outcomes(runs, foretold, before, console)
+    _report(outcomes, foretold, seconds, out, console)
+    return outcomes
+
+
+def _report(
+    outcomes: list[Outcome],
+    foretold: dict[str, Prediction],
+    seconds: float,
+    out: Path,
+    console: Console,
+) -> None:
+    """Write the map and draw it; print the table and the score. `seconds` is time of earlier versions."""
     seconds += sum(o.seconds for o in outcomes)
     content = {"seconds": round(seconds), "outcomes": [asdict(o) for o in outcomes]}
     out.mkdir(parents=True, exist_ok=True)
@@ -109,7 +121,6 @@ def run_map(
     console.print(outcome_table(outcomes, foretold))
     for line in score_lines(outcomes):
         say(console, line)
-    return outcomes
 
 
 def _outcomes(

@@ -1,10 +1,11 @@
 """The figures of a comparison: means and spreads over seeds, and paired tests between losses."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING
+
+from fusedface.recipes.compare.paired import PairedTest, Spread, holm, paired_test
 
 if TYPE_CHECKING:
     from fusedface.recipes.compare.results import RunResult
@@ -12,38 +13,6 @@ if TYPE_CHECKING:
 
 SHARES = (0.90, 0.95, 0.99)
 """Shares of the comparison's best accuracy; a comparison reports the steps of each loss to reach them."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean, sample standard deviation (None for one seed), and number of seeds."""
-
-    mean: float
-    std: float | None
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread | None":
-        """The spread of values; None without values."""
-        if not values:
-            return None
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """Final accuracy of the reference loss minus that of another loss, paired by seed."""
-
-    difference: Spread
-    p: float | None
-    """p of Student's paired two-sided t-test; None with fewer than two seeds or without spread."""
-    p_holm: float | None = None
-    """p after Holm's correction for the number of losses."""
-    interval: tuple[float, float] | None = None
-    """95 % confidence interval of the mean difference, by Student's t; None as for p."""
-    effect: float | None = None
-    """Hedges' g of paired values: mean over standard deviation of the differences, times the factor that
-    makes it unbiased for few seeds. None with fewer than three seeds or without spread."""
 
 
 @dataclass(frozen=True)
@@ -118,16 +87,6 @@ def final_accuracy(result: "RunResult") -> float | None:
     if result.summary is None or not result.summary.finished or not result.accuracies:
         return None
     return result.accuracies[-1][1]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of p-values, in their order."""
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
 
 
 def _loss_result(
@@ -206,39 +165,10 @@ def _paired_tests(by_label: "dict[str, list[RunResult]]", reference: str) -> dic
             if mine is not None and (other := theirs.get(seed)) is not None
         ]
         if label != reference and pairs:
-            tests[label] = _paired_test(pairs)
+            tests[label] = paired_test(pairs)
     known = [label for label in tests if tests[label].p is not None]
     adjusted = holm([p for label in known if (p := tests[label].p) is not None])
     for label, p_holm in zip(known, adjusted, strict=True):
         test = tests[label]
         tests[label] = replace(test, p_holm=p_holm)
     return tests
-
-
-def _paired_test(pairs: list[tuple[float, float]]) -> PairedTest:
-    difference = Spread.of([a - b for a, b in pairs])
-    assert difference is not None  # there is at least one pair
-    if not difference.std:
-        return PairedTest(difference, None)
-    from scipy import stats  # takes a second to import
-
-    ours, others = zip(*pairs, strict=True)
-    p = float(stats.ttest_rel(ours, others).pvalue)
-    mean, std, count = difference.mean, difference.std, difference.count
-    half = float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count)
-    return PairedTest(
-        difference,
-        None if math.isnan(p) else p,
-        interval=(mean - half, mean + half),
-        effect=unbiased(count - 1) * mean / std if count > 2 else None,
-    )
-
-
-def unbiased(freedom: int) -> float:
-    """The factor that makes mean over standard deviation unbiased (Hedges 1981, eq. 6e).
-
-    Args:
-        freedom: degrees of freedom, at least 2.
-    """
-    logs = math.lgamma(freedom / 2) - math.lgamma((freedom - 1) / 2)
-    return math.exp(logs) * math.sqrt(2 / freedom)

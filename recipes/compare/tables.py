@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
+from fusedface.recipes.compare.paired import PairedTest, Spread
 from fusedface.recipes.compare.results import FAILED, RunResult
-from fusedface.recipes.compare.statistics import SHARES, LossResult, PairedTest, Spread
+from fusedface.recipes.compare.statistics import SHARES, LossResult
 from fusedface.recipes.host.terminal import Table, plain
 from fusedface.recipes.run_directory.summary import VERDICT_COLOURS
 

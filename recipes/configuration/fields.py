@@ -53,14 +53,7 @@ def build(kind: Any, values: Any, prefix: str, kinds: Kinds = NO_KINDS) -> Any:
             known = [prefix + name for name in hints]
             raise ValueError(f"unknown setting {prefix + key!r}{nearest(prefix + key, known)}")
         arguments[key] = convert(hints[key], value, prefix + key, kinds)
-    missing = [
-        field.name
-        for field in dataclasses.fields(kind)
-        if field.name not in arguments
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
+    if missing := [name for name in _required(kind) if name not in arguments]:
         raise ValueError(f"setting {prefix + missing[0]!r} is missing")
     try:
         return kind(**arguments)
@@ -68,6 +61,13 @@ def build(kind: Any, values: Any, prefix: str, kinds: Kinds = NO_KINDS) -> Any:
         group = prefix.rstrip(".")
         named = not group or str(error).startswith(prefix)
         raise ValueError(str(error) if named else f"{group}: {error}") from None
+
+
+def _required(kind: type) -> list[str]:
+    """The fields of a dataclass without a default."""
+    none = dataclasses.MISSING
+    fields = dataclasses.fields(kind)
+    return [f.name for f in fields if f.default is none and f.default_factory is none]
 
 
 def without_none(hint: Any) -> Any:

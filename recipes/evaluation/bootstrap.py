@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fusedface.recipes.evaluation.rates import allowed_impostors
 from fusedface.recipes.evaluation.scores import PairScores
-from fusedface.recipes.evaluation.verification import allowed_impostors
 
 LEVEL = 0.95
 MOST_DRAWS, FEWEST_DRAWS = 1000, 200

@@ -11,11 +11,11 @@ import numpy as np
 from fusedface.recipes.evaluation.calibration import observed_shares
 from fusedface.recipes.evaluation.measure import Measured
 from fusedface.recipes.evaluation.mistakes import draw_mistakes
+from fusedface.recipes.evaluation.rates import roc
 from fusedface.recipes.evaluation.score_file import write_scores
 from fusedface.recipes.evaluation.scores import PairScores
 from fusedface.recipes.evaluation.templates import TemplateResult
 from fusedface.recipes.evaluation.threshold_file import ModelFile, write_thresholds
-from fusedface.recipes.evaluation.verification import roc
 from fusedface.recipes.report.calibration import CalibrationCurve, plot_calibration
 from fusedface.recipes.report.cmc import plot_cmc
 from fusedface.recipes.report.roc import plot_det, plot_roc

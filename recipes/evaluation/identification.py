@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusedface.recipes.evaluation.verification import threshold_at_far
+from fusedface.recipes.evaluation.rates import threshold_at_far
 
 NUM_RANKS = 20
 FALSE_ALARM_RATES = (1e-1, 1e-2, 1e-3)
@@ -46,17 +46,7 @@ def identify(embeddings: np.ndarray, identities: np.ndarray) -> Identification |
     if len(people) < 2 or not len(probes):
         return None
     own = np.searchsorted(people, identities[probes])
-    ahead, mated, stranger = [], [], []
-    for start in range(0, len(probes), CHUNK):
-        part = slice(start, start + CHUNK)
-        scores = embeddings[probes[part]] @ embeddings[enrolled].T
-        rows = np.arange(len(scores))
-        score = scores[rows, own[part]].copy()
-        scores[rows, own[part]] = -np.inf
-        ahead.append((scores >= score[:, None]).sum(axis=1))
-        mated.append(score)
-        stranger.append(scores.max(axis=1))
-    found, score, top = (np.concatenate(parts) for parts in (ahead, mated, stranger))
+    found, score, top = _search(embeddings[probes], embeddings[enrolled], own)
     ranks = range(min(NUM_RANKS, len(people)))
     thresholds = {far: threshold_at_far(top, far) for far in FALSE_ALARM_RATES}
     return Identification(
@@ -69,3 +59,26 @@ def identify(embeddings: np.ndarray, identities: np.ndarray) -> Identification |
         num_gallery=len(people),
         num_probes=len(probes),
     )
+
+
+def _search(
+    probes: np.ndarray, gallery: np.ndarray, own: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each probe: people who rank before its own, its own person's score, the best score of another.
+
+    Args:
+        probes: (P, D) embeddings of length 1.
+        gallery: (G, D), one for each person.
+        own: (P,), the index of each probe's person.
+    """
+    ahead, mated, stranger = [], [], []
+    for start in range(0, len(probes), CHUNK):
+        part = slice(start, start + CHUNK)
+        scores = probes[part] @ gallery.T
+        rows = np.arange(len(scores))
+        score = scores[rows, own[part]].copy()
+        scores[rows, own[part]] = -np.inf
+        ahead.append((scores >= score[:, None]).sum(axis=1))
+        mated.append(score)
+        stranger.append(scores.max(axis=1))
+    return np.concatenate(ahead), np.concatenate(mated), np.concatenate(stranger)

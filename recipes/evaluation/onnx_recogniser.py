@@ -107,18 +107,12 @@ def _open(path: Path) -> tuple["ModelProto", Any]:
     """The model description of a file, and an ONNX Runtime session."""
     try:
         import onnx
-        import onnxruntime
+        import onnxruntime  # noqa: F401  only whether it is there
     except ImportError as error:
         raise ValueError(
             f"{path}: reading ONNX files needs {error.name}; install with: {install_command('export')}"
         ) from None
-    try:
-        size = path.stat().st_size
-        if not path.is_file() or size > MAX_BYTES:
-            raise ValueError(f"{path} is a folder, or too large for a face recogniser")
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+    data = _bytes(path)
     try:
         model = onnx.load_model_from_string(data)
     except Exception:  # protobuf's, of many kinds
@@ -131,16 +125,31 @@ def _open(path: Path) -> tuple["ModelProto", Any]:
             f"{path} keeps tensors in other files (such as {str(elsewhere[0])[:80]!r}), which are not "
             "read: save it as one file"
         )
+    return model, _session(path, data)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or size > MAX_BYTES:
+            raise ValueError(f"{path} is a folder, or too large for a face recogniser")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _session(path: Path, data: bytes) -> Any:
+    """An ONNX Runtime session on the CPU, with as many threads as torch."""
+    import onnxruntime
     import torch
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # its messages are in the error
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many kinds, all of them the file's
         raise ValueError(f"{path} cannot be run by ONNX Runtime: {str(error)[:300]}") from None
-    return model, session
 
 
 def _tensors(graph: "GraphProto") -> "Iterator[TensorProto]":

@@ -12,8 +12,8 @@ import numpy as np
 from fusedface.data.ijb import Templates
 from fusedface.models import Backbone
 from fusedface.recipes.evaluation.evaluate import embed
+from fusedface.recipes.evaluation.rates import tar_at_far
 from fusedface.recipes.evaluation.scores import PairScores
-from fusedface.recipes.evaluation.verification import tar_at_far
 
 TEMPLATE_RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 CHUNK = 1 << 16  # pairs compared at once: 2 x 256 MB of embeddings at D = 512

@@ -11,14 +11,9 @@ from fusedface.recipes.evaluation.calibration import (
     fit_calibration,
     log_likelihood_ratio_cost,
 )
+from fusedface.recipes.evaluation.rates import allowed_impostors, tar_at_far, threshold_at_far
 from fusedface.recipes.evaluation.scores import PairScores
-from fusedface.recipes.evaluation.verification import (
-    Scored,
-    allowed_impostors,
-    best_threshold,
-    tar_at_far,
-    threshold_at_far,
-)
+from fusedface.recipes.evaluation.verification import Scored, best_threshold
 
 RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 ENOUGH = 30

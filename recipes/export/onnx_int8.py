@@ -8,6 +8,7 @@ from the float32 ones (docs/export.md).
 import contextlib
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,28 +16,31 @@ from fusedface.recipes.export import onnx_float
 from fusedface.recipes.export.int8_layers import OPERATORS, layer_cosines, nodes_to_keep
 from fusedface.recipes.export.job import Job
 
+if TYPE_CHECKING:
+    from onnxruntime.quantization import CalibrationDataReader
+
 BATCH_SIZE = 32
 PERCENTILE = 99.99
+
+
+def _reader(data: np.ndarray) -> "CalibrationDataReader":
+    """Gives the quantiser the faces in batches."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Faces(CalibrationDataReader):
+        batches = iter(np.array_split(data, -(-len(data) // BATCH_SIZE)))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+            batch = next(self.batches, None)
+            return None if batch is None else {onnx_float.INPUT: batch}
+
+    return Faces()
 
 
 def write(job: Job, path: Path) -> None:
     """Write the network; a temporary float32 file lies next to `path`."""
     import onnx
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-
-    class Faces(CalibrationDataReader):
-        def __init__(self, data: np.ndarray) -> None:
-            self.batches = iter(np.array_split(data, -(-len(data) // BATCH_SIZE)))
-
-        def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-            batch = next(self.batches, None)
-            return None if batch is None else {onnx_float.INPUT: batch}
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     exact = path.with_name(path.name + ".float32")
     onnx_float.write(job, exact)
@@ -45,7 +49,7 @@ def write(job: Job, path: Path) -> None:
         quantize_static(
             str(exact),
             str(path),
-            Faces(job.calibration()),
+            _reader(job.calibration()),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(OPERATORS),
             nodes_to_exclude=nodes_to_keep(onnx.load(exact), job.keep_float),

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fusedface.recipes.report.style import COLORS, GREY, new_figure, save, use_style
+
+DOTS: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 4}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,19 +40,9 @@ def plot_calibration(curves: Mapping[str, CalibrationCurve], path: Path) -> None
         for number, (name, curve) in enumerate(curves.items()):
             colour = COLORS[number % len(COLORS)]
             axes.plot(curve.cosine, curve.probability, color=colour, label=name)
-            axes.plot(
-                curve.middle, curve.share, color=colour, marker="o", linestyle="", markersize=4
-            )
+            axes.plot(curve.middle, curve.share, color=colour, **DOTS)
         axes.plot([], [], color=GREY, label="fitted")
-        axes.plot(
-            [],
-            [],
-            color=GREY,
-            marker="o",
-            linestyle="",
-            markersize=4,
-            label="share in a bin of cosines",
-        )
+        axes.plot([], [], color=GREY, label="share in a bin of cosines", **DOTS)
         axes.set_xlabel("cosine")
         axes.set_ylabel("probability of one person")
         axes.set_ylim(-0.02, 1.02)

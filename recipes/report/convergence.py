@@ -35,7 +35,18 @@ def plot_convergence(groups: Mapping[str, Sequence[Path]], out: Path) -> list[Pa
         ValueError: a directory has no metrics.
     """
     runs = read_groups(groups)
-    figures: dict[str, list[Panel]] = {
+    written = []
+    for name, panels in _figures(runs).items():
+        with use_style():
+            figure = _draw(runs, panels)
+            save(figure, out / f"{name}.png")
+        written += [out / f"{name}.png", out / f"{name}.svg"]
+    return written
+
+
+def _figures(runs: Mapping[str, list[RunRecord]]) -> dict[str, list[Panel]]:
+    """The panels of each figure; a state has one if a run has it."""
+    return {
         "convergence": [
             ("verification accuracy over steps", _accuracy_over_steps),
             ("verification accuracy over training time", _accuracy_over_time),
@@ -55,13 +66,6 @@ def plot_convergence(groups: Mapping[str, Sequence[Path]], out: Path) -> list[Pa
             ("training images whose own centre is nearest", _figure_of("accuracy")),
         ],
     }
-    written = []
-    for name, panels in figures.items():
-        with use_style():
-            figure = _draw(runs, panels)
-            save(figure, out / f"{name}.png")
-        written += [out / f"{name}.png", out / f"{name}.svg"]
-    return written
 
 
 def _draw(runs: Mapping[str, list[RunRecord]], panels: list[Panel]) -> Figure:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from scipy.stats import norm
 
 from fusedface.recipes.report.style import GREY, end_at_one, new_figure, save, use_style
@@ -13,7 +14,7 @@ PERCENT = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60)  # possible ends of the axes
 LEAST_TOP = 2  # percent; least upper end of an axis
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""False and true accept rates (K,) by name, as `verification.roc` gives them."""
+"""False and true accept rates (K,) by name, as `rates.roc` gives them."""
 
 
 def plot_roc(curves: Curves, path: Path) -> None:
@@ -63,15 +64,7 @@ def plot_det(curves: Curves, path: Path) -> None:
             if len(x):
                 lowest = min(lowest, x.min(), y.min())
                 highest = max(highest, x.max(), y.max())
-        lowest = max(lowest, PERCENT[0] / 100)
-        top = next((p for p in PERCENT if p > 100 * highest and p >= LEAST_TOP), PERCENT[-1])
-        ticks = [p for p in PERCENT if 99.9 * lowest <= p <= top]
-        ends = float(norm.ppf(lowest)), float(norm.ppf(top / 100))
-        axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle=":")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_ticks(norm.ppf(np.array(ticks) / 100), [f"{p:g}" for p in ticks])
-        axes.set_xlim(*ends)
-        axes.set_ylim(*ends)
+        _scale(axes, max(lowest, PERCENT[0] / 100), highest)
         axes.set_xlabel("false accept rate, %")
         axes.set_ylabel("false reject rate, %")
         axes.legend(loc="upper right")
@@ -88,3 +81,15 @@ def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(kept) > MOST_POINTS:
         kept = kept[np.linspace(0, len(kept) - 1, MOST_POINTS).round().astype(int)]
     return x[kept], y[kept]
+
+
+def _scale(axes: Axes, lowest: float, highest: float) -> None:
+    """Give both axes the normal deviate scale that shows these rates, and draw the line of equal rates."""
+    top = next((p for p in PERCENT if p > 100 * highest and p >= LEAST_TOP), PERCENT[-1])
+    ticks = [p for p in PERCENT if 99.9 * lowest <= p <= top]
+    ends = float(norm.ppf(lowest)), float(norm.ppf(top / 100))
+    axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle=":")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(norm.ppf(np.array(ticks) / 100), [f"{p:g}" for p in ticks])
+    axes.set_xlim(*ends)
+    axes.set_ylim(*ends)

@@ -1,7 +1,8 @@
 """Judges finished runs again by the current rules, from their files; writes nothing."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fusedface.recipes.configuration.loss_stages import stages_of
 from fusedface.recipes.configuration.settings import read_recipe
@@ -36,9 +37,6 @@ def rejudge(folder: Path) -> Rejudged:
     summary, recipe = read_summary(folder / SUMMARY), read_recipe(folder / RECIPE)
     stages = stages_of(recipe.schedule.loss, recipe.head.margin)
     lines = read_metrics(folder / FILE)
-    before = [
-        line["step"] for line in lines if line.get("stage", stages[-1].text) != stages[-1].text
-    ]
     how = summary.verdict if summary.verdict in ("interrupted", "non_finite") else "finished"
     found = judge(
         lines,
@@ -47,12 +45,17 @@ def rejudge(folder: Path) -> Rejudged:
         end_step=summary.verdict_step or summary.steps,
         margin=recipe.head.margin,
         num_classes=summary.num_identities,
-        margin_begins=max(before, default=0),
+        margin_begins=_last_step_before(stages[-1].text, lines),
         from_weights=bool(summary.init),
         target_gradient=recipe.head.target_gradient,
         warmup_steps=recipe.schedule.warmup_steps,
     )
     return Rejudged(folder, summary.verdict, found)
+
+
+def _last_step_before(stage: str, lines: Sequence[dict[str, Any]]) -> int:
+    """The last step that metrics have before the last stage of the loss; 0 if it is the only one."""
+    return max((line["step"] for line in lines if line.get("stage", stage) != stage), default=0)
 
 
 def find_runs(folders: list[Path]) -> list[Path]:

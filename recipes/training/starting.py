@@ -3,24 +3,19 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fusedface.data import FaceSource
-from fusedface.data.sources.images import UnreadableImage
-from fusedface.data.transforms import fit
 from fusedface.models import Backbone, MarginHead, StartingPoint
 from fusedface.models.starting_point import Classes
 from fusedface.recipes.configuration.digest import sha256
 from fusedface.recipes.configuration.faces import SYNTHETIC, Data
 from fusedface.recipes.configuration.fields import build
 from fusedface.recipes.configuration.training import Centres, Init
-
-BATCH_SIZE = 64
+from fusedface.recipes.training.people import embed_people
 
 
 def read_start(init: Init, name: str) -> StartingPoint | None:
@@ -48,53 +43,6 @@ def read_start(init: Init, name: str) -> StartingPoint | None:
             f"{init.sha256}; restore it, or begin with this one by --init"
         )
     return start
-
-
-class Embedded(NamedTuple):
-    """Sums of the embeddings of each person, in float64 on the CPU."""
-
-    sums: Tensor
-    """(C, D), sums of embeddings of length 1."""
-    counts: Tensor
-    """(C,), numbers of images that could be read."""
-
-
-def embed_people(model: Backbone, source: FaceSource) -> Embedded:
-    """Embed every image of a source without augmentation, in evaluation mode and float32.
-
-    Args:
-        model: on any device; its mode is restored.
-        source: N images of C people; those that cannot be read are left out.
-
-    Raises:
-        ValueError: some embeddings are not finite.
-    """
-    device, size = next(model.parameters()).device, model.preprocessing.image_size
-    sums = torch.zeros(source.num_classes, model.embedding_dim, dtype=torch.float64)
-    counts = torch.zeros(source.num_classes, dtype=torch.float64)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            for first in range(0, len(source), BATCH_SIZE):
-                batch = range(first, min(first + BATCH_SIZE, len(source)))
-                images, kept = _read(source, batch, size)
-                if not kept:
-                    continue
-                inputs = model.preprocessing.images_to_tensor(torch.from_numpy(images).to(device))
-                # Summed on the CPU, where the order is always the same.
-                units = F.normalize(model(inputs).double()).cpu()
-                labels = torch.from_numpy(source.labels[kept])
-                sums.index_add_(0, labels, units)
-                counts.index_add_(0, labels, torch.ones(len(kept), dtype=torch.float64))
-    finally:
-        model.train(was_training)
-    if not sums.isfinite().all():
-        who = source.class_names[int((~sums.isfinite().all(dim=1)).nonzero()[0])]
-        raise ValueError(
-            f"the checkpoint's network embeds images of {who} as NaN or infinity: no run can begin with it"
-        )
-    return Embedded(sums, counts)
 
 
 def place_centres(
@@ -131,18 +79,9 @@ def place_centres(
     placed = torch.zeros(head.num_classes, head.embedding_dim, dtype=torch.float64)
     placed[own] = head.weight.detach().cpu().double()
     placed[seen] = means[seen]
-    kept: dict[int, int] = {}
+    kept: Sequence[int] = ()
     if centres == "checkpoint" and start.classes is not None:
-        kept = same_people(start.classes, source.class_names, data)
-        theirs = start.classes.centres
-        if theirs.shape[1] == head.embedding_dim:
-            placed[list(kept)] = theirs[list(kept.values())].double()
-        else:
-            kept = {}
-            note(
-                f"the class centres of the checkpoint have {theirs.shape[1]} dimensions, these "
-                f"{head.embedding_dim}: none is kept"
-            )
+        kept = _keep_centres(placed, start.classes, source.class_names, data, note)
     cosine = (people.sums * F.normalize(placed)).sum() / people.counts.sum()
     with torch.no_grad():
         head.weight.copy_(placed[own])
@@ -153,6 +92,30 @@ def place_centres(
         f"class centres: {len(kept):,} kept by name, {means_used:,} at the mean of their images; mean "
         f"target cosine {cosine.item():.3f}"
     )
+
+
+def _keep_centres(
+    placed: Tensor, classes: Classes, names: Sequence[str], data: Data, note: Callable[[str], None]
+) -> list[int]:
+    """Place the checkpoint's centres of the people who are in it too; returns the indices of these people.
+
+    Args:
+        placed: (C, D) float64, changed in place.
+        classes: the checkpoint's classes.
+        names: the run's class names.
+        data: see `place_centres`.
+        note: see `place_centres`.
+    """
+    theirs = classes.centres
+    if theirs.shape[1] != placed.shape[1]:
+        note(
+            f"the class centres of the checkpoint have {theirs.shape[1]} dimensions, these "
+            f"{placed.shape[1]}: none is kept"
+        )
+        return []
+    kept = same_people(classes, names, data)
+    placed[list(kept)] = theirs[list(kept.values())].double()
+    return list(kept)
 
 
 def same_people(classes: Classes, names: Sequence[str], data: Data) -> dict[int, int]:
@@ -192,20 +155,3 @@ def _same_data(theirs: dict, ours: Data) -> bool:
     return before.source == SYNTHETIC and (
         replace(before.synthetic, **sizes) == replace(ours.synthetic, **sizes)
     )
-
-
-def _read(
-    source: FaceSource, indices: Sequence[int], size: tuple[int, int]
-) -> tuple[np.ndarray, list[int]]:
-    """The readable images (B, H, W, 3) among `indices`, and their indices."""
-    images, kept = [], []
-    try:
-        images, kept = source.read(indices), list(indices)
-    except UnreadableImage:
-        for index in indices:
-            try:
-                images.append(source.image(index))
-            except UnreadableImage:
-                continue
-            kept.append(index)
-    return np.stack([fit(image, size) for image in images]) if kept else np.empty(0), kept

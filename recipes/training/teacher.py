@@ -109,17 +109,22 @@ def open_teacher(
             )
         return None
     path = Path(options.network)
-    try:
-        found = sha256(path)
-    except ValueError as error:
-        raise ValueError(f"{error}; a run with a teacher needs its file until the end") from None
-    if found != options.sha256:
-        raise ValueError(
-            f"the teacher {path} has changed: it is not the file that the recipe names by its SHA-256 "
-            f"{options.sha256}; restore it, or begin another run with this one by --teacher"
-        )
+    _refuse_another_file(path, options.sha256)
     network = open_network(path, str(device))
     cache = None if options.cache is None else Path(options.cache)
     if cache is not None and cache.exists() and not cache.is_dir():
         raise ValueError(f"teacher.cache must be a folder, {cache} is a file")
-    return Teacher(network, bgr=options.bgr, cache=cache, digest=found, device=device.type)
+    return Teacher(network, bgr=options.bgr, cache=cache, digest=options.sha256, device=device.type)
+
+
+def _refuse_another_file(path: Path, digest: str) -> None:
+    """Raise ValueError unless a file has the SHA-256 that the recipe names."""
+    try:
+        found = sha256(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; a run with a teacher needs its file until the end") from None
+    if found != digest:
+        raise ValueError(
+            f"the teacher {path} has changed: it is not the file that the recipe names by its SHA-256 "
+            f"{digest}; restore it, or begin another run with this one by --teacher"
+        )

@@ -5,8 +5,8 @@ import pytest
 
 from fusedface.recipes.evaluation import bootstrap as module
 from fusedface.recipes.evaluation.bootstrap import _Sample, bootstrap, num_draws
+from fusedface.recipes.evaluation.rates import tar_at_far, threshold_at_far
 from fusedface.recipes.evaluation.scores import PairScores, all_pairs, unit
-from fusedface.recipes.evaluation.verification import tar_at_far, threshold_at_far
 
 RATES = (0.1, 0.01)
 

@@ -7,10 +7,11 @@ import pytest
 from tiny_run import tiny_recipe
 
 from fusedface.kernels import ArcFace, CurricularFace
+from fusedface.recipes.compare.paired import holm
 from fusedface.recipes.compare.plan import PlannedRun
 from fusedface.recipes.compare.results import RunResult
 from fusedface.recipes.compare.screen import sparkline
-from fusedface.recipes.compare.statistics import SHARES, holm, steps_to, summarise
+from fusedface.recipes.compare.statistics import SHARES, steps_to, summarise
 from fusedface.recipes.run_directory.summary import Summary
 
 

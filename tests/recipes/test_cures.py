@@ -14,9 +14,10 @@ from fusedface.recipes.compare import compare as compare_module
 from fusedface.recipes.compare.best import best_of_each, best_sentence, best_table
 from fusedface.recipes.compare.compare import compare
 from fusedface.recipes.compare.cures import cures
+from fusedface.recipes.compare.paired import PairedTest, Spread
 from fusedface.recipes.compare.plan import plan
 from fusedface.recipes.compare.protocols import PAPER_SET, PROTOCOLS, with_settings
-from fusedface.recipes.compare.statistics import LossResult, PairedTest, Spread
+from fusedface.recipes.compare.statistics import LossResult
 from fusedface.recipes.compare.texts import cure_of, loss_of
 from fusedface.recipes.configuration.loss_stages import stages_of
 from fusedface.recipes.registry import get_recipe

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fusedface.recipes.evaluation.verification import roc
+from fusedface.recipes.evaluation.rates import roc
 from fusedface.recipes.report import cmc
 from fusedface.recipes.report import roc as plots
 

@@ -22,7 +22,8 @@ from fusedface.recipes.configuration.settings import override, to_dict
 from fusedface.recipes.registry import get_recipe
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import trainer
-from fusedface.recipes.training.starting import embed_people, same_people
+from fusedface.recipes.training.people import embed_people
+from fusedface.recipes.training.starting import same_people
 
 
 class StopError(Exception):

@@ -5,18 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from fusedface.recipes.evaluation.scores import all_pairs
-from fusedface.recipes.evaluation.verification import (
+from fusedface.recipes.evaluation.rates import (
     area_under_roc,
-    best_threshold,
     equal_error_rate,
-    fold_accuracies,
-    rank1,
     roc,
     tar_at_far,
     threshold_at_far,
-    verify,
 )
+from fusedface.recipes.evaluation.scores import all_pairs
+from fusedface.recipes.evaluation.verification import best_threshold, fold_accuracies, rank1, verify
 
 
 def phi(z):
