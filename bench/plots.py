@@ -35,11 +35,9 @@ def plot_growth(document: dict[str, Any], along: str, path: Path) -> None:
             label = name.replace("curricularface", "").replace("  ", " ").strip()
             _draw(times, own, along, [row.ms["both"][1] if row.ms else None for row in own], label)
             _draw(memory, own, along, [row.peak_extra_mib for row in own], label)
-        for axis, ylabel in (
-            (times, "forward + backward, ms"),
-            (memory, "peak beyond the inputs, MiB"),
-        ):
-            axis.set(xscale="log", yscale="log", xlabel=AXES[along], ylabel=ylabel)
+        shared = {"xscale": "log", "yscale": "log", "xlabel": AXES[along]}
+        times.set(ylabel="forward + backward, ms", **shared)
+        memory.set(ylabel="peak beyond the inputs, MiB", **shared)
         figure.legend(*times.get_legend_handles_labels(), loc="outside right center")
         figure.suptitle(f"{_fixed(rows, along)}; {describe(document['machine'])}")
         save(figure, path)

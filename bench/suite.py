@@ -51,13 +51,8 @@ def run(
     parts = plan(device, quick, skip)
     chosen, suite = _chosen(parts, only), Suite(out, device)
     for part in chosen:
-        left = deadline - time.monotonic() - GRACE
-        if suite.is_finished(part.name):
-            say(console, f"{part.name}: done before")
-        elif left < SHORTEST:
-            say(console, f"{part.name}: no time left")
-        else:
-            say(console, f"{part.name}: {suite.do(part, min(part.seconds, left))}")
+        told = suite.do_if_possible(part, deadline - time.monotonic() - GRACE)
+        say(console, f"{part.name}: {told}")
     print_summary(out, console)
     return all(suite.is_finished(part.name) for part in parts)
 
@@ -85,6 +80,12 @@ class Suite:
     def is_finished(self, name: str) -> bool:
         """Whether a part is finished."""
         return self.done.get(name, {}).get("state") == "finished"
+
+    def do_if_possible(self, part: Part, left: float) -> str:
+        """Run a part unless it is finished or fewer than SHORTEST seconds are left; as `do`."""
+        if self.is_finished(part.name):
+            return "done before"
+        return self.do(part, min(part.seconds, left)) if left >= SHORTEST else "no time left"
 
     def do(self, part: Part, seconds: float) -> str:
         """Run a part with a time limit in seconds; returns one line on its outcome."""

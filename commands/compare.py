@@ -121,9 +121,6 @@ def map_sinking(
     device: DeviceOption = None,
 ) -> None:
     """Map which settings sink: predict, train, and count the correct predictions."""
-    from fusedface.recipes.compare.map_settings import SETTINGS
-    from fusedface.recipes.compare.predictions import predict as foretell
-    from fusedface.recipes.compare.predictions import write_predictions
     from fusedface.recipes.compare.sinking_map import run_map
     from fusedface.recipes.host.device import pick_device
     from fusedface.recipes.host.torchrun import is_shared
@@ -133,12 +130,20 @@ def map_sinking(
             "recipe map starts a process for each run itself: start it without torchrun"
         )
     if predict:
-        if predictions.exists():
-            raise ValueError(f"{predictions} exists; predictions are written once")
-        write_predictions([foretell(setting) for setting in SETTINGS], predictions)
-        say(Console(), f"wrote {predictions}")
+        _write_predictions(predictions)
         return
     found = run_map(
         out, predictions, jobs=jobs, minutes=minutes, device=pick_device(device), console=Console()
     )
     raise typer.Exit(130 if found is None else 0)
+
+
+def _write_predictions(path: Path) -> None:
+    """Predict every setting of the map; a file of predictions is written once."""
+    from fusedface.recipes.compare.map_settings import SETTINGS
+    from fusedface.recipes.compare.predictions import predict, write_predictions
+
+    if path.exists():
+        raise ValueError(f"{path} exists; predictions are written once")
+    write_predictions([predict(setting) for setting in SETTINGS], path)
+    say(Console(), f"wrote {path}")

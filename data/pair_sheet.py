@@ -43,9 +43,7 @@ def pair_sheet(images: Images, blocks: Sequence[Block], path: Path) -> None:
     Raises:
         ValueError: a block has too many pairs for a picture.
     """
-    for block in blocks:
-        if len(block.pairs) > MOST_PAIRS:
-            raise ValueError(f"a block has up to {MOST_PAIRS} pairs, got {len(block.pairs)}")
+    _check_blocks(blocks)
     height, width = _cell_size(blocks)
     tops, total = [], 0
     for block in blocks:
@@ -63,6 +61,12 @@ def pair_sheet(images: Images, blocks: Sequence[Block], path: Path) -> None:
             _write_lines(draw, lines, left, upper + CELL[0] + 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
+
+
+def _check_blocks(blocks: Sequence[Block]) -> None:
+    for block in blocks:
+        if len(block.pairs) > MOST_PAIRS:
+            raise ValueError(f"a block has up to {MOST_PAIRS} pairs, got {len(block.pairs)}")
 
 
 def _write_lines(draw: ImageDraw.ImageDraw, lines: Sequence[str], left: int, top: int) -> None:

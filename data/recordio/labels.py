@@ -121,6 +121,15 @@ def _by_ranges(records: RecordFile, index: Index) -> Images | None:
     return Images(keys, offsets, labels, ())
 
 
+def _refuse_gaps(records: RecordFile, index: Index) -> None:
+    """Raise ValueError unless the keys are 0, 1, 2, ..."""
+    gaps = np.flatnonzero(index.keys != np.arange(len(index.keys)))
+    if len(gaps):
+        raise ValueError(
+            f"{records.path}: the index has no key {gaps[0]}, though keys up to {index.keys[-1]}"
+        )
+
+
 def _num_images(records: RecordFile, index: Index, own: np.ndarray) -> int:
     """N, found from the first record without an image; the index and record 0 must agree with it.
 
@@ -128,11 +137,7 @@ def _num_images(records: RecordFile, index: Index, own: np.ndarray) -> int:
     put the number of identities there.
     """
     num_records = len(index.keys)
-    gaps = np.flatnonzero(index.keys != np.arange(num_records))
-    if len(gaps):
-        raise ValueError(
-            f"{records.path}: the index has no key {gaps[0]}, though keys up to {index.keys[-1]}"
-        )
+    _refuse_gaps(records, index)
     first_range = bisect_left(
         range(num_records),
         True,

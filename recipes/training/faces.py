@@ -87,12 +87,16 @@ def open_faces(
         faces = _generated(data.synthetic, evaluation, tests, preprocessing.input_size, device)
     else:
         faces = _from_files(data, evaluation, tests, preprocessing.image_size, note)
+    _describe(faces, data.source, note)
+    return faces
+
+
+def _describe(faces: Faces, source: str, note: Note) -> None:
     train = faces.train
-    note(f"training on {len(train):,} images of {train.num_classes:,} people ({data.source})")
+    note(f"training on {len(train):,} images of {train.num_classes:,} people ({source})")
     for name, pairs in faces.tests.items():
         counts = f"{len(pairs):,} pairs of {len(pairs.images):,} images"
         note(f"verifying on {name}: {counts}; {faces.overlap[name]}")
-    return faces
 
 
 def _from_files(

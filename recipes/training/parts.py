@@ -98,12 +98,7 @@ def make_plan(recipe: Recipe, source: FaceSource, processes: Processes) -> Plan:
     """
     optim, train = recipe.optim, recipe.train
     batches = Batches(len(source), optim.batch_size, train.seed, processes.rank, processes.count)
-    if batches.own_size % optim.accumulate:
-        of_each = "" if processes.count == 1 else " of each process"
-        raise ValueError(
-            f"the {batches.own_size} images{of_each} cannot be divided into optim.accumulate="
-            f"{optim.accumulate} equal parts: set it to a divisor of their number"
-        )
+    _check_accumulate(optim.accumulate, batches.own_size, processes.count)
     check_sample_rate(recipe.head.sample_rate, batches.batch_size, source.num_classes)
     steps = num_steps(recipe.schedule, batches.steps_per_epoch)
     return Plan(
@@ -120,6 +115,16 @@ def make_plan(recipe: Recipe, source: FaceSource, processes: Processes) -> Plan:
         ),
         freeze=train.freeze,
     )
+
+
+def _check_accumulate(accumulate: int, num_images: int, num_processes: int) -> None:
+    """Raise ValueError if the images of a process cannot be divided into parts of one size."""
+    if num_images % accumulate:
+        of_each = "" if num_processes == 1 else " of each process"
+        raise ValueError(
+            f"the {num_images} images{of_each} cannot be divided into optim.accumulate="
+            f"{accumulate} equal parts: set it to a divisor of their number"
+        )
 
 
 def _stages(recipe: Recipe, source: FaceSource) -> list[Stage]:
