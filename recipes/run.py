@@ -31,7 +31,7 @@ from fusedface.recipes.training.faces import Faces, open_faces
 from fusedface.recipes.training.parts import make_trainer
 from fusedface.recipes.training.precision import Precision, pick_precision
 from fusedface.recipes.training.seeding import seed_everything
-from fusedface.recipes.training.starting import place_centres, read_start
+from fusedface.recipes.training.starting import load_weights, place_centres, read_start
 from fusedface.recipes.training.trainer import Trainer
 
 
@@ -129,7 +129,7 @@ def _train(
         began=began, processes=processes,
     )  # fmt: skip
     if start is not None:
-        _load_weights(trainer, start)
+        load_weights(start, trainer.learner, trainer.display.note)
     with ExitStack() as held:
         # Only now: a mistake in the recipe or in a path must leave no folder behind.
         changes = processes.from_first(lambda: _claim(reuse, held))
@@ -158,13 +158,6 @@ def _entries(recipe: Recipe, faces: Faces) -> dict[str, Any]:
     }
 
 
-def _load_weights(trainer: Trainer, start: StartingPoint) -> None:
-    """Load a checkpoint's backbone, and report tensors that did not fit."""
-    for line in start.load(trainer.learner.model):
-        trainer.display.note(f"not taken from {start.path}, and as drawn: {line}")
-    trainer.learner.restart_average()
-
-
 def _run(
     recipe: Recipe,
     reuse: Reuse,
@@ -186,7 +179,9 @@ def _run(
         and start is None
         and (start := read_start(recipe.init, recipe.name)) is not None
     ):
-        _load_weights(trainer, start)  # its own checkpoints are all damaged
+        load_weights(
+            start, trainer.learner, trainer.display.note
+        )  # its own checkpoints are all damaged
     if not resumed and start is not None:
         place_centres(
             trainer.learner.head, trainer.learner.model, faces.train, start, recipe.init.centres,

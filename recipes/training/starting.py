@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from fusedface.recipes.configuration.faces import SYNTHETIC, Data
 from fusedface.recipes.configuration.fields import build
 from fusedface.recipes.configuration.training import Centres, Init
 from fusedface.recipes.training.people import embed_people
+
+if TYPE_CHECKING:
+    from fusedface.recipes.training.step import Learner
 
 
 def read_start(init: Init, name: str) -> StartingPoint | None:
@@ -43,6 +47,19 @@ def read_start(init: Init, name: str) -> StartingPoint | None:
             f"{init.sha256}; restore it, or begin with this one by --init"
         )
     return start
+
+
+def load_weights(start: StartingPoint, learner: "Learner", note: Callable[[str], None]) -> None:
+    """Load a checkpoint's backbone, and tell which tensors did not fit.
+
+    Args:
+        start: the checkpoint.
+        learner: with drawn weights; its backbone is changed in place, and its average begins again.
+        note: called with a text on each tensor that did not fit.
+    """
+    for line in start.load(learner.model):
+        note(f"not taken from {start.path}, and as drawn: {line}")
+    learner.restart_average()
 
 
 def place_centres(
