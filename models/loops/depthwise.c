@@ -1,14 +1,14 @@
-/* The backward of depthwise convolutions: 3x3 with padding 1 and stride 1 or 2, and one filter over the whole image.
+/* The backward of depthwise convolutions: 3x3 with padding 1 and stride 2, and one filter over the whole image.
 
    Legend: x, dx (B, height, width, C), grad (B, out_height, out_width, C), weight (3 x 3, C). Images are cut into P parts
    whatever the number of threads is, and the parts' sums are added in order: the same input gives the same bits. */
 
 typedef struct {
     long images, height, width, out_height, out_width, channels, parts, threads;
-    int half, stride;
+    int half;
     const float *weight;
     float *space; /* (P, 9, C in whole vectors) */
-    float *rows;  /* (P, 3, C in vectors, out_width + 2, LANES) */
+    float *rows;  /* (P, 2, C in vectors, out_width + 2, LANES) */
 } Depthwise;
 
 INLINE long vectors(long C) { return (C + LANES - 1) / LANES; }
@@ -31,30 +31,11 @@ INLINE void fill(const Depthwise *of, const void *grad, long image, long i, V *r
     }
 }
 
-/* Row i of dx, and its share of the weight's gradient: x[i, j] meets grad[i + 1 - k, j + 1 - l] in weight[k, l]. */
-INLINE void row_of_stride_1(const Depthwise *of, long image, long i, V *const rows[3], const void *x, void *dx, V *sums,
-                            long v, const int half) {
-    const long C = of->channels, W = of->width;
-    const V *up = place(of, rows[0], v), *mid = place(of, rows[1], v), *down = place(of, rows[2], v);
-    V k[9], s[9];
-    for (int t = 0; t < 9; t++) k[t] = lanes_at(of->weight + t * C, v * LANES, C - v * LANES, 0), s[t] = sums[t * vectors(C) + v];
-    for (long j = 0; j < W; j++) {
-        long here = ((image * of->height + i) * W + j) * C + v * LANES;
-        V a = lanes_at(x, here, C - v * LANES, half);
-        V g[9] = {down[j + 2], down[j + 1], down[j], mid[j + 2], mid[j + 1], mid[j], up[j + 2], up[j + 1], up[j]};
-        V to = g[0] * k[0];
-        for (int t = 1; t < 9; t++) to += g[t] * k[t];
-        for (int t = 0; t < 9; t++) s[t] += g[t] * a;
-        put_lanes(dx, here, C - v * LANES, to, half);
-    }
-    for (int t = 0; t < 9; t++) sums[t * vectors(C) + v] = s[t];
-}
-
 /* Rows 2 i and 2 i + 1 of dx and their share: four pixels of x meet four of grad, the first one tap, the last four. */
-INLINE void rows_of_stride_2(const Depthwise *of, long image, long i, V *const rows[3], const void *x, void *dx, V *sums,
-                             long v, const int half) {
+INLINE void two_rows(const Depthwise *of, long image, long i, V *const rows[2], const void *x, void *dx, V *sums, long v,
+                     const int half) {
     const long C = of->channels, W = of->width, n = C - v * LANES;
-    const V *mid = place(of, rows[1], v), *down = place(of, rows[2], v), none = {0};
+    const V *mid = place(of, rows[0], v), *down = place(of, rows[1], v), none = {0};
     int has_below = 2 * i + 1 < of->height;
     V k[9], s[9];
     for (int t = 0; t < 9; t++) k[t] = lanes_at(of->weight + t * C, v * LANES, n, 0), s[t] = sums[t * vectors(C) + v];
@@ -76,19 +57,17 @@ INLINE void rows_of_stride_2(const Depthwise *of, long image, long i, V *const r
     for (int t = 0; t < 9; t++) sums[t * vectors(C) + v] = s[t];
 }
 
-INLINE void part_back(const Depthwise *of, const void *x, const void *grad, void *dx, long p, const int half, const int stride) {
+INLINE void part_back(const Depthwise *of, const void *x, const void *grad, void *dx, long p, const int half) {
     const long C = of->channels, size = vectors(C) * (of->out_width + 2);
-    V *sums = (V *)of->space + p * 9 * vectors(C), *ring = (V *)of->rows + p * 3 * size;
+    V *sums = (V *)of->space + p * 9 * vectors(C), *ring = (V *)of->rows + p * 2 * size;
     memset(sums, 0, 9 * vectors(C) * sizeof(V));
     for (long image = of->images * p / of->parts; image < of->images * (p + 1) / of->parts; image++) {
-        V *rows[3] = {ring, ring + size, ring + 2 * size};
-        for (int r = 0; r < 3; r++) fill(of, grad, image, r - 1, rows[r], half);
+        V *rows[2] = {ring, ring + size};
+        for (int r = 0; r < 2; r++) fill(of, grad, image, r, rows[r], half);
         for (long i = 0; i < of->out_height; i++) {
-            for (long v = 0; v < vectors(C); v++)
-                if (stride == 1) row_of_stride_1(of, image, i, rows, x, dx, sums, v, half);
-                else rows_of_stride_2(of, image, i, rows, x, dx, sums, v, half);
+            for (long v = 0; v < vectors(C); v++) two_rows(of, image, i, rows, x, dx, sums, v, half);
             V *oldest = rows[0];
-            rows[0] = rows[1], rows[1] = rows[2], rows[2] = oldest;
+            rows[0] = rows[1], rows[1] = oldest;
             fill(of, grad, image, i + 2, oldest, half);
         }
     }
@@ -99,12 +78,8 @@ void depthwise_backward(const Depthwise *of, const void *x, const void *grad, vo
     const long C = of->channels, padded = vectors(C) * LANES;
 #pragma omp parallel for num_threads(of->threads) schedule(static)
     for (long p = 0; p < of->parts; p++)
-        switch (2 * of->stride + (of->half != 0)) {
-        case 2: part_back(of, x, grad, dx, p, 0, 1); break;
-        case 3: part_back(of, x, grad, dx, p, 1, 1); break;
-        case 4: part_back(of, x, grad, dx, p, 0, 2); break;
-        case 5: part_back(of, x, grad, dx, p, 1, 2); break;
-        }
+        if (of->half) part_back(of, x, grad, dx, p, 1);
+        else part_back(of, x, grad, dx, p, 0);
     for (long t = 0; t < 9; t++)
         for (long c = 0; c < C; c++) {
             float sum = 0.0f;

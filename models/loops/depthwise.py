@@ -90,7 +90,7 @@ class _Depthwise(torch.autograd.Function):
             )
         grad = grad.contiguous(memory_format=torch.channels_last)
         if padding:
-            dx, d_weight = ctx.library.depthwise_backward(grad, x, weight, stride)
+            dx, d_weight = ctx.library.depthwise_backward(grad, x, weight)
         else:
             dx, d_weight = ctx.library.global_depthwise_backward(grad, x, weight)
         return dx, d_weight, None, None, None

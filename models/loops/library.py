@@ -29,7 +29,7 @@ class _Depthwise(Structure):
     _fields_: ClassVar = [
         ("images", c_long), ("height", c_long), ("width", c_long), ("out_height", c_long),
         ("out_width", c_long), ("channels", c_long), ("parts", c_long), ("threads", c_long),
-        ("half", c_int), ("stride", c_int),
+        ("half", c_int),
         ("weight", c_void_p), ("space", c_void_p), ("rows", c_void_p),
     ]  # fmt: skip
 
@@ -67,18 +67,16 @@ class Loops:
         )  # fmt: skip
         return dx, d_affine
 
-    def depthwise_backward(
-        self, grad: Tensor, x: Tensor, weight: Tensor, stride: int
-    ) -> tuple[Tensor, Tensor]:
-        """The gradients in x and weight (C, 1, 3, 3), float32, of a convolution with padding 1."""
+    def depthwise_backward(self, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients in x and weight (C, 1, 3, 3), float32; padding 1 and stride 2."""
         taps, dx = weight.flatten(1).T.contiguous(), torch.empty_like(x)
         d_taps, size = torch.empty_like(taps), len(weight) + MAX_LANES
         parts = min(PARTS, len(x))
         space = taps.new_empty(parts, 9, size)
-        rows = taps.new_empty(parts, 3, size, grad.shape[3] + 2)
+        rows = taps.new_empty(parts, 2, size, grad.shape[3] + 2)
         of = _Depthwise(
             len(x), *x.shape[2:], *grad.shape[2:], len(weight), parts, torch.get_num_threads(),
-            x.dtype == torch.bfloat16, stride, taps.data_ptr(), space.data_ptr(), rows.data_ptr(),
+            x.dtype == torch.bfloat16, taps.data_ptr(), space.data_ptr(), rows.data_ptr(),
         )  # fmt: skip
         self._depthwise_backward(
             byref(of), x.data_ptr(), grad.data_ptr(), dx.data_ptr(), d_taps.data_ptr()
@@ -93,7 +91,7 @@ class Loops:
         d_taps = torch.empty_like(taps)
         of = _Depthwise(
             len(x), *x.shape[2:], 1, 1, len(weight), len(taps), torch.get_num_threads(),
-            x.dtype == torch.bfloat16, 1, taps.data_ptr(), None, None,
+            x.dtype == torch.bfloat16, taps.data_ptr(), None, None,
         )  # fmt: skip
         self._global_depthwise_backward(
             byref(of), x.data_ptr(), grad.data_ptr(), dx.data_ptr(), d_taps.data_ptr()
