@@ -23,7 +23,7 @@ from fusedface.kernels import (
     sharded,
 )
 from fusedface.kernels.dispatch import pick_backend, pick_precision
-from fusedface.kernels.interface.negatives import NegativeStats
+from fusedface.kernels.interface.negatives import modulation_of
 from fusedface.kernels.interface.primitive import Backend, Spec, compute_dtype, target_cosine
 from fusedface.kernels.interface.update import CentreUpdate
 from fusedface.kernels.interface.whole import Call, Whole
@@ -167,7 +167,7 @@ def _margin_loss(
         max_negative_cosine=stats.max_cosine,
         correct=cos_y > stats.max_cosine,
         hard_negatives=stats.num_hard.long(),
-        modulation=_modulation(stats),
+        modulation=Modulation(*modulation_of(*stats[1:])),
         state=used,
     )
 
@@ -222,11 +222,11 @@ def _whole_loss(
     out = whole(embeddings, weight, labels, [state[name] for name in names], call)
     if is_read:
         cos_y = out.target_cosine.masked_fill(labels == options.ignore_index, 0.0)
-        checks.check_centres(cos_y, out.lse, weight)
+        checks.check_centres(cos_y, out.rest().lse, weight)
     else:
         # Without a message torch.compile drops it.
         torch.ops.aten._assert_async.msg(out.fits, checks.WRONG_LABELS)
-    return output.of_whole(out, names, per_sample=options.reduction == "none")
+    return output.of_whole(out, names, options.reduction == "none", _is_recorded(embeddings.device))
 
 
 def _focal_cross_entropy(excess: Tensor, gamma: float) -> Tensor:
@@ -244,13 +244,10 @@ def _reduce(per_sample: Tensor, valid: Tensor, reduction: str) -> Tensor:
     return total / valid.sum().clamp_min(1) if reduction == "mean" else total
 
 
-def _modulation(stats: NegativeStats) -> Modulation:
-    count = stats.num_hard.sum()
-    none = count == 0
-    return Modulation(
-        min=stats.slope_min.amin().masked_fill(none, torch.nan),
-        mean=stats.slope_sum.sum() / count,  # 0 / 0 without any
-        max=stats.slope_max.amax().masked_fill(none, torch.nan),
+def _is_recorded(device: torch.device) -> bool:
+    """Whether what is computed now becomes part of a compiled graph or a CUDA graph."""
+    return torch.compiler.is_compiling() or (
+        device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     )
 
 

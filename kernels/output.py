@@ -1,6 +1,8 @@
 """The output of a margin head."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -22,6 +24,8 @@ class Modulation(NamedTuple):
 class MarginOutput(NamedTuple):
     """The output of a margin head; only the losses have a gradient.
 
+    On a GPU the statistics are computed when one of them is read.
+
     Losses and cosines are float32, or float64 if the embeddings or the class centres are.
     """
 
@@ -35,15 +39,63 @@ class MarginOutput(NamedTuple):
     state: State  # what this batch used of margin and weighting, 0-d by name, such as CurricularFace's t
 
 
-def of_whole(out: WholeLoss, names: tuple[str, ...], per_sample: bool) -> MarginOutput:
-    """The output of a backend that has all of the loss, its states by name."""
-    return MarginOutput(
-        loss=out.per_sample if per_sample else out.loss,
-        per_sample_loss=out.per_sample,
-        target_cosine=out.target_cosine,
-        max_negative_cosine=out.max_cosine,
-        correct=out.correct,
-        hard_negatives=out.num_hard,
-        modulation=Modulation(*out.modulation),
-        state=dict(zip(names, out.state, strict=True)),
-    )
+class _Deferred(MarginOutput):
+    """An output whose statistics are computed when one of them is read, or all are."""
+
+    _rest: Callable[[], MarginOutput]
+
+    @functools.cached_property
+    def _all(self) -> MarginOutput:
+        return self._rest()
+
+    max_negative_cosine = property(lambda self: self._all.max_negative_cosine)
+    correct = property(lambda self: self._all.correct)
+    hard_negatives = property(lambda self: self._all.hard_negatives)
+    modulation = property(lambda self: self._all.modulation)
+    state = property(lambda self: self._all.state)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._all)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._all[index]
+
+    def __repr__(self) -> str:
+        return repr(self._all)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MarginOutput, tuple(self._all)
+
+    def _replace(self, **changes: Any) -> MarginOutput:
+        return self._all._replace(**changes)
+
+    def _asdict(self) -> dict[str, Any]:
+        return self._all._asdict()
+
+
+def of_whole(
+    out: WholeLoss, names: tuple[str, ...], per_sample: bool, at_once: bool
+) -> MarginOutput:
+    """The output of a backend that has all of the loss, its states by name.
+
+    Args:
+        out: its result.
+        names: of the states.
+        per_sample: whether the loss is that of each sample.
+        at_once: compute the statistics now. A CUDA graph must hold them: its replays fill the same memory.
+    """
+    loss = out.per_sample if per_sample else out.loss
+    first = (loss, out.per_sample, out.target_cosine)
+
+    def complete() -> MarginOutput:
+        rest = out.rest()
+        return MarginOutput(
+            *first, rest.max_cosine, rest.correct, rest.num_hard, Modulation(*rest.modulation),
+            dict(zip(names, rest.state, strict=True)),
+        )  # fmt: skip
+
+    if at_once:
+        return complete()
+    deferred = _Deferred(*first, *(None,) * 5)  # pyright: ignore[reportArgumentType]
+    deferred._rest = complete
+    return deferred

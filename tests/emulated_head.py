@@ -17,7 +17,7 @@ from ptx_emulator import Options, Run, emulated_gpu
 from ptx_emulator.driver import SHARED_MEMORY
 from ptx_emulator.profiles import growth, per_item, profile
 
-from fusedface.kernels.gpu import arguments, choice
+from fusedface.kernels.gpu import arguments, choice, launch
 from fusedface.kernels.gpu.tiles import Limits
 
 CAPABILITIES = (80, 90)
@@ -39,6 +39,7 @@ def emulated(
         emulated_gpu(capability).active(options, edit) as runs,
     ):
         patch.setattr(arguments, "INTERPRETED", True)  # which welcomes CPU tensors
+        patch.setattr(launch, "takes_addresses", False)  # whose bounds nobody knows
         patch.setattr(choice, "limits", lambda device: limits)
         patch.setattr(choice, "stored", functools.cache(lambda name: {}))  # nothing was measured
         choice.forget()

@@ -26,6 +26,9 @@ REFUSALS = (OutOfResources, PTXASError, CompilationError, RefusedError)
 # Fused multiply-adds have to be asked for: Triton 3.10 no longer makes them by itself.
 DEFAULTS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 
+# Whether a compiled kernel takes memory by its address, which costs the host less than a tensor. A driver
+# that has to know the tensors sets it to False.
+takes_addresses = True
 # If it has a `note`, that is called with every launch (replay.py).
 observer = threading.local()
 

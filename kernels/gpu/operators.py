@@ -40,9 +40,6 @@ class Results(NamedTuple):
     per_sample: Tensor  # (B,)
     target_cosine: Tensor  # (B,)
     stats: Tensor  # (5, B), as in NegativeStats
-    correct: Tensor  # (B,) bool
-    num_hard: Tensor  # (B,) int64
-    modulation: Tensor  # (3,)
     fits: Tensor  # 0-d bool: every label is a class or ignored
 
 
@@ -96,9 +93,6 @@ def _fake_forward(
         per_sample=new(num_rows, dtype=torch.float32),
         target_cosine=new(num_rows, dtype=torch.float32),
         stats=new((5, num_rows), dtype=torch.float32),
-        correct=new(num_rows, dtype=torch.bool),
-        num_hard=new(num_rows, dtype=torch.int64),
-        modulation=new(3, dtype=torch.float32),
         fits=new((), dtype=torch.bool),
     )
     kept = Kept(

@@ -15,15 +15,32 @@ SMALLEST = tl.constexpr(1e-37)  # a divisor when every gradient is zero
 
 @triton.jit(do_not_specialize=["num_rows"])
 def reduce_kernel(
-    # tensors: (B,), (5, B), (B,), numbers
-    loss_ptr, stats_ptr, cos_y_ptr, numbers_ptr,
-    # out: 0-d, smallest, mean and largest modulation (3,); (B,) int64 and bool
-    reduced_ptr, modulation_ptr, num_hard_ptr, correct_ptr,
+    # (B,), numbers -> 0-d
+    loss_ptr, numbers_ptr, reduced_ptr,
     num_rows,
     MEAN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The sum or the mean of the losses, and statistics of the batch; grid (1,)."""
+    """The sum or the mean of the losses; grid (1,)."""
     total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for start in range(0, num_rows, BLOCK):
+        rows = start + tl.arange(0, BLOCK)
+        total += tl.load(loss_ptr + rows, mask=rows < num_rows, other=0.0)
+    reduced = tl.sum(total, axis=0)
+    if MEAN:
+        reduced = reduced / tl.maximum(tl.load(numbers_ptr + NUM_VALID), 1.0)
+    tl.store(reduced_ptr, reduced)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def statistics_kernel(
+    # tensors: (5, B), (B,)
+    stats_ptr, cos_y_ptr,
+    # out: smallest, mean and largest modulation (3,); (B,) int64 and bool
+    modulation_ptr, num_hard_ptr, correct_ptr,
+    num_rows,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Statistics of the batch, for those who read them; grid (1,)."""
     count = tl.zeros((BLOCK,), dtype=tl.float32)
     slopes = tl.zeros((BLOCK,), dtype=tl.float32)
     least = tl.full((BLOCK,), INFINITE, dtype=tl.float32)
@@ -31,7 +48,6 @@ def reduce_kernel(
     for start in range(0, num_rows, BLOCK):
         rows = start + tl.arange(0, BLOCK)
         mask = rows < num_rows
-        total += tl.load(loss_ptr + rows, mask=mask, other=0.0)
         max_cos = tl.load(stats_ptr + rows, mask=mask, other=0.0)
         num_hard = tl.load(stats_ptr + num_rows + rows, mask=mask, other=0.0)
         count += num_hard
@@ -42,10 +58,6 @@ def reduce_kernel(
         tl.store(num_hard_ptr + rows, num_hard.to(tl.int64), mask=mask)
         cos_y = tl.load(cos_y_ptr + rows, mask=mask, other=0.0)
         tl.store(correct_ptr + rows, cos_y > max_cos, mask=mask)
-    reduced = tl.sum(total, axis=0)
-    if MEAN:
-        reduced = reduced / tl.maximum(tl.load(numbers_ptr + NUM_VALID), 1.0)
-    tl.store(reduced_ptr, reduced)
     num = tl.sum(count, axis=0)
     none = num == 0.0
     tl.store(modulation_ptr, tl.where(none, float("nan"), tl.min(least, axis=0)))

@@ -15,9 +15,10 @@ import triton
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fusedface.kernels.gpu import choice, launch
+from fusedface.kernels.gpu import choice, launch, layout
 
 MOST_SIGNATURES = 1024  # recordings that are kept
+ALIGNMENT = 512  # bytes, of what lies in a workspace: that of PyTorch's allocator
 ALLOCATIONS = ("empty", "empty_like", "new_empty")
 VIEWS = ("select", "slice", "unsqueeze", "view", "alias", "detach")
 
@@ -50,11 +51,29 @@ def run(
 
 
 class _Launch(NamedTuple):
-    """One launch: the compiled kernel's start function and its arguments; `pick` selects the tensors."""
+    """One launch: its compiled kernel, and its arguments; `pick` selects those that are memory."""
 
-    start: Callable[..., None]
-    pick: Callable[[list[Tensor]], tuple[Tensor, ...]]
+    kernel: Any
+    grid: int
+    pick: Callable[[list[Any]], tuple[Any, ...]]
     numbers: tuple[object, ...]
+
+
+class _Part(NamedTuple):
+    """Memory that a kernel is given: from `offset`, in bytes, of a tensor."""
+
+    place: int
+    offset: int
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+class _Memory(NamedTuple):
+    """What a call allocates: its results, and one workspace for everything that it does not return."""
+
+    results: list[tuple[torch.Size, torch.dtype]]
+    workspace: int  # bytes
+    parts: list[_Part]  # that kernels are given
 
 
 class _Replay:
@@ -62,22 +81,57 @@ class _Replay:
 
     def __init__(
         self,
-        memory: list[tuple[torch.Size, torch.dtype]],
+        memory: _Memory,
         launches: list[_Launch],
         results: Callable[[list[Tensor]], tuple[Tensor, ...]],
     ) -> None:
         self._memory, self._launches, self._results = memory, launches, results
+        self._offsets = [(part.place, part.offset) for part in memory.parts]
+        # What `CompiledKernel.run` takes before the arguments: looked up once, it costs a launch nothing.
+        self._starts = [
+            (launch.kernel.run, launch.grid, launch.kernel.function, launch.kernel.packed_metadata)
+            for launch in launches
+        ]
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         tensors = [*inputs]
         new = inputs[0].new_empty
-        tensors += [new(size, dtype=dtype) for size, dtype in self._memory]
+        tensors += [new(size, dtype=dtype) for size, dtype in self._memory.results]
+        if self._memory.workspace:
+            tensors.append(new(self._memory.workspace, dtype=torch.uint8))
         with launch.on_device(inputs[0].device):
             driver: Any = triton.runtime.driver.active
             stream = driver.get_current_stream(driver.get_current_device())
-            for start, pick, numbers in self._launches:
-                start(*pick(tensors), *numbers, stream=stream)
+            if launch.takes_addresses:
+                bases = [tensor.data_ptr() for tensor in tensors]
+                given = [bases[place] + offset for place, offset in self._offsets]
+            else:
+                given = [_view(tensors[part.place], part) for part in self._memory.parts]
+            self._start(given, stream)
         return self._results(tensors)
+
+    def _start(self, given: list[Any], stream: int) -> None:
+        hooks: Any = triton.knobs.runtime
+        if not (_calls(hooks.launch_enter_hook) or _calls(hooks.launch_exit_hook)):
+            for (run, grid, function, packed), (_, _, pick, numbers) in zip(
+                self._starts, self._launches, strict=True
+            ):
+                run(grid, 1, 1, stream, function, packed, None, None, None, *pick(given), *numbers)
+        else:  # somebody profiles
+            for kernel, grid, pick, numbers in self._launches:
+                kernel[(grid, 1, 1)](*pick(given), *numbers, stream=stream)
+
+
+def _calls(hook: Any) -> bool:
+    """Whether a hook of Triton's does anything: it is a list of functions, or in some versions None."""
+    return bool(getattr(hook, "calls", hook))
+
+
+def _view(tensor: Tensor, part: _Part) -> Tensor:
+    if tensor.shape == part.shape and tensor.dtype == part.dtype:
+        return tensor
+    num_bytes = part.shape.numel() * part.dtype.itemsize
+    return tensor[part.offset : part.offset + num_bytes].view(part.dtype).view(part.shape)
 
 
 class _Recording(TorchDispatchMode):
@@ -114,22 +168,40 @@ class _Recording(TorchDispatchMode):
         if not self._is_plain or not self._noted:
             return None
         try:
-            launches = [self._launch(*noted) for noted in self._noted]
-            picked = _picker([self._place(result, whole=True) for result in results])
+            returned = [self._place(result, whole=True) for result in results]
+            noted = [self._arguments(*noted) for noted in self._noted]
         except LookupError:  # a tensor that is part of another
             return None
-        memory = [(t.shape, t.dtype) for t in self._tensors[self._num_inputs :]]
-        return _Replay(memory, launches, picked)
+        fresh = range(self._num_inputs, len(self._tensors))
+        kept = [place for place in fresh if place in returned]
+        moved = {place: self._num_inputs + i for i, place in enumerate(kept)}
+        moved |= {place: place for place in range(self._num_inputs)}
+        workspace, parts, size = self._num_inputs + len(kept), [], 0
+        for place, tensor in enumerate(self._tensors):
+            offset = 0 if place in moved else size
+            parts.append(_Part(moved.get(place, workspace), offset, tensor.shape, tensor.dtype))
+            if place not in moved:
+                size += layout.ceil_div(tensor.nbytes, ALIGNMENT) * ALIGNMENT
+        memory = _Memory(
+            [(self._tensors[place].shape, self._tensors[place].dtype) for place in kept],
+            size,
+            parts,
+        )
+        launches = [
+            _Launch(kernel, grid, _picker(places), numbers)
+            for kernel, grid, places, numbers in noted
+        ]
+        return _Replay(memory, launches, _picker([moved[place] for place in returned]))
 
-    def _launch(
+    def _arguments(
         self, compiled: Any, grid: int, args: tuple[Any, ...], constants: tuple[object, ...]
-    ) -> _Launch:
+    ) -> tuple[Any, int, list[int], tuple[object, ...]]:
+        """A launch with the places of its tensors."""
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         numbers = args[len(tensors) :]
         if any(isinstance(arg, Tensor) for arg in numbers):
             raise LookupError("numbers before tensors")
-        pick = _picker([self._place(tensor) for tensor in tensors])
-        return _Launch(compiled[(grid, 1, 1)], pick, numbers + constants)
+        return compiled, grid, [self._place(tensor) for tensor in tensors], numbers + constants
 
     def _place(self, tensor: Tensor, whole: bool = False) -> int:
         """The place of a known tensor with the memory of this one; `whole`: with the same shape, too."""
@@ -143,7 +215,7 @@ class _Recording(TorchDispatchMode):
         raise LookupError("not an input and not allocated")
 
 
-def _picker(places: list[int]) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:
+def _picker(places: list[int]) -> Callable[[list[Any]], tuple[Any, ...]]:
     if len(places) == 1:
-        return lambda tensors: (tensors[places[0]],)
+        return lambda given: (given[places[0]],)
     return operator.itemgetter(*places)

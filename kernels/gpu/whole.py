@@ -3,8 +3,6 @@
 Everything here depends only on shapes; nothing waits for the device.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -15,72 +13,22 @@ from fusedface.kernels.gpu import (
     kept_backward,
     launch,
     layout,
+    loss,
     margin,
     reductions,
     replay,
     rows,
     slots,
 )
-from fusedface.kernels.gpu.arguments import Numbers, UnitRows, check_operands
+from fusedface.kernels.gpu.arguments import Numbers, UnitRows
 from fusedface.kernels.gpu.backward import Factors, Saved
 from fusedface.kernels.gpu.forward import Sums, tile_flags, unit_rows
-from fusedface.kernels.gpu.operators import (
-    NUM_KEPT,
-    NUM_RESULTS,
-    Kept,
-    Results,
-    implement,
-    numbers_of,
-)
-from fusedface.kernels.interface.whole import Call, WholeLoss
+from fusedface.kernels.gpu.operators import NUM_KEPT, Kept, Results, numbers_of
+from fusedface.kernels.interface.whole import Call
 from fusedface.kernels.margins.form import Average
 
 ROWS = 4  # that a program of `rows_kernel` takes
 BLOCK = 1024  # rows that the one program of a kernel takes at a time
-LONGEST_KEPT = 512  # D, of a tile of whole rows in registers (kept.py)
-
-
-def margin_loss(
-    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], call: Call
-) -> WholeLoss:
-    """See `interface.whole.Whole`. Not differentiable twice.
-
-    Raises:
-        TypeError, ValueError: as `ops.cosine_lse`.
-        ValueError: `call.keep`, but exponentials cannot be kept for the backward.
-    """
-    check_operands(embeddings, weight)
-    needs_embeddings = torch.is_grad_enabled() and embeddings.requires_grad
-    if call.keep:
-        if needs_embeddings or (torch.is_grad_enabled() and weight.requires_grad):
-            check_keep(call, *weight.shape)
-        else:
-            call = call._replace(keep=False)
-    tensors = _operator(embeddings, weight, labels, state, *call, needs_embeddings)
-    out, kept = Results(*tensors[:NUM_RESULTS]), Kept(*tensors[NUM_RESULTS:])
-    first = slots.STATE.value
-    return WholeLoss(
-        out.loss, out.per_sample, out.target_cosine, kept.saved[slots.LSE.value, : len(labels)],
-        out.stats[0], out.correct, out.num_hard, out.modulation.unbind(), out.fits,
-        kept.numbers.unbind()[first : first + len(state)],
-    )  # fmt: skip
-
-
-def check_keep(call: Call, num_classes: int, dim: int) -> None:
-    """Raise ValueError unless a forward can keep exponentials: in bfloat16, with one reference."""
-    option = "keep_exponentials=True"
-    if call.precision != "bfloat16":
-        raise ValueError(
-            f"{option} needs products in bfloat16, got {call.precision}: use precision='bfloat16' or "
-            "autocast, or leave it out"
-        )
-    if dim > LONGEST_KEPT:
-        raise ValueError(f"{option} needs embeddings of at most {LONGEST_KEPT} numbers, got {dim}")
-    if not numbers_of(call).reference(num_classes).fixed:
-        raise ValueError(
-            f"{option} needs a smaller scale, or fewer classes: at s={call.scale:g} with {num_classes:,} "
-            "classes the exponentials of one row do not fit the range of its others"
-        )
 
 
 def forward(
@@ -177,17 +125,33 @@ def _forward(
             BLOCK_S=layout.power_of_2(num_splits), BLOCK_D=layout.power_of_2(padded_dim),
             **sums.constants,
         )  # fmt: skip
-        reduced, modulation = per_sample.new_empty(()), per_sample.new_empty(3)
-        num_hard, correct = torch.empty_like(known), known.new_empty(num_rows, dtype=torch.bool)
+        reduced = per_sample.new_empty(())
         launch.start(
             reductions.reduce_kernel, 1,
-            per_sample, stats, target_cosine, numbers, reduced, modulation, num_hard, correct,
-            num_rows, MEAN=call.mean, BLOCK=BLOCK,
+            per_sample, numbers, reduced, num_rows, MEAN=call.mean, BLOCK=BLOCK,
         )  # fmt: skip
-    results = Results(
-        reduced, per_sample, target_cosine, stats, correct, num_hard, modulation, fits
-    )
+    results = Results(reduced, per_sample, target_cosine, stats, fits)
     return *results, *Kept(numbers, known, saved, direction, *x, *w, flags, exponentials)
+
+
+def statistics(stats: Tensor, target_cosine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Modulation (3,), number of hard negatives (B,), whether the target is nearest (B,); one kernel."""
+
+    def compute(stats: Tensor, target_cosine: Tensor) -> tuple[Tensor, ...]:
+        num_rows = len(target_cosine)
+        modulation = stats.new_empty(3)
+        num_hard = stats.new_empty(num_rows, dtype=torch.int64)
+        correct = stats.new_empty(num_rows, dtype=torch.bool)
+        with launch.on_device(stats.device):
+            launch.start(
+                reductions.statistics_kernel, 1,
+                stats, target_cosine, modulation, num_hard, correct, num_rows, BLOCK=BLOCK,
+            )  # fmt: skip
+        return modulation, num_hard, correct
+
+    signature = ("statistics", stats.shape, stats.device)
+    modulation, num_hard, correct = replay.run(signature, compute, stats, target_cosine)
+    return modulation, num_hard, correct
 
 
 def backward(
@@ -274,23 +238,5 @@ def _two(state: tuple[Tensor, ...], filler: Tensor) -> list[Tensor]:
     return [*state, filler, filler][:2]
 
 
-def _forward_operator(
-    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], *scalars: Any
-) -> tuple[Tensor, ...]:
-    *call, needs_embeddings = scalars
-    made = Call(*call)
-    if made.training and state:
-        torch.autograd.graph.increment_version(state)
-    return forward(embeddings, weight, labels, state, made, needs_embeddings)
-
-
-def _backward_operator(embeddings: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    kept, (d_loss, d_losses, mean, *rest) = others[:NUM_KEPT], others[NUM_KEPT:]
-    *numbers, needs_embeddings, needs_weight = rest
-    return backward(
-        embeddings, weight, Kept(*kept), d_loss, d_losses, mean, Numbers(*numbers),
-        needs_embeddings, needs_weight,
-    )  # fmt: skip
-
-
-_operator = implement(_forward_operator, _backward_operator)
+loss.work = loss.Work(forward, backward, statistics)
+margin_loss = loss.margin_loss

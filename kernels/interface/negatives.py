@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -36,3 +37,16 @@ class NegativeStats(NamedTuple):
     slope_min: Tensor
     slope_max: Tensor
     slope_sum: Tensor
+
+
+def modulation_of(
+    num_hard: Tensor, slope_min: Tensor, slope_max: Tensor, slope_sum: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Smallest, mean and largest slope of a batch, 0-d, NaN without hard negatives; of `NegativeStats`."""
+    count = num_hard.sum()
+    none = count == 0
+    return (
+        slope_min.amin().masked_fill(none, torch.nan),
+        slope_sum.sum() / count,  # 0 / 0 without any
+        slope_max.amax().masked_fill(none, torch.nan),
+    )

@@ -1,5 +1,6 @@
 """A whole margin loss, for backends whose kernels also do the work on the B numbers of a batch."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -36,12 +37,18 @@ class WholeLoss(NamedTuple):
     loss: Tensor  # 0-d, the sum or the mean
     per_sample: Tensor  # (B,)
     target_cosine: Tensor  # (B,), NaN where the label is ignored
+    fits: Tensor  # 0-d bool: every label is a class or ignored
+    rest: "Callable[[], Rest]"  # computed when it is called
+
+
+class Rest(NamedTuple):
+    """What the loss does not need; without gradient, float32 by default."""
+
     lse: Tensor  # (B,)
     max_cosine: Tensor  # (B,), of the negatives
     correct: Tensor  # (B,) bool
     num_hard: Tensor  # (B,) int64
     modulation: tuple[Tensor, ...]  # smallest, mean and largest, 0-d
-    fits: Tensor  # 0-d bool: every label is a class or ignored
     state: tuple[Tensor, ...]  # what was used, 0-d
 
 

@@ -9,7 +9,7 @@ from gpu_launches import record_whole, usage
 from margin_oracle import all_margins
 
 from fusedface.kernels import ArcFace, CosFace, CurricularFace, margin_loss
-from fusedface.kernels.gpu import arguments, layout, tiles, whole
+from fusedface.kernels.gpu import arguments, layout, loss, tiles
 from fusedface.models import MarginHead
 
 ROWS, CLASSES = 512, 85_742
@@ -128,6 +128,6 @@ def test_the_fixed_reference_is_that_of_the_head():
     from fusedface.kernels import HeadOptions
 
     call = HeadOptions(margin=CosFace(s=64.0), keep_exponentials=True).call(True, "bfloat16")
-    whole.check_keep(call, CLASSES, 512)
+    loss.check_keep(call, CLASSES, 512)
     with pytest.raises(ValueError, match="s=200"):
-        whole.check_keep(call._replace(scale=200.0), CLASSES, 512)
+        loss.check_keep(call._replace(scale=200.0), CLASSES, 512)

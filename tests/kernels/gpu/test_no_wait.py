@@ -23,8 +23,8 @@ MARGINS = all_margins()
 
 
 IMPLEMENTATIONS = {
-    "margin_loss": whole._forward_operator,
-    "margin_loss_backward": whole._backward_operator,
+    "margin_loss": whole.loss._forward_operator,
+    "margin_loss_backward": whole.loss._backward_operator,
     "target_cosine": ops._target_cosine._init_fn,
     "cosine_lse": ops._forward._init_fn,
     "cosine_lse_backward": ops._backward._init_fn,

@@ -5,7 +5,7 @@ import torch
 from margin_oracle import all_margins, inputs, loss_and_gradients, matched_state, relative, run
 
 from fusedface.kernels import CurricularFace, MVArc, margin_loss
-from fusedface.kernels.gpu import choice, whole
+from fusedface.kernels.gpu import choice, loss
 from fusedface.kernels.gpu.arguments import Numbers
 from fusedface.kernels.gpu.tiles import Tile
 
@@ -24,7 +24,7 @@ def _in_float32(monkeypatch):
         return (TILES[case.kernel],) if case.kernel in TILES else original(case, device)
 
     monkeypatch.setattr(choice, "candidates", candidates)
-    monkeypatch.setattr(whole, "check_keep", lambda *args: None)
+    monkeypatch.setattr(loss, "check_keep", lambda *args: None)
     choice.forget()
     yield
     choice.forget()

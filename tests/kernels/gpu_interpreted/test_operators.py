@@ -65,7 +65,7 @@ def whole_arguments(margin, *, needs_embeddings, dim=16):
 def test_opcheck_of_a_whole_loss(margin, needs_embeddings):
     """Its state is written to, which the schema says. Nobody writes to the padding of what is saved."""
     torch.library.opcheck(
-        whole._operator,
+        whole.loss._operator,
         whole_arguments(margin, needs_embeddings=needs_embeddings),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
@@ -73,7 +73,7 @@ def test_opcheck_of_a_whole_loss(margin, needs_embeddings):
 
 def test_opcheck_of_the_backward_of_a_whole_loss():
     values = whole_arguments(CurricularFace(), needs_embeddings=True)
-    out = whole._operator(*values)
+    out = whole.loss._operator(*values)
     saved = [values[0], values[1], *out[NUM_RESULTS:]]
     call = Call(*values[4:-1])
     for d_loss, d_losses in ((torch.ones(()), None), (None, torch.ones(6))):

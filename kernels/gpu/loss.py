@@ -1,0 +1,187 @@
+"""A whole margin loss as functional.py calls it: directly, or by torch's dispatcher where somebody watches.
+
+`fusedface::margin_loss` takes some thirty arguments through the dispatcher, and autograd watches each of
+its results. Where nobody traces or counts operators, an `autograd.Function` with two results calls the same
+functions, and the host has less to do.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fusedface.kernels.gpu import operators, slots
+from fusedface.kernels.gpu.arguments import Numbers, check_operands
+from fusedface.kernels.gpu.operators import (
+    NUM_KEPT,
+    NUM_RESULTS,
+    Kept,
+    Results,
+    numbers_of,
+)
+from fusedface.kernels.interface.negatives import modulation_of
+from fusedface.kernels.interface.whole import Call, Rest, WholeLoss
+
+
+class Work(NamedTuple):
+    """The functions that compute a loss: those of whole.py."""
+
+    forward: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[..., tuple[Tensor, Tensor]]
+    statistics: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def _missing(*_: object) -> Any:
+    raise RuntimeError("fusedface.kernels.gpu.whole has to be imported first")
+
+
+work = Work(_missing, _missing, _missing)  # whole.py sets it, which this module does not import
+LONGEST_KEPT = 512  # D, of a tile of whole rows in registers (kept.py)
+
+
+def margin_loss(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], call: Call
+) -> WholeLoss:
+    """See `interface.whole.Whole`. Not differentiable twice.
+
+    Raises:
+        TypeError, ValueError: as `ops.cosine_lse`.
+        ValueError: `call.keep`, but exponentials cannot be kept for the backward.
+    """
+    check_operands(embeddings, weight)
+    needs_embeddings = torch.is_grad_enabled() and embeddings.requires_grad
+    needs_gradients = needs_embeddings or (torch.is_grad_enabled() and weight.requires_grad)
+    if call.keep:
+        if needs_gradients:
+            check_keep(call, *weight.shape)
+        else:
+            call = call._replace(keep=False)
+    if not _is_direct(embeddings, weight):
+        tensors = _operator(embeddings, weight, labels, state, *call, needs_embeddings)
+    elif needs_gradients:
+        made: list[Tensor] = []
+        differentiable = _Loss.apply(
+            embeddings, weight, (labels, state, call, needs_embeddings), made
+        )
+        tensors = (*differentiable, *made[2:])
+    else:
+        tensors = _forward(embeddings, weight, labels, state, call, needs_embeddings)
+    out = Results(*tensors[:NUM_RESULTS])
+    numbers, _, saved, *_ = tensors[
+        NUM_RESULTS:
+    ]  # not the rest, whose memory would outlive the step
+    rest = functools.partial(_rest, out.stats, out.target_cosine, saved, numbers, len(state))
+    return WholeLoss(out.loss, out.per_sample, out.target_cosine, out.fits, rest)
+
+
+def _rest(
+    stats: Tensor, target_cosine: Tensor, saved: Tensor, numbers: Tensor, num_states: int
+) -> Rest:
+    max_cosine = stats[0]
+    if torch.compiler.is_compiling() or not _is_plain(stats):
+        modulation, num_hard = modulation_of(*stats[1:].unbind()), stats[1].long()
+        correct = target_cosine > max_cosine
+    else:
+        extremes, num_hard, correct = work.statistics(stats, target_cosine)
+        modulation = extremes.unbind()
+    first = slots.STATE.value
+    used = numbers.unbind()[first : first + num_states]
+    lse = saved[slots.LSE.value, : len(target_cosine)]
+    return Rest(lse, max_cosine, correct, num_hard, modulation, used)
+
+
+def check_keep(call: Call, num_classes: int, dim: int) -> None:
+    """Raise ValueError unless a forward can keep exponentials: in bfloat16, with one reference."""
+    option = "keep_exponentials=True"
+    if call.precision != "bfloat16":
+        raise ValueError(
+            f"{option} needs products in bfloat16, got {call.precision}: use precision='bfloat16' or "
+            "autocast, or leave it out"
+        )
+    if dim > LONGEST_KEPT:
+        raise ValueError(f"{option} needs embeddings of at most {LONGEST_KEPT} numbers, got {dim}")
+    if not numbers_of(call).reference(num_classes).fixed:
+        raise ValueError(
+            f"{option} needs a smaller scale, or fewer classes: at s={call.scale:g} with {num_classes:,} "
+            "classes the exponentials of one row do not fit the range of its others"
+        )
+
+
+def _is_direct(embeddings: Tensor, weight: Tensor) -> bool:
+    """Whether the operator would do nothing more: tensors with data, no compiler, mode or transform."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and _is_plain(embeddings)
+        and _is_plain(weight)
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and not tensor.is_meta
+        and not torch._C._len_torch_dispatch_stack()
+    )
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, embeddings: Tensor, weight: Tensor, others: tuple[Any, ...], made: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        made += _forward(embeddings, weight, *others)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(embeddings, weight, *made[NUM_RESULTS:])
+        ctx.call = others[2]
+        return made[0], made[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, d_loss: Tensor | None, d_losses: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        embeddings, weight, *kept = ctx.saved_tensors
+        needs_embeddings, needs_weight, _, _ = ctx.needs_input_grad
+        d_embeddings, d_weight = work.backward(
+            embeddings, weight, Kept(*kept), d_loss, d_losses, ctx.call.mean, numbers_of(ctx.call),
+            needs_embeddings, needs_weight,
+        )  # fmt: skip
+        return (
+            d_embeddings if needs_embeddings else None, d_weight if needs_weight else None, None, None
+        )  # fmt: skip
+
+
+def _forward(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    state: list[Tensor],
+    call: Call,
+    needs_embeddings: bool,
+) -> tuple[Tensor, ...]:
+    if call.training and state:
+        torch.autograd.graph.increment_version(state)
+    return work.forward(embeddings, weight, labels, state, call, needs_embeddings)
+
+
+def _forward_operator(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], *scalars: Any
+) -> tuple[Tensor, ...]:
+    *call, needs_embeddings = scalars
+    return _forward(embeddings, weight, labels, state, Call(*call), needs_embeddings)
+
+
+def _backward_operator(embeddings: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    kept, (d_loss, d_losses, mean, *rest) = others[:NUM_KEPT], others[NUM_KEPT:]
+    *numbers, needs_embeddings, needs_weight = rest
+    return work.backward(
+        embeddings, weight, Kept(*kept), d_loss, d_losses, mean, Numbers(*numbers),
+        needs_embeddings, needs_weight,
+    )  # fmt: skip
+
+
+_operator = operators.implement(_forward_operator, _backward_operator)
