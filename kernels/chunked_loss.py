@@ -15,7 +15,7 @@ from fusedface.kernels.chunks import compiled
 from fusedface.kernels.chunks.operands import Hard, Operands
 from fusedface.kernels.chunks.rows import row_loops
 from fusedface.kernels.interface.normalisation import min_norm
-from fusedface.kernels.interface.whole import Call, WholeLoss
+from fusedface.kernels.interface.whole import Call, Rest, WholeLoss
 from fusedface.kernels.products import Products
 
 
@@ -42,10 +42,10 @@ def margin_loss(
     with torch.autocast("cpu", enabled=False):  # whose dtype is `call.precision`, if it counts
         loss, per_sample, *results = _Loss.apply(embeddings, weight, labels, state, call)
     target_cosine, max_cosine, num_hard, correct, lse, reduced, used = results
-    return WholeLoss(
-        loss, per_sample, target_cosine, lse, max_cosine, correct, num_hard,
-        reduced.unbind()[1:4], correct.new_ones(()), used.unbind()[: len(state)],
-    )  # fmt: skip
+    rest = Rest(
+        lse, max_cosine, correct, num_hard, reduced.unbind()[1:4], used.unbind()[: len(state)]
+    )
+    return WholeLoss(loss, per_sample, target_cosine, correct.new_ones(()), lambda: rest)
 
 
 class _Loss(torch.autograd.Function):

@@ -215,7 +215,7 @@ def _whole_loss(
     if run.whole_checks:
         checks.check_state_values(state)
         out = whole(embeddings, weight, labels, [state[name] for name in names], call)
-        return output.of_whole(out, names, per_sample=options.reduction == "none")
+        return output.of_whole(out, names, options.reduction == "none", at_once=True)
     is_read = checks.can_be_read(embeddings.device)
     if is_read:
         checks.check_values(embeddings, labels, state, len(weight), options.ignore_index)
