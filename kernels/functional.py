@@ -51,8 +51,8 @@ def margin_loss(
         weight: class centres (C, D), floating point, C >= 2; need not be normalised.
         labels: (B,) integers in [0, C), or `ignore_index`.
         margin: one of `MARGINS`, such as `CurricularFace(m=0.5, s=64.0)`, or `HeadOptions` with one.
-        state: running numbers by name (`HeadOptions.initial_state()`) as 0-d tensors of float32 or
-            float64. If left out, each has its initial value.
+        state: running numbers by name (`HeadOptions.initial_state()`), 0-d, float32 or float64. Without
+            it, each has its initial value.
         training: update `state` with this batch, in place, before it is used. The second forward that
             gradient checkpointing runs, inside the backward, uses `state` as it is. With `sample_rate`
             below 1, draw the classes; the gradient of `weight` is then sparse if `weight` is a leaf.
@@ -76,8 +76,7 @@ def margin_loss(
     chosen = head_options(margin, options)
     checks.check_tensors(embeddings, weight, labels, sharded=process_group is not None)
     state = _state_for(chosen, state, embeddings)
-    # Before autocast is switched off.
-    precision = pick_precision(chosen.precision, embeddings.device)
+    precision = pick_precision(chosen.precision, embeddings.device)  # before autocast is off
     is_sampled = training and chosen.sample_rate < 1.0
     training = training and not _is_recomputed()
     run = _backend(pick_backend(chosen.backend, embeddings, weight, update is not None))
@@ -88,22 +87,15 @@ def margin_loss(
         num_classes, first_class = ranks.num_classes, ranks.first_class
         update = None if update is None else replace(update, first_class=first_class)
     if is_sampled:
-        sampling.check_sample_rate(chosen.sample_rate, len(labels), num_classes)
         run = sampling.over(
-            run,
-            sampling.next_sample(
-                chosen.sample_rate, chosen.sample_correction, first_class, labels.device
-            ),
+            run, chosen.sample_rate, chosen.sample_correction, labels, num_classes, first_class
         )
     if ranks is not None:
         run = ranks.over(run)
     if run.whole is not None and update is None and run.whole_serves(embeddings, weight):
-        call = _call(chosen, training, precision)
-        states = [state[name] for name in chosen.margin.initial_state()]
-        if call is not None and all(_is_number_on(embeddings.device, value) for value in states):
+        call = _call(chosen, state, embeddings.device, training, precision)
+        if call is not None:
             return _whole_loss(run, run.whole, embeddings, weight, labels, chosen, state, call)
-    if chosen.keep_exponentials:
-        checks.check_keeps_nothing(embeddings, weight)
     checks.check_values(embeddings, labels, state, num_classes, chosen.ignore_index)
     with torch.autocast(embeddings.device.type, enabled=False):
         return _margin_loss(
@@ -122,6 +114,8 @@ def _margin_loss(
     run: Backend,
     update: CentreUpdate | None,
 ) -> MarginOutput:
+    if options.keep_exponentials:
+        checks.check_keeps_nothing(embeddings, weight)
     margin = options.margin
     valid = labels != options.ignore_index
     ignored = ~valid
@@ -184,9 +178,14 @@ def _backend(name: str) -> Backend:
     return Backend(reference.cosine_lse, target_cosine)
 
 
-def _call(options: HeadOptions, training: bool, precision: str) -> Call | None:
+def _call(
+    options: HeadOptions, state: State, device: torch.device, training: bool, precision: str
+) -> Call | None:
+    """The numbers of a whole loss; None if these options or this state need the plain path."""
     # A margin without a form may be slow to hash, as LDAM with all its counts, or have no hash.
     if options.weighting is not None or form_of(options.margin) is None:
+        return None
+    if not all(_is_number_on(device, state[name]) for name in options.margin.initial_state()):
         return None
     # Looking it up costs less than making it, but cannot be part of a compiled graph.
     make = HeadOptions.call if torch.compiler.is_compiling() else _kept_call

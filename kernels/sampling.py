@@ -40,13 +40,6 @@ class Sample(NamedTuple):
     """First class of this process, so that any two processes draw differently."""
 
 
-def next_sample(
-    rate: float, corrected: bool, first_class: int | Tensor, device: torch.device
-) -> Sample:
-    """The sample of a new step; it takes one number from torch's generator of the device."""
-    return Sample(rate, corrected, torch.randint(LARGEST, (), device=device), first_class)
-
-
 def num_kept(num_classes: int, rate: float, num_rows: int = 2) -> int:
     """K, of C classes: room for a target of every row, and for a negative."""
     return min(num_classes, max(math.ceil(rate * num_classes - SLACK), num_rows, 2))
@@ -69,8 +62,25 @@ def check_sample_rate(rate: float, num_rows: int, num_classes: int | Tensor) -> 
         )
 
 
-def over(run: Backend, sample: Sample) -> Backend:
-    """The same primitive over a sample of the class centres."""
+def over(
+    run: Backend,
+    rate: float,
+    corrected: bool,
+    labels: Tensor,
+    num_classes: int | Tensor,
+    first_class: int | Tensor,
+) -> Backend:
+    """The same primitive over a new sample of the class centres.
+
+    It takes one number from torch's generator of the labels' device. `labels` and `num_classes` are those
+    of all processes, `first_class` is the first class of this one.
+
+    Raises:
+        ValueError: as `check_sample_rate`.
+    """
+    check_sample_rate(rate, len(labels), num_classes)
+    seed = torch.randint(LARGEST, (), device=labels.device)
+    sample = Sample(rate, corrected, seed, first_class)
     return Backend(partial(_cosine_lse, sample, run.cosine_lse), run.target_cosine)
 
 

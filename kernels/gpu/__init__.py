@@ -3,7 +3,8 @@
     operators of torch.library, called by functional.py
         ops.py            the primitive            loss.py, operators.py    all of a margin loss
     what runs in which order, on the host
-        forward.py, backward.py, whole.py          arguments.py             what they pass on
+        forward.py, backward.py   of the primitive and of what both share
+        loss_forward.py, whole.py  of a whole loss  arguments.py            what they pass on
         choice.py         which tile shape runs    replay.py                launches repeated
     kernels
         log_sum_exp.py    the pass over the classes, and the gradient's direction at D <= 256

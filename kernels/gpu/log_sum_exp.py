@@ -88,13 +88,8 @@ def flash_kernel(
     reference = fixed_reference(scale, square, line, constant, top, MODE)
     most = most_lift(bend, line)
 
-    largest = tl.full((BLOCK_B,), NO_LARGEST, dtype=tl.float32)
-    total = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
+    totals = no_totals(BLOCK_B)
     weighted = tl.zeros((BLOCK_B, DIM), dtype=tl.float32)
-    max_cos = tl.full((BLOCK_B, 4), NO_LARGEST, dtype=tl.float32)
-    num_hard = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
-    least = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
-    sum_lift = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
 
     first = split * tiles_per_split * BLOCK_C
     last = tl.minimum(first + tiles_per_split * BLOCK_C, num_classes)
@@ -111,38 +106,50 @@ def flash_kernel(
         ):
             labels = tl.load(labels_ptr + rows, mask=mask_b, other=-1).to(tl.int32)
             cos = without_targets(cos, labels, start + offs_c, num_classes)
-        hard = hard_step(cos, step[:, None])
-        max_cos = tl.maximum(max_cos, lane_maxima(cos))
-        num_hard += lane_sums(hard)
-        if FIXED:
-            p = tl.exp2(logits(cos, hard, -reference, scale, square, line, constant, MODE))
-            total += lane_sums(p)
-        else:
-            z = logits(cos, hard, 0.0, scale, square, line, constant, MODE)
-            new_largest = tl.maximum(largest, tl.max(z, axis=1))
-            p = tl.exp2(z + (SHIFT - new_largest)[:, None])
-            rescale = tl.exp2(largest - new_largest)
-            largest = new_largest
-            total = total * rescale[:, None] + lane_sums(p)
-            weighted = weighted * rescale[:, None]
-        if MODE == LINEAR:
-            p = p * (hard * line + 1.0)
-        elif MODE >= QUADRATIC:
-            lift = lifts(cos, hard, bend, line, MODE)
-            least = tl.maximum(least, lane_maxima(most * hard - lift))
-            p = p * lift + p
-            sum_lift += lane_sums(lift)  # here, because further up it would spill
-        p = as_operand(p, w_ptr.dtype.element_ty, PRECISION)
-        weighted = tl.dot(p, w, weighted, input_precision=PRECISION)
+        totals, weighted = attended(  # pyright: ignore[reportGeneralTypeIssues]
+            cos, w, step, line, most, reference, totals, weighted,
+            scale, square, bend, constant, MODE, PRECISION, SHIFT, FIXED,
+        )  # fmt: skip
 
-    if FIXED:
-        largest = tl.zeros((BLOCK_B,), dtype=tl.float32) + reference
     store_totals(
         totals_ptr, split.to(tl.int64), rows, num_rows, num_splits,
-        largest, total, max_cos, num_hard, least, sum_lift,
+        *relative_to(reference, totals, FIXED),
     )  # fmt: skip
     out = weighted_ptr + (split.to(tl.int64) * num_rows + first_row) * DIM + x_offsets
     tl.store(out, weighted, mask=mask_b[:, None])
+
+
+@triton.jit
+def attended(
+    cos, w, step, line, most, reference, totals, weighted, scale, square, bend, constant,
+    MODE: tl.constexpr, PRECISION: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr,
+):  # fmt: skip
+    """Add a tile of cosines to the six totals of its rows, and its class centres to the weighted sum."""
+    largest, total, max_cos, num_hard, least, sum_lift = totals
+    hard = hard_step(cos, step[:, None])
+    max_cos = tl.maximum(max_cos, lane_maxima(cos))
+    num_hard += lane_sums(hard)
+    if FIXED:
+        p = tl.exp2(logits(cos, hard, -reference, scale, square, line, constant, MODE))
+        total += lane_sums(p)
+    else:
+        z = logits(cos, hard, 0.0, scale, square, line, constant, MODE)
+        new_largest = tl.maximum(largest, tl.max(z, axis=1))
+        p = tl.exp2(z + (SHIFT - new_largest)[:, None])
+        rescale = tl.exp2(largest - new_largest)
+        largest = new_largest
+        total = total * rescale[:, None] + lane_sums(p)
+        weighted = weighted * rescale[:, None]
+    if MODE == LINEAR:
+        p = p * (hard * line + 1.0)
+    elif MODE >= QUADRATIC:
+        lift = lifts(cos, hard, bend, line, MODE)
+        least = tl.maximum(least, lane_maxima(most * hard - lift))
+        p = p * lift + p
+        sum_lift += lane_sums(lift)  # here, because further up it would spill
+    p = as_operand(p, w.dtype, PRECISION)
+    weighted = tl.dot(p, w, weighted, input_precision=PRECISION)
+    return (largest, total, max_cos, num_hard, least, sum_lift), weighted
 
 
 @triton.jit(
@@ -171,15 +178,7 @@ def lse_kernel(
     step = threshold_step(tl.load(threshold_ptr + rows, mask=mask_b, other=INFINITE))
     line = tl.load(linear_ptr) - 1.0
     reference = fixed_reference(scale, square, line, constant, top, MODE)
-    totals = (
-        tl.full((BLOCK_B,), NO_LARGEST, dtype=tl.float32),
-        tl.zeros((BLOCK_B, 4), dtype=tl.float32),
-        tl.full((BLOCK_B, 4), NO_LARGEST, dtype=tl.float32),
-        tl.zeros((BLOCK_B, 4), dtype=tl.float32),
-        tl.zeros((BLOCK_B, 4), dtype=tl.float32),
-        tl.zeros((BLOCK_B, 4), dtype=tl.float32),
-    )
-
+    totals = no_totals(BLOCK_B)
     first = split * tiles_per_split * BLOCK_C
     last = tl.minimum(first + tiles_per_split * BLOCK_C, pitch if KEEP else num_classes)
     kept_block = kept_ptr + wide_index(first_row) * pitch
@@ -197,13 +196,28 @@ def lse_kernel(
             scale, square, bend, constant, MODE, SHIFT, FIXED, KEEP,
         )  # fmt: skip
 
-    largest, total, max_cos, num_hard, least, sum_lift = totals
-    if FIXED:
-        largest = tl.zeros((BLOCK_B,), dtype=tl.float32) + reference
     store_totals(
         totals_ptr, split.to(tl.int64), rows, num_rows, num_splits,
-        largest, total, max_cos, num_hard, least, sum_lift,
+        *relative_to(reference, totals, FIXED),
     )  # fmt: skip
+
+
+@triton.jit
+def no_totals(BLOCK_B: tl.constexpr):
+    """The totals of rows without classes: reference, sum, and what `store_totals` takes after them."""
+    nothing = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
+    lowest = tl.full((BLOCK_B, 4), NO_LARGEST, dtype=tl.float32)
+    largest = tl.full((BLOCK_B,), NO_LARGEST, dtype=tl.float32)
+    return largest, nothing, lowest, nothing, nothing, nothing
+
+
+@triton.jit
+def relative_to(reference, totals, FIXED: tl.constexpr):
+    """The totals with the reference of their sums, which is the same for all rows if FIXED."""
+    largest, total, max_cos, num_hard, least, sum_lift = totals
+    if FIXED:
+        largest = tl.zeros(largest.shape, dtype=tl.float32) + reference
+    return largest, total, max_cos, num_hard, least, sum_lift
 
 
 @triton.jit

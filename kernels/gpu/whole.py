@@ -1,4 +1,4 @@
-"""A whole margin loss on the host: small kernels around the pass over the classes.
+"""A whole margin loss on the host: its forward and backward, replayed where the same was done before.
 
 Everything here depends only on shapes; nothing waits for the device.
 """
@@ -9,26 +9,20 @@ from torch import Tensor
 from fusedface.kernels.gpu import backward as of_classes
 from fusedface.kernels.gpu import (
     class_centres,
-    combination,
     kept_backward,
     launch,
     layout,
     loss,
-    margin,
+    loss_forward,
     reductions,
     replay,
-    rows,
     slots,
 )
 from fusedface.kernels.gpu.arguments import Numbers, UnitRows
 from fusedface.kernels.gpu.backward import Factors, Saved
-from fusedface.kernels.gpu.forward import Sums, tile_flags, unit_rows
-from fusedface.kernels.gpu.operators import NUM_KEPT, Kept, Results, numbers_of
+from fusedface.kernels.gpu.loss_forward import BLOCK
+from fusedface.kernels.gpu.operators import NUM_KEPT, Kept
 from fusedface.kernels.interface.whole import Call
-from fusedface.kernels.margins.form import Average
-
-ROWS = 4  # that a program of `rows_kernel` takes
-BLOCK = 1024  # rows that the one program of a kernel takes at a time
 
 
 def forward(
@@ -54,84 +48,9 @@ def forward(
     ) -> tuple[Tensor, ...]:
         state, kept = others[:num_states], others[num_states:]
         w = UnitRows(*kept) if kept else None
-        return _forward(embeddings, weight, labels, state, w, call, needs_embeddings)
+        return loss_forward.forward(embeddings, weight, labels, state, w, call, needs_embeddings)
 
     return replay.run(signature, compute, embeddings, weight, labels, *state, *kept)
-
-
-def _forward(
-    embeddings: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    state: tuple[Tensor, ...],
-    w: UnitRows | None,
-    call: Call,
-    needs_embeddings: bool,
-) -> tuple[Tensor, ...]:
-    num_rows, dim = embeddings.shape
-    n, operands = numbers_of(call), layout.operands(call.precision)
-    num_padded, padded_dim = layout.padded_rows(num_rows), layout.padded_dim(dim, call.precision)
-    with launch.on_device(embeddings.device):
-        per_sample = embeddings.new_empty(num_rows, dtype=torch.float32)
-        saved = per_sample.new_empty(slots.NUM_SAVED + call.keep, num_padded)
-        scratch = per_sample.new_empty(slots.NUM_SCRATCH, num_padded)
-        numbers = per_sample.new_empty(slots.NUM_NUMBERS)
-        known = labels.new_empty(num_rows, dtype=torch.int64)
-        x = UnitRows(
-            embeddings.new_empty(num_padded, padded_dim, dtype=operands.dtype),
-            per_sample.new_empty(num_padded),
-        )
-        launch.start(
-            rows.rows_kernel, num_padded // ROWS,
-            embeddings, weight, labels, *x, known, scratch,
-            num_rows, num_padded, len(weight), call.ignore_index, dim,
-            *labels.stride(), *embeddings.stride(), *weight.stride(),
-            DIM=padded_dim, PRECISION=operands.dot, BLOCK_D=layout.power_of_2(padded_dim),
-            BLOCK_N=ROWS,
-        )  # fmt: skip
-        target_cosine = torch.empty_like(per_sample)
-        fits = known.new_empty((), dtype=torch.bool)
-        launch.start(
-            margin.margin_kernel, 1,
-            known, scratch, *_two(state, numbers), saved, numbers, target_cosine, fits,
-            num_rows, num_padded, call.n0, call.n1, call.n2, call.momentum, call.linear,
-            KIND=call.target, NUM_STATES=len(state),
-            AVERAGE=call.average if call.training else Average.NOTHING.value,
-            STATE_IS_LINEAR=call.state_is_linear, BLOCK=BLOCK,
-        )  # fmt: skip
-        if w is None:
-            w = unit_rows(weight, call.precision, layout.padded_classes(len(weight)))
-        flags = tile_flags(known, len(weight))
-        with_direction = not call.keep and layout.has_direction(
-            dim, call.precision, needs_embeddings
-        )
-        shape = layout.kept_shape(num_rows, len(weight), call.keep)
-        exponentials = x.rows.new_empty(shape)
-        sums = Sums(
-            x, w, known, saved, numbers, flags, len(weight), n, with_direction,
-            exponentials if call.keep else None,
-        )  # fmt: skip
-        totals, weighted = sums.over_classes()
-        stats = per_sample.new_empty(5, num_rows)
-        direction = per_sample.new_empty(num_rows if with_direction else 0, padded_dim)
-        num_splits = totals.shape[1]
-        launch.start(
-            combination.finish_kernel, num_rows,
-            totals, weighted, x.rows, w.rows, known, scratch, numbers, saved,
-            per_sample, stats, direction, exponentials if call.keep else stats,
-            num_rows, num_padded, len(weight), num_splits, shape[1], *n.scalars,
-            sums.reference.least_total, call.scale, call.gamma,
-            WITH_DIRECTION=with_direction, KEEP=call.keep, EXACT=call.exact, FOCAL=call.gamma != 0.0,
-            BLOCK_S=layout.power_of_2(num_splits), BLOCK_D=layout.power_of_2(padded_dim),
-            **sums.constants,
-        )  # fmt: skip
-        reduced = per_sample.new_empty(())
-        launch.start(
-            reductions.reduce_kernel, 1,
-            per_sample, numbers, reduced, num_rows, MEAN=call.mean, BLOCK=BLOCK,
-        )  # fmt: skip
-    results = Results(reduced, per_sample, target_cosine, stats, fits)
-    return *results, *Kept(numbers, known, saved, direction, *x, *w, flags, exponentials)
 
 
 def statistics(stats: Tensor, target_cosine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -232,10 +151,6 @@ def _backward(
 def _signature(tensor: Tensor) -> tuple[object, ...]:
     """All that compiled code depends on; memory allocated here is always aligned."""
     return tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr() % 16
-
-
-def _two(state: tuple[Tensor, ...], filler: Tensor) -> list[Tensor]:
-    return [*state, filler, filler][:2]
 
 
 loss.work = loss.Work(forward, backward, statistics)

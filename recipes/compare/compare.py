@@ -9,38 +9,34 @@ runs/LABEL/seedN/          the runs; next to each its recipe (seedN.toml), what 
                            it rests on (seedN.json) and what it printed (seedN.txt)
 """
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
 
 from fusedface.recipes.compare.in_turn import RunRecipe, run_in_turn
+from fusedface.recipes.compare.outcome import begun_runs, how_to_read, write_comparison
 from fusedface.recipes.compare.plan import plan
-from fusedface.recipes.compare.pool import default_jobs, last_words, run_all, write_recipe
-from fusedface.recipes.compare.results import FAILED, PlannedRun, RunResult, read_result
+from fusedface.recipes.compare.pool import default_jobs, run_all, write_recipe
+from fusedface.recipes.compare.results import PlannedRun, RunResult, read_result
 from fusedface.recipes.compare.reuse import Inputs, conflicts, inputs_of, record
 from fusedface.recipes.compare.screen import Screen
-from fusedface.recipes.compare.statistics import LossResult, reference_label, summarise
+from fusedface.recipes.compare.statistics import LossResult, summarise
 from fusedface.recipes.compare.study import keep, take
-from fusedface.recipes.compare.tables import as_dict, rich_tables, settings_line
+from fusedface.recipes.compare.tables import rich_tables, settings_line
 from fusedface.recipes.compare.texts import shortened
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.host.processes import Processes, joined
 from fusedface.recipes.host.terminal import say
 from fusedface.recipes.host.torchrun import own_device
-from fusedface.recipes.run_directory.environment import describe_environment
-from fusedface.recipes.run_directory.files import write_text
 from fusedface.recipes.training.agreement import check_same_runs
 
-COMPARISON = "comparison.json"
 DEFAULT = Path("runs/compare")
 
 
@@ -190,20 +186,8 @@ def _end(
     if stopped:
         say(console, f"stopped by {stopped}; the same command goes on with {todo.out}")
         return None
-    begun = _begun(results, console)
+    begun = begun_runs(results, console)
     return report(begun, todo.out, device, console) if begun else None
-
-
-def _begun(results: Sequence[RunResult], console: Console) -> list[RunResult]:
-    """The runs that have begun; tells how many have not, and why processes ended without a result."""
-    # A process that begins makes the .txt first; a run of a study has a summary and no process.
-    begun = [r for r in results if r.summary or r.run.output.exists()]
-    if len(begun) < len(results):
-        left = len(results) - len(begun)
-        say(console, f"{left} of {len(results)} runs are still to do; the same command goes on")
-    if begun:
-        _report_failures(begun, console)
-    return begun
 
 
 def _folder(
@@ -230,60 +214,11 @@ def report(
 ) -> list[LossResult]:
     """Write comparison.json, figures and report.html, and print the table."""
     losses = summarise(results)
-    write_text(
-        out / COMPARISON, json.dumps(_content(results, losses, out, device), indent=2) + "\n"
-    )
+    write_comparison(results, losses, out, device)
 
     from fusedface.recipes.compare.page import write_page  # matplotlib takes a second to import
 
     page = write_page(results, losses, out)
     console.print(rich_tables(losses))
-    say(console, f"{_reading(results)} See {page}")
+    say(console, f"{how_to_read(results)} See {page}")
     return losses
-
-
-def _content(
-    results: Sequence[RunResult], losses: list[LossResult], out: Path, device: torch.device
-) -> dict[str, Any]:
-    first = results[0].run.recipe
-    return {
-        "format": "fusedface comparison",
-        "version": 1,
-        "settings": settings_line(first),
-        "reference": reference_label(results),
-        "environment": {
-            "seed": first.train.seed,
-            "precision": first.train.precision,
-            **describe_environment(device),
-        },
-        "losses": as_dict(losses),
-        "runs": [
-            {
-                "label": result.run.label,
-                "seed": result.run.seed,
-                "folder": Path(os.path.relpath(result.run.folder, out)).as_posix(),
-                "verdict": result.verdict,
-                "message": result.summary.message if result.summary else last_words(result.run),
-                "accuracies": result.accuracies,
-                "last": result.train[-1] if result.train else None,
-            }
-            for result in results
-        ],
-    }
-
-
-def _report_failures(results: Sequence[RunResult], console: Console) -> None:
-    """Report why processes ended without a result; raise ValueError if all did."""
-    failed = [result.run for result in results if result.verdict == FAILED]
-    if len(failed) == len(results):
-        raise ValueError(f"every run failed; the first said: {last_words(failed[0])}")
-    for run in failed:
-        say(console, f"{run.label}, seed {run.seed} failed: {last_words(run)}")
-
-
-def _reading(results: Sequence[RunResult]) -> str:
-    return (
-        "Means over seeds ± standard deviation. The second table tests "
-        f"{reference_label(results)}, the reference, against each loss on the same seeds, in points: "
-        "p of a paired t-test, and in brackets after Holm's correction."
-    )

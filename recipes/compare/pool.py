@@ -75,13 +75,6 @@ def run_all(
     return stop.signal_name
 
 
-def last_words(run: PlannedRun) -> str:
-    """The last line of a run's output, which says why it failed."""
-    path = run.output
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
-
-
 def _start(run: PlannedRun, device: torch.device, threads: int) -> subprocess.Popen[bytes]:
     recipe = write_recipe(run)
     # The user's own number of threads counts.

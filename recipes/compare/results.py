@@ -54,3 +54,10 @@ def read_result(run: PlannedRun) -> RunResult:
     """Read the files of a run that exist so far."""
     record = read_run(run.folder)
     return RunResult(record.train, record.evaluations, record.summary, run)
+
+
+def last_words(run: PlannedRun) -> str:
+    """The last line of a run's output, which says why it failed."""
+    path = run.output
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "it printed nothing")

@@ -44,9 +44,9 @@ def _uninitialised_memory_is_nan():
 def _few_programs(monkeypatch):
     """The interpreter takes as long for a program of many rows as for one of few."""
     if not EMULATED:
-        from fusedface.kernels.gpu import forward, whole
+        from fusedface.kernels.gpu import forward, loss_forward
 
-        monkeypatch.setattr(whole, "ROWS", 64)
+        monkeypatch.setattr(loss_forward, "ROWS", 64)
         monkeypatch.setattr(forward, "ROWS_TILE", 64)
 
 
