@@ -3,7 +3,8 @@
     margins/         T and N of each loss, and what it carries from batch to batch
     weightings.py    the weight of each sample in the loss
     options.py       HeadOptions: all that decides what a head computes and how
-    functional.py    margin_loss: checks, the primitive, then plain autograd on B numbers
+    functional.py    margin_loss: checks, then a backend's whole loss, or the primitive and plain_loss.py
+    plain_loss.py    the loss from cosines and log-sum-exp: plain autograd on B numbers
     interface/       what a backend computes        reference.py, chunked.py, gpu/: the backends
     sgd.py           a step of SGD inside the backward
     sampling.py      the same loss over a random part of the classes (Partial FC)

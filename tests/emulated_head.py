@@ -64,7 +64,7 @@ def each_tile() -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choice, "ranked", ranked)
         for n in itertools.count():
-            choice.taken.clear()
+            choice.decided.tiles.clear()
             yield n
             if n + 1 >= longest:
                 return

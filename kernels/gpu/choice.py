@@ -5,9 +5,10 @@ not depend on a timing. `tuning.tune` measures on request. Keys round B and C up
 two, so that a new batch size finds the old entry.
 """
 
+import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -35,12 +36,35 @@ def case_of(kernel: str, shape: tuple[int, int, int], precision: str) -> Case:
     return Case(kernel, shape[2], precision, layout.bucket(shape[0]), layout.bucket(shape[1]))
 
 
-# The tile shapes that run, by case, variant of the kernel and device (`first_that_runs`).
-taken: dict[tuple[Case, Hashable, torch.device], Tile] = {}
-# Recorded launches by signature (`replay.run`); None for a call that cannot be repeated.
-replays: dict[Hashable, Any] = {}
-# Sees every choice before it is made; set by `tuning.tune`.
-watch: Callable[[Case, Callable[[Tile, Start], object]], None] | None = None
+class Decided:
+    """What this process has decided; it holds until `forget`."""
+
+    def __init__(self) -> None:
+        self.tiles: dict[tuple[Case, Hashable, torch.device], Tile] = {}
+        """The tile shapes that run, by case, variant of the kernel and device."""
+        self.replays: dict[Hashable, Any] = {}
+        """Launches of these tile shapes by signature (replay.py); None where they cannot be repeated."""
+        self.watch: Callable[[Case, Callable[[Tile, Start], object]], None] | None = None
+        """Sees every choice before it is made, and nothing is replayed, within `watched_by`."""
+
+    @contextlib.contextmanager
+    def watched_by(
+        self, watch: Callable[[Case, Callable[[Tile, Start], object]], None]
+    ) -> Iterator[None]:
+        """Show `watch` the case of every kernel that is started, and what starts it with a tile shape."""
+        self.watch = watch
+        try:
+            yield
+        finally:
+            self.watch = None
+
+    def forget(self) -> None:
+        """Decide again when a kernel is next started."""
+        self.tiles.clear()
+        self.replays.clear()
+
+
+decided = Decided()
 
 
 def first_that_runs(
@@ -69,10 +93,10 @@ def first_that_runs(
         RuntimeError: the device accepts none, or a CUDA graph is being captured and nothing is chosen yet.
     """
     case = case_of(kernel, shape, precision)
-    if watch is not None:
-        watch(case, run)
+    if decided.watch is not None:
+        decided.watch(case, run)
     key = (case, variant, device)
-    if tile := taken.get(key):
+    if tile := decided.tiles.get(key):
         return run(tile, launch.start)
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
@@ -91,7 +115,7 @@ def first_that_runs(
                 message = f"{kernel} kernel: {tile} does not work on this device, trying the next"
                 warnings.warn(f"{message} ({error})", RuntimeWarning, stacklevel=2)
                 continue
-            taken[key] = tile
+            decided.tiles[key] = tile
             return result
     raise RuntimeError(
         f"no tile shape of the {kernel!r} kernel works on this device for {case}: "
@@ -154,5 +178,4 @@ def forget() -> None:
     """Read the file again and decide again."""
     stored.cache_clear()
     ranked.cache_clear()
-    taken.clear()
-    replays.clear()
+    decided.forget()

@@ -33,20 +33,21 @@ def run(
         compute: starts kernels with `launch.start` on the inputs and on memory that it allocates.
         inputs: with memory aligned to 16 bytes, unless the signature says otherwise.
     """
-    if choice.watch is not None:
+    decided = choice.decided
+    if decided.watch is not None:
         return compute(*inputs)
-    found = choice.replays.get(signature, False)
+    found = decided.replays.get(signature, False)
     if found:
         return found(*inputs)
     if found is None:
         return compute(*inputs)
-    if len(choice.replays) >= MOST_SIGNATURES:
-        choice.replays.clear()
-    decided = len(choice.taken)
+    if len(decided.replays) >= MOST_SIGNATURES:
+        decided.replays.clear()
+    num_tiles = len(decided.tiles)
     with _Recording(inputs) as recording:
         results = compute(*inputs)
-    if len(choice.taken) == decided:  # else there are allocations of refused tile shapes
-        choice.replays[signature] = recording.replay(results)
+    if len(decided.tiles) == num_tiles:  # else there are allocations of refused tile shapes
+        decided.replays[signature] = recording.replay(results)
     return results
 
 

@@ -1,10 +1,9 @@
 """Measuring tile shapes on a device, on request."""
 
-import contextlib
 import functools
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -80,7 +79,7 @@ def tune(
             for tile in choice.ranked(case, device)
         )
 
-    with _watched(time_all):
+    with choice.decided.watched_by(time_all):
         _step(num_rows, num_classes, dim, precision, device)
     choice.keep(device, _fastest(timings))
     return timings
@@ -100,15 +99,6 @@ def _fastest(timings: list[Timing]) -> dict[Case, Tile]:
         if timing.milliseconds < math.inf:
             best.setdefault(timing.case, timing.tile)
     return best
-
-
-@contextlib.contextmanager
-def _watched(watch: Callable[[Case, Callable[[Tile, Start], object]], None]) -> Iterator[None]:
-    choice.watch = watch
-    try:
-        yield
-    finally:
-        choice.watch = None
 
 
 def _step(

@@ -2,7 +2,7 @@
 
     lse_i = log sum_{j != y_i} exp(s N(c_ij))      c_ij = <x_i, w_j> / (|x_i| |w_j|)      docs/losses.md (2)
 
-Everything else of a margin loss is ordinary autograd on B numbers (functional.py). Each backend has
+Everything else of a margin loss is ordinary autograd on B numbers (plain_loss.py). Each backend has
 a function of the signature of `Primitive`, and may have its own `target_cosine`.
 """
 

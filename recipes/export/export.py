@@ -57,9 +57,7 @@ def export(
     """
     console = console or Console()
     chosen = [get_format(name) for name in dict.fromkeys(formats)]
-    _check_options(chosen, grey_levels, keep_float)
-    if data is not None:
-        open_source(data)  # refuse a wrong path before minutes of work
+    _check_options(chosen, grey_levels, keep_float, data)
     trained = open_trained(source)
     network = Deployed(trained.model, grey_levels)
     contract = network.contract
@@ -94,8 +92,10 @@ def export(
     return written
 
 
-def _check_options(chosen: Sequence[Format], grey_levels: bool, keep_float: Sequence[str]) -> None:
-    """Raise ValueError for options that the chosen formats do not support."""
+def _check_options(
+    chosen: Sequence[Format], grey_levels: bool, keep_float: Sequence[str], data: str | None
+) -> None:
+    """Raise ValueError for options that the chosen formats do not support, or faces that are not there."""
     if grey_levels and any(not kind.has_graph for kind in chosen):
         raise ValueError(
             "a .safetensors file holds weights and no graph that could take grey levels: "
@@ -103,6 +103,8 @@ def _check_options(chosen: Sequence[Format], grey_levels: bool, keep_float: Sequ
         )
     if keep_float and all(kind.is_exact for kind in chosen):
         raise ValueError("--keep-float is of 8-bit files: give --format onnx-int8 too")
+    if data is not None:
+        open_source(data)  # before minutes of work
 
 
 def _compare(

@@ -190,7 +190,7 @@ def test_tuning_times_every_tile_shape_and_keeps_the_fastest(monkeypatch):
         assert {t.tile for t in mine} == set(choice.candidates(mine[0].case, CPU))
         fastest = min(mine, key=lambda timing: timing.milliseconds)
         assert choice.ranked(mine[0].case, CPU)[0] == fastest.tile
-    assert choice.watch is None
+    assert choice.decided.watch is None
 
 
 @pytest.mark.parametrize("architecture", SHARED_MEMORY)

@@ -86,9 +86,9 @@ def test_repeated_launches_compute_what_the_first_ones_did(
         assert counts[2:] == [0, 0]  # nothing was worked out again
         state, expected = fresh_state(margin), []
         for tensors in (batches[0], *batches):
-            choice.replays.clear()
+            choice.decided.replays.clear()
             expected.append(step(margin, state, *tensors))
-            assert any(choice.replays.values())
+            assert any(choice.decided.replays.values())
     for got, wanted in zip(repeated, expected, strict=True):
         assert all(map(torch.equal, got, wanted))
     assert not torch.equal(repeated[2][1], repeated[3][1])
