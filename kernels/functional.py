@@ -104,9 +104,9 @@ def margin_loss(
 @functools.cache
 def _backend(name: str) -> Backend:
     if name == "triton":
-        from fusedface.kernels.gpu import ops, whole
+        from fusedface.kernels.gpu import primitive, whole
 
-        return Backend(ops.cosine_lse, ops.target_cosine, whole.margin_loss)
+        return Backend(primitive.cosine_lse, primitive.target_cosine, whole.margin_loss)
     if name == "chunked":
         whole = chunked_loss.margin_loss
         return Backend(chunked.cosine_lse, target_cosine, whole, chunked_loss.serves, True)

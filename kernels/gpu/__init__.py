@@ -1,7 +1,7 @@
 """The fused head in Triton kernels; docs/performance.md has the method and the figures.
 
     operators of torch.library, called by functional.py
-        ops.py            the primitive            loss.py, operators.py    all of a margin loss
+        primitive.py      the primitive            loss.py, loss_operators.py   all of a margin loss
     what runs in which order, on the host
         forward.py, backward.py   of the primitive and of what both share
         loss_forward.py, whole.py  of a whole loss  arguments.py            what they pass on

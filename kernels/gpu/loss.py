@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fusedface.kernels.gpu import operators, slots
+from fusedface.kernels.gpu import loss_operators, slots
 from fusedface.kernels.gpu.arguments import Numbers, check_operands
-from fusedface.kernels.gpu.operators import (
+from fusedface.kernels.gpu.loss_operators import (
     NUM_KEPT,
     NUM_RESULTS,
     Kept,
@@ -48,7 +48,7 @@ def margin_loss(
     """See `interface.whole.Whole`. Not differentiable twice.
 
     Raises:
-        TypeError, ValueError: as `ops.cosine_lse`.
+        TypeError, ValueError: as `primitive.cosine_lse`.
         ValueError: `call.keep`, but exponentials cannot be kept for the backward.
     """
     check_operands(embeddings, weight)
@@ -184,4 +184,4 @@ def _backward_operator(embeddings: Tensor, weight: Tensor, *others: Any) -> tupl
     )  # fmt: skip
 
 
-_operator = operators.implement(_forward_operator, _backward_operator)
+_operator = loss_operators.implement(_forward_operator, _backward_operator)

@@ -6,7 +6,7 @@ from torch import Tensor
 from fusedface.kernels.gpu import combination, launch, layout, margin, reductions, rows, slots
 from fusedface.kernels.gpu.arguments import UnitRows
 from fusedface.kernels.gpu.forward import Sums, tile_flags, unit_rows
-from fusedface.kernels.gpu.operators import Kept, Results, numbers_of
+from fusedface.kernels.gpu.loss_operators import Kept, Results, numbers_of
 from fusedface.kernels.interface.whole import Call
 from fusedface.kernels.margins.form import Average
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedface.kernels.gpu import choice, launch, ops
+from fusedface.kernels.gpu import choice, launch, primitive
 from fusedface.kernels.gpu.choice import Case
 from fusedface.kernels.gpu.launch import Start
 from fusedface.kernels.gpu.tiles import Tile
@@ -112,6 +112,6 @@ def _step(
     linear = torch.full((), 0.3, device=device)
     spec = Spec(64.0, Reweighting(square=1.0, linear=linear), precision)
     with torch.no_grad():
-        ops.cosine_lse(embeddings, weight, labels, threshold, spec)
-    out = ops.cosine_lse(embeddings, weight, labels, threshold, spec)
+        primitive.cosine_lse(embeddings, weight, labels, threshold, spec)
+    out = primitive.cosine_lse(embeddings, weight, labels, threshold, spec)
     return torch.autograd.grad((out.cos_y + out.lse).sum(), (embeddings, weight))

@@ -21,7 +21,7 @@ from fusedface.kernels.gpu import (
 from fusedface.kernels.gpu.arguments import Numbers, UnitRows
 from fusedface.kernels.gpu.backward import Factors, Saved
 from fusedface.kernels.gpu.loss_forward import BLOCK
-from fusedface.kernels.gpu.operators import NUM_KEPT, Kept
+from fusedface.kernels.gpu.loss_operators import NUM_KEPT, Kept
 from fusedface.kernels.interface.whole import Call
 
 

@@ -17,7 +17,7 @@ from fusedface.kernels.margins import form_of
 from fusedface.models import MarginHead
 
 triton = pytest.importorskip("triton", reason="Triton is there only on Linux")
-from fusedface.kernels.gpu import choice, ops, whole  # noqa: E402
+from fusedface.kernels.gpu import choice, primitive, whole  # noqa: E402
 
 MARGINS = all_margins()
 
@@ -25,9 +25,9 @@ MARGINS = all_margins()
 IMPLEMENTATIONS = {
     "margin_loss": whole.loss._forward_operator,
     "margin_loss_backward": whole.loss._backward_operator,
-    "target_cosine": ops._target_cosine._init_fn,
-    "cosine_lse": ops._forward._init_fn,
-    "cosine_lse_backward": ops._backward._init_fn,
+    "target_cosine": primitive._target_cosine._init_fn,
+    "cosine_lse": primitive._forward._init_fn,
+    "cosine_lse_backward": primitive._backward._init_fn,
 }
 
 

@@ -5,8 +5,8 @@ import torch
 from margin_oracle import inputs
 
 from fusedface.kernels import AdaFace, CurricularFace, HeadOptions, MVArc, checks
-from fusedface.kernels.gpu import ops, whole
-from fusedface.kernels.gpu.operators import NUM_RESULTS, numbers_of
+from fusedface.kernels.gpu import primitive, whole
+from fusedface.kernels.gpu.loss_operators import NUM_RESULTS, numbers_of
 from fusedface.kernels.interface.whole import Call
 from fusedface.models import MarginHead
 
@@ -113,5 +113,5 @@ def test_a_training_step_is_one_graph(margin, monkeypatch):
 
 
 def test_registered_names():
-    assert ops.cosine_lse.__module__ == "fusedface.kernels.gpu.ops"
+    assert primitive.cosine_lse.__module__ == "fusedface.kernels.gpu.primitive"
     assert torch.ops.fusedface.cosine_lse.default._schema.name == "fusedface::cosine_lse"
