@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fusedface.kernels.chunks import build, compiled, plain
-from fusedface.kernels.chunks.library import Library
+from fusedface.kernels.chunks.library import Library, has_memory
 from fusedface.kernels.chunks.operands import Hard, Operands, Totals
 from fusedface.kernels.interface.normalisation import inverse_norms, min_norm, project
 from fusedface.kernels.interface.primitive import (
@@ -62,6 +62,10 @@ def _cosine_lse(
 ) -> CosineLse:
     # Reading a tensor `linear` is the one place where a GPU would wait.
     hard = Hard(spec.hard.square, float(spec.hard.linear), spec.hard.constant)
+    if (
+        not torch.is_grad_enabled()
+    ):  # else a tensor that wants a gradient has the forward prepare it
+        embeddings, weight = embeddings.detach(), weight.detach()
     cos_y, lse, *stats = _ChunkedLse.apply(embeddings, weight, labels, threshold, spec, hard)
     return CosineLse(cos_y, lse, NegativeStats(*stats))
 
@@ -161,7 +165,7 @@ def keep_freed_memory() -> None:
     such block freed so far (mallopt(3), M_MMAP_THRESHOLD). So this frees one block of which no page was
     ever touched.
     """
-    torch.empty(KEPT_BYTES, dtype=torch.uint8)
+    torch.empty(KEPT_BYTES, dtype=torch.uint8, device="cpu")
 
 
 class _Saved(NamedTuple):
@@ -206,7 +210,8 @@ def _gradients(
 
 
 def _library(of: Operands) -> Library | None:
-    serves = of.dtype == torch.float32 and of.x.device.type == "cpu"
+    is_plain = of.dtype == torch.float32 and of.x.device.type == "cpu"
+    serves = is_plain and has_memory(of.x, of.weight)
     return library_for(len(of.x), len(of.weight)) if serves else None
 
 

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from fusedface.kernels import checks, chunked
 from fusedface.kernels.chunks import compiled
+from fusedface.kernels.chunks.library import has_memory
 from fusedface.kernels.chunks.operands import Hard, Operands
 from fusedface.kernels.chunks.rows import row_loops
 from fusedface.kernels.interface.normalisation import min_norm
@@ -24,6 +25,7 @@ def serves(embeddings: Tensor, weight: Tensor) -> bool:
     if torch.compiler.is_compiling() or not embeddings.device.type == weight.device.type == "cpu":
         return False
     is_plain = embeddings.dtype == weight.dtype == torch.float32 and weight.is_contiguous()
+    is_plain = is_plain and has_memory(embeddings, weight)
     return is_plain and chunked.library_for(len(embeddings), len(weight)) is not None
 
 
@@ -37,6 +39,10 @@ def margin_loss(
     """
     if call.keep:
         checks.check_keeps_nothing(embeddings, weight)
+    if (
+        not torch.is_grad_enabled()
+    ):  # else a tensor that wants a gradient has the forward prepare it
+        embeddings, weight = embeddings.detach(), weight.detach()
     if call.training and state:
         torch.autograd.graph.increment_version(state)
     with torch.autocast("cpu", enabled=False):  # whose dtype is `call.precision`, if it counts

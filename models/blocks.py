@@ -23,6 +23,8 @@ class ConvBN(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as Sequential has it
         """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+        if len(self) not in (2, 3):  # someone appended a layer, or took a slice
+            return super().forward(input)
         conv, bn, *act = self
         return norm(bn, act[0] if act else None, convolve(conv, input, loops), loops)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fusedface.kernels.chunks import build
-from fusedface.kernels.chunks.library import Library
+from fusedface.kernels.chunks.library import Library, has_memory
 
 COMPILED_FROM = 2**17  # numbers; smaller tensors do not start the compiler
 
@@ -64,6 +64,7 @@ def _library(x: Tensor, weight: Tensor) -> Library | None:
         and x.dim() == 4
         and x.numel() >= COMPILED_FROM
         and len(weight) == x.shape[1]
+        and has_memory(x, weight)
         and x.is_contiguous(memory_format=torch.channels_last)
     )
     return build.library() if serves else None

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 PARTS = 256  # of a sum over rows, so that its order does not depend on the number of threads
 
@@ -128,6 +129,11 @@ class Library:
     def advise_large_pages(self, numbers: Tensor) -> None:
         """Ask for 2 MB pages: with small pages, a new gradient's first use costs as much as a product."""
         self._advise(numbers.data_ptr(), numbers.nbytes)
+
+
+def has_memory(*tensors: Tensor) -> bool:
+    """Whether loops can read them: subclasses, such as fake tensors, may hold their numbers elsewhere."""
+    return all(type(tensor) in (Tensor, Parameter) for tensor in tensors)
 
 
 def _is_half(numbers: Tensor) -> bool:

@@ -27,7 +27,8 @@ static inline float from_half(uint16_t h) {
 static inline uint16_t to_half(float x) { /* to nearest, ties to even; NaN stays NaN */
     uint32_t bits;
     memcpy(&bits, &x, 4);
-    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 | (x != x) << 6;
+    uint32_t up = x != x ? 0 : 0x7fff + ((bits >> 16) & 1); /* it would carry a NaN of all ones past its exponent */
+    return (bits + up) >> 16 | (x != x) << 6;
 }
 
 /* 2^x for x <= 127, 0 below -126, NaN for NaN: Taylor's series of the fraction, of 5e-9. */

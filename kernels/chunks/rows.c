@@ -198,6 +198,7 @@ void return_rows(long B, long D, const float *d_loss, float share, const float *
     for (long i = 0; i < B; i++) {
         const float *row = x + i * D, *w = centres + i * D;
         float given = (d_loss ? *d_loss * share : 0.0f) + (d_losses ? d_losses[i] : 0.0f);
+        if (rows.known[i] < 0) given = 0.0f; /* a gradient in the constant 0 may be infinite: that of its root is */
         float negatives = given * rows.a[i], target = given * rows.v[i];
         for (long d = 0; d < D; d++) {
             x_negatives[i * D + d] = row[d] * negatives;

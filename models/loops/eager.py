@@ -54,7 +54,7 @@ def is_plain(layer: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:
 
 
 def is_parameter(weight: Tensor | None) -> bool:
-    """Whether a layer's weight is float32 on a CPU and gap-free, as all are unless someone changed them."""
+    """Whether a layer's weight is float32 on a CPU, as all are unless someone changed them."""
     return (
         weight is not None
         and weight.dtype == torch.float32

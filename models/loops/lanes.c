@@ -26,8 +26,8 @@ INLINE void put_whole(void *numbers, long i, V x, const int half) { /* rounds as
         memcpy((float *)numbers + i, &x, sizeof x);
         return;
     }
-    U bits = (U)x, round = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 | ((U)(x != x) & 64);
-    H h = __builtin_convertvector(round, H);
+    U bits = (U)x, is_nan = (U)(x != x), up = (0x7fff + ((bits >> 16) & 1)) & ~is_nan;
+    H h = __builtin_convertvector((bits + up) >> 16 | (is_nan & 64), H);
     memcpy((uint16_t *)numbers + i, &h, sizeof h);
 }
 

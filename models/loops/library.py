@@ -118,7 +118,7 @@ def _norm(x: Tensor, affine: Affine, statistics: Statistics, eps: float = 0.0) -
     channels = x.shape[1]
     rows = x.numel() // channels
     parts = max(1, min(PARTS, rows // ROWS))
-    space = torch.empty(parts, 3, channels, dtype=torch.float64)
+    space = x.new_empty(parts, 3, channels, dtype=torch.float64)
     slope = None if affine.slope is None else affine.slope.data_ptr()
     of = _Norm(
         rows, channels, parts, torch.get_num_threads(),

@@ -87,7 +87,7 @@ class _Joined(torch.autograd.Function):
         activation: str,
         library: "Loops",
     ) -> tuple[Tensor, ...]:
-        affine = Affine(weight.contiguous(), bias.contiguous(), activation, slope)
+        affine = _gap_free(weight, bias, activation, slope)
         out, statistics = library.norm_forward(x, affine, eps)
         ctx.save_for_backward(x, weight, bias, slope, *statistics)
         ctx.mark_non_differentiable(*statistics)
@@ -96,11 +96,13 @@ class _Joined(torch.autograd.Function):
         return out, *statistics
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if grad is None:  # what follows has no gradient
+            return (None,) * 7
         x, weight, bias, slope, *statistics = ctx.saved_tensors
         if torch.is_grad_enabled():  # someone differentiates the backward
             return *_with_graph(ctx, grad, x, weight, bias, slope), None, None, None
-        affine = Affine(weight.contiguous(), bias.contiguous(), ctx.activation, slope)
+        affine = _gap_free(weight, bias, ctx.activation, slope)
         dx, d_affine = ctx.library.norm_backward(
             grad.contiguous(memory_format=torch.channels_last),
             x,
@@ -110,6 +112,11 @@ class _Joined(torch.autograd.Function):
         )
         d_weight, d_bias, d_slope = d_affine
         return dx, d_weight, d_bias, None if slope is None else d_slope, None, None, None
+
+
+def _gap_free(weight: Tensor, bias: Tensor, activation: str, slope: Tensor | None) -> Affine:
+    slope = None if slope is None else slope.contiguous()
+    return Affine(weight.contiguous(), bias.contiguous(), activation, slope)
 
 
 def _with_graph(

@@ -21,5 +21,6 @@ INLINE void put(void *numbers, long i, float x, const int half) { /* to nearest,
     }
     uint32_t bits;
     memcpy(&bits, &x, 4);
-    ((uint16_t *)numbers)[i] = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 | (x != x) << 6;
+    uint32_t up = x != x ? 0 : 0x7fff + ((bits >> 16) & 1); /* it would carry a NaN of all ones past its exponent */
+    ((uint16_t *)numbers)[i] = (bits + up) >> 16 | (x != x) << 6;
 }

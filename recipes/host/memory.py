@@ -8,6 +8,7 @@ VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES
 """Environment variables by which a user has decided already."""
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of the settings in mallopt(3)
 LARGEST, NEVER = 2**30, -1
+LARGEST_BEFORE = 2**25  # glibc up to 2.34 takes no higher limit
 
 
 def keep_freed_memory() -> None:
@@ -20,6 +21,8 @@ def keep_freed_memory() -> None:
     if sys.platform != "linux" or any(name in os.environ for name in VARIABLES):
         return
     library = ctypes.CDLL(None)
-    if hasattr(library, "gnu_get_libc_version"):
-        library.mallopt(MMAP_THRESHOLD, LARGEST)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return
+    # The second setting ends glibc's own search for the first, which is to start with far too low.
+    if any(library.mallopt(MMAP_THRESHOLD, limit) for limit in (LARGEST, LARGEST_BEFORE)):
         library.mallopt(TRIM_THRESHOLD, NEVER)

@@ -5,17 +5,20 @@ import math
 import pytest
 import torch
 from margin_oracle import all_margins, inputs, matched_state, run
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fusedface.kernels import (
     ArcFace,
     CurricularFace,
+    MagFace,
     chunked,
     chunked_loss,
     functional,
     margin_loss,
 )
 from fusedface.kernels.checks import NonFiniteInputError
-from fusedface.kernels.chunks import build
+from fusedface.kernels.chunks import build, compiled
+from fusedface.kernels.chunks.library import has_memory
 from fusedface.kernels.margins import form_of
 
 MARGINS = {name: margin for name, margin in all_margins().items() if form_of(margin) is not None}
@@ -135,3 +138,68 @@ def test_autocast_decides_only_where_the_precision_is_auto():
     assert torch.equal(explicit, in_autocast)
     assert torch.equal(explicit, auto)
     torch.testing.assert_close(auto_in_autocast, auto, rtol=0.05, atol=0.5)
+
+
+@pytest.mark.parametrize("name", ["per_sample_loss", "target_cosine", "max_negative_cosine"])
+def test_outputs_can_be_changed_in_place(name):
+    """As those of other backends: `loss *= share` is common, and no output is another one's memory."""
+    embeddings, weight, labels = batch({})
+    embeddings.requires_grad_()
+    expected = margin_loss(embeddings, weight, labels, ArcFace()).per_sample_loss
+    out = margin_loss(embeddings, weight, labels, ArcFace())
+    getattr(out, name).mul_(2.0)
+    factor = 2.0 if name == "per_sample_loss" else 1.0
+    torch.testing.assert_close(out.per_sample_loss, factor * expected)
+    found, truth = (
+        torch.autograd.grad(of.sum(), embeddings)[0] for of in (out.per_sample_loss, expected)
+    )
+    torch.testing.assert_close(found, factor * truth, rtol=1e-4, atol=1e-5)
+
+
+def test_an_infinite_gradient_in_an_ignored_sample_counts_nothing():
+    """That of the square root of its loss, 0, is."""
+    embeddings, weight, labels = batch({})
+    found = []
+    for rows in (slice(None), labels >= 0):
+        of = embeddings[rows].requires_grad_(), weight.clone().requires_grad_()
+        loss = margin_loss(*of, labels[rows], ArcFace(), ignore_index=-1).per_sample_loss.sqrt()
+        found.append(torch.autograd.grad(loss.sum(), of))
+    (dx, dw), (dx_without, dw_without) = found
+    assert not dx[labels < 0].any()
+    torch.testing.assert_close(dx[labels >= 0], dx_without, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(dw, dw_without, rtol=1e-4, atol=1e-6)
+
+
+def test_without_gradients_nothing_is_prepared_for_them(monkeypatch):
+    """The class centres of a head want a gradient even where an evaluation switches gradients off."""
+    asked = []
+
+    def sum_up(library, of, *wanted):
+        asked.append(wanted)
+        return whole(library, of, *wanted)
+
+    whole = compiled.sum_up
+    monkeypatch.setattr(compiled, "sum_up", sum_up)
+    embeddings, weight, labels = batch({})
+    of = embeddings.requires_grad_(), weight.requires_grad_(), labels
+    with torch.no_grad():
+        margin_loss(*of, ArcFace())
+        margin_loss(*of, MagFace())  # without a form: the passes, but not the rows
+    margin_loss(*of, ArcFace())
+    assert asked == [(False, False)] * 2 + [(True, True)]
+
+
+def test_a_fake_tensor_is_never_read():
+    embeddings, weight, _ = batch({})
+    with FakeTensorMode() as mode:
+        assert not chunked_loss.serves(mode.from_tensor(embeddings), mode.from_tensor(weight))
+        assert not has_memory(torch.empty(3))
+
+
+@pytest.mark.parametrize("bits", [-1, 2**31 - 1, 0x7FC00000], ids=hex)
+def test_bfloat16_keeps_every_nan(bits):
+    """Those of GPUs have all bits set, which rounding must not carry into the sign."""
+    rows = torch.full((1, 40), bits, dtype=torch.int32).view(torch.float32)
+    unit, inverse = torch.empty(1, 40, dtype=torch.bfloat16), torch.empty(1)
+    build.library().unit_rows(rows, 1e-12, inverse, unit)
+    assert unit.isnan().all()

@@ -273,3 +273,39 @@ def test_a_block_keeps_its_names_and_trains_as_before(loops, monkeypatch):
         ours.state_dict().items(), plain.state_dict().values(), strict=True
     ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_slope_with_gaps_in_memory(loops):
+    """Each channel has its own slope, wherever it lies."""
+    pair, x = layers(6), images(3, 6, 5, 4)
+    expected = pair(x)
+    pair[1].weight = nn.Parameter(pair[1].weight.detach().repeat_interleave(2)[::2])
+    assert not pair[1].weight.is_contiguous()
+    close(joined(pair, x), expected, TOLERANCE[torch.float32])
+
+
+class NoGradient(torch.autograd.Function):
+    """A layer that hands back nothing."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+def test_nothing_comes_back_from_nothing(loops):
+    pair, x = layers(6), images(3, 6, 5, 4)
+    NoGradient.apply(joined(pair, x)).sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in pair.parameters())
+
+
+def test_bfloat16_keeps_every_nan(loops):
+    """Those of GPUs have all bits set, which rounding must not carry into the sign."""
+    for channels in (40, 5):
+        pair = layers(channels, "none")
+        bits = torch.full((channels,), 2**31 - 1, dtype=torch.int32)
+        pair[0].bias = nn.Parameter(bits.view(torch.float32))
+        assert joined(pair, images(3, channels, 5, 4, dtype=torch.bfloat16)).isnan().all()

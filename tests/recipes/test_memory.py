@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from fusedface.recipes.host import memory
+
 PAGES_OF_TWO_BLOCKS = """
 import resource, sys, torch
 from fusedface.recipes.host.memory import keep_freed_memory
@@ -39,3 +41,29 @@ def test_the_second_block_needs_no_new_pages():
     assert second > first / 10
     _, second = faults("leave")
     assert second > first / 10
+
+
+class OldLibrary:
+    """mallopt of glibc up to 2.34 (malloc.c): no limit above half of its largest heap, 64 MB."""
+
+    gnu_get_libc_version = None
+
+    def __init__(self):
+        self.set = {}
+
+    def mallopt(self, name, value):
+        if name == memory.MMAP_THRESHOLD and value > 2**26 // 2:
+            return 0
+        self.set[name] = value
+        return 1
+
+
+def test_an_older_library_gets_the_highest_limit_that_it_takes(monkeypatch):
+    """To end its own search without one would leave the limit at 128 KB."""
+    library = OldLibrary()
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: library)
+    for name in memory.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    memory.keep_freed_memory()
+    assert library.set == {memory.MMAP_THRESHOLD: 2**25, memory.TRIM_THRESHOLD: -1}
