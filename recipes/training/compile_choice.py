@@ -20,6 +20,8 @@ class Choice(NamedTuple):
     on: bool
     why: str
     is_auto: bool = False
+    is_possible: bool = True
+    """False if something stands against it, also where a run goes on that was compiled before."""
 
 
 def choose(
@@ -58,7 +60,7 @@ def choose(
     if setting == "off":
         return Choice(on=False, why="as set")
     if obstacle is not None:
-        return Choice(on=False, why=obstacle, is_auto=True)
+        return Choice(on=False, why=obstacle, is_auto=True, is_possible=False)
     if precision.device.type == "cuda":
         return Choice(on=True, why="on a GPU", is_auto=True)
     if precision.device.type != "cpu":

@@ -20,7 +20,8 @@ class Compiling:
     """The passes of a run, compiled from the first step on that trains the backbone.
 
     That step is made twice, from the same state. If the compiled one fails, or has another gradient, the
-    run goes on without it and says so. The other one counts then, and nothing is lost.
+    run goes on without it and says so. The other one counts then, and nothing is lost. A step whose
+    gradient is not finite, as a scaled loss has at first, tells nothing: the next one is tried.
 
     Args:
         passes: computes the gradients of a step.
@@ -51,7 +52,7 @@ class Compiling:
 
     def go_on(self, is_on: bool | None) -> None:
         """Go on with a run whose steps were compiled or not; None if none had been made yet."""
-        if self._choice.is_auto and is_on is not None:
+        if self._choice.is_auto and self._choice.is_possible and is_on is not None:
             self._choice = Choice(on=is_on, why="as the run began", is_auto=True)
 
     def __call__(self, batch: FaceBatch, *, is_frozen: bool) -> "Passed":
@@ -69,7 +70,10 @@ class Compiling:
         """The step by the compiled passes, or by the others if something is wrong with it."""
         buffers = [*self._model.buffers(), *self._head.buffers()]
         before = Before(buffers, next(self._model.parameters()).device)
-        self._passes(batch, is_frozen=False)
+        passed = self._passes(batch, is_frozen=False)
+        if not all(bool(gradient.isfinite().all()) for gradient in self._gradients()):
+            self.is_on = None
+            return passed
         expected = self._take_gradients()
         before.restore()
         began = time.perf_counter()

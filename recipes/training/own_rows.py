@@ -100,9 +100,13 @@ def _sliced(values: object, classes: range, size: tuple[int, int]) -> object:
         return values
     rows = slice(classes.start, classes.stop)
     return {
-        name: value[rows] if isinstance(value, Tensor) and value.shape == size else value
-        for name, value in values.items()
+        name: value[rows] if _is_whole(value, size) else value for name, value in values.items()
     }
+
+
+def _is_whole(value: Any, size: tuple[int, int]) -> bool:
+    """Whether a value has a row of numbers for each class; a sparse tensor would not be sliced."""
+    return isinstance(value, Tensor) and value.shape == size and value.layout == torch.strided
 
 
 def _joined(values: object, rows: Rows) -> object:

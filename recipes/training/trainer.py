@@ -261,7 +261,9 @@ class Trainer:
         self.learner.check_finite()
         rows = self.learner.meter.state()
         spent = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
-        self.progress.compiled = self.learner.passes.is_on
+        is_on = self.learner.passes.is_on
+        # None also between a resumption and the next step.
+        self.progress.compiled = self.progress.compiled if is_on is None else is_on
         progress = vars(self.progress) | spent | {"meter": rows}
         content = self.learner.state() | {"rng": rng_state(), "progress": progress}
         if (shard := self.learner.head.shard) is not None:

@@ -55,7 +55,8 @@ def while_saving(count):
         original(content, file)
         if len(calls) == count:
             file.flush()
-            os.truncate(file.name, os.path.getsize(file.name) // 2)
+            path = file.file.name
+            os.truncate(path, os.path.getsize(path) // 2)
             die()
 
     checkpoint.torch.save = half
@@ -116,7 +117,7 @@ def compare(out, reference):
     """ "same", or the entries of the last checkpoint that differ."""
     name = f"checkpoints/step-{NUM_STEPS:08d}.pt"
     ours, theirs = (flat(torch.load(run / name, weights_only=True)) for run in (out, reference))
-    timed = {"/progress/seconds", "/progress/train_seconds"}
+    timed = {f"/progress/{name}" for name in ("seconds", "train_seconds", "cpu_seconds")}
     different = [
         key
         for key in ours.keys() | theirs.keys()

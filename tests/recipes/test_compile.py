@@ -22,6 +22,7 @@ from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import compiled
 from fusedface.recipes.training.compile_choice import choose
 from fusedface.recipes.training.compiled import Compiled
+from fusedface.recipes.training.compiling import Compiling
 from fusedface.recipes.training.precision import Precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -169,6 +170,65 @@ def test_auto_goes_on_as_the_run_began(faces, tmp_path, monkeypatch):
     said = run(faces, tmp_path / "run", "train.compile=auto", resume=True)
     assert "train.compile=auto: off, as the run began" in said
     same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_change_of_settings_does_not_forget_how_the_run_began(faces, tmp_path):
+    """The change is saved before the first step, when nothing has been compiled yet."""
+    out = tmp_path / "run"
+    run(faces, out, "train.compile=auto")
+    for path in ("checkpoints/step-00000004.pt", "checkpoints/best.pt", "summary.json"):
+        (out / path).unlink()
+    assert checkpoint(out, 2)["progress"]["compiled"] is False
+    run(faces, out, "train.log_every=1", resume=True, allow_change=["train.log_every"])
+    assert checkpoint(out, 2)["progress"]["recipe_changes"]
+    assert checkpoint(out, 2)["progress"]["compiled"] is False
+
+
+class FakePasses:
+    """Gives the only weight the next gradient of a list."""
+
+    first_non_finite = None
+
+    def __init__(self, weight, gradients):
+        self.weight, self.gradients, self.compiled = weight, iter(gradients), []
+
+    def __call__(self, _batch, *, is_frozen):
+        self.weight.grad = torch.full_like(self.weight, next(self.gradients))
+        return self.weight.grad
+
+    def compile(self, *, on):
+        self.compiled.append(on)
+
+    def forget_gradients(self):
+        pass
+
+
+def compiling(choice, gradients):
+    model, notes = nn.Linear(1, 1, bias=False), []
+    passes = FakePasses(model.weight, gradients)
+    head = nn.Identity()
+    return Compiling(passes, model, head, choice, torch.float32, notes.append), passes, notes
+
+
+def test_a_step_that_overflows_is_no_check():
+    """A scaled loss has infinite gradients at first; the step counts, and the next one is tried."""
+    steps, passes, notes = compiling(chosen("on"), [float("inf"), 2.0, 2.0, 3.0])
+    assert steps(None, is_frozen=False).item() == float("inf")
+    assert passes.weight.grad.item() == float("inf")  # a scaler has to see it
+    assert (steps.is_on, passes.compiled, notes) == (None, [], [])
+    steps(None, is_frozen=False)
+    assert (steps.is_on, passes.compiled) == (True, [True])
+    assert steps(None, is_frozen=False).item() == 3.0
+
+
+def test_a_compiled_run_that_goes_on_where_nothing_can_be_compiled():
+    """Such as on several processes, or it would be tried on some of them and not on others."""
+    steps, passes, notes = compiling(chosen(device=GPU, processes=2), [1.0])
+    steps.go_on(is_on=True)
+    steps(None, is_frozen=False)
+    assert (steps.is_on, passes.compiled) == (False, [])
+    assert "several processes" in notes[0]
 
 
 class Broken:
