@@ -32,6 +32,8 @@ LABELS = {
     "partial fc arcface": "insightface's Partial FC formulation",
     "partial fc arcface bfloat16": "the same, bfloat16 products",
     "pytorch-metric-learning arcface": "pytorch-metric-learning `ArcFaceLoss`",
+    "auto-chunked arcface": "ArcFace under Inductor's auto-chunker",
+    "auto-chunked arcface bfloat16": "the same, bfloat16 products",
     "fused normface float32": "**fused, no margin, float32**",
     "fused normface bfloat16": "**fused, no margin, bfloat16 products**",
     "eager normface": "eager, no margin",
@@ -40,6 +42,8 @@ LABELS = {
     "torch linear_cross_entropy normface bfloat16": "the same, bfloat16",
     "liger normface": "Liger-Kernel, no margin",
     "liger normface bfloat16": "the same, bfloat16",
+    "liger hopper normface bfloat16": "Liger-Kernel's kernel for Hopper, no margin, bfloat16",
+    "quack normface bfloat16": "QuACK, no margin, bfloat16",
     "cut-cross-entropy normface bfloat16": "cut-cross-entropy, no margin, bfloat16",
 }
 

@@ -102,7 +102,9 @@ def _in_this_process(case: Case, heads: Heads, name: str, limit: int, num_thread
     device = torch.device("cpu")
     loss = next(p for p in heads(case.t, device) if p.name == name).make()
     # The first run creates threads, code and workspaces before the count; a compiler needs the same shape.
-    num_warm = case.num_classes if name.startswith("compiled") else WARM_UP_CLASSES
+    num_warm = (
+        case.num_classes if name.startswith(("compiled", "auto-chunked")) else WARM_UP_CLASSES
+    )
     loss(*replace(case, num_classes=num_warm).inputs(device)).backward()
     inputs = case.inputs(device)
     before = _resident_mib("VmRSS")

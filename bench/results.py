@@ -12,7 +12,9 @@ import torch
 
 from fusedface.recipes.run_directory.environment import git_revision, installed_version
 
-PACKAGES = ("torch", "triton", "pytorch-metric-learning", "liger-kernel", "cut-cross-entropy")
+PACKAGES = (
+    "torch", "triton", "pytorch-metric-learning", "liger-kernel", "cut-cross-entropy", "quack-kernels",
+)  # fmt: skip
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 Run: python -m bench gpu_suite --out gpu           (the same folder again resumes)
      python -m bench gpu_suite --out try --device cpu --quick
 
+Each part has a budget (suite_parts.py), all together under nine minutes. A part that was stopped at its
+limit gets twice its budget when the command is given again. Parts that were not run on a GPU yet: all.
+
 The folder holds suite.json (the finished parts), log.txt (all output), a JSON file for each part, and
 tuning.json (the fastest tile shapes, which later parts use). Each part is a separate process with a time
 limit. It writes results as it goes, so a kill loses at most the current work.
@@ -27,6 +30,7 @@ from fusedface.recipes.host.terminal import say
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACE = 8.0  # seconds before the limit of a part, in which it should end by itself
+STOPPED = "stopped at its limit"
 SHORTEST = 15.0  # seconds; with less time left no part begins
 
 
@@ -85,7 +89,14 @@ class Suite:
         """Run a part unless it is finished or fewer than SHORTEST seconds are left; as `do`."""
         if self.is_finished(part.name):
             return "done before"
-        return self.do(part, min(part.seconds, left)) if left >= SHORTEST else "no time left"
+        if left < SHORTEST:
+            return f"no time left (budget {part.seconds:.0f} s)"
+        return self.do(part, min(self.budget(part), left))
+
+    def budget(self, part: Part) -> float:
+        """Seconds for a part: its budget, and twice as many if that was too little the last time."""
+        stopped = self.done.get(part.name, {}).get("state") == STOPPED
+        return part.seconds * (2.0 if stopped else 1.0)
 
     def do(self, part: Part, seconds: float) -> str:
         """Run a part with a time limit in seconds; returns one line on its outcome."""
@@ -96,6 +107,7 @@ class Suite:
             "part": part.name,
             "state": self._state(part, code, facts),
             "seconds": round(time.monotonic() - began, 1),
+            "budget": round(seconds),
             "exit": code,
             **facts,
         }
@@ -145,7 +157,7 @@ class Suite:
 
     def _state(self, part: Part, code: int | None, facts: dict[str, Any]) -> str:
         if code is None:
-            return "stopped at its limit"
+            return STOPPED
         if part.is_tests:
             return "finished" if code in (0, 1, 5) else "failed"  # 5: no test for this device
         if code != 0:

@@ -1,12 +1,14 @@
 """The parts of the suite on a GPU: what each runs, and how long it may take."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
 
-OURS_AND_SMALL = ("fused", "official", "partial fc", "pytorch", "linear_cross", "liger", "cut-")
+OURS_AND_SMALL = (
+    "fused", "official", "partial fc", "pytorch", "linear_cross", "liger", "quack", "cut-",
+)  # fmt: skip
 # Compiling the eager formulation for a shape takes longer than timing it.
 OF_LARGE = (
     "fused curricularface",
@@ -15,8 +17,10 @@ OF_LARGE = (
     "official",
     "linear_cross",
     "liger",
+    "quack",
     "cut-",
 )
+TO_CHUNK = ("auto-chunked", "eager arcface")
 
 KERNEL_SHAPES = (
     "512x85742x128",
@@ -27,12 +31,16 @@ KERNEL_SHAPES = (
 )
 LARGE_SHAPES = ("1024x360232x512", "1024x2000000x512", "4096x1000000x512", "512xmaxx512")
 ERROR_SHAPES = ("130x3001x128", "63x9970x512")
+CHUNKED_SHAPES = ("512x85742x128",)
 TUNED_SHAPES = ("512x85742x128", "512x85742x512")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A command of `bench` (or pytest), its time limit, and the number of cases in its finished file."""
+    """A command of `bench` (or pytest), its budget, and the number of cases in its finished file.
+
+    The budgets of all parts together are under nine minutes.
+    """
 
     name: str
     seconds: float
@@ -53,25 +61,49 @@ def plan(device: torch.device, quick: bool, skip: Sequence[str] = ()) -> list[Pa
         "errors": small or ERROR_SHAPES,
         "kernels": small or KERNEL_SHAPES,
         "large": small or LARGE_SHAPES,
+        "chunker": small or CHUNKED_SHAPES,
     }
-    short = ("--steps", "3", "--batch", "8", "--classes", "6", "--size", "32") if quick else ()
+    tiny = ("--batch", "8", "--classes", "6", "--size", "32") if quick else ()
     parts = [
-        Part("tests", 150.0, _tests()),
+        Part("tests", 110.0, _tests()),
         _kernels(
-            "errors", 45.0, shapes["errors"],
-            "--rounds", "0", "--no-memory", *_only(OURS_AND_SMALL), *skipped,
+            "errors", 40.0, shapes["errors"],
+            "--rounds", "0", "--no-memory", "--skip", "auto-chunked",
+            *_only(OURS_AND_SMALL), *skipped,
         ),
-        _kernels("kernels", 150.0, shapes["kernels"], "--rounds", "15", "--seconds", "4", *skipped),
         _kernels(
-            "large", 110.0, shapes["large"],
-            "--rounds", "9", "--seconds", "5", "--skip", "compiled", *_only(OF_LARGE), *skipped,
+            "kernels", 110.0, shapes["kernels"],
+            "--rounds", "15", "--seconds", "3", "--skip", "auto-chunked", *skipped,
         ),
-        Part("convergence", 60.0, ("convergence", "--minutes", "0.3", *short)),
+        _trained_step(quick, tiny),
+        _kernels(
+            "large", 60.0, shapes["large"],
+            "--rounds", "9", "--seconds", "3", "--skip", "compiled", "--skip", "auto-chunked",
+            *_only(OF_LARGE), *skipped,
+        ),
+        _kernels(
+            "chunker", 40.0, shapes["chunker"], "--rounds", "9", "--seconds", "3",
+            *_only(TO_CHUNK), *skipped,
+        ),
+        _convergence(quick, tiny),
     ]  # fmt: skip
     if device.type == "cuda":
         shapes_to_tune = [word for shape in TUNED_SHAPES for word in ("--shape", shape)]
-        parts.insert(2, Part("tune", 130.0, ("tune", *shapes_to_tune)))
+        parts.insert(2, Part("tune", 70.0, ("tune", *shapes_to_tune)))
+        parts.insert(0, Part("unknowns", 25.0, ("unknowns",)))
+    if quick:  # tiny shapes, also on a machine where starting takes longest
+        parts = [replace(part, seconds=3.0 * part.seconds) for part in parts]
     return parts
+
+
+def _trained_step(quick: bool, tiny: Sequence[str]) -> Part:
+    short = ("--rounds", "2", "--no-compiled") if quick else ()
+    return Part("step", 50.0, ("trained-step", *tiny, *short))
+
+
+def _convergence(quick: bool, tiny: Sequence[str]) -> Part:
+    steps = ("--steps", "3") if quick else ()
+    return Part("convergence", 25.0, ("convergence", "--minutes", "0.15", *steps, *tiny))
 
 
 def _tests() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The table at the end of the suite on a GPU: time of the main alternatives by case."""
+"""The tables at the end of the suite on a GPU; last, time of the main alternatives by case."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import Console
 
 from fusedface.bench import results, tables
-from fusedface.recipes.host.terminal import Table
+from fusedface.recipes.host.terminal import Table, plain
 
+TARGET = 10_000  # images a second of MobileFaceNet on one H100: a target, not a measurement
 COLUMNS: dict[str, Callable[[str], bool]] = {
     "ours bf16": lambda name: name == "fused curricularface bfloat16",
     "in graph": lambda name: name.endswith("CUDA graph"),
@@ -16,21 +17,36 @@ COLUMNS: dict[str, Callable[[str], bool]] = {
     "official": lambda name: name == "official curricularface",
     "eager bf16": lambda name: name == "eager curricularface bfloat16",
     "compiled bf16": lambda name: name == "compiled eager curricularface bfloat16",
+    "chunked bf16": lambda name: name == "auto-chunked arcface bfloat16",
     "torch lce": lambda name: name.startswith("torch linear_cross_entropy"),
     "liger bf16": lambda name: name == "liger normface bfloat16",
+    "liger hopper": lambda name: name == "liger hopper normface bfloat16",
+    "quack bf16": lambda name: name == "quack normface bfloat16",
     "cce bf16": lambda name: name == "cut-cross-entropy normface bfloat16",
 }
 
 
 def print_summary(out: Path, console: Console) -> None:
-    """Print forward and backward of the main alternatives in milliseconds, one line per case."""
+    """Print unknowns, images a second, and last forward and backward in milliseconds, one line per case."""
     table = Table("forward + backward, ms", ["case"], [*COLUMNS, "ours of limit"])
-    for name in ("kernels", "large"):
-        path = out / f"{name}.json"
-        if path.exists():
-            for case, rows in _by_case(results.read(path)["rows"]).items():
-                table.add_row(case, *_line(rows))
+    for name in ("kernels", "large", "chunker"):
+        for case, rows in _by_case(_rows(out, name)).items():
+            table.add_row(case, *_line(rows))
+    for name, show in (("unknowns", tables.print_unknowns), ("step", _print_steps)):
+        if rows := _rows(out, name):
+            show(rows, console)
     console.print(table)
+
+
+def _print_steps(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    tables.print_trained_steps(rows, console)
+    console.print(plain(f"target of MobileFaceNet on one H100: {TARGET:,} images/s"))
+
+
+def _rows(out: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a part; none if it has not run."""
+    path = out / f"{name}.json"
+    return results.read(path)["rows"] if path.exists() else []
 
 
 def _by_case(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

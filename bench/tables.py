@@ -71,6 +71,29 @@ def print_steps(rows: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
+def print_trained_steps(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print rows of `trained_step.run`, one line per way to make a step."""
+    table = Table("steps of recipe run", ["network", "steps"], ["images/s", "25-75 %"], num_keys=2)
+    for row in rows:
+        low, mid, high = row["images_per_second"]
+        table.add_row(
+            f"{row['model']}, {row['size']}x{row['size']}, B={row['num_rows']} "
+            f"C={row['num_classes']:,}",
+            row["way"], f"{mid:,.0f}", f"{low:,.0f}-{high:,.0f}",
+        )  # fmt: skip
+    console.print(table)
+    for line in dict.fromkeys(line for row in rows for line in row["said"]):
+        console.print(plain(line))
+
+
+def print_unknowns(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print rows of `unknowns.run`, each next to what docs/performance.md assumes."""
+    table = Table("unknowns of the performance model", ["what"], ["measured", "assumed"])
+    for row in rows:
+        table.add_row(row["what"], f"{row['measured']:.3g} {row['unit']}", row["assumed"])
+    console.print(table)
+
+
 def print_tiles(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """Print rows of `bench tune`, one line per kernel and tile shape."""
     table = Table("tile shapes", ["kernel", "tile"], ["ms"])

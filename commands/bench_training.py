@@ -1,4 +1,4 @@
-"""`bench step`, `bench data` and `bench convergence`: what a training is made of."""
+"""`bench step`, `trained-step`, `unknowns`, `data` and `convergence`: what a training is made of."""
 
 from typing import Annotated
 
@@ -37,6 +37,44 @@ def time_step(
             rows += step.run(setup, target, rounds, note, compiled=compiled)
             save_rows(out, "step", target, rows)
     tables.print_steps(rows, console)
+
+
+def time_trained_step(
+    model: Annotated[str, typer.Option(help="A backbone.")] = "mobilefacenet",
+    batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 512,
+    classes: Annotated[int, typer.Option(min=2, help="C.")] = 85742,
+    size: Annotated[int, typer.Option(min=16, help="Pixels of a side, a multiple of 16.")] = 112,
+    rounds: Annotated[int, typer.Option(min=1, help="Readings, each after 10 steps.")] = 9,
+    compiled: Annotated[bool, typer.Option(help="Also under torch.compile.")] = True,
+    out: OutOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Time the steps that `recipe run` makes: eager, compiled, and on a GPU from a CUDA graph."""
+    from fusedface.bench import tables, trained_step
+    from fusedface.bench.step import Setup
+    from fusedface.recipes.host.device import pick_device
+
+    target, console = pick_device(device), wide_console()
+    names = trained_step.ways(target, compiled=compiled)
+    with working(console, "measuring") as note:
+        rows = trained_step.run(
+            Setup(model, batch, classes, size), target, rounds, names, note,
+            lambda rows: save_rows(out, "trained-step", target, rows),
+        )  # fmt: skip
+    save_rows(out, "trained-step", target, rows)
+    tables.print_trained_steps(rows, console)
+
+
+def measure_unknowns(out: OutOption = None, device: DeviceOption = None) -> None:
+    """Measure what the performance model assumes of a GPU: L2, graph nodes, programs at once."""
+    from fusedface.bench import tables, unknowns
+    from fusedface.recipes.host.device import pick_device
+
+    target, console = pick_device(device), wide_console()
+    with working(console, "measuring") as note:
+        rows = unknowns.run(target, note)
+    save_rows(out, "unknowns", target, rows)
+    tables.print_unknowns(rows, console)
 
 
 def time_data(

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fusedface.bench.heads.loss import Loss, M, S
+from fusedface.recipes.run_directory.environment import installed_version
 
+PADDED = 256  # classes: both kernels with TMA want a multiple of 128 or 256
 LinearCrossEntropy = Callable[[Tensor, Tensor, Tensor], Any]
 
 
@@ -24,6 +26,29 @@ def missing(package: str, needs_cuda: bool, device: torch.device) -> str:
     if importlib.util.find_spec(package) is None:
         return f"{package} is not installed"
     return "needs a CUDA device" if needs_cuda and device.type != "cuda" else ""
+
+
+def missing_quack(device: torch.device) -> str:
+    """Why QuACK cannot run here; empty if it can. Another package has the same import name."""
+    if installed_version("quack-kernels") is None:
+        return "quack-kernels is not installed"
+    return _needs_capability(9, device)
+
+
+def missing_liger_hopper(device: torch.device) -> str:
+    """Why Liger-Kernel's kernel for Hopper cannot run here; empty if it can."""
+    if reason := missing("liger_kernel", True, device):
+        return reason
+    if importlib.util.find_spec("cutlass") is None:
+        return "nvidia-cutlass-dsl is not installed: pip install 'liger-kernel[cutedsl]'"
+    return _needs_capability(9, device, only=True)
+
+
+def _needs_capability(major: int, device: torch.device, *, only: bool = False) -> str:
+    found = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 0
+    if found == major or (found > major and not only):
+        return ""
+    return f"needs a GPU of compute capability {major}{'' if only else ' or later'}"
 
 
 def missing_in_torch() -> str:
@@ -70,6 +95,34 @@ def cut_cross_entropy_normface(dtype: torch.dtype) -> Loss:
     """Apple's cut-cross-entropy with its defaults, which drop small gradients."""
     module = importlib.import_module("cut_cross_entropy")
     return _normface(module.linear_cross_entropy, dtype)
+
+
+def liger_hopper_normface(dtype: torch.dtype) -> Loss:
+    """Liger-Kernel's CuTe kernel for sm_90, which takes bfloat16 only."""
+    module = importlib.import_module("liger_kernel.ops.cutedsl.ops.fused_linear_cross_entropy_sm90")
+    return _normface(padded(module.liger_fused_linear_cross_entropy_sm90), dtype)
+
+
+def quack_normface(dtype: torch.dtype) -> Loss:
+    """QuACK's chunked linear cross-entropy, its products without tuning."""
+    module = importlib.import_module("quack.linear_cross_entropy")
+
+    def function(x: Tensor, w: Tensor, labels: Tensor) -> Any:
+        return module.chunked_linear_cross_entropy(x, w, labels, tuned=False)
+
+    return _normface(padded(function), dtype)
+
+
+def padded(function: LinearCrossEntropy) -> LinearCrossEntropy:
+    """The function on class centres with zero rows up to a multiple of PADDED.
+
+    Logits of these rows are 0, far below those of the hard negatives; the check against float64 decides.
+    """
+
+    def wrapped(x: Tensor, w: Tensor, labels: Tensor) -> Any:
+        return function(x, F.pad(w, (0, 0, 0, -len(w) % PADDED)), labels)
+
+    return wrapped
 
 
 def _normface(function: LinearCrossEntropy, dtype: torch.dtype) -> Loss:

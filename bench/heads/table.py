@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fusedface.bench.heads import packages, published
+from fusedface.bench.heads import auto_chunked, packages, published
 from fusedface.bench.heads.loss import Loss, M, S
 from fusedface.kernels import ArcFace, CurricularFace, Margin, NormFace
 from fusedface.kernels.options import Precision, TargetGradient
@@ -87,6 +87,7 @@ def _arcface(t: Tensor) -> list[Head]:
             missing=without,
         ),
     ]  # fmt: skip
+    found += _auto_chunked(margin)
     if t.device.type == "cuda":
         make = published.partial_fc_arcface
         found.append(_in_bfloat16(name, margin, make, target_gradient="straight_through"))
@@ -108,6 +109,7 @@ def _normface(t: Tensor) -> list[Head]:
     return [
         *_fused(margin, t),
         Head("eager normface", margin, published.eager_normface),
+        *_for_hopper(margin, device),
         *(
             Head(
                 f"{name} normface{'' if dtype == 'float32' else ' ' + dtype}",
@@ -119,6 +121,43 @@ def _normface(t: Tensor) -> list[Head]:
             for name, make, missing in functions
             for dtype in dtypes
         ),
+    ]
+
+
+def _for_hopper(margin: Margin, device: torch.device) -> list[Head]:
+    """Kernels for Hopper and later, on GPUs only; in bfloat16."""
+    if device.type != "cuda":
+        return []
+    functions = (
+        ("liger hopper", packages.liger_hopper_normface, packages.missing_liger_hopper(device)),
+        ("quack", packages.quack_normface, packages.missing_quack(device)),
+    )
+    return [
+        Head(
+            f"{name} normface bfloat16",
+            margin,
+            lambda make=make: make(torch.bfloat16),
+            precision="bfloat16",
+            missing=missing,
+        )
+        for name, make, missing in functions
+    ]
+
+
+def _auto_chunked(margin: Margin) -> list[Head]:
+    """ArcFace under Inductor's auto-chunker, in float32 and with bfloat16 products."""
+    missing, name, loss = (
+        auto_chunked.missing_in_torch(),
+        "auto-chunked arcface",
+        auto_chunked.arcface,
+    )
+
+    def in_bfloat16() -> Loss:
+        return auto_chunked.auto_chunked(published.in_autocast(loss, torch.bfloat16))
+
+    return [
+        Head(name, margin, lambda: auto_chunked.auto_chunked(loss), missing=missing),
+        Head(f"{name} bfloat16", margin, in_bfloat16, precision="bfloat16", missing=missing),
     ]
 
 

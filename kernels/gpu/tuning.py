@@ -80,7 +80,7 @@ def tune(
         )
 
     with choice.decided.watched_by(time_all):
-        _step(num_rows, num_classes, dim, precision, device)
+        step(num_rows, num_classes, dim, precision, device)
     choice.keep(device, _fastest(timings))
     return timings
 
@@ -101,7 +101,7 @@ def _fastest(timings: list[Timing]) -> dict[Case, Tile]:
     return best
 
 
-def _step(
+def step(
     num_rows: int, num_classes: int, dim: int, precision: str, device: torch.device
 ) -> tuple[Tensor, ...]:
     """A forward without gradients, then one with gradients and its backward, at t = 0.3."""

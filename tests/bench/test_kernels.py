@@ -30,7 +30,7 @@ def test_every_head_agrees_with_the_reference(phase):
     inputs = case.inputs(CPU)
     checked = []
     for head in heads(case.t, CPU):
-        if not head.missing and "compiled" not in head.name:
+        if not (head.missing or "compiled" in head.name or "auto-chunked" in head.name):
             errors = check(head, head.make(), inputs, truth(head, case, inputs))
             checked.append(head.name)
             assert head.precision != "float32" or errors.weight < 2e-5, head.name
