@@ -9,7 +9,7 @@ from torch import Tensor
 from fusedface.kernels.interface.primitive import compute_dtype
 
 WITHOUT_COMPILER = ("reference", "chunked")  # the backends that are always there
-WITH_UPDATE = ("chunked",)  # those that update the class centres in their backward
+WITH_UPDATE = ("chunked", "triton")  # those that update the class centres in their backward
 _AVAILABLE = f"use one of auto, {', '.join(WITHOUT_COMPILER)}"
 
 
@@ -55,7 +55,6 @@ def pick_backend(name: str, embeddings: Tensor, weight: Tensor, updates: bool = 
     """
     if updates:
         check_updates(name)
-        return WITH_UPDATE[0]
     if name == "auto":
         name = choose(embeddings.device, compute_dtype(embeddings, weight)).backend
     if name in WITHOUT_COMPILER:

@@ -30,12 +30,7 @@ class RowsSGD:
     """
 
     def __init__(self, weight: Tensor, update: CentreUpdate, *upstream: Tensor) -> None:
-        of = update.sampled
-        if of is not None and of.weight._version != of.version:
-            raise RuntimeError(
-                "the class centres have changed between this forward and its backward: with a fused update "
-                "each backward is a step, so it must follow its forward"
-            )
+        update.check_sample()
         self.weight, self.update = weight, update
         self.unscale = update.loss_scale.reciprocal()
         self.skip = update.skip

@@ -32,6 +32,7 @@ TARGETS = {
 }
 MULTIPROCESSORS = 132
 POINTERS = {
+    torch.float64: "*fp64",
     torch.float32: "*fp32",
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",

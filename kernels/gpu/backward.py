@@ -47,7 +47,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients in the embeddings (B, D) and the class centres (C, D), empty where not needed."""
     with launch.on_device(saved.embeddings.device):
-        factors = _row_factors(saved, threshold, lse, d_cos_y, d_lse, numbers)
+        factors = row_factors(saved, threshold, lse, d_cos_y, d_lse, numbers)
         return gradients(saved, factors, numbers, needs_embeddings, needs_weight)
 
 
@@ -68,7 +68,7 @@ def gradients(
     )
     if layout.is_narrow(embeddings.shape[1], numbers.precision):
         if needs_weight:
-            _centre_gradient(saved, factors, numbers, d_weight)
+            centre_gradient(saved, factors, numbers, d_weight)
         parts = saved.direction[None]
     else:
         parts = _chunked_gradients(saved, factors, numbers, needs_embeddings, d_weight)
@@ -77,9 +77,10 @@ def gradients(
     return d_embeddings, d_weight
 
 
-def _row_factors(
+def row_factors(
     saved: Saved, threshold: Tensor, lse: Tensor, d_cos_y: Tensor, d_lse: Tensor, numbers: Numbers
 ) -> Factors:
+    """The factors of the rows; nothing is read back."""
     num = len(saved.labels)
     padded = layout.padded_rows(num)
     factors = Factors(lse.new_empty(4, padded), lse.new_empty(()))
@@ -92,7 +93,8 @@ def _row_factors(
     return factors
 
 
-def _centre_gradient(saved: Saved, factors: Factors, numbers: Numbers, d_weight: Tensor) -> None:
+def centre_gradient(saved: Saved, factors: Factors, numbers: Numbers, d_weight: Tensor) -> None:
+    """Fill `d_weight` (C, D), in the narrow schedule; `saved.flags` may be some columns of all."""
     num_rows, num_classes = len(saved.labels), len(saved.weight)
     dim = saved.x.rows.shape[1]
 
@@ -101,7 +103,7 @@ def _centre_gradient(saved: Saved, factors: Factors, numbers: Numbers, d_weight:
             kernels.centre_gradient_kernel, layout.ceil_div(num_classes, tile.block_c),
             saved.x.rows, saved.w.rows, saved.w.rows, saved.w.inverse,
             saved.labels, saved.flags, *factors, saved.linear, d_weight,
-            num_rows, factors.rows.shape[1], num_classes, saved.flags.shape[1], *numbers.scalars,
+            num_rows, factors.rows.shape[1], num_classes, saved.flags.stride(0), *numbers.scalars,
             tile=tile, DIM=dim, WIDTH=d_weight.shape[1], MODE=numbers.mode,
             PRECISION=layout.operands(numbers.precision).dot, SIGNED=True,
         )  # fmt: skip
@@ -140,28 +142,39 @@ def _chunked_gradients(
     num_rows, num_classes = len(saved.labels), len(saved.weight)
     dim = saved.x.rows.shape[1]
     chunk = layout.chunk_classes(num_rows, num_classes, dim, numbers.precision)
+    scratch = scratch_of(saved, factors, chunk, needs_embeddings)
+    for first in range(0, num_classes, chunk):
+        chunk_gradient(saved, factors, numbers, first, chunk, scratch, d_weight)
+    return scratch.parts
+
+
+def scratch_of(saved: Saved, factors: Factors, chunk: int, needs_embeddings: bool) -> "Scratch":
+    """Memory that all chunks of up to `chunk` classes use in turn."""
+    num_rows, dim = len(saved.labels), saved.x.rows.shape[1]
     tiles = layout.ceil_div(num_rows, layout.WIDE_MULTIPLE) * layout.ceil_div(
         dim, layout.WIDE_MULTIPLE
     )
-    split = layout.split_chunk(tiles, chunk, 2 * layout.processors(d_weight.device))
-    # All chunks use the same memory in turn.
-    scratch = _Scratch(
+    split = layout.split_chunk(tiles, chunk, 2 * layout.processors(saved.weight.device))
+    return Scratch(
         saved.x.rows.new_empty(len(saved.x.rows) * chunk),
         factors.unscale.new_empty(factors.rows.shape[1] // layout.FLAG_ROWS * chunk),
         factors.unscale.new_empty(split.num if needs_embeddings else 0, num_rows, dim),
         split.classes,
     )
-    for first in range(0, num_classes, chunk):
-        fitting = min(chunk, num_classes - first)
-        here = _Chunk(
-            first, layout.ceil_div(fitting, layout.CHUNK_MULTIPLE) * layout.CHUNK_MULTIPLE
-        )
-        num_along = _coefficients(saved, factors, numbers, here, scratch)
-        _products(saved, factors, numbers, here, scratch, num_along, d_weight)
-    return scratch.parts
 
 
-class _Scratch(NamedTuple):
+def chunk_gradient(
+    saved: Saved, factors: Factors, numbers: Numbers, first: int, chunk: int, scratch: "Scratch",
+    d_weight: Tensor, first_stored: int = 0,
+) -> None:  # fmt: skip
+    """Both gradients of the classes [first, first + chunk); row 0 of `d_weight` is class `first_stored`."""
+    fitting = min(chunk, len(saved.weight) - first)
+    here = _Chunk(first, layout.ceil_div(fitting, layout.CHUNK_MULTIPLE) * layout.CHUNK_MULTIPLE)
+    num_along = _coefficients(saved, factors, numbers, here, scratch)
+    _products(saved, factors, numbers, here, scratch, num_along, d_weight, first_stored)
+
+
+class Scratch(NamedTuple):
     """Memory through which a chunk's first launch hands its results to the second."""
 
     g: Tensor  # (padded B, chunk), in the operand dtype
@@ -178,7 +191,7 @@ class _Chunk(NamedTuple):
 
 
 def _coefficients(
-    saved: Saved, factors: Factors, numbers: Numbers, chunk: _Chunk, scratch: _Scratch
+    saved: Saved, factors: Factors, numbers: Numbers, chunk: _Chunk, scratch: Scratch
 ) -> int:
     """Write g and its part of the projection; return the number of row blocks that the latter has."""
     num_rows, num_classes, dim = len(saved.labels), len(saved.weight), saved.x.rows.shape[1]
@@ -203,8 +216,8 @@ def _coefficients(
 
 
 def _products(
-    saved: Saved, factors: Factors, numbers: Numbers, chunk: _Chunk, scratch: _Scratch,
-    num_along: int, d_weight: Tensor,
+    saved: Saved, factors: Factors, numbers: Numbers, chunk: _Chunk, scratch: Scratch,
+    num_along: int, d_weight: Tensor, first_stored: int,
 ) -> None:  # fmt: skip
     num_parts, num_rows, dim = scratch.parts.shape
 
@@ -216,7 +229,7 @@ def _products(
             chunk_gradients.products_kernel, of_embeddings + of_centres,
             scratch.g, scratch.along, saved.x.rows, saved.w.rows, saved.w.inverse, factors.unscale,
             scratch.parts, d_weight,
-            num_rows, len(saved.weight), chunk.first, chunk.size, scratch.part_classes,
+            num_rows, len(saved.weight), chunk.first, first_stored, chunk.size, scratch.part_classes,
             of_embeddings, num_along,
             tile=tile, DIM=dim, WIDTH=saved.weight.shape[1],
             PRECISION=layout.operands(numbers.precision).dot,

@@ -90,15 +90,23 @@ def store_coefficients(
 
 
 @triton.jit(
-    do_not_specialize=["num_rows", "num_classes", "first_class", "num_embedding_tiles", "num_along"]
+    do_not_specialize=[
+        "num_rows",
+        "num_classes",
+        "first_class",
+        "first_stored",
+        "num_embedding_tiles",
+        "num_along",
+    ]
 )
 def products_kernel(
     # tensors: (padded B, chunk), (num_along, chunk), unit rows (B, DIM) and (C, DIM), (C,), 0-d
     g_ptr, along_ptr, x_ptr, w_ptr, inverse_w_ptr, unscale_ptr,
-    # out: (num_parts, B, DIM), added to; like the class centres, (C, WIDTH)
+    # out: (num_parts, B, DIM), added to; like the class centres from `first_stored`, (C, WIDTH)
     parts_ptr, d_weight_ptr,
     # run-time scalars
-    num_rows, num_classes, first_class, chunk, classes_per_part, num_embedding_tiles, num_along,
+    num_rows, num_classes, first_class, first_stored, chunk, classes_per_part, num_embedding_tiles,
+    num_along,
     # specialisation
     DIM: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
     # tiling
@@ -118,7 +126,7 @@ def products_kernel(
     else:
         centre_product(
             program - num_embedding_tiles, g_ptr, along_ptr, x_ptr, w_ptr, inverse_w_ptr, unscale_ptr,
-            d_weight_ptr, num_rows, num_classes, first_class, chunk, num_along,
+            d_weight_ptr, num_rows, num_classes, first_class, first_stored, chunk, num_along,
             DIM, WIDTH, PRECISION, BLOCK_C, BLOCK_D, BLOCK_K,
         )  # fmt: skip
 
@@ -172,7 +180,7 @@ def add_parts(acc, out, mask, is_later, DIM: tl.constexpr):
 @triton.jit
 def centre_product(
     program, g_ptr, along_ptr, x_ptr, w_ptr, inverse_w_ptr, unscale_ptr, d_weight_ptr,
-    num_rows, num_classes, first_class, chunk, num_along,
+    num_rows, num_classes, first_class, first_stored, chunk, num_along,
     DIM: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -198,8 +206,9 @@ def centre_product(
     classes = first_class + first + offs_c
     factor = tl.load(inverse_w_ptr + classes) * tl.load(unscale_ptr)
     first_row = (first_class + first).to(tl.int64)
+    out = d_weight_ptr + (first_row - first_stored) * WIDTH
     store_projected(
-        d_w, along, factor, w_ptr + first_row * DIM, d_weight_ptr + first_row * WIDTH, first_column,
+        d_w, along, factor, w_ptr + first_row * DIM, out, first_column,
         classes < num_classes, DIM, WIDTH,
     )  # fmt: skip
 

@@ -11,12 +11,16 @@ SMALLEST_BLOCK = 16  # that tl.dot takes
 # class centres, which a step holds anyway. So even many classes are at most a dozen chunks at B = 2 D.
 CHUNK_BYTES, CHUNK_SHARE = 42 * 2**20, 6
 LARGEST_OFFSET = 2**31 - 1  # kernels find their way within a chunk's coefficients in 32 bits
+# The same for the gradient of the class centres that learn in the backward: of a share of their own bytes,
+# so that the host starts kernels for at most a few dozen chunks.
+UPDATE_SHARE = 64
 CHUNK_MULTIPLE = 256  # classes: the largest BLOCK_C of gradients.py
 ROW_MULTIPLE = 128  # rows of unit embeddings, flags and factors: the largest BLOCK_B
 CLASS_MULTIPLE = (
     256  # unit class centres: the largest BLOCK_C, and the columns of flags with FLAG_CLASSES
 )
 FLAG_ROWS, FLAG_CLASSES = 64, 64  # of tile.py
+UPDATE_MULTIPLE = 16 * FLAG_CLASSES  # classes: the flags of a chunk are aligned to 16 bytes
 MIN_CLASSES_PER_PART = 512  # of the product with w: shorter sums cost more in parts than they win
 INTERPRETED_MULTIPROCESSORS = 3  # on a CPU: enough for several splits
 
@@ -146,6 +150,21 @@ def chunk_classes(rows: int, classes: int, dim: int, precision: str) -> int:
     fitting = held // padded_rows(rows) // CHUNK_MULTIPLE * CHUNK_MULTIPLE
     num = ceil_div(classes, max(fitting, CHUNK_MULTIPLE))
     return ceil_div(ceil_div(classes, num), CHUNK_MULTIPLE) * CHUNK_MULTIPLE
+
+
+def update_classes(rows: int, classes: int, dim: int, precision: str) -> int:
+    """Classes per chunk where they learn in the backward.
+
+    Their float32 gradient and, in the wide schedule, their coefficients fit `CHUNK_BYTES`, or else a share
+    of the class centres' own bytes.
+    """
+    coefficients = 0 if is_narrow(dim, precision) else padded_rows(rows)
+    per_class = 4 * dim + coefficients * OPERANDS[precision].dtype.itemsize
+    fitting = max(CHUNK_BYTES, 4 * dim * classes // UPDATE_SHARE) // per_class
+    if coefficients:
+        fitting = min(fitting, LARGEST_OFFSET // coefficients)
+    num = ceil_div(classes, max(fitting // UPDATE_MULTIPLE * UPDATE_MULTIPLE, UPDATE_MULTIPLE))
+    return ceil_div(ceil_div(classes, num), UPDATE_MULTIPLE) * UPDATE_MULTIPLE
 
 
 class Parts(NamedTuple):

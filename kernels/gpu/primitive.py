@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedface.kernels.gpu import backward, forward, layout
+from fusedface.kernels.gpu import backward, forward, layout, learning
 from fusedface.kernels.gpu.arguments import Numbers, UnitRows, check_operands
 from fusedface.kernels.gpu.backward import Saved
 from fusedface.kernels.interface.negatives import NegativeStats
@@ -39,9 +39,18 @@ def cosine_lse(
         linear = embeddings.new_full((), hard.linear, dtype=torch.float32)
         reweights = (hard.square, hard.linear, hard.constant) != (0.0, 1.0, 0.0)
         linear_bound = abs(hard.linear)
+    threshold = threshold.float().contiguous()
+    if spec.update is not None and torch.is_grad_enabled() and weight.requires_grad:
+        numbers = Numbers(
+            spec.scale, hard.square, hard.constant, spec.precision, reweights, linear_bound
+        )
+        cos_y, lse, stats = learning.cosine_lse(
+            embeddings, weight, labels, threshold, linear, numbers, spec.update
+        )
+        return CosineLse(cos_y, lse, NegativeStats(*stats.unbind()))
     needs_embeddings = torch.is_grad_enabled() and embeddings.requires_grad
     cos_y, lse, stats, *_ = _forward(
-        embeddings, weight, labels, threshold.float().contiguous(), linear,
+        embeddings, weight, labels, threshold, linear,
         spec.scale, hard.square, hard.constant, spec.precision, reweights, linear_bound,
         needs_embeddings,
     )  # fmt: skip

@@ -6,8 +6,8 @@ SplitMix64 (Steele, Lea and Flood, 2014) on int64 tensors, whose arithmetic wrap
 from torch import Tensor
 
 GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15
-_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
-_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
 def random_bits(seed: Tensor, numbers: Tensor) -> Tensor:
@@ -17,8 +17,8 @@ def random_bits(seed: Tensor, numbers: Tensor) -> Tensor:
 
 def mix(x: Tensor) -> Tensor:
     """Scramble x, int64: every bit of the result depends on every bit of x."""
-    x = (x ^ shift(x, 30)) * _MIX_1
-    x = (x ^ shift(x, 27)) * _MIX_2
+    x = (x ^ shift(x, 30)) * MIX_1
+    x = (x ^ shift(x, 27)) * MIX_2
     return x ^ shift(x, 31)
 
 

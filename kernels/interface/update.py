@@ -48,6 +48,15 @@ class CentreUpdate:
     """Set within `margin_loss` if processes share the classes: that of the first row, so that numbers are
     rounded as by one process."""
 
+    def check_sample(self) -> None:
+        """Raise RuntimeError if sampled class centres have changed since the forward copied them."""
+        of = self.sampled
+        if of is not None and of.weight._version != of.version:
+            raise RuntimeError(
+                "the class centres have changed between this forward and its backward: with a fused update "
+                "each backward is a step, so it must follow its forward"
+            )
+
 
 def check_dtype(name: str, dtype: torch.dtype) -> None:
     """Raise TypeError unless numbers of this dtype can be updated: float16 has too small a range."""
