@@ -63,7 +63,7 @@ def run(
 
 def _sources(kept: FaceSource, folder: Path, path: str | None) -> dict[str, FaceSource]:
     """The sources to time, by name: the kept faces, the same as files, and the one at `path`."""
-    more = {} if path is None else {path: open_source(path)}
+    more: dict[str, FaceSource] = {} if path is None else {path: open_source(path)}
     return {
         "generated, kept": kept,
         "folder of JPEG": open_source(folder),

@@ -203,7 +203,10 @@ class _CaseRun:
 
     def _row(self, head: Head, seconds: dict[str, dict[str, list[float]]]) -> Row:
         name = head.name
-        known = {"peak_extra_mib": self.peaks.get(name), "errors": self.errors.get(name)}
+        known: dict[str, Any] = {
+            "peak_extra_mib": self.peaks.get(name),
+            "errors": self.errors.get(name),
+        }
         passes = seconds.get(name)
         if name in self.failures or not passes:
             return Row(self.case, name, **known, note=self.failures.get(name, ""))
@@ -216,8 +219,9 @@ class _CaseRun:
             }
             for which in ("both", "step")
         }
-        reached = rates(self.case, head, self.plan.device, ms["both"][1] / 1e3, self.ceilings)
-        return Row(self.case, name, ms, ratios, **known, **reached)
+        seconds_each = ms["both"][1] / 1e3
+        known |= rates(self.case, head, self.plan.device, seconds_each, self.ceilings)
+        return Row(self.case, name, ms, ratios, **known)
 
 
 def _kind(head: Head) -> tuple[str, str]:

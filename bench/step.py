@@ -74,7 +74,9 @@ def run(
     note(f"{setup}: rendering faces")
     steps = TrainingSteps(setup, device)
     note(f"{setup}: timing")
-    runs = {name: partial(steps.timed, steps.heads[name]) for name in HEADS}
+    runs: dict[str, Callable[[], dict[str, float]]] = {
+        name: partial(steps.timed, steps.heads[name]) for name in HEADS
+    }
     if device.type == "cpu":
         runs[TORCHS_LAYERS] = steps.timed_with_torchs_layers
     if compiled:

@@ -1,5 +1,9 @@
 """The output of a margin head."""
 
+# A named tuple whose fields are computed later is one to its users, not to a checker of types.
+# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
+# pyright: reportAssignmentType=false
+
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple

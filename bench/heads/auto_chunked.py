@@ -9,6 +9,7 @@ CurricularFace, whose hard negatives are a comparison, has no such form that it 
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from fusedface.bench.heads.loss import Loss, M, S
 
-OPTIONS: dict[str, str | int | bool] = {
+OPTIONS: dict[str, Any] = {
     "auto_chunker.enable": True,
     "auto_chunker.amplify_ratio_threshold": 0,
 }
@@ -61,7 +62,7 @@ def auto_chunked(loss: Loss) -> Loss:
 
         before = metrics.num_auto_chunking
         # With code from a cache the chunker does not run, and cannot be counted.
-        with torch.compiler.config.patch(force_disable_caches=True):
+        with torch.compiler.config.patch(force_disable_caches=True):  # pyright: ignore[reportAttributeAccessIssue]
             value = compiled(embeddings, weight, labels)
         if metrics.num_auto_chunking == before:
             raise NotChunkedError("the auto-chunker left it whole, not timed")

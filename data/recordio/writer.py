@@ -93,10 +93,11 @@ def _write(source: FaceSource, folder: Path, skip_bad: bool) -> Written:
     return Written(num_images, len(ranges), image_size, tuple(skipped))
 
 
-def _encoded(source: FaceSource, index: int) -> tuple[bytes, tuple[int, ...]]:
+def _encoded(source: FaceSource, index: int) -> tuple[bytes, tuple[int, int]]:
     """The bytes of an image, and its size (H, W)."""
     data = source.encoded(index)
-    return data, decode_image(data, source.describe(index)).shape[:2]
+    height, width = decode_image(data, source.describe(index)).shape[:2]
+    return data, (height, width)
 
 
 def _write_index(path: Path, offsets: Iterable[int], last: int) -> None:

@@ -147,8 +147,9 @@ class RowLoops:
         new, num_rows = rows.numbers.new_empty, len(rows.known)
         reduced, correct = new(5), new(num_rows, dtype=torch.bool)
         # Tensors of their own, not views of one, which no one could change in place.
-        floats = (new(num_rows) for _ in range(3))
-        results = Results(*floats, torch.empty_like(rows.known), correct)
+        losses, target_cosine, max_cosine = (new(num_rows) for _ in range(3))
+        num_hard = torch.empty_like(rows.known)
+        results = Results(losses, target_cosine, max_cosine, num_hard, correct)
         sums = {name: getattr(totals, name).data_ptr() for name in TOTALS}
         self._leave(
             num_rows, rows.x.shape[1], byref(_margin(call)), base2, used.data_ptr(), _Totals(**sums),

@@ -33,7 +33,7 @@ def cosine_lse(
     update: CentreUpdate,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """cos_y (B,), lse (B,) and statistics (5, B); arguments as in `forward.forward`."""
-    run = _Learning.apply
+    run: Any = _Learning.apply
     if torch.compiler.is_compiling():  # the loop over chunks stays out of the graph
         run = torch.compiler.disable(run)
     return run(embeddings, weight, labels, threshold, linear, numbers, update)

@@ -114,7 +114,7 @@ def _is_direct(embeddings: Tensor, weight: Tensor) -> bool:
     """Whether the operator would do nothing more: tensors with data, no compiler, mode or transform."""
     return (
         not torch.compiler.is_compiling()
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
         and _is_plain(embeddings)
         and _is_plain(weight)
     )

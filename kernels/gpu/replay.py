@@ -112,7 +112,7 @@ class _Replay:
         return self._results(tensors)
 
     def _start(self, given: list[Any], stream: int) -> None:
-        hooks: Any = triton.knobs.runtime
+        hooks: Any = triton.knobs.runtime  # pyright: ignore[reportAttributeAccessIssue]
         if not (_calls(hooks.launch_enter_hook) or _calls(hooks.launch_exit_hook)):
             for (run, grid, function, packed), (_, _, pick, numbers) in zip(
                 self._starts, self._launches, strict=True

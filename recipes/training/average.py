@@ -31,6 +31,8 @@ class WeightAverage:
         smooth = [name for name, average in ours.items() if average.is_floating_point()]
         whole = [name for name in ours if name not in set(smooth)]
         # A few launches on a GPU, not one for each tensor.
-        torch._foreach_lerp_([ours[n] for n in smooth], [theirs[n] for n in smooth], weight)
+        average, new = ([state[n] for n in smooth] for state in (ours, theirs))
+        torch._foreach_lerp_(average, new, weight)  # pyright: ignore[reportPrivateImportUsage]
         if whole:
-            torch._foreach_copy_([ours[n] for n in whole], [theirs[n] for n in whole])
+            average, new = ([state[n] for n in whole] for state in (ours, theirs))
+            torch._foreach_copy_(average, new)  # pyright: ignore[reportPrivateImportUsage]

@@ -76,7 +76,7 @@ class Compiling:
             return passed
         expected = self._take_gradients()
         before.restore()
-        began = time.perf_counter()
+        began, apart = time.perf_counter(), torch.inf
         try:
             self._passes.compile(on=True)
             passed = self._passes(batch, is_frozen=False)
