@@ -71,8 +71,8 @@ def run(
     for name in names:
         note(f"{setup}: {name}")
         steps[name] = _Steps(setup, device, *WAYS[name])
-        alone = alternate({name: steps[name].timed}, rounds=min(rounds, 3))
-        rows.append(_row(setup, name, steps[name], alone[name]))
+        first = alternate({name: steps[name].timed}, rounds=min(rounds, 3))
+        rows.append(_row(setup, name, steps[name], first[name]))
         on_rows(rows)
     note(f"{setup}: all in turn")
     figures = alternate({name: one.timed for name, one in steps.items()}, rounds)

@@ -46,7 +46,7 @@ def run(
         shape: B, C and D of the step whose kernels run with two and three programs.
 
     Raises:
-        ValueError: the device is no GPU.
+        ValueError: the device is not a GPU.
     """
     if device.type != "cuda":
         raise ValueError(f"bench unknowns measures a GPU, and the device is {device.type}")

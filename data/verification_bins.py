@@ -61,7 +61,7 @@ def _contents(path: Path) -> tuple[list[bytes], np.ndarray]:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except RefusedPickle as error:
         raise ValueError(
-            f"{path} is no verification set, a pickle of (images, same): {error}"
+            f"{path} is not a verification set, which is a pickle of (images, same): {error}"
         ) from None
 
 

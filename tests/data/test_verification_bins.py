@@ -191,7 +191,7 @@ def hostile(folder):
         "truth": (pickle.dumps((IMAGES, [2, 0, 1, 0])), "must be True or False"),
         "one truth too few": (pickle.dumps((IMAGES, SAME[:3])), "8 images and 3 pairs"),
         "one kind": (pickle.dumps((IMAGES, [True] * 4)), "all 4 pairs are of same people"),
-        "trick": (b"\x80\x02" + images + b"cnumpy\nndarray\nb.", "no verification set"),
+        "trick": (b"\x80\x02" + images + b"cnumpy\nndarray\nb.", "not a verification set"),
     }  # fmt: skip
 
 
