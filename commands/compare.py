@@ -37,7 +37,9 @@ StudyOption = Annotated[
         help="A file of finished runs: those in it are not repeated, new ones are added to it.",
     ),
 ]
-MinutesOption = Annotated[float | None, typer.Option(help="Begin no further run after so long.")]
+MinutesOption = Annotated[
+    float | None, typer.Option(min=0.0, help="Begin no further run after so long.")
+]
 ProtocolOption = Annotated[
     str | None,
     typer.Option(

@@ -187,7 +187,9 @@ def _run(
             trainer.learner.head, trainer.learner.model, faces.train, start, recipe.init.centres,
             recipe.data, trainer.display.note,
         )  # fmt: skip
-    with _open_log(recipe, directory, changes, trainer, resumed) as log:
+    # Together: where the first process cannot write, the others end too.
+    opened = processes.together(lambda: _open_log(recipe, directory, changes, trainer, resumed))
+    with opened as log:
         end = trainer.train(log)
     return processes.from_first(lambda: judged(recipe, directory, trainer, faces, end))
 

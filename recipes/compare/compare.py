@@ -28,7 +28,7 @@ from fusedface.recipes.compare.results import PlannedRun, RunResult, read_result
 from fusedface.recipes.compare.reuse import Inputs, conflicts, inputs_of, record
 from fusedface.recipes.compare.screen import Screen
 from fusedface.recipes.compare.statistics import LossResult, summarise
-from fusedface.recipes.compare.study import keep, take
+from fusedface.recipes.compare.study import find, keep, write_runs
 from fusedface.recipes.compare.tables import rich_tables, settings_line
 from fusedface.recipes.compare.texts import shortened
 from fusedface.recipes.configuration.recipe import Recipe
@@ -134,9 +134,11 @@ def _begin(
     inputs = inputs_of(planned(out or DEFAULT)[0].recipe, device)
     out = _folder(out, planned, inputs, console)
     runs = planned(out)
-    if study is not None and (taken := take(study, runs, inputs)):
-        record(taken, inputs)
-        say(console, f"{len(taken)} finished runs are taken from {study}")
+    if study is not None and (found := find(study, runs, inputs)):
+        # First what they rest on: a folder without it belongs to no comparison, should a kill come between.
+        record([run for run, _ in found], inputs)
+        write_runs(found)
+        say(console, f"{len(found)} finished runs are taken from {study}")
     waiting = [index for index, run in enumerate(runs) if not read_result(run).done]
     todo = [runs[index] for index in waiting]
     record(todo, inputs)

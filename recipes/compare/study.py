@@ -17,7 +17,8 @@ from fusedface.recipes.compare.texts import shortened
 from fusedface.recipes.configuration.settings import to_toml
 from fusedface.recipes.run_directory.directory import RECIPE, RunDirectory
 from fusedface.recipes.run_directory.files import read_json, write_text
-from fusedface.recipes.run_directory.metrics import FILE, Verification
+from fusedface.recipes.run_directory.lock import one_at_a_time
+from fusedface.recipes.run_directory.metrics import FILE, Verification, is_number
 from fusedface.recipes.run_directory.summary import SUMMARY
 
 if TYPE_CHECKING:
@@ -27,17 +28,24 @@ if TYPE_CHECKING:
 FORMAT = "fusedface study"
 EVERY = 5  # lines of metrics, of which one is kept
 DIGITS = 5
+KINDS = {
+    "label": str, "seed": int, "recipe": str, "inputs": dict, "machine": dict, "summary": dict,
+    "evaluations": list, "train": dict,
+}  # fmt: skip
 MACHINE = ("platform", "processor", "device", "threads", "git_revision")
 
 Entry = dict[str, Any]
 
 
-def take(path: Path, runs: Sequence[PlannedRun], inputs: "Inputs") -> list[PlannedRun]:
-    """Make the directories of planned runs that are finished in the file, and return these runs.
+Found = list[tuple[PlannedRun, Entry]]
+
+
+def find(path: Path, runs: Sequence[PlannedRun], inputs: "Inputs") -> Found:
+    """The planned runs that are finished in the file, with their entries.
 
     Args:
         path: the file; it need not exist yet.
-        runs: the planned runs; only those without a result are taken.
+        runs: the planned runs; those that have a result already are left out.
         inputs: what these runs rest on, see `inputs_of`.
 
     Raises:
@@ -47,38 +55,42 @@ def take(path: Path, runs: Sequence[PlannedRun], inputs: "Inputs") -> list[Plann
     found = [(run, entries[key]) for run in runs if (key := (run.label, run.seed)) in entries]
     differing = [line for run, entry in found for line in _differences(run, entry, inputs)]
     if differing:
-        revision = found[0][1].get("machine", {}).get("git_revision")
+        revision = found[0][1]["machine"].get("git_revision")
         raise ValueError(
             f"{path} holds runs that do not belong to this comparison; it has"
             f"{shortened(list(dict.fromkeys(differing)))}\nCheck out its revision ({revision}), or name "
             "another file with --study"
         )
-    missing = [(run, entry) for run, entry in found if not read_result(run).done]
-    for run, entry in missing:
+    return [(run, entry) for run, entry in found if not read_result(run).done]
+
+
+def write_runs(found: Found) -> None:
+    """Make the directories of runs from their entries."""
+    for run, entry in found:
         _write_run(run, entry)
-    return [run for run, _ in missing]
 
 
 def keep(path: Path, results: Iterable[RunResult], inputs: "Inputs") -> int:
-    """Add finished runs to the file, and return how many it holds then.
+    """Add finished runs to the file, and return how many it holds then; several processes may do so.
 
     Args:
         path: the file; made if it does not exist.
         results: runs; unfinished ones, and those that the file has, are left out.
         inputs: what they rest on.
     """
-    entries = _read(path)
-    known = {(entry["label"], entry["seed"]) for entry in entries}
-    entries += [
-        _entry(result, inputs)
-        for result in results
-        if result.done
-        and result.summary is not None
-        and (result.run.label, result.run.seed) not in known
-    ]
-    lines = ",\n".join(json.dumps(entry) for entry in entries)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, f'{{"format": "{FORMAT}", "version": 1, "runs": [\n{lines}\n]}}\n')
+    with one_at_a_time(path.parent):
+        entries = _read(path)
+        known = {(entry["label"], entry["seed"]) for entry in entries}
+        entries += [
+            _entry(result, inputs)
+            for result in results
+            if result.done
+            and result.summary is not None
+            and (result.run.label, result.run.seed) not in known
+        ]
+        lines = ",\n".join(json.dumps(entry) for entry in entries)
+        write_text(path, f'{{"format": "{FORMAT}", "version": 1, "runs": [\n{lines}\n]}}\n')
     return len(entries)
 
 
@@ -94,12 +106,24 @@ def _read(path: Path) -> list[Entry]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a file of a study: its format is another")
     entries = content.get("runs")
-    names = ("label", "seed", "recipe", "inputs", "summary", "evaluations", "train")
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and all(name in entry for name in names) for entry in entries
-    ):
-        raise ValueError(f"{path} is damaged: each of its runs must have {', '.join(names)}")
+    if not isinstance(entries, list) or not all(map(_is_entry, entries)):
+        kinds = ", ".join(f"{name} ({kind.__name__})" for name, kind in KINDS.items())
+        raise ValueError(f"{path} is damaged: each of its runs must have {kinds}")
     return entries
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a value has the form of `_entry`; each line of evaluations and metrics has a step."""
+    if not isinstance(entry, dict):
+        return False
+    if not all(isinstance(entry.get(name), kind) for name, kind in KINDS.items()):
+        return False
+    columns = [*entry["train"].values()]
+    return (
+        all(isinstance(line, dict) and is_number(line.get("step")) for line in entry["evaluations"])
+        and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns)
+        and all(map(is_number, entry["train"].get("step", [None] * len(columns))))
+    )
 
 
 def _differences(run: PlannedRun, entry: Entry, inputs: "Inputs") -> list[str]:

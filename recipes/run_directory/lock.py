@@ -8,7 +8,8 @@ import errno
 import json
 import os
 import platform
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -26,6 +27,24 @@ IS_HELD = (errno.EACCES, errno.EAGAIN)
 # POSIX lets a process lock the same file twice, and unlocks it when any of its descriptors is closed. So
 # the locks of this process are listed here.
 _held_here: set[Path] = set()
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block for the same folder, then run the block.
+
+    If the system or the file system has no locks, nobody waits.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # which unlocks it
 
 
 class FolderLock:

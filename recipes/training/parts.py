@@ -98,7 +98,8 @@ def make_plan(recipe: Recipe, source: FaceSource, processes: Processes) -> Plan:
     """
     optim, train = recipe.optim, recipe.train
     batches = Batches(len(source), optim.batch_size, train.seed, processes.rank, processes.count)
-    _check_accumulate(optim.accumulate, batches.own_size, processes.count)
+    smallest = 1 if train.freeze_statistics else 2  # two, for batch normalisation
+    _check_accumulate(optim.accumulate, batches.own_size, processes.count, smallest)
     check_sample_rate(recipe.head.sample_rate, batches.batch_size, source.num_classes)
     steps = num_steps(recipe.schedule, batches.steps_per_epoch)
     return Plan(
@@ -117,13 +118,14 @@ def make_plan(recipe: Recipe, source: FaceSource, processes: Processes) -> Plan:
     )
 
 
-def _check_accumulate(accumulate: int, num_images: int, num_processes: int) -> None:
-    """Raise ValueError if the images of a process cannot be divided into parts of one size."""
-    if num_images % accumulate:
+def _check_accumulate(accumulate: int, num_images: int, num_processes: int, smallest: int) -> None:
+    """Raise ValueError unless the images of a process can be divided into parts of one size."""
+    if num_images % accumulate or 1 < accumulate > num_images // smallest:
         of_each = "" if num_processes == 1 else " of each process"
+        at_least = "" if smallest == 1 else f" of at least {smallest}"
         raise ValueError(
             f"the {num_images} images{of_each} cannot be divided into optim.accumulate="
-            f"{accumulate} equal parts: set it to a divisor of their number"
+            f"{accumulate} equal parts{at_least}: set it to another divisor of their number"
         )
 
 

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fusedface.data import FaceBatch, FaceDataset
 from fusedface.models import Backbone
@@ -188,9 +188,13 @@ class Trainer:
         if len(self.plan.losses.stages) > 1:
             rates["stage"] = self.status.stage = self.plan.losses(self.progress.step - 1).text
         pace = {"images_per_second": self.status.images_per_second, "seconds": self._train_seconds}
-        log.write("train", self.progress.step, figures | rates | pace)
+        self._write(log, "train", figures | rates | pace)
         self.display.logged(self.status)
         self._end_stage(figures)
+
+    def _write(self, log: MetricsLog | NoLog, kind: str, figures: dict[str, Any]) -> None:
+        """Write a line of metrics; if the first process cannot, all raise OSError and none waits for it."""
+        self.processes.together(lambda: log.write(kind, self.progress.step, figures))
 
     def _end_stage(self, figures: dict[str, float]) -> None:
         """Take the next margin if the condition of the current one holds."""
@@ -227,7 +231,7 @@ class Trainer:
             raise OSError(f"the faces to verify can no longer be read: {error}") from error
         self.learner.prepare(self.progress.step)
         figures = {"verification": results, "seconds": self._train_seconds}
-        log.write("evaluation", self.progress.step, figures)
+        self._write(log, "evaluation", figures)
         accuracies = {name: figures["accuracy"] for name, figures in results.items()}
         self.status.verification = accuracies
         return results

@@ -130,3 +130,16 @@ def test_parts_must_divide_the_batch(tmp_path):
     with pytest.raises(ValueError, match=r"36 images cannot be divided into optim\.accumulate=8"):
         run_recipe(recipe, tmp_path / "run", device="cpu", console=Console(quiet=True))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_part_of_one_image_has_no_batch_statistics(tmp_path):
+    """Told before anything is written, not by batch normalisation in the first step."""
+    recipe = override(
+        tiny_recipe(write_faces(tmp_path)),
+        ["optim.batch_size=4", "optim.accumulate=4", "schedule.steps=3"],
+    )
+    with pytest.raises(ValueError, match=r"the 4 images cannot .*=4 equal parts of at least 2"):
+        run_recipe(recipe, tmp_path / "run", device="cpu", console=Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+    frozen = override(recipe, ["train.freeze_statistics=true"])
+    assert run_recipe(frozen, tmp_path / "run", device="cpu", console=Console(quiet=True)).finished

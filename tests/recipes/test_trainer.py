@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from fusedface.kernels import LDAM
 from fusedface.models import build_from_checkpoint
 from fusedface.recipes.configuration.settings import override
 from fusedface.recipes.evaluation.evaluate import NonFiniteEmbeddingsError
+from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run import run_recipe
-from fusedface.recipes.run_directory.metrics import mean_accuracy
+from fusedface.recipes.run_directory.metrics import NoLog, mean_accuracy
 from fusedface.recipes.training import trainer
 from fusedface.recipes.training.faces import Faces
 
@@ -315,3 +317,18 @@ def test_self_paced_learning_keeps_and_logs_its_bound(tmp_path, faces):
     assert bounds[1] / bounds[0] == pytest.approx(1.5**2, rel=1e-5)
     last = bounds[1] * 2 / 2.5 * 1.5
     assert weights(tmp_path / "run")["head.loss_bound"].item() == pytest.approx(last, rel=1e-5)
+
+
+class OnRankOne(Processes):
+    """This process where rank 0 has met a full disk."""
+
+    def gather(self, value):
+        return [((OSError, "No space left on device"), None), value]
+
+
+def test_all_processes_end_if_the_first_cannot_write_a_line():
+    """Otherwise the others would wait for it in the next step, and a comparison would hang."""
+    processes = OnRankOne(rank=1, count=2, control=object())
+    this = SimpleNamespace(processes=processes, progress=SimpleNamespace(step=3))
+    with pytest.raises(OSError, match="No space left"):
+        trainer.Trainer._write(this, NoLog(), "train", {})
