@@ -28,7 +28,7 @@ from fusedface.recipes.compare.results import PlannedRun, RunResult, read_result
 from fusedface.recipes.compare.reuse import Inputs, conflicts, inputs_of, record
 from fusedface.recipes.compare.screen import Screen
 from fusedface.recipes.compare.statistics import LossResult, summarise
-from fusedface.recipes.compare.study import find, keep, write_runs
+from fusedface.recipes.compare.study import find, keep, keep_as_runs_end, write_runs
 from fusedface.recipes.compare.tables import rich_tables, settings_line
 from fusedface.recipes.compare.texts import shortened
 from fusedface.recipes.configuration.recipe import Recipe
@@ -95,7 +95,7 @@ def compare(
     console = console if processes.is_first else Console(quiet=True)
     todo = processes.from_first(lambda: _begin(out, planned, study, jobs, device, console))
     runs = planned(todo.out)
-    stopped = _train(runs, todo, minutes, device, console, run_recipe, processes)
+    stopped = _train(runs, todo, minutes, study, device, console, run_recipe, processes)
     return processes.from_first(lambda: _end(runs, todo, study, stopped, device, console))
 
 
@@ -154,6 +154,7 @@ def _train(
     runs: Sequence[PlannedRun],
     todo: ToDo,
     minutes: float | None,
+    study: Path | None,
     device: torch.device,
     console: Console,
     run_recipe: RunRecipe | None,
@@ -164,11 +165,18 @@ def _train(
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
     may_begin: Callable[[], bool] = lambda: time.monotonic() < deadline  # noqa: E731
     screen = Screen(runs, console)
+    keep_ended = None if study is None else keep_as_runs_end(study, todo.inputs)
+
+    def on_poll(running: set[PlannedRun]) -> None:
+        screen.update(running)
+        if keep_ended is not None:
+            keep_ended(running)
+
     try:
         if processes.count == 1:
-            return run_all(waiting, todo.jobs, device, screen.update, may_begin)
+            return run_all(waiting, todo.jobs, device, on_poll, may_begin)
         assert run_recipe is not None
-        return run_in_turn(waiting, device, processes, run_recipe, screen.update, may_begin)
+        return run_in_turn(waiting, device, processes, run_recipe, on_poll, may_begin)
     finally:
         screen.close()
 

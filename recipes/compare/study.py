@@ -8,7 +8,8 @@ checkpoints; reports read it like any other.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,25 @@ def keep(path: Path, results: Iterable[RunResult], inputs: "Inputs") -> int:
         lines = ",\n".join(json.dumps(entry) for entry in entries)
         write_text(path, f'{{"format": "{FORMAT}", "version": 1, "runs": [\n{lines}\n]}}\n')
     return len(entries)
+
+
+def keep_as_runs_end(path: Path, inputs: "Inputs") -> Callable[[set[PlannedRun]], None]:
+    """A function that is told the runs in progress, and keeps each run once it is no longer among them.
+
+    So a study loses no finished run when its machine stops. If the file cannot be written, the runs go on,
+    and the end of the comparison tries again.
+    """
+    before: set[PlannedRun] = set()
+
+    def told(running: set[PlannedRun]) -> None:
+        ended = before - running
+        before.clear()
+        before.update(running)
+        if ended:
+            with suppress(OSError):
+                keep(path, map(read_result, ended), inputs)
+
+    return told
 
 
 def digest_of(recipe: "Recipe") -> str:

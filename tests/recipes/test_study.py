@@ -72,3 +72,35 @@ def test_several_processes_add_to_one_file(tmp_path, monkeypatch):
         counts = [*pool.map(lambda result: study.keep(path, [result], {}), results)]
     assert sorted(counts) == [1, 2, 3, 4]
     assert {entry["seed"] for entry in json.loads(path.read_text())["runs"]} == {0, 1, 2, 3}
+
+
+def test_a_run_is_kept_when_it_ends_not_when_the_study_does(tmp_path, monkeypatch):
+    """A study lost its finished runs if its process was killed: the file was written at the end only."""
+    path = tmp_path / "runs.json"
+    first, second = ("arcface", 0), ("arcface", 1)
+    monkeypatch.setattr(
+        study,
+        "read_result",
+        lambda run: SimpleNamespace(
+            done=True, summary={}, run=SimpleNamespace(label=run[0], seed=run[1])
+        ),
+    )
+    monkeypatch.setattr(study, "_entry", lambda result, _: ENTRY | {"seed": result.run.seed})
+    told = study.keep_as_runs_end(path, {})
+    told({first})
+    told({first})
+    assert not path.exists()
+    told({second})
+    assert [entry["seed"] for entry in json.loads(path.read_text())["runs"]] == [0]
+    told(set())
+    assert [entry["seed"] for entry in json.loads(path.read_text())["runs"]] == [0, 1]
+
+
+def test_runs_go_on_if_the_file_cannot_be_written(tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(study, "keep", fails)
+    told = study.keep_as_runs_end(tmp_path / "runs.json", {})
+    told({"arcface"})
+    told(set())
