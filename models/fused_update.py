@@ -24,6 +24,7 @@ class FusedUpdate:
         weight: the class centres (C, D).
         scaler: the gradient scaler of the loss, if there is one.
         momentum_dtype: of the momentum buffer; that of the class centres if left out.
+        keeps_unit_rows: see `CentreUpdate`.
 
     Attributes:
         skip: 0-d bool on the device; while it is True, steps change nothing. Set it in place.
@@ -39,6 +40,7 @@ class FusedUpdate:
         weight: Tensor,
         scaler: torch.amp.GradScaler | None = None,
         momentum_dtype: torch.dtype | None = None,
+        keeps_unit_rows: bool | None = None,
     ) -> None:
         if not isinstance(optimizer, torch.optim.SGD):
             raise TypeError(
@@ -46,6 +48,7 @@ class FusedUpdate:
             )
         self.optimizer, self.weight, self.scaler = optimizer, weight, scaler
         self.momentum_dtype = momentum_dtype or weight.dtype
+        self.keeps_unit_rows = keeps_unit_rows
         check_dtype("the class centres", weight.dtype)
         check_dtype("momentum_dtype", self.momentum_dtype)
         group = self._group()
@@ -72,6 +75,7 @@ class FusedUpdate:
             momentum=group["momentum"],
             nesterov=group["nesterov"],
             weight_decay=group["weight_decay"],
+            keeps_unit_rows=self.keeps_unit_rows,
         )
 
     def _group(self) -> dict[str, Any]:

@@ -133,6 +133,7 @@ class MarginHead(nn.Module):
         *,
         scaler: torch.amp.GradScaler | None = None,
         momentum_dtype: torch.dtype | None = None,
+        keeps_unit_rows: bool | None = None,
     ) -> FusedUpdate:
         """Have each backward in training mode update the class centres, as `optimizer` would.
 
@@ -144,6 +145,10 @@ class MarginHead(nn.Module):
             optimizer: torch.optim.SGD with the class centres in it, whose settings and momentum are used.
             scaler: the gradient scaler of the loss, if there is one.
             momentum_dtype: such as bfloat16, for half the memory; that of the class centres if left out.
+            keeps_unit_rows: whether the Triton kernels keep a second copy of the class centres, normalised,
+                from the forward to the backward, or make it chunk by chunk in both, which takes longer.
+                Left out, they keep it where it takes up to half of the GPU's memory, together with the
+                class centres and the momentum.
 
         Returns:
             The `FusedUpdate`, with a `skip` flag on the device. It is also `head.fused`; set that to
@@ -153,7 +158,7 @@ class MarginHead(nn.Module):
             TypeError, ValueError: as `FusedUpdate`; or the backend cannot do it.
         """
         check_updates(self.options.backend)
-        self.fused = FusedUpdate(optimizer, self.weight, scaler, momentum_dtype)
+        self.fused = FusedUpdate(optimizer, self.weight, scaler, momentum_dtype, keeps_unit_rows)
         return self.fused
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> MarginOutput:

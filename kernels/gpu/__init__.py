@@ -6,6 +6,7 @@
         forward.py, backward.py   of the primitive and of what both share
         loss_forward.py, whole.py  of a whole loss  arguments.py            what they pass on
         learning.py       a backward that makes a step of SGD on the class centres
+        forward_in_chunks.py   a forward without unit rows of all class centres (class_chunks.py)
         choice.py         which tile shape runs    replay.py                launches repeated
     kernels
         log_sum_exp.py    the pass over the classes, and the gradient's direction at D <= 256
@@ -14,6 +15,7 @@
         kept.py           both gradients from exponentials that the forward kept (kept_backward.py)
         rows.py, margin.py, combination.py, reductions.py    work per row and on the batch
         row_update.py     the step of SGD within a backward
+        chunk_sums.py     the sums of one chunk of classes after another
         update.py         the step of SGD on class centres (centre_step.py); class_centres.py: unit rows
     below
         tile.py           device helpers           slots.py                 where numbers of rows lie

@@ -16,7 +16,7 @@ from fusedface.kernels.gpu.tiles import Tile
 
 
 class Saved(NamedTuple):
-    """The tensors that the backward starts from."""
+    """The tensors that the backward starts from; `flags` may be some columns of all."""
 
     embeddings: Tensor
     weight: Tensor
@@ -94,7 +94,7 @@ def row_factors(
 
 
 def centre_gradient(saved: Saved, factors: Factors, numbers: Numbers, d_weight: Tensor) -> None:
-    """Fill `d_weight` (C, D), in the narrow schedule; `saved.flags` may be some columns of all."""
+    """Fill `d_weight` (C, D), in the narrow schedule."""
     num_rows, num_classes = len(saved.labels), len(saved.weight)
     dim = saved.x.rows.shape[1]
 
@@ -144,7 +144,7 @@ def _chunked_gradients(
     chunk = layout.chunk_classes(num_rows, num_classes, dim, numbers.precision)
     scratch = scratch_of(saved, factors, chunk, needs_embeddings)
     for first in range(0, num_classes, chunk):
-        chunk_gradient(saved, factors, numbers, first, chunk, scratch, d_weight)
+        chunk_gradient(saved, factors, numbers, first, chunk, scratch, d_weight, first > 0)
     return scratch.parts
 
 
@@ -165,13 +165,13 @@ def scratch_of(saved: Saved, factors: Factors, chunk: int, needs_embeddings: boo
 
 def chunk_gradient(
     saved: Saved, factors: Factors, numbers: Numbers, first: int, chunk: int, scratch: "Scratch",
-    d_weight: Tensor, first_stored: int = 0,
+    d_weight: Tensor, is_later: bool,
 ) -> None:  # fmt: skip
-    """Both gradients of the classes [first, first + chunk); row 0 of `d_weight` is class `first_stored`."""
+    """Both gradients of the classes [first, first + chunk); without `is_later` these are the first."""
     fitting = min(chunk, len(saved.weight) - first)
     here = _Chunk(first, layout.ceil_div(fitting, layout.CHUNK_MULTIPLE) * layout.CHUNK_MULTIPLE)
     num_along = _coefficients(saved, factors, numbers, here, scratch)
-    _products(saved, factors, numbers, here, scratch, num_along, d_weight, first_stored)
+    _products(saved, factors, numbers, here, scratch, num_along, d_weight, is_later)
 
 
 class Scratch(NamedTuple):
@@ -202,7 +202,7 @@ def _coefficients(
             chunk_gradients.coefficients_kernel, blocks * (chunk.size // tile.block_c),
             saved.x.rows, saved.w.rows, saved.labels, saved.flags, factors.rows, saved.linear,
             scratch.g, scratch.along,
-            num_rows, factors.rows.shape[1], saved.flags.shape[1], chunk.first, chunk.size,
+            num_rows, factors.rows.shape[1], saved.flags.stride(0), chunk.first, chunk.size,
             *numbers.scalars,
             tile=tile, DIM=dim, MODE=numbers.mode, PRECISION=layout.operands(numbers.precision).dot,
             SIGNED=True,
@@ -217,7 +217,7 @@ def _coefficients(
 
 def _products(
     saved: Saved, factors: Factors, numbers: Numbers, chunk: _Chunk, scratch: Scratch,
-    num_along: int, d_weight: Tensor, first_stored: int,
+    num_along: int, d_weight: Tensor, is_later: bool,
 ) -> None:  # fmt: skip
     num_parts, num_rows, dim = scratch.parts.shape
 
@@ -229,8 +229,8 @@ def _products(
             chunk_gradients.products_kernel, of_embeddings + of_centres,
             scratch.g, scratch.along, saved.x.rows, saved.w.rows, saved.w.inverse, factors.unscale,
             scratch.parts, d_weight,
-            num_rows, len(saved.weight), chunk.first, first_stored, chunk.size, scratch.part_classes,
-            of_embeddings, num_along,
+            num_rows, len(saved.weight), chunk.first, chunk.size, scratch.part_classes,
+            of_embeddings, num_along, int(is_later),
             tile=tile, DIM=dim, WIDTH=saved.weight.shape[1],
             PRECISION=layout.operands(numbers.precision).dot,
         )  # fmt: skip

@@ -94,19 +94,19 @@ def store_coefficients(
         "num_rows",
         "num_classes",
         "first_class",
-        "first_stored",
         "num_embedding_tiles",
         "num_along",
+        "is_later",
     ]
 )
 def products_kernel(
     # tensors: (padded B, chunk), (num_along, chunk), unit rows (B, DIM) and (C, DIM), (C,), 0-d
     g_ptr, along_ptr, x_ptr, w_ptr, inverse_w_ptr, unscale_ptr,
-    # out: (num_parts, B, DIM), added to; like the class centres from `first_stored`, (C, WIDTH)
+    # out: (num_parts, B, DIM), added to if `is_later`; like the class centres, (C, WIDTH)
     parts_ptr, d_weight_ptr,
     # run-time scalars
-    num_rows, num_classes, first_class, first_stored, chunk, classes_per_part, num_embedding_tiles,
-    num_along,
+    num_rows, num_classes, first_class, chunk, classes_per_part, num_embedding_tiles,
+    num_along, is_later,
     # specialisation
     DIM: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
     # tiling
@@ -120,24 +120,24 @@ def products_kernel(
     program = tl.program_id(0)
     if program < num_embedding_tiles:
         embedding_product(
-            program, g_ptr, w_ptr, parts_ptr, num_rows, first_class, chunk, classes_per_part,
+            program, g_ptr, w_ptr, parts_ptr, num_rows, first_class, chunk, classes_per_part, is_later,
             DIM, PRECISION, BLOCK_B, BLOCK_D, BLOCK_K,
         )  # fmt: skip
     else:
         centre_product(
             program - num_embedding_tiles, g_ptr, along_ptr, x_ptr, w_ptr, inverse_w_ptr, unscale_ptr,
-            d_weight_ptr, num_rows, num_classes, first_class, first_stored, chunk, num_along,
+            d_weight_ptr, num_rows, num_classes, first_class, chunk, num_along,
             DIM, WIDTH, PRECISION, BLOCK_C, BLOCK_D, BLOCK_K,
         )  # fmt: skip
 
 
 @triton.jit
 def embedding_product(
-    program, g_ptr, w_ptr, parts_ptr, num_rows, first_class, chunk, classes_per_part,
+    program, g_ptr, w_ptr, parts_ptr, num_rows, first_class, chunk, classes_per_part, is_later,
     DIM: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """parts[k] += g w over the k-th part of the chunk; the first chunk sets parts[k] = g w."""
+    """parts[k] += g w over the k-th part of the chunk; without `is_later` parts[k] = g w."""
     num_blocks = tl.cdiv(num_rows, BLOCK_B)
     tile = program % (num_blocks * (DIM // BLOCK_D))
     part = program // (num_blocks * (DIM // BLOCK_D))
@@ -159,7 +159,7 @@ def embedding_product(
         g_tile += BLOCK_K
         w_tile += BLOCK_K * DIM
     out = parts_ptr + (part.to(tl.int64) * num_rows + first_row) * DIM + first_column
-    add_parts(acc, out, first_row + offs_b < num_rows, first_class > 0, DIM)
+    add_parts(acc, out, first_row + offs_b < num_rows, is_later > 0, DIM)
 
 
 @triton.jit
@@ -180,7 +180,7 @@ def add_parts(acc, out, mask, is_later, DIM: tl.constexpr):
 @triton.jit
 def centre_product(
     program, g_ptr, along_ptr, x_ptr, w_ptr, inverse_w_ptr, unscale_ptr, d_weight_ptr,
-    num_rows, num_classes, first_class, first_stored, chunk, num_along,
+    num_rows, num_classes, first_class, chunk, num_along,
     DIM: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -206,7 +206,7 @@ def centre_product(
     classes = first_class + first + offs_c
     factor = tl.load(inverse_w_ptr + classes) * tl.load(unscale_ptr)
     first_row = (first_class + first).to(tl.int64)
-    out = d_weight_ptr + (first_row - first_stored) * WIDTH
+    out = d_weight_ptr + first_row * WIDTH
     store_projected(
         d_w, along, factor, w_ptr + first_row * DIM, out, first_column,
         classes < num_classes, DIM, WIDTH,

@@ -8,6 +8,7 @@ A row that does not suit the fixed reference (log_sum_exp.py) is summed again he
 import triton
 import triton.language as tl
 
+from fusedface.kernels.gpu.rows import inverse_norm
 from fusedface.kernels.gpu.slots import LINEAR, LSE, SLOPE, TARGET, THRESHOLD, TOTAL, A, V
 from fusedface.kernels.gpu.tile import (
     ABSENT,
@@ -15,6 +16,7 @@ from fusedface.kernels.gpu.tile import (
     NO_LARGEST,
     PLAIN,
     QUADRATIC,
+    as_operand,
     hard_step,
     lifts,
     log1p_of,
@@ -35,15 +37,17 @@ LARGEST_KEPT = tl.constexpr(2.0**106)
 def combine_kernel(
     # tensors: (6, num_splits, B), (num_splits, B, DIM)
     totals_ptr, weighted_ptr,
-    # tensors, for a row that is summed again: unit rows (B, DIM) and (C, DIM), (B,), (B,), 0-d
+    # tensors, for a row that is summed again: unit rows (B, DIM), those of the class centres (C, DIM) or,
+    # without IS_UNIT, the class centres (C, dim); (B,), (B,), 0-d
     x_ptr, w_ptr, labels_ptr, threshold_ptr, linear_ptr,
     # out: (B,), (5, B) as in NegativeStats, (B, DIM)
     lse_ptr, stats_ptr, direction_ptr,
     # run-time scalars
-    num_rows, num_classes, num_splits, scale, square, bend, constant, least_total,
+    num_rows, num_classes, num_splits, dim, w_row_stride, w_column_stride,
+    scale, square, bend, constant, least_total,
     # specialisation
     DIM: tl.constexpr, MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr,
-    WITH_DIRECTION: tl.constexpr,
+    WITH_DIRECTION: tl.constexpr, IS_UNIT: tl.constexpr, PRECISION: tl.constexpr,
     # tiling; BLOCK_S is at least num_splits, BLOCK_D at least DIM
     BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -58,7 +62,8 @@ def combine_kernel(
         if (total < least_total) | (total > LARGEST_TOTAL):
             largest, total, direction = summed_again(
                 x_ptr, w_ptr, row, tl.load(labels_ptr + row), tl.load(threshold_ptr + row),
-                num_classes, scale, square, bend, line, constant, DIM, MODE, BLOCK_D,
+                num_classes, dim, w_row_stride, w_column_stride,
+                scale, square, bend, line, constant, DIM, MODE, IS_UNIT, PRECISION, BLOCK_D,
             )  # fmt: skip
     tl.store(lse_ptr + row, (largest + tl.log2(total) - SHIFT) * LOG_2)
     if WITH_DIRECTION:
@@ -100,7 +105,8 @@ def finish_kernel(
             threshold = tl.load(saved_ptr + THRESHOLD * num_padded + row)
             largest, total, direction = summed_again(
                 x_ptr, w_ptr, row, label, threshold,
-                num_classes, scale, square, bend, line, constant, DIM, MODE, BLOCK_D,
+                num_classes, DIM, DIM, 1,
+                scale, square, bend, line, constant, DIM, MODE, True, "", BLOCK_D,
             )  # fmt: skip
             if KEEP:
                 keep_again(
@@ -174,8 +180,10 @@ def summed_splits(
 
 @triton.jit
 def summed_again(
-    x_ptr, w_ptr, row, label, threshold, num_classes, scale, square, bend, line, constant,
-    DIM: tl.constexpr, MODE: tl.constexpr, BLOCK_D: tl.constexpr,
+    x_ptr, w_ptr, row, label, threshold, num_classes, dim, w_row_stride, w_column_stride,
+    scale, square, bend, line, constant,
+    DIM: tl.constexpr, MODE: tl.constexpr, IS_UNIT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Reference, sum and weighted sum of a row over all classes, with the running maximum."""
     offs_c, offs_d = tl.arange(0, AGAIN_C), tl.arange(0, BLOCK_D)
@@ -187,8 +195,16 @@ def summed_again(
     direction = tl.zeros((BLOCK_D,), dtype=tl.float32)
     for start in tl.range(0, num_classes, AGAIN_C):
         columns = start + offs_c
-        w_ptrs = w_ptr + columns.to(tl.int64)[:, None] * DIM + offs_d[None, :]
-        w = tl.load(w_ptrs, mask=mask_d[None, :], other=0.0).to(tl.float32)
+        if IS_UNIT:
+            w_ptrs = w_ptr + columns.to(tl.int64)[:, None] * DIM + offs_d[None, :]
+            w = tl.load(w_ptrs, mask=mask_d[None, :], other=0.0).to(tl.float32)
+        else:
+            w_ptrs = w_ptr + columns.to(tl.int64)[:, None] * w_row_stride
+            w_ptrs += offs_d[None, :] * w_column_stride
+            mask = (columns < num_classes)[:, None] & (offs_d < dim)[None, :]
+            w = tl.load(w_ptrs, mask=mask, other=0.0).to(tl.float32)
+            inverse = inverse_norm(tl.sum(w * w, axis=1), w_ptr.dtype.element_ty)
+            w = as_operand(w * inverse[:, None], x_ptr.dtype.element_ty, PRECISION).to(tl.float32)
         cos = tl.sum(w * x[None, :], axis=1)
         cos = tl.where((columns == label) | (columns >= num_classes), ABSENT, cos)
         hard = hard_step(cos, step)
@@ -228,20 +244,29 @@ def keep_again(
 
 
 @triton.jit
-def store_stats(
-    totals_ptr, stats_ptr, row, num_rows, num_splits, bend, line,
-    MODE: tl.constexpr, BLOCK_S: tl.constexpr,
-):  # fmt: skip
-    """The statistics of a row over the splits."""
+def stats_of_splits(totals_ptr, row, num_rows, num_splits, BLOCK_S: tl.constexpr):
+    """The last four totals of a row over the splits."""
     splits = tl.arange(0, BLOCK_S)
     mask = splits < num_splits
     step = num_splits * num_rows
     ptrs = totals_ptr + 2 * step + splits * num_rows + row
     max_cos = tl.max(tl.load(ptrs, mask=mask, other=NO_LARGEST), axis=0)
     num_hard = tl.sum(tl.load(ptrs + step, mask=mask, other=0.0), axis=0)
+    least = tl.max(tl.load(ptrs + 2 * step, mask=mask, other=0.0), axis=0)
+    sum_lift = tl.sum(tl.load(ptrs + 3 * step, mask=mask, other=0.0), axis=0)
+    return max_cos, num_hard, least, sum_lift
+
+
+@triton.jit
+def store_stats(
+    totals_ptr, stats_ptr, row, num_rows, num_splits, bend, line,
+    MODE: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """The statistics of a row over the splits."""
+    max_cos, num_hard, least, sum_lift = stats_of_splits(  # pyright: ignore[reportGeneralTypeIssues]
+        totals_ptr, row, num_rows, num_splits, BLOCK_S
+    )
     if MODE >= QUADRATIC:
-        least = tl.max(tl.load(ptrs + 2 * step, mask=mask, other=0.0), axis=0)
-        sum_lift = tl.sum(tl.load(ptrs + 3 * step, mask=mask, other=0.0), axis=0)
         slope_min = most_lift(bend, line) - least + 1.0
         slope_max = bend * max_cos + line + 1.0
         slope_sum = sum_lift + num_hard

@@ -3,7 +3,8 @@
 Everything here depends only on shapes; nothing waits for the device.
 """
 
-from typing import Any, NamedTuple
+import copy
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from fusedface.kernels.gpu import (
     rows,
 )
 from fusedface.kernels.gpu.arguments import Numbers, UnitRows
+from fusedface.kernels.gpu.class_chunks import Chunk
 from fusedface.kernels.gpu.launch import Start
 from fusedface.kernels.gpu.tiles import Tile
 
@@ -88,18 +90,27 @@ def tile_flags(labels: Tensor, num_classes: int) -> Tensor:
 
 def unit_rows(tensor: Tensor, precision: str, num_padded: int) -> UnitRows:
     """Normalise the rows of `tensor` (N, D), of any strides, and add zeros up to `num_padded`."""
-    num, dim = tensor.shape
-    operands = layout.operands(precision)
-    padded = layout.padded_dim(dim, precision)
-    unit = tensor.new_empty(num_padded, padded, dtype=operands.dtype)
-    inverse = tensor.new_empty(num_padded, dtype=torch.float32)
+    unit = empty_unit_rows(tensor, precision, num_padded)
+    fill_unit_rows(unit, tensor, precision)
+    return unit
+
+
+def empty_unit_rows(tensor: Tensor, precision: str, num_padded: int) -> UnitRows:
+    """Memory for `num_padded` unit rows of tensors like this one (N, D)."""
+    padded = layout.padded_dim(tensor.shape[1], precision)
+    unit = tensor.new_empty(num_padded, padded, dtype=layout.operands(precision).dtype)
+    return UnitRows(unit, tensor.new_empty(num_padded, dtype=torch.float32))
+
+
+def fill_unit_rows(unit: UnitRows, tensor: Tensor, precision: str) -> None:
+    """Write the unit rows of `tensor` (N, D), of any strides, and zeros after them."""
+    (num, dim), (num_padded, padded) = tensor.shape, unit.rows.shape
     launch.start(
         rows.unit_rows_kernel, num_padded // ROWS_TILE,
-        tensor, unit, inverse, num, dim, *tensor.stride(),
-        DIM=padded, PRECISION=operands.dot,
+        tensor, *unit, num, dim, *tensor.stride(),
+        DIM=padded, PRECISION=layout.operands(precision).dot,
         BLOCK_D=layout.power_of_2(padded), BLOCK_N=ROWS_TILE,
     )  # fmt: skip
-    return UnitRows(unit, inverse)
 
 
 class Sums:
@@ -134,6 +145,13 @@ class Sums:
             "FIXED": fits,
         }
 
+    def of_chunk(self, w: UnitRows, chunk: Chunk) -> Self:
+        """The same over some of the classes, relative to the same reference."""
+        part = copy.copy(self)
+        part._w, part._classes = w.rows, len(chunk.weight)
+        part._per_row, part._flags = (chunk.labels, self._per_row[1]), chunk.flags
+        return part
+
     def over_classes(self) -> tuple[Tensor, Tensor]:
         """Totals (6, splits, B) and weighted sums (splits, B, DIM) or (0, B, DIM)."""
         name = "flash" if self._with_direction else "lse" if self._kept is None else "lse_kept"
@@ -153,7 +171,7 @@ class Sums:
         num_weighted = splits.num if self._with_direction else 0
         weighted = totals.new_empty(num_weighted, self._rows, self._dim)
         tensors = (self._x, self._w, *self._per_row, self._linear, self._flags, totals)
-        sizes = (self._rows, self._classes, splits.num, splits.tiles, self._flags.shape[1])
+        sizes = (self._rows, self._classes, splits.num, splits.tiles, self._flags.stride(0))
         constants = self.constants | {"PRECISION": layout.operands(self._numbers.precision).dot}
         scalars = (*self._numbers.scalars, self.reference.top)
         grid = splits.blocks * splits.num
@@ -169,17 +187,24 @@ class Sums:
             )  # fmt: skip
         return totals, weighted
 
-    def over_splits(self, totals: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """lse (B,), statistics (5, B) and direction (B, DIM) or (0, DIM)."""
+    def over_splits(
+        self, totals: Tensor, weighted: Tensor, centres: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """lse (B,), statistics (5, B) and direction (B, DIM) or (0, DIM).
+
+        `centres` (C, D) are the class centres, where there are no unit rows of all of them.
+        """
         num_splits = totals.shape[1]
+        w = self._w if centres is None else centres
         lse, stats = totals.new_empty(self._rows), totals.new_empty(5, self._rows)
         direction = lse.new_empty(self._rows if self._with_direction else 0, self._dim)
         launch.start(
             combination.combine_kernel, self._rows,
-            totals, weighted, self._x, self._w, *self._per_row, self._linear, lse, stats, direction,
-            self._rows, self._classes, num_splits, *self._numbers.scalars,
+            totals, weighted, self._x, w, *self._per_row, self._linear, lse, stats, direction,
+            self._rows, self._classes, num_splits, w.shape[1], *w.stride(), *self._numbers.scalars,
             self.reference.least_total,
-            WITH_DIRECTION=self._with_direction, BLOCK_S=layout.power_of_2(num_splits),
+            WITH_DIRECTION=self._with_direction, IS_UNIT=centres is None,
+            PRECISION=layout.operands(self._numbers.precision).dot, BLOCK_S=layout.power_of_2(num_splits),
             BLOCK_D=layout.power_of_2(self._dim), **self.constants,
         )  # fmt: skip
         return lse, stats, direction

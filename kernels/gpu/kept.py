@@ -59,7 +59,7 @@ def kept_products_kernel(
     program = tl.program_id(0)
     if program < num_embedding_tiles:
         embedding_product(
-            program, kept_ptr, w_ptr, parts_ptr, num_rows, 0, pitch, classes_per_part,
+            program, kept_ptr, w_ptr, parts_ptr, num_rows, 0, pitch, classes_per_part, 0,
             DIM, PRECISION, BLOCK_B, BLOCK_D, BLOCK_K,
         )  # fmt: skip
     else:

@@ -142,6 +142,13 @@ def split_classes(rows: int, classes: int, block_b: int, block_c: int, programs:
     return Splits(blocks, ceil_div(tiles, tiles_per_split), tiles_per_split)
 
 
+def unit_bytes(shape: torch.Size, precision: str) -> int:
+    """Bytes of the unit rows of all class centres of this shape (C, D), and of their inverse lengths."""
+    classes, dim = shape
+    row = padded_dim(dim, precision) * OPERANDS[precision].dtype.itemsize
+    return padded_classes(classes) * (row + 4)
+
+
 def chunk_classes(rows: int, classes: int, dim: int, precision: str) -> int:
     """Classes per chunk of coefficients, in chunks of one size: see `CHUNK_BYTES`; `dim` is padded."""
     itemsize = OPERANDS[precision].dtype.itemsize
@@ -185,6 +192,13 @@ def split_chunk(tiles: int, chunk: int, programs: int) -> Parts:
 def bucket(n: int) -> int:
     """The power of two that represents n in a tuning key, so that a new batch size tunes nothing again."""
     return power_of_2(max(n, 16))
+
+
+def memory(device: torch.device) -> int | None:
+    """Bytes of a GPU's memory; None for another device."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.get_device_properties(device).total_memory
 
 
 def processors(device: torch.device) -> int:

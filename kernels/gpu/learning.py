@@ -1,8 +1,11 @@
 """The primitive whose backward makes a step of SGD on the class centres, one chunk after another.
 
 The gradient of a chunk is written in float32 to memory that all chunks use in turn, and then the step is
-made on its rows. The gradient of the embeddings is that of the old class centres: unit rows are a copy that
-no step writes, and the targets' centres are set aside before the first step.
+made on its rows. The gradient of the embeddings is that of the old class centres: a chunk has its part in
+it before its step, and the targets' centres are set aside before the first step.
+
+Unit rows of all class centres are a second copy of them, from the forward to the end of the backward. Where
+this takes too much of the memory, both passes make the unit rows of a chunk when they come to it.
 
 On the host; everything here depends only on shapes, and nothing waits for the device.
 """
@@ -13,14 +16,27 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fusedface.kernels.gpu import backward, class_centres, forward, launch, layout, row_update
+from fusedface.kernels.gpu import (
+    backward,
+    class_centres,
+    forward,
+    forward_in_chunks,
+    launch,
+    layout,
+    row_update,
+)
 from fusedface.kernels.gpu.arguments import Numbers, UnitRows
 from fusedface.kernels.gpu.backward import Factors, Saved
+from fusedface.kernels.gpu.class_chunks import Chunk, in_chunks
+from fusedface.kernels.gpu.forward_in_chunks import Turns
 from fusedface.kernels.interface.update import CentreUpdate
 
 GROUP = 4  # columns of `row_update_kernel` that share random bits
 PROGRAM_ELEMENTS = 1024  # of class centres that one of its programs takes
 BLOCK = 1024  # rows that the one program of `step_numbers_kernel` takes at a time
+# Of a device's memory, for class centres, momentum and unit rows together: above it there are no unit rows
+# of all class centres. The other half is for the network and its activations.
+KEPT_SHARE = 0.5
 
 
 def cosine_lse(
@@ -51,15 +67,17 @@ class _Learning(torch.autograd.Function):
         numbers: Numbers,
         update: CentreUpdate,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        labels = labels.contiguous()
-        out = forward.forward(
-            embeddings, weight, labels, threshold, linear, numbers, ctx.needs_input_grad[0]
-        )
+        needs_embeddings = ctx.needs_input_grad[0]
+        given = (embeddings, weight, labels.contiguous(), threshold, linear, numbers)
+        if _keeps_unit_rows(weight, update, numbers.precision):
+            out = forward.forward(*given, needs_embeddings)
+        else:
+            size = _chunk_size(embeddings, weight, numbers.precision)
+            out = forward_in_chunks.forward(*given, needs_embeddings, size)
         ctx.mark_non_differentiable(out.stats)
         # Saved tensors are freed after the backward. The class centres, changed before it, are an error.
         ctx.save_for_backward(
-            embeddings, weight, labels, threshold, linear, out.lse, out.direction, *out.x, *out.w,
-            out.flags,
+            *given[:-1], out.lse, out.direction, *out.x, *out.w, out.flags,
         )  # fmt: skip
         ctx.numbers, ctx.update = numbers, update
         return out.cos_y, out.lse, out.stats
@@ -84,61 +102,71 @@ class _Learning(torch.autograd.Function):
         return d_embeddings, *[None] * 6
 
 
+def _keeps_unit_rows(weight: Tensor, update: CentreUpdate, precision: str) -> bool:
+    """Whether there is memory for unit rows of all class centres, if `update` does not say.
+
+    Only shapes and the device decide, and not what is free now: so a run that resumes decides as before.
+    """
+    if update.keeps_unit_rows is not None:
+        return update.keeps_unit_rows
+    memory = layout.memory(weight.device)
+    if memory is None:
+        return True
+    whole = weight if update.sampled is None else update.sampled.weight
+    lasting = [whole] if update.momentum_buffer is None else [whole, update.momentum_buffer]
+    held = sum(tensor.numel() * tensor.itemsize for tensor in lasting)
+    return held + layout.unit_bytes(weight.shape, precision) <= KEPT_SHARE * memory
+
+
+def _chunk_size(embeddings: Tensor, weight: Tensor, precision: str) -> int:
+    num_classes, dim = weight.shape
+    return layout.update_classes(len(embeddings), num_classes, dim, precision)
+
+
 def _gradient(
     saved: Saved, factors: Factors, numbers: Numbers, step: "_Step", needs_embeddings: bool
 ) -> Tensor | None:
     """The gradient (B, D) in the embeddings; class centres make their step on the way."""
-    (num_rows, dim), num_classes = saved.embeddings.shape, len(saved.weight)
-    chunk = layout.update_classes(num_rows, num_classes, dim, numbers.precision)
-    gradient = factors.unscale.new_empty(chunk, dim)
-    d_embeddings = None
-    if needs_embeddings:
-        d_embeddings = torch.empty_like(saved.embeddings, memory_format=torch.contiguous_format)
-    if layout.is_narrow(dim, numbers.precision):
-        if d_embeddings is not None:
-            backward.embedding_gradient(
-                saved, factors, numbers, saved.direction[None], d_embeddings
-            )
-        for part, first in _parts(saved, chunk):
-            here = gradient[: len(part.weight)]
+    weight, precision = saved.weight, numbers.precision
+    size = _chunk_size(saved.embeddings, weight, precision)
+    gradient = factors.unscale.new_empty(min(size, len(weight)), weight.shape[1])
+    before = _of_targets(saved, precision) if needs_embeddings else saved
+    turns = None if len(saved.w.rows) else Turns(weight, len(gradient), precision)
+    scratch = None
+    if not layout.is_narrow(weight.shape[1], precision):
+        scratch = backward.scratch_of(saved, factors, size, needs_embeddings)
+    for chunk in in_chunks(weight, saved.labels, saved.flags, size):
+        part, here = _part(saved, chunk, turns), gradient[: len(chunk.weight)]
+        if scratch is None:
             backward.centre_gradient(part, factors, numbers, here)
-            step.make(first, here)
-        return d_embeddings
-    before = _of_targets(saved) if needs_embeddings else saved
-    scratch = backward.scratch_of(saved, factors, chunk, needs_embeddings)
-    for first in range(0, num_classes, chunk):
-        backward.chunk_gradient(saved, factors, numbers, first, chunk, scratch, gradient, first)
-        step.make(first, gradient[: num_classes - first])
-    if d_embeddings is not None:
-        backward.embedding_gradient(before, factors, numbers, scratch.parts, d_embeddings)
+        else:
+            is_later = chunk.first > 0
+            backward.chunk_gradient(part, factors, numbers, 0, size, scratch, here, is_later)
+        step.make(chunk.first, here)
+    if not needs_embeddings:
+        return None
+    parts = saved.direction[None] if scratch is None else scratch.parts
+    d_embeddings = torch.empty_like(saved.embeddings, memory_format=torch.contiguous_format)
+    backward.embedding_gradient(before, factors, numbers, parts, d_embeddings)
     return d_embeddings
 
 
-def _parts(saved: Saved, chunk: int) -> list[tuple[Saved, int]]:
-    """The same for some classes each, with the first of them; labels count from it."""
-    starts = range(0, len(saved.weight), chunk)
-    firsts = torch.arange(0, len(saved.weight), chunk, device=saved.labels.device)
-    labels = saved.labels - firsts[:, None]  # a class of another part is no column of this one
-    return [
-        (
-            saved._replace(
-                weight=saved.weight[first : first + chunk],
-                labels=labels[i],
-                w=UnitRows(saved.w.rows[first:], saved.w.inverse[first:]),
-                flags=saved.flags[:, first // layout.FLAG_CLASSES :],
-            ),
-            first,
-        )
-        for i, first in enumerate(starts)
-    ]
+def _part(saved: Saved, chunk: Chunk, turns: Turns | None) -> Saved:
+    """The same for a chunk of the classes; its unit rows are made by `turns`, or are there."""
+    first, weight, labels, flags = chunk
+    w = UnitRows(saved.w.rows[first:], saved.w.inverse[first:])
+    if turns is not None:
+        w = turns.unit_rows(weight)
+    return saved._replace(weight=weight, labels=labels, flags=flags, w=w)
 
 
-def _of_targets(saved: Saved) -> Saved:
+def _of_targets(saved: Saved, precision: str) -> Saved:
     """The same with the class centres of the batch's targets only, in a copy, for `embedding_gradient`."""
     classes = saved.labels.clamp_min(0)
+    weight = saved.weight[classes]
     return saved._replace(
-        weight=saved.weight[classes],
-        w=UnitRows(saved.w.rows[classes], saved.w.inverse[classes]),
+        weight=weight,
+        w=forward.unit_rows(weight, precision, layout.padded_rows(len(classes))),
         labels=torch.arange(len(classes), device=classes.device),
     )
 

@@ -42,6 +42,9 @@ class CentreUpdate:
     momentum: float
     nesterov: bool
     weight_decay: float
+    keeps_unit_rows: bool | None = None
+    """Whether a backend may keep unit rows of all class centres from the forward to the backward; None:
+    only where the device has the memory. The `chunked` backend never does."""
     sampled: Sampled | None = None
     """Set within `margin_loss` if classes are sampled: only these rows and their momentum change."""
     first_class: int | Tensor = 0
