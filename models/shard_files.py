@@ -86,26 +86,28 @@ class ShardFiles:
             which: the files to check, in the order of their names.
         """
         for name in sorted(self.files)[which]:
-            path = self.folder / name
-            try:
-                digest = digest_of(path)
-            except OSError as error:
-                raise ValueError(
-                    f"{self.path} lacks class centres: cannot read {path}: {error.strerror}"
-                ) from None
-            if digest != self.files[name]:
-                raise ValueError(
-                    f"{self.path} has damaged class centres: {path} is not as it was written"
-                )
-            held = [p for saved in self.tensors.values() for p in saved.parts if p.file == name]
-            size = path.stat().st_size
-            # Not twice the same bytes: what is read takes no more memory than the files.
-            if sum(part.length for part in held) > size or any(
-                part.offset + part.length > size for part in held
-            ):
-                raise ValueError(
-                    f"{self.path} describes more class centres than {path} has bytes for"
-                )
+            self.check_file(name)
+
+    def check_file(self, name: str) -> None:
+        """Raise ValueError if the file of this name is missing or damaged."""
+        path = self.folder / name
+        try:
+            digest = digest_of(path)
+        except OSError as error:
+            raise ValueError(
+                f"{self.path} lacks class centres: cannot read {path}: {error.strerror}"
+            ) from None
+        if digest != self.files[name]:
+            raise ValueError(
+                f"{self.path} has damaged class centres: {path} is not as it was written"
+            )
+        held = [p for saved in self.tensors.values() for p in saved.parts if p.file == name]
+        size = path.stat().st_size
+        # Not twice the same bytes: what is read takes no more memory than the files.
+        if sum(part.length for part in held) > size or any(
+            part.offset + part.length > size for part in held
+        ):
+            raise ValueError(f"{self.path} describes more class centres than {path} has bytes for")
 
 
 def digest_of(path: Path) -> str:

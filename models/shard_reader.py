@@ -5,7 +5,7 @@ Torch would unpickle its `.metadata`; the description is that of the checkpoint 
 """
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -26,6 +26,9 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from fusedface.models.shard_files import ShardFiles
+
+WEIGHT = "weight"
+"""The class centres among the tensors."""
 
 
 def read_rows(
@@ -66,8 +69,29 @@ def all_centres(files: ShardFiles) -> Tensor:
         ValueError: a file is missing or damaged.
     """
     files.check()
-    name = "weight"
-    return read_rows(files, range(files.tensors[name].size[0]), [name])[name]
+    return read_rows(files, range(files.tensors[WEIGHT].size[0]), [WEIGHT])[WEIGHT]
+
+
+def some_centres(files: ShardFiles, classes: Sequence[int]) -> Tensor:
+    """The class centres (K, D) of K classes, in their order, on the CPU.
+
+    Only files that have some of them are read, one after the other.
+
+    Raises:
+        ValueError: one of these files is missing or damaged.
+    """
+    saved, wanted = files.tensors[WEIGHT], torch.tensor(classes, dtype=torch.int64)
+    centres = torch.empty(len(classes), saved.size[1], dtype=saved.dtype)
+    for part in saved.parts:
+        places = ((wanted >= part.first) & (wanted < part.first + part.rows)).nonzero()[:, 0]
+        if len(places) == 0:
+            continue
+        files.check_file(part.file)
+        here = wanted[places]
+        first, last = int(here.min()), int(here.max())
+        rows = read_rows(files, range(first, last + 1), [WEIGHT])[WEIGHT]
+        centres[places] = rows[here - first]
+    return centres
 
 
 class _Where(NamedTuple):

@@ -1,5 +1,6 @@
 """A checkpoint that training starts from: its weights where they fit, and its class centres by name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,13 +26,35 @@ class Classes:
 
     Attributes:
         names: one name for each class.
-        centres: (C, D) float.
+        centres: (C, D) float; or the files that have them.
         data: the group "data" of its recipe; empty if the file does not have it.
     """
 
     names: tuple[str, ...]
-    centres: Tensor
+    centres: Tensor | ShardFiles
     data: dict[str, Any]
+
+    @property
+    def dim(self) -> int:
+        """D of the class centres."""
+        if isinstance(self.centres, ShardFiles):
+            return self.centres.tensors["weight"].size[1]
+        return self.centres.shape[1]
+
+    def centres_of(self, which: Sequence[int]) -> Tensor:
+        """The class centres (K, D) of K of the classes, on the CPU; of files, no others are read.
+
+        Raises:
+            ValueError: files that have some of them are missing or damaged.
+        """
+        if not isinstance(self.centres, ShardFiles):
+            return self.centres[list(which)]
+        from fusedface.models.shard_reader import some_centres  # two seconds to import
+
+        centres = some_centres(self.centres, which)
+        if not centres.isfinite().all():
+            raise ValueError(f"{self.centres.path}: head.weight must have finite class centres")
+        return centres
 
 
 class StartingPoint:
@@ -64,10 +87,10 @@ class StartingPoint:
     def classes(self) -> Classes | None:
         """The people it was trained on; None if the file does not say.
 
-        Class centres in files next to the checkpoint are read only here.
+        Class centres in files next to the checkpoint are not read here.
 
         Raises:
-            ValueError: these files are missing or damaged.
+            ValueError: what the file says of them is damaged.
         """
         return _classes(self._archive, self.path)
 
@@ -104,20 +127,21 @@ def _classes(archive: dict[Any, Any], path: str | Path) -> Classes | None:
     names, head = archive["classes"], archive.get("head")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path}: key 'classes' must be a list of names")
-    centres = head.get("weight") if isinstance(head, dict) else None
-    if (files := ShardFiles.of(Path(path), archive)) is not None:
-        from fusedface.models.shard_reader import all_centres  # two seconds to import
-
-        centres = all_centres(files)
-    if not (
-        isinstance(centres, Tensor)
-        and centres.layout == torch.strided
-        and not centres.is_meta
-        and centres.is_floating_point()
-        and centres.ndim == 2
-        and len(centres) == len(names)
-        and bool(centres.isfinite().all())
-    ):
+    centres: Any = ShardFiles.of(Path(path), archive)
+    if isinstance(centres, ShardFiles):
+        fits = centres.tensors["weight"].size[0] == len(names)
+    else:
+        centres = head.get("weight") if isinstance(head, dict) else None
+        fits = (
+            isinstance(centres, Tensor)
+            and centres.layout == torch.strided
+            and not centres.is_meta
+            and centres.is_floating_point()
+            and centres.ndim == 2
+            and len(centres) == len(names)
+            and bool(centres.isfinite().all())
+        )
+    if not fits:
         raise ValueError(
             f"{path}: head.weight must be the finite class centres of the {len(names)} people in 'classes'"
         )

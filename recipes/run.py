@@ -185,7 +185,7 @@ def _run(
     if not resumed and start is not None:
         place_centres(
             trainer.learner.head, trainer.learner.model, faces.train, start, recipe.init.centres,
-            recipe.data, trainer.display.note,
+            recipe.data, processes, trainer.display.note,
         )  # fmt: skip
     # Together: where the first process cannot write, the others end too.
     opened = processes.together(lambda: _open_log(recipe, directory, changes, trainer, resumed))

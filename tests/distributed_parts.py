@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import torch
+import torch.distributed as dist
 from compared_cases import CASES as COMPARISONS
 from distributed_cases import STEPS_AND_ERRORS, fails, shared
 from distributed_runs import (
@@ -21,7 +22,10 @@ from distributed_runs import (
 )
 from shard_cases import CASES as SHARDS
 from shard_cases import stopped_copy
+from tiny_run import NUM_IDENTITIES
 
+from fusedface.kernels.sharded import classes_of
+from fusedface.models import shard_reader
 from fusedface.recipes.configuration.own_files import with_init
 from fusedface.recipes.evaluation import evaluate
 from fusedface.recipes.training import verifying
@@ -70,6 +74,41 @@ def begun_with_a_checkpoint(rank, num_ranks):
         same(folder() / f"begun{num_ranks}", folder() / "begun1", 1e-9)
 
 
+def begun_with_class_centres_in_files(rank, num_ranks):
+    """Each process reads its own rows only; a file that one of them lacks is an error of all."""
+    step = f"checkpoints/step-{STEPS:08d}"
+    given = with_init(recipe(), finished(2) / f"{step}.pt")
+    given = replace(given, init=replace(given.init, centres="checkpoint"))
+    original, read = shard_reader.read_rows, []
+
+    def noting(files, classes, names=None):
+        read.extend(classes)
+        return original(files, classes, names)
+
+    shard_reader.read_rows = noting
+    try:
+        for count in (1, num_ranks):
+            read.clear()
+            run_on(count, f"files{count}", given)
+    finally:
+        shard_reader.read_rows = original
+    own = classes_of(NUM_IDENTITIES, rank, num_ranks)
+    assert read == list(own)
+    if rank == 0:
+        same(folder() / f"files{num_ranks}", folder() / "files1", 1e-9)
+    lacking = stopped_copy(finished(2), "lacking")
+    if rank == 0:
+        (lacking / f"{step}.centres" / "__1_0.distcp").unlink()
+    dist.barrier()
+    given = with_init(given, lacking / f"{step}.pt")
+    given = replace(given, init=replace(given.init, centres="checkpoint"))
+    fails(
+        ValueError, ["cannot read", "__1_0.distcp"] + ["rank 1"] * (rank == 0),
+        lambda: run_on(num_ranks, "without", given),
+    )  # fmt: skip
+    dist.barrier()
+
+
 def verified_together(rank, num_ranks):
     """Each process embeds some batches, or none; the figures are those of one to the bit."""
     processes = group_of(num_ranks)
@@ -94,6 +133,7 @@ OF_TWO = (
         class_centres_in_the_backward,
         class_centres_in_bfloat16,
         begun_with_a_checkpoint,
+        begun_with_class_centres_in_files,
         verified_together,
     )
     | SHARDS

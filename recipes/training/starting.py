@@ -16,6 +16,7 @@ from fusedface.recipes.configuration.digest import sha256
 from fusedface.recipes.configuration.faces import SYNTHETIC, Data
 from fusedface.recipes.configuration.fields import build
 from fusedface.recipes.configuration.training import Centres, Init
+from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.people import embed_people
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def place_centres(
     start: StartingPoint,
     centres: Centres,
     data: Data,
+    processes: Processes,
     note: Callable[[str], None],
 ) -> None:
     """Set the class centres as `init.centres` says, and the state of the margin to match.
@@ -84,54 +86,69 @@ def place_centres(
         start: the checkpoint.
         centres: `init.centres` of the run's recipe.
         data: the settings `data.*` of that recipe.
+        processes: those of the run; each places its own class centres, and reads no others.
         note: called with texts on what is done.
+
+    Raises:
+        ValueError: class centres of the checkpoint are missing or damaged; raised on every rank.
     """
     if centres == "random":
         return
     note(f"embedding {len(source):,} images for the class centres")
     people = embed_people(model, source)
-    means = F.normalize(people.sums)
+    sums = people.sums[head.classes.start : head.classes.stop]
+    means = F.normalize(sums)
     seen = means.square().sum(dim=1) > 0.5  # False without images, or if they cancel out
-    own = slice(head.classes.start, head.classes.stop)
-    placed = torch.zeros(head.num_classes, head.embedding_dim, dtype=torch.float64)
-    placed[own] = head.weight.detach().cpu().double()
+    placed = head.weight.detach().to("cpu", torch.float64, copy=True)
     placed[seen] = means[seen]
     kept: Sequence[int] = ()
-    if centres == "checkpoint" and start.classes is not None:
-        kept = _keep_centres(placed, start.classes, source.class_names, data, note)
-    cosine = (people.sums * F.normalize(placed)).sum() / people.counts.sum()
-    with torch.no_grad():
-        head.weight.copy_(placed[own])
-        for name, value in head.margin.state_at(cosine.item()).items():
-            head.get_buffer(name).fill_(value)
+    if centres == "checkpoint" and (classes := start.classes) is not None:
+        kept = processes.together(
+            lambda: _keep_centres(placed, classes, head.classes, source.class_names, data, note)
+        )
     means_used = int(seen.sum()) - sum(bool(seen[j]) for j in kept)
+    own = ((sums * F.normalize(placed)).sum().item(), len(kept), means_used)
+    along, num_kept, num_means = (
+        sum(values) for values in zip(*processes.gather(own), strict=True)
+    )
+    cosine = along / people.counts.sum().item()
+    with torch.no_grad():
+        head.weight.copy_(placed)
+        for name, value in head.margin.state_at(cosine).items():
+            head.get_buffer(name).fill_(value)
     note(
-        f"class centres: {len(kept):,} kept by name, {means_used:,} at the mean of their images; mean "
-        f"target cosine {cosine.item():.3f}"
+        f"class centres: {num_kept:,} kept by name, {num_means:,} at the mean of their images; mean "
+        f"target cosine {cosine:.3f}"
     )
 
 
 def _keep_centres(
-    placed: Tensor, classes: Classes, names: Sequence[str], data: Data, note: Callable[[str], None]
+    placed: Tensor,
+    classes: Classes,
+    own: range,
+    names: Sequence[str],
+    data: Data,
+    note: Callable[[str], None],
 ) -> list[int]:
-    """Place the checkpoint's centres of the people who are in it too; returns the indices of these people.
+    """Place the checkpoint's centres of the people who are in it too; returns their rows in `placed`.
 
     Args:
-        placed: (C, D) float64, changed in place.
+        placed: (len(own), D) float64, changed in place.
         classes: the checkpoint's classes.
+        own: the run's classes of this process.
         names: the run's class names.
         data: see `place_centres`.
         note: see `place_centres`.
     """
-    theirs = classes.centres
-    if theirs.shape[1] != placed.shape[1]:
+    if classes.dim != placed.shape[1]:
         note(
-            f"the class centres of the checkpoint have {theirs.shape[1]} dimensions, these "
+            f"the class centres of the checkpoint have {classes.dim} dimensions, these "
             f"{placed.shape[1]}: none is kept"
         )
         return []
-    kept = same_people(classes, names, data)
-    placed[list(kept)] = theirs[list(kept.values())].double()
+    same = same_people(classes, names, data)
+    kept = {ours - own.start: theirs for ours, theirs in same.items() if ours in own}
+    placed[list(kept)] = classes.centres_of(list(kept.values())).double()
     return list(kept)
 
 

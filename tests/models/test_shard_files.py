@@ -68,7 +68,9 @@ def test_who_asks_for_the_head_gets_it(saved):
     head = read_head(path)
     assert torch.equal(head["weight"], rows["weight"])
     assert head["t"] == 0.5
-    assert torch.equal(StartingPoint(path).classes.centres, rows["weight"])
+    classes = StartingPoint(path).classes
+    for which in (range(CLASSES), [5, 0, 3], []):
+        assert torch.equal(classes.centres_of(which), rows["weight"][list(which)])
 
 
 def test_who_needs_the_network_needs_no_class_centres(saved):
@@ -78,7 +80,7 @@ def test_who_needs_the_network_needs_no_class_centres(saved):
     model = build_from_checkpoint(path)
     start = StartingPoint(path)
     assert not start.load(model)
-    for read in (lambda: read_head(path), lambda: start.classes):
+    for read in (lambda: read_head(path), lambda: start.classes.centres_of([0])):
         with pytest.raises(ValueError, match=FILE) as error:
             read()
         assert str(path) in str(error.value)
@@ -204,7 +206,7 @@ def test_descriptions_that_are_refused(saved, kind):
     HOSTILE[kind](entry)
     assert repr(entry) != repr(content[SHARDS])
     torch.save(content | {SHARDS: entry}, path)
-    for read in (read_head, lambda path: StartingPoint(path).classes):
+    for read in (read_head, lambda path: StartingPoint(path).classes.centres_of([0])):
         with pytest.raises(ValueError, match=path.name):
             read(path)
 
