@@ -77,7 +77,7 @@ def work(case: Case, head: "Head", device: torch.device) -> Work:
     flops = 8.0 * case.num_rows * case.num_classes * case.dim
     if device.type != "cuda" or without_triton():
         once = case.num_rows * chunked.classes_computed_once(
-            case.num_rows, case.num_classes, head.precision
+            case.num_rows, case.num_classes, case.dim, head.precision
         )
         return Work(
             flops - 2.0 * once * case.dim,

@@ -6,8 +6,8 @@ Forward, one pass over the class centres with an online log-sum-exp (docs/losses
 
 `direction` is the gradient in the unit embedding up to a factor per row. So the backward computes only
 the gradient of the class centres, in one more pass that computes the same cosines again. In all, 8 B C D
-flops, and no tensor of size B x C. Compiled loops keep the numerators q of the first classes, up to a
-constant size, and need 6 B C D flops for these.
+flops, and no tensor of size B x C. Compiled loops keep numerators q, as many as the gradient's own memory
+holds and some more (chunks/kept.py), and need 6 B C D flops for these.
 
 Logits are kept in base 2, y = s log2(e) c, because exp2 is four times as fast as exp here. In y, N' and N
 keep their form with rescaled coefficients, so no pass over a chunk is spent on s.
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fusedface.kernels.chunks import build, compiled, plain
+from fusedface.kernels.chunks.kept import KeptChunk, layout
 from fusedface.kernels.chunks.library import Library, has_memory
 from fusedface.kernels.chunks.operands import Hard, Operands, Totals
 from fusedface.kernels.interface.normalisation import inverse_norms, min_norm, project
@@ -82,7 +83,8 @@ class _ChunkedLse(torch.autograd.Function):
         hard: Hard,
     ) -> tuple[Tensor, ...]:
         batch = _Batch(embeddings, weight, labels, threshold, spec, hard)
-        totals = _sum_up(batch.operands, *ctx.needs_input_grad[:2])
+        with_direction, keep = ctx.needs_input_grad[:2]
+        totals = _sum_up(batch.operands, with_direction, keep, spec.update is None)
         direction, total = totals.direction, totals.total
         lse = (totals.largest + total.log2()) / LOG2_E
         cos_y = (batch.operands.x * batch.target_centres).sum(dim=1)
@@ -90,8 +92,9 @@ class _ChunkedLse(torch.autograd.Function):
         ctx.mark_non_differentiable(*stats)
         direction = None if direction is None else direction.div_(total[:, None])
         # The inputs too: changed in place before the backward, they are an error.
-        ctx.save_for_backward(embeddings, weight, labels, threshold, lse, direction, *totals.kept)
-        ctx.batch, ctx.scale, ctx.update = batch, spec.scale, spec.update
+        apart = [] if totals.kept is None else totals.kept.release()
+        ctx.save_for_backward(embeddings, weight, labels, threshold, lse, direction, *apart)
+        ctx.batch, ctx.kept, ctx.scale, ctx.update = batch, totals.kept, spec.scale, spec.update
         return cos_y, lse, *stats
 
     @staticmethod
@@ -100,7 +103,7 @@ class _ChunkedLse(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
         d_cos_y, d_lse = grad_outputs[:2]
-        embeddings, weight, labels, _, lse, direction, *kept = ctx.saved_tensors
+        embeddings, weight, labels, _, lse, direction, *apart = ctx.saved_tensors
         batch: _Batch = ctx.batch
         operands, w = batch.operands, batch.target_centres
         d_negatives = (ctx.scale * d_lse)[:, None]  # with direction: through lse          [B, 1]
@@ -111,9 +114,11 @@ class _ChunkedLse(torch.autograd.Function):
             d_x = project(direction * d_negatives + w * d_target, operands.x)
             d_embeddings = d_x.mul_(batch.inverse_norm_x[:, None]).to(embeddings.dtype)
         if ctx.needs_input_grad[1]:
-            saved = _Saved(lse * LOG2_E, tuple(kept))
+            memory, kept = (None, []) if ctx.kept is None else ctx.kept.take(apart)
+            saved = _Saved(lse * LOG2_E, kept)
             if ctx.update is None:
-                d_weight = _weight_gradient(operands, saved, d_negatives, d_target)
+                d_weight = torch.empty_like(weight) if memory is None else memory
+                _write_gradient(operands, saved, d_negatives, d_target, d_weight)
             else:
                 sgd = RowsSGD(weight, ctx.update, d_negatives, d_target)
                 _apply(sgd, operands, saved, d_negatives, d_target)
@@ -172,21 +177,22 @@ class _Saved(NamedTuple):
     """Results of the forward for the gradient of the class centres."""
 
     lse: Tensor  # (B,), in base 2
-    kept: tuple[Tensor, ...]  # see `Totals`
+    kept: list[KeptChunk]  # of `Kept.take`
 
 
-def _sum_up(of: Operands, with_direction: bool, keep: bool) -> Totals:
+def _sum_up(of: Operands, with_direction: bool, keep: bool, makes_gradient: bool) -> Totals:
     if (library := _library(of)) is not None:
-        return compiled.sum_up(library, of, with_direction, keep)
+        in_gradient = makes_gradient and compiled.is_written_to(of.weight)
+        return compiled.sum_up(library, of, with_direction, keep, in_gradient)
     return plain.sum_up(of, with_direction)
 
 
-def _weight_gradient(of: Operands, saved: _Saved, d_negatives: Tensor, d_target: Tensor) -> Tensor:
-    """d loss / d weight (C, D); the gradients are (B, 1)."""
-    d_weight = torch.empty_like(of.weight)
+def _write_gradient(
+    of: Operands, saved: _Saved, d_negatives: Tensor, d_target: Tensor, d_weight: Tensor
+) -> None:
+    """d_weight (C, D) <- d loss / d weight; the gradients are (B, 1)."""
     for _ in _gradients(of, saved, of.x * d_negatives, of.x * d_target, d_weight):
         pass  # written a chunk at a time
-    return d_weight
 
 
 def _apply(
@@ -225,13 +231,14 @@ def chunk_size(rows: int, classes: int) -> int:
     return min(max(CHUNK_ELEMENTS // rows, MIN_CHUNK), MAX_CHUNK, classes)
 
 
-def classes_computed_once(rows: int, classes: int, precision: str) -> int:
+def classes_computed_once(rows: int, classes: int, dim: int, precision: str) -> int:
     """The number of classes whose cosines a float32 step on a CPU does not compute a second time."""
     if library_for(rows, classes) is None:
         return 0
     itemsize = Products(torch.device("cpu"), precision).dtype.itemsize
     size = chunk_size(rows, classes)
-    return min(size * compiled.num_kept(rows, classes, size, itemsize), classes)
+    where = layout(rows, classes, dim, size, itemsize, True)
+    return min(size * (where.apart + where.inside), classes)
 
 
 def _stats(totals: Totals, of: Operands) -> NegativeStats:

@@ -89,7 +89,7 @@ class _Loss(torch.autograd.Function):
             products=products,
             chunk_size=chunked.chunk_size(len(embeddings), len(weight)),
         )
-        totals = compiled.sum_up(library, operands, *ctx.needs_input_grad[:2])
+        totals = compiled.sum_up(library, operands, *ctx.needs_input_grad[:2], in_gradient=True)
         results, reduced = loops.leave(rows, call, base2, used, totals)
         if not math.isfinite(reduced[4]):
             checks.check_rows("weight", weight)
@@ -97,8 +97,10 @@ class _Loss(torch.autograd.Function):
         ctx.mark_non_differentiable(*outputs)
         ctx.set_materialize_grads(False)
         # The inputs too: changed in place before the backward, they are an error.
-        ctx.save_for_backward(embeddings, weight, labels, totals.direction, *totals.kept)
-        ctx.rows, ctx.operands = rows, operands
+        assert totals.kept is not None
+        apart = totals.kept.release()
+        ctx.save_for_backward(embeddings, weight, labels, totals.direction, *apart)
+        ctx.rows, ctx.operands, ctx.kept = rows, operands, totals.kept
         ctx.share = 1.0 / max(count, 1.0) if call.mean else 1.0
         return reduced[0].clone(), results.loss, *outputs
 
@@ -108,7 +110,7 @@ class _Loss(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         d_loss, d_losses = grad_outputs[:2]
-        _, weight, _, direction, *kept = ctx.saved_tensors
+        _, weight, _, direction, *apart = ctx.saved_tensors
         rows, operands = ctx.rows, ctx.operands
         library = chunked.library_for(len(rows.x), len(weight))
         assert library is not None
@@ -118,9 +120,10 @@ class _Loss(torch.autograd.Function):
         )
         d_weight = None
         if ctx.needs_input_grad[1]:
-            d_weight = torch.empty_like(weight)
+            d_weight, kept = ctx.kept.take(apart)
+            d_weight = torch.empty_like(weight) if d_weight is None else d_weight
             for _ in compiled.gradients(
-                library, operands, rows.number("lse"), x_negatives, x_target, d_weight, tuple(kept)
+                library, operands, rows.number("lse"), x_negatives, x_target, d_weight, kept
             ):
                 pass  # written a chunk at a time
         return d_embeddings, d_weight, None, None, None

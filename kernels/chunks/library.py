@@ -43,7 +43,8 @@ class Library:
         self._unit_rows.argtypes = [row, row, c_void_p, c_float, c_void_p, c_void_p, flag, c_int]
         self._take_in = library.take_in
         self._take_in.argtypes = [
-            row, row, c_void_p, flag, c_void_p, c_long, c_void_p, Excess, POINTER(_Pointers), c_int
+            row, row, c_void_p, flag, c_void_p, c_long, c_void_p, Excess, POINTER(_Pointers),
+            c_void_p, c_int,
         ]  # fmt: skip
         self._add_part = library.add_part
         self._add_part.argtypes = [row, row, c_void_p, c_void_p, c_void_p, flag, c_int]
@@ -74,12 +75,17 @@ class Library:
             _is_half(unit), torch.get_num_threads(),
         )  # fmt: skip
 
-    def take_in(self, y: Tensor, start: int, of: Negatives, totals: Sequence[Tensor]) -> None:
-        """Turn y (B, K) into numerators times N', and update the totals (B,), in the order of passes.c."""
+    def take_in(
+        self, y: Tensor, start: int, of: Negatives, totals: Sequence[Tensor], to: Tensor
+    ) -> None:
+        """Update the totals (B,), in the order of passes.c, and write numerators times N' of y (B, K).
+
+        `to` is y, or of its shape and dtype.
+        """
         pointers = _Pointers(*(total.data_ptr() for total in totals))
         self._take_in(
             *y.shape, y.data_ptr(), _is_half(y), of.labels.data_ptr(), start,
-            of.threshold.data_ptr(), of.excess, pointers, torch.get_num_threads(),
+            of.threshold.data_ptr(), of.excess, pointers, to.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
 
     def add_part(self, total: Tensor, rescale: Tensor, part: Tensor) -> None:

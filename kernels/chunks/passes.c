@@ -100,14 +100,14 @@ static inline float excess(float y, float threshold, Hard n) {
     return y > threshold ? (n.a * y + n.l) * y + n.k : 0.0f;
 }
 
-/* y (B, K) <- the numerators times N', and the totals take the chunk in. */
+/* to (B, K), which may be y <- the numerators times N', and the totals take the chunk in. */
 void take_in(long B, long K, void *y, int half, const int64_t *labels, long start, const float *threshold,
-             Hard n, const Totals *totals, int threads) {
+             Hard n, const Totals *totals, void *to, int threads) {
     const Totals t = *totals;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long i = 0; i < B; i++) {
         float space[BLOCK];
-        float *row = take(y, i * K, K, half, space);
+        float *row = take(y, i * K, K, half, space), *out = half ? space : (float *)to + i * K;
         float bar = threshold[i], inf = __builtin_inff();
         long target = labels[i] - start;
         if (labels[i] >= 0 && target >= 0 && target < K) row[target] = ABSENT;
@@ -129,9 +129,9 @@ void take_in(long B, long K, void *y, int half, const int64_t *labels, long star
         for (long j = 0; j < K; j++) {
             float v = row[j], p = power_of_2(v + excess(v, bar, n) - largest);
             total += p;
-            row[j] = v > bar ? p + p * (2.0f * n.a * v + n.l) : p;
+            out[j] = v > bar ? p + p * (2.0f * n.a * v + n.l) : p;
         }
-        put(y, i * K, K, half, row);
+        put(to, i * K, K, half, out);
         t.total[i] = t.total[i] * rescale + total;
         t.largest[i] = largest;
         t.rescale[i] = rescale;

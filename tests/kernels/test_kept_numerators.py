@@ -1,15 +1,17 @@
-"""What the forward of compiled loops keeps for the backward, up to a number of bytes, changes no result."""
+"""What the forward of compiled loops keeps for the backward changes no result, wherever it lies."""
 
 import pytest
 import torch
-from margin_oracle import compare, fresh_state, inputs, relative, run
+from margin_oracle import compare, fresh_state, inputs, loss_and_gradients, relative, run
 
-from fusedface.kernels import CurricularFace, chunked, margin_loss
+from fusedface.kernels import ArcFace, CurricularFace, MagFace, chunked, margin_loss
 from fusedface.kernels.chunks import build, compiled
+from fusedface.kernels.chunks import kept as kept_numerators
 
 CHUNK = 100
 CLASSES = 7 * CHUNK + 1
-SHAPES = {"more rows": (24, 8), "more dimensions": (12, 40)}  # the backward has a way for each
+# In float32 the first has room in the gradient for a third of the numerators, the second for all.
+SHAPES = {"more rows": (24, 8), "more dimensions": (12, 40)}
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,8 @@ def small_chunks(monkeypatch):
 
 
 def keep(monkeypatch, chunks, rows, itemsize=4):
-    monkeypatch.setattr(compiled, "KEPT_BYTES", int(chunks * CHUNK * rows * itemsize))
+    """Outside the gradient."""
+    monkeypatch.setattr(kept_numerators, "KEPT_BYTES", int(chunks * CHUNK * rows * itemsize))
 
 
 @pytest.mark.parametrize("chunks", [0, 0.9, 3.5, 8])
@@ -33,6 +36,38 @@ def test_of_any_number_of_chunks(shape, chunks, monkeypatch):
     embeddings, weight, labels = inputs(rows, CLASSES, dim)
     labels[3] = -1
     compare(CurricularFace(), embeddings, weight, labels, "chunked", 1e-4)
+
+
+@pytest.mark.parametrize("rows", [4, 8, 9, 13, 24, 100])
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_what_is_written_is_read_already(rows, itemsize, monkeypatch):
+    """In bytes of the gradient: the numerators of a chunk and of those before it end at or before it."""
+    keep(monkeypatch, 1, rows, itemsize)
+    for classes in (1, CHUNK, CHUNK + 1, 3 * CHUNK - 1, CLASSES):
+        where = kept_numerators.layout(rows, classes, 8, CHUNK, itemsize, True)
+        sizes = [min(CHUNK, classes - first) for first in range(0, classes, CHUNK)]
+        assert where.chunks == len(sizes)
+        assert where.apart == min(1, len(sizes) - where.inside)
+        end = 0
+        for nth in range(len(sizes) - where.inside, len(sizes)):
+            assert end <= nth * CHUNK * 8 * 4
+            end += sizes[nth] * rows * itemsize
+        assert end <= classes * 8 * 4
+        assert end + 2 * CHUNK * rows * itemsize > classes * 8 * 4 or where.inside == len(sizes)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("like", ["turned", "bfloat16"])
+def test_of_a_gradient_that_cannot_hold_any(like, shape, monkeypatch):
+    """The loops do not write to it: its numbers are not float32, or not in the order of rows."""
+    rows, dim = SHAPES[shape]
+    keep(monkeypatch, 3.5, rows)
+    embeddings, weight, labels = inputs(rows, CLASSES, dim)
+    weight = weight.bfloat16() if like == "bfloat16" else weight.t().contiguous().t()
+    found = run(ArcFace(), embeddings, weight, labels, {}, "chunked")[2]
+    expected = loss_and_gradients(ArcFace(), embeddings, weight.float(), labels, {})[2]
+    assert found.stride() == weight.stride()
+    assert relative(found, expected) < (2.0**-7 if like == "bfloat16" else 1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -47,13 +82,22 @@ def test_in_bfloat16(shape, monkeypatch):
     assert all(relative(other, gradients[0].double()) < 2.0**-6 for other in gradients[1:])
 
 
-def test_a_second_backward_reads_the_same(monkeypatch):
-    keep(monkeypatch, 3.5, 24)
-    embeddings, weight, labels = inputs(24, CLASSES, 8)
+@pytest.mark.parametrize("margin", [ArcFace(), MagFace()], ids=["whole loss", "primitive"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_second_backward_is_right_too(precision, shape, margin, monkeypatch):
+    """The first one has written its gradient over numerators."""
+    rows, dim = SHAPES[shape]
+    keep(monkeypatch, 1, rows)
+    embeddings, weight, labels = inputs(rows, CLASSES, dim)
+    expected = loss_and_gradients(margin, embeddings, weight, labels, {})[2]
     weight.requires_grad_()
-    loss = margin_loss(embeddings, weight, labels, CurricularFace(), backend="chunked").loss
-    first, second = (torch.autograd.grad(loss, weight, retain_graph=True)[0] for _ in range(2))
-    assert torch.equal(first, second)
+    options = {"backend": "chunked", "precision": precision}
+    loss = margin_loss(embeddings, weight, labels, margin, **options).loss
+    found = [torch.autograd.grad(loss, weight, retain_graph=True)[0] for _ in range(3)]
+    bound = 1e-4 if precision == "float32" else 2.0**-4
+    assert all(relative(gradient, expected) < bound for gradient in found)
+    assert torch.equal(found[1], found[2])
 
 
 def test_bytes_are_bounded(monkeypatch):
@@ -61,9 +105,9 @@ def test_bytes_are_bounded(monkeypatch):
     kept = []
     original = compiled.sum_up
 
-    def sum_up(*args):
-        totals = original(*args)
-        kept.append(sum(numbers.nbytes for numbers in totals.kept[2:]))
+    def sum_up(*args, **options):
+        totals = original(*args, **options)
+        kept.append(sum(numbers.nbytes for numbers in totals.kept._apart))
         return totals
 
     monkeypatch.setattr(compiled, "sum_up", sum_up)

@@ -174,9 +174,9 @@ def test_without_gradients_nothing_is_prepared_for_them(monkeypatch):
     """The class centres of a head want a gradient even where an evaluation switches gradients off."""
     asked = []
 
-    def sum_up(library, of, *wanted):
-        asked.append(wanted)
-        return whole(library, of, *wanted)
+    def sum_up(library, of, direction, keep, in_gradient):
+        asked.append((direction, keep))
+        return whole(library, of, direction, keep, in_gradient)
 
     whole = compiled.sum_up
     monkeypatch.setattr(compiled, "sum_up", sum_up)
