@@ -22,9 +22,9 @@ from fusedface.models import Backbone, MarginHead, create
 from fusedface.models.loops.eager import torchs_operators
 from fusedface.recipes.configuration.training import Optim
 from fusedface.recipes.host.memory import keep_freed_memory
+from fusedface.recipes.training.batches import Batches
 from fusedface.recipes.training.optim import build_optimizer
 from fusedface.recipes.training.precision import Precision, pick_precision
-from fusedface.recipes.training.schedule import Batches
 
 MODELS = ("mobilefacenet", "iresnet18")
 HEADS = ("fused", "eager")

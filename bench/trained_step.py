@@ -23,9 +23,10 @@ from fusedface.models import create
 from fusedface.recipes.configuration.recipe import Optim, Recipe, Schedule, Train
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.graphed import WARM_UP
-from fusedface.recipes.training.parts import make_learner, make_plan
+from fusedface.recipes.training.learner import Learner
+from fusedface.recipes.training.parts import make_learner
+from fusedface.recipes.training.plan import make_plan
 from fusedface.recipes.training.precision import pick_precision
-from fusedface.recipes.training.step import Learner
 
 WAYS = {  # train.compile and train.cuda_graph
     "eager": ("off", "off"),

@@ -28,6 +28,7 @@ from fusedface.recipes.training.agreement import check_same_faces, check_same_re
 from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.display import Display, make_display
 from fusedface.recipes.training.faces import Faces, open_faces
+from fusedface.recipes.training.going_on import go_on
 from fusedface.recipes.training.parts import make_trainer
 from fusedface.recipes.training.precision import Precision, pick_precision
 from fusedface.recipes.training.seeding import seed_everything
@@ -115,15 +116,15 @@ def _train(
     seed_everything(recipe.train.seed)
     model = recipe.backbone.build()
     preparation, device = model.preprocessing, precision.device
-    faces = processes.together(
-        lambda: open_faces(recipe.data, recipe.evaluation, preparation, device, display.note)
-    )
+    with processes.together():
+        faces = open_faces(recipe.data, recipe.evaluation, preparation, device, display.note)
     entries = _entries(recipe, faces)
     check_same_faces(entries["data"], processes)
     checkpoints = CheckpointFolder(directory.checkpoints, recipe.train.keep_checkpoints, entries)
     # A run that goes on has everything in its own checkpoints.
     begun = processes.from_first(checkpoints.last_step) is not None
-    start = None if begun else processes.together(lambda: read_start(recipe.init, recipe.name))
+    with processes.together():
+        start = None if begun else read_start(recipe.init, recipe.name)
     trainer = make_trainer(
         recipe, model, faces, checkpoints=checkpoints, precision=precision, display=display,
         began=began, processes=processes,
@@ -173,7 +174,7 @@ def _run(
     processes.from_first(directory.read_starts)
     checkpoint, since = newest_checkpoint(reuse, trainer.checkpoints, processes, trainer.display)
     resumed = checkpoint is not None
-    trainer.go_on(checkpoint, since if resumed else changes)
+    go_on(trainer, checkpoint, since if resumed else changes)
     if (
         not resumed
         and start is None
@@ -188,7 +189,8 @@ def _run(
             recipe.data, processes, trainer.display.note,
         )  # fmt: skip
     # Together: where the first process cannot write, the others end too.
-    opened = processes.together(lambda: _open_log(recipe, directory, changes, trainer, resumed))
+    with processes.together():
+        opened = _open_log(recipe, directory, changes, trainer, resumed)
     with opened as log:
         end = trainer.train(log)
     return processes.from_first(lambda: judged(recipe, directory, trainer, faces, end))

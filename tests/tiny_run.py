@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,21 @@ def write_faces(folder: Path) -> Path:
     header = "path1,path2,same,fold\n"
     (folder / "pairs.csv").write_text(header + "\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def checkpoint_at(out: Path, step: int) -> dict[str, Any]:
+    """The checkpoint of a run after so many steps."""
+    return torch.load(out / "checkpoints" / f"step-{step:08d}.pt", weights_only=True)
+
+
+def same_end(out: Path, other: Path, step: int) -> None:
+    """Two runs have the same weights and the same state of the optimiser, to the bit."""
+    ours, theirs = checkpoint_at(out, step), checkpoint_at(other, step)
+    for part in ("model", "head"):
+        assert all(torch.equal(ours[part][k], v) for k, v in theirs[part].items()), part
+    states = [end["optimizer"]["state"] for end in (ours, theirs)]
+    for index, state in states[1].items():
+        assert all(torch.equal(states[0][index][name], value) for name, value in state.items())
 
 
 def tiny_recipe(folder: Path) -> Recipe:

@@ -77,6 +77,9 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
         ValueError: an assignment has no "=", its key is unknown (the nearest valid one is named), or
             its value is bad.
     """
+    assignments = [*assignments]
+    if not assignments:
+        return recipe
     values = to_dict(recipe)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")

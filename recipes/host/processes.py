@@ -51,20 +51,28 @@ class Processes:
         dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def together(self, call: Callable[[], Result]) -> Result:
-        """The result of `call` on this rank; an error of any rank is raised on all ranks.
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """The ranks run the block, each for itself; an error in it on any rank is raised on all ranks.
 
         Raises:
-            ValueError, OSError: as `call`; the message begins with the rank unless it is rank 0.
+            ValueError, OSError: as the block; the message begins with the rank unless it is rank 0.
         """
-        return self._share(call, lambda _: None)[0]
+        error = None
+        try:
+            yield
+        except (ValueError, OSError) as caught:
+            error = caught
+        self._agree(error, None)
 
     def from_first(self, call: Callable[[], Result]) -> Result:
         """The result of `call`, which only rank 0 calls; an error is raised on all ranks."""
-        if self.control is None:
-            return call()
-        _, results = self._share(lambda: call() if self.is_first else None, lambda result: result)
-        return results[0]  # pyright: ignore[reportReturnType]
+        result = error = None
+        try:
+            result = call() if self.is_first else None
+        except (ValueError, OSError) as caught:
+            error = caught
+        return self._agree(error, result)[0]  # pyright: ignore[reportReturnType]
 
     def any_code(self, code: int) -> int:
         """The bits that are set on at least one rank."""
@@ -110,26 +118,17 @@ class Processes:
                 raise
             raise LostProcessError(lost) from error
 
-    def _share(
-        self, call: Callable[[], Result], told: Callable[[Result], Any]
-    ) -> tuple[Result, list[Any]]:
-        """The result on this rank, and what each rank shares of its result."""
-        if self.control is None:
-            return call(), []
-        result = error = None
-        try:
-            result = call()
-        except (ValueError, OSError) as caught:
-            error = caught
+    def _agree(self, error: Exception | None, result: Result) -> list[Result]:
+        """The results of all ranks, if none of them has an error; else each rank raises one."""
         failure = None if error is None else (type(error), str(error))
-        outcomes = self.gather((failure, None if error else told(result)))  # pyright: ignore[reportArgumentType]
+        outcomes = [(None, result)] if self.control is None else self.gather((failure, result))
+        if error is not None:
+            raise error
         for rank, (other, _) in enumerate(outcomes):
             if other is not None:
-                if error is not None:
-                    raise error
                 kind, text = other
                 raise _error(kind, text if rank == 0 else f"rank {rank}: {text}")
-        return result, [value for _, value in outcomes]  # pyright: ignore[reportReturnType]
+        return [found for _, found in outcomes]
 
 
 def _hold_signals() -> None:

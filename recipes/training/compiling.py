@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Compiling:
-    """The passes of a run, compiled from the first step on that trains the backbone.
+    """Has the passes of a run compiled from the first step on that trains the backbone.
 
     That step is made twice, from the same state. If the compiled one fails, or has another gradient, the
     run goes on without it and says so. The other one counts then, and nothing is lost. A step whose
     gradient is not finite, as a scaled loss has at first, tells nothing: the next one is tried.
 
     Args:
-        passes: computes the gradients of a step.
+        passes: forward and backward of a step.
         model: the backbone.
         head: the head with the class centres.
         choice: what `train.compile` means here.
@@ -33,7 +33,6 @@ class Compiling:
 
     Attributes:
         is_on: whether steps are compiled; None before the first step that trains the backbone.
-        first_non_finite: names the first tensor of the newest step that is not finite.
     """
 
     def __init__(
@@ -48,26 +47,29 @@ class Compiling:
         self._passes, self._model, self._head = passes, model, head
         self._choice, self._dtype, self._note = choice, dtype, note
         self.is_on: bool | None = None
-        self.first_non_finite = passes.first_non_finite
 
     def go_on(self, is_on: bool | None) -> None:
         """Go on with a run whose steps were compiled or not; None if none had been made yet."""
         if self._choice.is_auto and self._choice.is_possible and is_on is not None:
             self._choice = Choice(on=is_on, why="as the run began", is_auto=True)
 
-    def __call__(self, batch: FaceBatch, *, is_frozen: bool) -> "Passed":
-        """As `Passes`; the gradients must not be there yet."""
-        if self.is_on is not None or is_frozen:
-            return self._passes(batch, is_frozen=is_frozen)
-        self.is_on = self._choice.on
+    def is_due(self) -> bool:
+        """Whether the next step, which trains the backbone, is the one to make by `trial`."""
+        if self.is_on is not None:
+            return False
         if self._choice.on:
-            return self._tried(batch)
+            return True
+        self.is_on = False
         if self._choice.is_auto:
             self._note(f"train.compile=auto: off, {self._choice.why}")
-        return self._passes(batch, is_frozen=False)
+        return False
 
-    def _tried(self, batch: FaceBatch) -> "Passed":
-        """The step by the compiled passes, or by the others if something is wrong with it."""
+    def trial(self, batch: FaceBatch) -> "Passed":
+        """The step by the compiled passes, or by the others if something is wrong with it.
+
+        As `Passes`; the gradients must not be there yet.
+        """
+        self.is_on = True
         buffers = [*self._model.buffers(), *self._head.buffers()]
         before = Before(buffers, next(self._model.parameters()).device)
         passed = self._passes(batch, is_frozen=False)

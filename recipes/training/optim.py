@@ -62,16 +62,22 @@ def build_optimizer(
     if projection := [*others]:
         own = {"weight_decay": optim.weight_decay_head, "lr_factor": 1.0}
         groups.append({"name": PROJECTION, "params": projection, **own})
+    optimizer = _kind_of(optim, groups, head)
+    return optimizer if head.options.sample_rate == 1.0 else update_only_sampled(optimizer)
+
+
+def _kind_of(
+    optim: Optim, groups: list[dict[str, Any]], head: "MarginHead"
+) -> torch.optim.Optimizer:
     if optim.kind == "adamw":
-        adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.momentum, optim.beta2))
-        return update_only_sampled(adamw)
+        return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.momentum, optim.beta2))
     if _kernel_steps(head, optim):
         return CentreSGD(groups, head.weight, optim.lr, optim.momentum, nesterov=True)
     sgd = torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=True)
     if optim.fuse_centres:
         momentum = optim.centres_momentum_dtype or optim.centres_dtype
         head.fuse(sgd, momentum_dtype=torch.bfloat16 if momentum == "bfloat16" else None)
-    return update_only_sampled(sgd)
+    return sgd
 
 
 def _kernel_steps(head: "MarginHead", optim: Optim) -> bool:

@@ -6,13 +6,15 @@ With one process they are in the checkpoint. With several, each process writes i
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fusedface.models.shard_files import ShardFiles
-from fusedface.recipes.training.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from fusedface.recipes.training.checkpoint import Checkpoint
 
 State = dict[str, Any]
 Rows = dict[str, Tensor]
@@ -45,12 +47,12 @@ def without_rows(content: State, optimizer: torch.optim.Optimizer, centres: Tens
 
 
 def with_rows(
-    checkpoint: Checkpoint,
+    checkpoint: "Checkpoint",
     optimizer: torch.optim.Optimizer,
     centres: Tensor,
     classes: range,
     num: int,
-) -> Checkpoint:
+) -> "Checkpoint":
     """A checkpoint with the rows of this process, wherever they were; damaged entries stay as they are.
 
     Args:
@@ -78,7 +80,7 @@ def with_rows(
     return replace(checkpoint, content=content)
 
 
-def _rows_in_files(checkpoint: Checkpoint, classes: range, size: tuple[int, int]) -> Rows:
+def _rows_in_files(checkpoint: "Checkpoint", classes: range, size: tuple[int, int]) -> Rows:
     """The rows in the files of a checkpoint; none if it has no files."""
     files = ShardFiles.of(checkpoint.path, checkpoint.content)
     if files is None:

@@ -1,38 +1,31 @@
 """Makes a trainer from a recipe; each part of it gets only the settings that it needs."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
 
-from fusedface.data import FaceDataset, FaceSource
-from fusedface.kernels import check_sample_rate, predicted_initial_loss
-from fusedface.models import Backbone, MarginHead
+from fusedface.data import FaceDataset
+from fusedface.kernels import predicted_initial_loss
+from fusedface.models import Backbone, MarginHead, count_macs
+from fusedface.models.loops.library import loops
 from fusedface.recipes.configuration.faces import SYNTHETIC
-from fusedface.recipes.configuration.loss_stages import Stage, stages_of
 from fusedface.recipes.configuration.recipe import Recipe, TeacherOptions
 from fusedface.recipes.evaluation.recognisers import open_recogniser
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
+from fusedface.recipes.training.compile_choice import Choice, choose
+from fusedface.recipes.training.compiling import Compiling
 from fusedface.recipes.training.display import Display, Status
 from fusedface.recipes.training.distillation import Distiller, make_distiller
 from fusedface.recipes.training.faces import Faces
 from fusedface.recipes.training.graph_choice import choose_recorder
-from fusedface.recipes.training.made_passes import make_passes
+from fusedface.recipes.training.learner import Learner
 from fusedface.recipes.training.optim import build_optimizer
+from fusedface.recipes.training.passes import Passes
+from fusedface.recipes.training.plan import Plan, make_plan
 from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.replicas import grad_scaler, synchronise
-from fusedface.recipes.training.schedule import (
-    Batches,
-    LearningRate,
-    LossSchedule,
-    Plan,
-    Timetable,
-    num_steps,
-)
-from fusedface.recipes.training.step import Learner
 from fusedface.recipes.training.teacher import open_teacher
 from fusedface.recipes.training.trainer import Trainer
 from fusedface.recipes.training.watch import SinkingWatch
@@ -87,55 +80,6 @@ def make_trainer(
     )
 
 
-def make_plan(recipe: Recipe, source: FaceSource, processes: Processes) -> Plan:
-    """The plan of a run: batches, rates, margins and timetable by step.
-
-    Args:
-        recipe: the recipe of the run.
-        source: its training images.
-        processes: the processes that share each step.
-        note: called with a line for the user.
-    """
-    optim, train = recipe.optim, recipe.train
-    batches = Batches(len(source), optim.batch_size, train.seed, processes.rank, processes.count)
-    smallest = 1 if train.freeze_statistics else 2  # two, for batch normalisation
-    _check_accumulate(optim.accumulate, batches.own_size, processes.count, smallest)
-    check_sample_rate(recipe.head.sample_rate, batches.batch_size, source.num_classes)
-    steps = num_steps(recipe.schedule, batches.steps_per_epoch)
-    return Plan(
-        batches=batches,
-        lr=LearningRate(base=optim.lr, num_steps=steps, schedule=recipe.schedule),
-        losses=LossSchedule(_stages(recipe, source), steps),
-        timetable=Timetable(
-            num_steps=steps,
-            log_every=train.log_every,
-            evaluate_every=math.ceil(recipe.evaluation.every * batches.steps_per_epoch),
-            checkpoint_every=train.checkpoint_every,
-            # A resumed run then no longer needs the checkpoint that it began with.
-            saves_first=recipe.init.checkpoint is not None,
-        ),
-        freeze=train.freeze,
-    )
-
-
-def _check_accumulate(accumulate: int, num_images: int, num_processes: int, smallest: int) -> None:
-    """Raise ValueError unless the images of a process can be divided into parts of one size."""
-    if num_images % accumulate or 1 < accumulate > num_images // smallest:
-        of_each = "" if num_processes == 1 else " of each process"
-        at_least = "" if smallest == 1 else f" of at least {smallest}"
-        raise ValueError(
-            f"the {num_images} images{of_each} cannot be divided into optim.accumulate="
-            f"{accumulate} equal parts{at_least}: set it to another divisor of their number"
-        )
-
-
-def _stages(recipe: Recipe, source: FaceSource) -> list[Stage]:
-    """The margins of the run, which may depend on the number of images of each person."""
-    counts = tuple(np.bincount(source.labels, minlength=source.num_classes).tolist())
-    stages = stages_of(recipe.schedule.loss, recipe.head.margin)
-    return [stage._replace(margin=stage.margin.with_class_counts(counts)) for stage in stages]
-
-
 def make_learner(
     recipe: Recipe,
     model: Backbone,
@@ -171,6 +115,17 @@ def make_learner(
         head.weight.requires_grad_(not distiller.places_centres)
     others = () if distiller is None else distiller.parameters()
     scaler = grad_scaler(precision, processes)
+    passes = Passes(
+        model,
+        head,
+        scaler,
+        precision=precision,
+        channels_last=train.channels_last,
+        processes=processes,
+        distiller=distiller,
+        num_parts=optim.accumulate,
+    )
+    choice = _compile_choice(recipe, model, plan, precision, processes)
     return Learner(
         model,
         head,
@@ -180,9 +135,8 @@ def make_learner(
         ema=train.ema,
         clip_norm=optim.clip_norm,
         precision=precision,
-        passes=make_passes(
-            recipe, model, head, scaler, plan, precision, processes, distiller, note
-        ),
+        passes=passes,
+        compiling=Compiling(passes, model, head, choice, precision.dtype, note),
         scaler=scaler,
         processes=processes,
         distiller=distiller,
@@ -193,11 +147,28 @@ def make_learner(
     )
 
 
+def _compile_choice(
+    recipe: Recipe, model: Backbone, plan: Plan, precision: Precision, processes: Processes
+) -> Choice:
+    """Whether the passes of the run are compiled."""
+    num_images = plan.num_steps * plan.batches.batch_size
+    return choose(
+        recipe.train.compile,
+        precision=precision,
+        num_processes=processes.count,
+        changes_in_pass=recipe.optim.fuse_centres or recipe.teacher.places_centres,
+        num_macs=lambda: num_images * count_macs(model, model.input_size),
+        num_threads=torch.get_num_threads(),
+        has_loops=lambda: loops() is not None,
+    )
+
+
 def _distiller(
     options: TeacherOptions, embedding_dim: int, device: torch.device, processes: Processes
 ) -> Distiller | None:
     """What the run learns from its teacher; None for a recipe without a teacher."""
-    teacher = processes.together(lambda: open_teacher(options, device, open_recogniser))
+    with processes.together():
+        teacher = open_teacher(options, device, open_recogniser)
     distiller = make_distiller(options, teacher, embedding_dim, processes)
     return None if distiller is None else distiller.to(device)
 

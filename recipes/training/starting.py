@@ -20,7 +20,7 @@ from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.people import embed_people
 
 if TYPE_CHECKING:
-    from fusedface.recipes.training.step import Learner
+    from fusedface.recipes.training.learner import Learner
 
 
 def read_start(init: Init, name: str) -> StartingPoint | None:

@@ -1,9 +1,9 @@
-"""The training loop: step, log, evaluate, save, stop and resume."""
+"""The training loop: step, log, evaluate, save and stop."""
 
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fusedface.data import FaceBatch, FaceDataset
 from fusedface.models import Backbone
@@ -18,12 +18,12 @@ from fusedface.recipes.run_directory.metrics import (
     mean_accuracy,
 )
 from fusedface.recipes.run_directory.verdict import Ended
-from fusedface.recipes.training.checkpoint import Checkpoint
 from fusedface.recipes.training.diagnose import NonFiniteTrainingError
-from fusedface.recipes.training.optim import centre_rate
+from fusedface.recipes.training.learner_state import state_of
+from fusedface.recipes.training.logbook import Logbook
+from fusedface.recipes.training.own_rows import own_rows
 from fusedface.recipes.training.progress import Progress
 from fusedface.recipes.training.reading import LostImagesError, Reader
-from fusedface.recipes.training.schedule import Plan
 from fusedface.recipes.training.seeding import rng_state
 from fusedface.recipes.training.shard_folder import save_rows
 from fusedface.recipes.training.signals import StopRequest
@@ -32,9 +32,9 @@ from fusedface.recipes.training.watch import SinkingWatch
 if TYPE_CHECKING:
     from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
     from fusedface.recipes.training.display import Display, Status
-    from fusedface.recipes.training.step import Learner
+    from fusedface.recipes.training.learner import Learner
+    from fusedface.recipes.training.plan import Plan
 
-SHOWN_UNREADABLE = 10
 RECENT_STEPS = 20  # for the displayed pace; a mean over all steps would include the slow first ones
 
 
@@ -66,7 +66,7 @@ class Trainer:
     def __init__(
         self,
         learner: "Learner",
-        plan: Plan,
+        plan: "Plan",
         *,
         dataset: FaceDataset,
         num_workers: int,
@@ -80,13 +80,8 @@ class Trainer:
     ) -> None:
         self.learner, self.plan, self.dataset = learner, plan, dataset
         self.num_workers, self.evaluate = num_workers, evaluate
-        self.checkpoints, self.display, self.status, self.began = (
-            checkpoints,
-            display,
-            status,
-            began,
-        )
-        self.watch = watch
+        self.checkpoints, self.began = checkpoints, began
+        self.display, self.status, self.watch = display, status, watch
         self.processes = processes or Processes()
         self._cpu_began = cpu_seconds()
         self.progress = Progress(stages_ended=plan.losses.ended)
@@ -99,15 +94,19 @@ class Trainer:
         Raises:
             OSError: images can no longer be read, or writing fails.
         """
+        book = Logbook(
+            log, self.progress, self.learner, self.plan, self.display, self.status, self.watch,
+            self.processes,
+        )  # fmt: skip
         with StopRequest() as stop:
             if self.progress.untrained is None:
-                self.progress.untrained = self._evaluate(log)
+                self.progress.untrained = self._evaluate(book)
                 if self.plan.timetable.saves_first:
                     self.save(best=False)
             signal_name = None
             try:
                 while self.progress.step < self.plan.num_steps and signal_name is None:
-                    signal_name = self._train_epoch(log, stop)
+                    signal_name = self._train_epoch(book, stop)
                 if signal_name is not None and self.progress.step > self.saved_step:
                     self.save(best=False)
             except NonFiniteTrainingError as error:
@@ -120,7 +119,7 @@ class Trainer:
             return End("finished", step, f"trained all {step} steps")
         return End("interrupted", step, f"{signal_name} after {step} steps")
 
-    def _train_epoch(self, log: MetricsLog | NoLog, stop: StopRequest) -> str | None:
+    def _train_epoch(self, book: Logbook, stop: StopRequest) -> str | None:
         """Train the rest of the current epoch; returns the name of a signal if one stops it."""
         self.learner.prepare(self.progress.step)
         began = time.perf_counter()
@@ -128,94 +127,43 @@ class Trainer:
         batches = self.plan.batches.load(
             self.dataset, self.progress.step, num_workers=self.num_workers, pin_memory=on_gpu
         )
-        reader = Reader(batches, self.processes, stop, self._report_unreadable)
+        reader = Reader(batches, self.processes, stop, book.report_unreadable)
         while (batch := reader.next()) is not None:
             if isinstance(batch, str):
                 return batch
             self._train_step(batch)
             self._durations.append(time.perf_counter() - began)
             self.progress.train_seconds += self._durations[-1]
-            self._after_step(log)
+            self._after_step(book)
             if self.progress.step == self.plan.num_steps:
                 return None
             began = time.perf_counter()
         return None
 
-    def _report_unreadable(self, problems: tuple[str, ...]) -> None:
-        """Report unreadable images, each once, and only the first few."""
-        for problem in problems:
-            if problem not in self.progress.unreadable:
-                self.progress.unreadable.append(problem)
-                count = len(self.progress.unreadable)
-                if count <= SHOWN_UNREADABLE:
-                    self.display.note(f"left out an unreadable image: {problem}")
-                elif count == SHOWN_UNREADABLE + 1:
-                    self.display.note("more unreadable images follow; summary.json counts them")
-
     def _train_step(self, batch: FaceBatch) -> None:
         self.learner.learn(self.progress.step, batch)
         self.progress.step += 1
 
-    def _after_step(self, log: MetricsLog | NoLog) -> None:
+    def _after_step(self, book: Logbook) -> None:
         """Log, evaluate and save as the timetable says."""
         step = self.progress.step
         self.status.step = step
         self.status.seconds_per_step = sum(self._durations) / len(self._durations)
         if self.plan.timetable.logs(step):
             self.learner.check_finite()
-            self._log(log)
+            book.log_steps()
         else:
             self.display.stepped(self.status)
         better = False
         if self.plan.timetable.evaluates(step):
-            self.progress.verification = self._evaluate(log)
+            self.progress.verification = self._evaluate(book)
             accuracy = mean_accuracy(self.progress.verification)
             better = accuracy > self.progress.best_accuracy
             self.progress.best_accuracy = max(accuracy, self.progress.best_accuracy)
         if self.plan.timetable.saves(step):
             self.save(better)
 
-    def _log(self, log: MetricsLog | NoLog) -> None:
-        """Write a line of metrics and show it."""
-        figures = self.learner.figures()
-        self.status.figures, self.status.lr = figures, self.plan.lr(self.progress.step - 1)
-        self.progress.final_loss = figures["loss"]
-        self._look(figures)
-        rates: dict[str, float | str] = {
-            "lr": self.status.lr,
-            "epoch": self.progress.step / self.plan.batches.steps_per_epoch,
-        }
-        if len(self.plan.losses.stages) > 1:
-            rates["stage"] = self.status.stage = self.plan.losses(self.progress.step - 1).text
-        pace = {"images_per_second": self.status.images_per_second, "seconds": self._train_seconds}
-        self._write(log, "train", figures | rates | pace)
-        self.display.logged(self.status)
-        self._end_stage(figures)
-
-    def _write(self, log: MetricsLog | NoLog, kind: str, figures: dict[str, Any]) -> None:
-        """Write a line of metrics; if the first process cannot, all raise OSError and none waits for it."""
-        self.processes.together(lambda: log.write(kind, self.progress.step, figures))
-
-    def _end_stage(self, figures: dict[str, float]) -> None:
-        """Take the next margin if the condition of the current one holds."""
-        step, losses = self.progress.step, self.plan.losses
-        ended = losses.look(step, figures.get("target_cosine", -1.0))
-        if ended is not None:
-            self.display.note(
-                f"step {step}: the target cosine {figures['target_cosine']:.3f} is above {ended.above:g}; "
-                f"{losses(step).text} follows {ended.text}"
-            )
-
-    def _look(self, figures: dict[str, float]) -> None:
-        """Show the pull on all cosines together, and warn if the run is about to sink."""
-        step, learner = self.progress.step, self.learner
-        margin = self.plan.losses(step - 1).margin
-        look = self.watch.look(step, margin, figures, *centre_rate(learner.optimizer))
-        self.status.slope_gap, self.status.pace_steps = look.slope_gap, look.pace_steps
-        if look.warning is not None:
-            self.display.note(look.warning)
-
-    def _evaluate(self, log: MetricsLog | NoLog) -> Verification:
+    def _evaluate(self, book: Logbook) -> Verification:
         """Verify and log, then restore the training mode."""
         network = self.learner.network.eval()
         try:
@@ -230,16 +178,8 @@ class Trainer:
             # Not saved: a run that resumed from here would never be verified at this step.
             raise OSError(f"the faces to verify can no longer be read: {error}") from error
         self.learner.prepare(self.progress.step)
-        figures = {"verification": results, "seconds": self._train_seconds}
-        self._write(log, "evaluation", figures)
-        accuracies = {name: figures["accuracy"] for name, figures in results.items()}
-        self.status.verification = accuracies
+        book.log_evaluation(results)
         return results
-
-    @property
-    def _train_seconds(self) -> float:
-        """Seconds in training steps so far, without evaluations and checkpoints, so that curves compare."""
-        return round(self.progress.train_seconds, 3)
 
     @property
     def images_per_second(self) -> float:
@@ -265,53 +205,14 @@ class Trainer:
         self.learner.check_finite()
         rows = self.learner.meter.state()
         spent = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
-        is_on = self.learner.passes.is_on
+        is_on = self.learner.compiling.is_on
         # None also between a resumption and the next step.
         self.progress.compiled = self.progress.compiled if is_on is None else is_on
         progress = vars(self.progress) | spent | {"meter": rows}
-        content = self.learner.state() | {"rng": rng_state(), "progress": progress}
+        content = state_of(self.learner) | {"rng": rng_state(), "progress": progress}
         if (shard := self.learner.head.shard) is not None:
-            rows, folder = self.learner.rows(), self.checkpoints.folder
-            content[SHARDS] = save_rows(folder, self.progress.step, rows, shard, self.processes)
+            centres = own_rows(self.learner.optimizer, self.learner.head.weight)
+            folder = self.checkpoints.folder
+            content[SHARDS] = save_rows(folder, self.progress.step, centres, shard, self.processes)
         self.processes.from_first(lambda: self.checkpoints.save(self.progress.step, content, best))
         self.saved_step = self.progress.step
-
-    def go_on(self, checkpoint: Checkpoint | None, changes: list[str]) -> None:
-        """Go on from a checkpoint, if there is one, and record changes of settings and images.
-
-        Args:
-            checkpoint: the same on all processes.
-            changes: changed settings and images, a line each.
-
-        Raises:
-            ValueError: as `load`.
-        """
-        if checkpoint is not None:
-            self.processes.together(lambda: self.load(checkpoint))
-            self.display.note(f"going on after step {self.progress.step} of {self.plan.num_steps}")
-        if not changes:
-            return
-        step = self.progress.step
-        self.progress.recipe_changes.append({"step": step, "changes": changes})
-        for line in changes:
-            self.display.note(f"changed after step {step}: {line}")
-        if checkpoint is not None:
-            self.save(best=False)  # recorded before a step is made with other settings
-
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Load the state of a checkpoint.
-
-        Raises:
-            ValueError: it does not fit the recipe, or an entry is damaged; the message names file and
-                entry.
-        """
-        progress, meter = checkpoint.progress(self.plan.num_steps)
-        self.learner.load(checkpoint, meter, step=progress.step)
-        checkpoint.restore_generators()
-        self.progress = progress
-        self.learner.passes.go_on(progress.compiled)
-        self.plan.losses.ended = progress.stages_ended
-        self.saved_step = progress.step
-        self.status.step = progress.step
-        latest = progress.verification or progress.untrained or {}
-        self.status.verification = {name: figures["accuracy"] for name, figures in latest.items()}

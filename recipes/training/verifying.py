@@ -24,7 +24,8 @@ def evaluate_shared(model: Backbone, pairs: PairList, processes: Processes) -> V
     """
     if processes.count == 1:
         return evaluate_pairs(model, pairs)
-    part = processes.together(lambda: _own_part(model, pairs, processes))
+    with processes.together():
+        part = _own_part(model, pairs, processes)
     parts = [found for found in processes.gather(part) if found is not None]
 
     def figures() -> VerificationResult:

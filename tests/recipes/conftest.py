@@ -1,6 +1,8 @@
 """Fixtures of the tests of recipes."""
 
 import pytest
+from starting_points import write_checkpoint
+from tiny_run import write_faces
 
 from fusedface.recipes.report import curves
 
@@ -11,3 +13,15 @@ def _no_curves():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "plot_curves", lambda _folder: [])
         yield
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """The faces of `tiny_run`."""
+    return write_faces(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint to begin a run with; see `starting_points`."""
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "weights.pt")

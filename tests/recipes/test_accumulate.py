@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from rich.console import Console
-from tiny_run import tiny_recipe, write_faces
+from tiny_run import checkpoint_at, tiny_recipe, write_faces
 from torch import nn
 
 from fusedface.data import FaceBatch
@@ -112,7 +112,7 @@ def test_a_run_in_parts_goes_on_as_any_other(tmp_path):
         out = tmp_path / f"run{num_parts}"
         in_parts = override(recipe, [f"optim.accumulate={num_parts}"])
         assert run_recipe(in_parts, out, device="cpu", console=Console(quiet=True)).finished
-        ends.append(torch.load(out / "checkpoints" / "step-00000005.pt", weights_only=True))
+        ends.append(checkpoint_at(out, 5))
     for name, value in ends[0]["model"].items():
         torch.testing.assert_close(ends[1]["model"][name], value, rtol=1e-3, atol=1e-4, msg=name)
 

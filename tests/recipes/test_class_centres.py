@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
-from tiny_run import NUM_IDENTITIES, tiny_recipe, write_faces
+from tiny_run import NUM_IDENTITIES, checkpoint_at, tiny_recipe
 
 from fusedface.recipes.configuration.recipe import Optim
 from fusedface.recipes.run import run_recipe
@@ -45,13 +45,8 @@ DTYPES = {
 }
 
 
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    return write_faces(tmp_path_factory.mktemp("faces"))
-
-
 def last(folder):
-    return torch.load(folder / "checkpoints" / "step-00000006.pt", weights_only=True)
+    return checkpoint_at(folder, 6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 from rich.console import Console
-from tiny_run import tiny_recipe, write_faces
+from tiny_run import checkpoint_at, same_end, tiny_recipe
 from torch import nn
 
 from fusedface.models import MODELS, Backbone
@@ -93,11 +93,6 @@ def _small(monkeypatch):
     monkeypatch.setitem(MODELS, "small", Small)
 
 
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    return write_faces(tmp_path_factory.mktemp("faces"))
-
-
 @pytest.fixture
 def _quick(monkeypatch):
     monkeypatch.setattr(
@@ -118,21 +113,6 @@ def run(faces, out, *settings, **options):
     return stream.getvalue()
 
 
-def checkpoint(out, step=4):
-    return torch.load(out / "checkpoints" / f"step-{step:08d}.pt", weights_only=True)
-
-
-def same(out, other):
-    ours, theirs = checkpoint(out), checkpoint(other)
-    for part in ("model", "head"):
-        assert all(torch.equal(ours[part][k], v) for k, v in theirs[part].items())
-    states = [end["optimizer"]["state"] for end in (ours, theirs)]
-    assert all(
-        torch.equal(states[0][i]["momentum_buffer"], s["momentum_buffer"])
-        for i, s in states[1].items()
-    )
-
-
 @pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize(
     "settings", [(), ("train.freeze=1", "train.ema=0.9"), ("optim.accumulate=2",)], ids=str
@@ -140,10 +120,10 @@ def same(out, other):
 def test_a_compiled_run_learns_the_same_and_goes_on_to_the_same_bits(faces, tmp_path, settings):
     said = run(faces, tmp_path / "on", "train.compile=on", *settings)
     assert said.count("train.compile: on, as set") == 1
-    assert checkpoint(tmp_path / "on")["progress"]["compiled"] is True
+    assert checkpoint_at(tmp_path / "on", 4)["progress"]["compiled"] is True
     run(faces, tmp_path / "off", "train.compile=off", *settings)
-    for name, value in checkpoint(tmp_path / "off")["model"].items():
-        found = checkpoint(tmp_path / "on")["model"][name]
+    for name, value in checkpoint_at(tmp_path / "off", 4)["model"].items():
+        found = checkpoint_at(tmp_path / "on", 4)["model"][name]
         torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-3, msg=name)
     part = tmp_path / "part"
     run(faces, part, "train.compile=on", *settings)
@@ -151,7 +131,7 @@ def test_a_compiled_run_learns_the_same_and_goes_on_to_the_same_bits(faces, tmp_
         (part / path).unlink()
     torch.compiler.reset()
     run(faces, part, "train.compile=on", *settings, resume=True)
-    same(part, tmp_path / "on")
+    same_end(part, tmp_path / "on", 4)
 
 
 @pytest.mark.usefixtures("_quick")
@@ -162,14 +142,14 @@ def test_auto_goes_on_as_the_run_began(faces, tmp_path, monkeypatch):
     run(faces, tmp_path / "whole", "train.compile=auto")
     for path in ("checkpoints/step-00000004.pt", "checkpoints/best.pt", "summary.json"):
         (tmp_path / "run" / path).unlink()
-    from fusedface.recipes.training import made_passes
+    from fusedface.recipes.training import parts
 
     yes = chosen(device=GPU)
     assert yes.on
-    monkeypatch.setattr(made_passes, "choose", lambda *_args, **_more: yes)
+    monkeypatch.setattr(parts, "choose", lambda *_args, **_more: yes)
     said = run(faces, tmp_path / "run", "train.compile=auto", resume=True)
     assert "train.compile=auto: off, as the run began" in said
-    same(tmp_path / "run", tmp_path / "whole")
+    same_end(tmp_path / "run", tmp_path / "whole", 4)
 
 
 @pytest.mark.usefixtures("_quick")
@@ -179,10 +159,10 @@ def test_a_change_of_settings_does_not_forget_how_the_run_began(faces, tmp_path)
     run(faces, out, "train.compile=auto")
     for path in ("checkpoints/step-00000004.pt", "checkpoints/best.pt", "summary.json"):
         (out / path).unlink()
-    assert checkpoint(out, 2)["progress"]["compiled"] is False
+    assert checkpoint_at(out, 2)["progress"]["compiled"] is False
     run(faces, out, "train.log_every=1", resume=True, allow_change=["train.log_every"])
-    assert checkpoint(out, 2)["progress"]["recipe_changes"]
-    assert checkpoint(out, 2)["progress"]["compiled"] is False
+    assert checkpoint_at(out, 2)["progress"]["recipe_changes"]
+    assert checkpoint_at(out, 2)["progress"]["compiled"] is False
 
 
 class FakePasses:
@@ -211,22 +191,27 @@ def compiling(choice, gradients):
     return Compiling(passes, model, head, choice, torch.float32, notes.append), passes, notes
 
 
+def made(steps, passes):
+    """The next step, as a learner makes it."""
+    return steps.trial(None) if steps.is_due() else passes(None, is_frozen=False)
+
+
 def test_a_step_that_overflows_is_no_check():
     """A scaled loss has infinite gradients at first; the step counts, and the next one is tried."""
     steps, passes, notes = compiling(chosen("on"), [float("inf"), 2.0, 2.0, 3.0])
-    assert steps(None, is_frozen=False).item() == float("inf")
+    assert made(steps, passes).item() == float("inf")
     assert passes.weight.grad.item() == float("inf")  # a scaler has to see it
     assert (steps.is_on, passes.compiled, notes) == (None, [], [])
-    steps(None, is_frozen=False)
+    made(steps, passes)
     assert (steps.is_on, passes.compiled) == (True, [True])
-    assert steps(None, is_frozen=False).item() == 3.0
+    assert made(steps, passes).item() == 3.0
 
 
 def test_a_compiled_run_that_goes_on_where_nothing_can_be_compiled():
     """Such as on several processes, or it would be tried on some of them and not on others."""
     steps, passes, notes = compiling(chosen(device=GPU, processes=2), [1.0])
     steps.go_on(is_on=True)
-    steps(None, is_frozen=False)
+    made(steps, passes)
     assert (steps.is_on, passes.compiled) == (False, [])
     assert "several processes" in notes[0]
 
@@ -262,8 +247,8 @@ def test_a_step_that_does_not_compile_right_is_not_used(faces, tmp_path, monkeyp
     monkeypatch.setattr(compiled.torch, "compile", Broken(what))
     text = run(faces, tmp_path / "on", "train.compile=on")
     assert f"train.compile: off, the compiled step did not pass its check: {said}" in text
-    assert checkpoint(tmp_path / "on")["progress"]["compiled"] is False
-    same(tmp_path / "on", tmp_path / "off")
+    assert checkpoint_at(tmp_path / "on", 4)["progress"]["compiled"] is False
+    same_end(tmp_path / "on", tmp_path / "off", 4)
 
 
 @pytest.mark.slow
@@ -279,6 +264,6 @@ def test_inductor_computes_the_same_step(faces, tmp_path):
     said = run(faces, tmp_path / "on", "train.compile=on", "schedule.steps=3")
     assert "train.compile: on, as set (compiled in" in said
     run(faces, tmp_path / "off", "train.compile=off", "schedule.steps=3")
-    for name, value in checkpoint(tmp_path / "off", 3)["model"].items():
-        found = checkpoint(tmp_path / "on", 3)["model"][name]
+    for name, value in checkpoint_at(tmp_path / "off", 3)["model"].items():
+        found = checkpoint_at(tmp_path / "on", 3)["model"][name]
         torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-3, msg=name)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
-from tiny_run import tiny_recipe, write_faces
+from tiny_run import checkpoint_at, same_end, tiny_recipe
 
 from fusedface.models import MarginHead, create
 from fusedface.recipes.configuration.recipe import Optim
@@ -18,6 +18,7 @@ from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import parts
 from fusedface.recipes.training.graph_choice import choose_recorder
 from fusedface.recipes.training.graphed import WARM_UP
+from fusedface.recipes.training.learner import Learner
 from fusedface.recipes.training.optim import (
     build_optimizer,
     centre_rate,
@@ -25,12 +26,6 @@ from fusedface.recipes.training.optim import (
     rates_on_device,
     set_rate,
 )
-from fusedface.recipes.training.step import Learner
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    return write_faces(tmp_path_factory.mktemp("faces"))
 
 
 class Repeats:
@@ -49,7 +44,7 @@ class Repeats:
         if self.fault == "fails":
             self.learner.model.stem[0].weight.data.zero_()  # it may fail half-way
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
-        state = [*self.learner._one.changed()]
+        state = [*self.learner.changed()]
         kept = [tensor.clone() for tensor in state]
         generator = torch.get_rng_state()
         made = call()
@@ -86,17 +81,9 @@ def run(faces, out, recorder=None, *settings, **options):
     return stream.getvalue()
 
 
-def checkpoint(out):
-    return torch.load(out / "checkpoints" / "step-00000012.pt", weights_only=True)
-
-
 def same(out, other):
-    ours, theirs = checkpoint(out), checkpoint(other)
-    for part in ("model", "head"):
-        assert all(torch.equal(ours[part][k], v) for k, v in theirs[part].items()), part
-    states = [end["optimizer"]["state"] for end in (ours, theirs)]
-    for index, state in states[1].items():
-        assert all(torch.equal(states[0][index][name], value) for name, value in state.items())
+    same_end(out, other, 12)
+    ours, theirs = checkpoint_at(out, 12), checkpoint_at(other, 12)
     groups = [end["optimizer"]["param_groups"] for end in (ours, theirs)]
     assert [type(group["lr"]) for group in groups[0]] == [float] * len(groups[0])
     lines = [(path / "metrics.jsonl").read_text("utf-8").splitlines()[-2] for path in (out, other)]

@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from tiny_run import NUM_IDENTITIES, NUM_IMAGES, faces_of, tiny_recipe, write_faces
+from tiny_run import NUM_IDENTITIES, NUM_IMAGES, faces_of, tiny_recipe
 
 from fusedface.data import SomeIdentities, open_source
 from fusedface.recipes.configuration.own_files import with_data
 from fusedface.recipes.configuration.settings import override
 from fusedface.recipes.run import run_recipe
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    return write_faces(tmp_path_factory.mktemp("faces"))
 
 
 def many_people(folder, count):

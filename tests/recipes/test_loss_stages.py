@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from rich.console import Console
-from tiny_run import tiny_recipe, write_faces
+from tiny_run import checkpoint_at, tiny_recipe
 
 from fusedface.kernels import ArcFace, CurricularFace, NormFace, SelfPaced
 from fusedface.models import MarginHead
@@ -100,16 +100,11 @@ def test_a_head_goes_on_with_another_margin_and_drops_no_state():
     assert head.state["t"] == 0.5
 
 
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    return write_faces(tmp_path_factory.mktemp("faces"))
-
-
 def train(faces, out, *settings, console=None):
     kept = ("train.checkpoint_every=3", "train.keep_checkpoints=9", "evaluation.every=0")
     recipe = override(tiny_recipe(faces), [*kept, *settings])
     run_recipe(recipe, out, device="cpu", console=console or Console(quiet=True))
-    return lambda step: torch.load(out / "checkpoints" / f"step-{step:08d}.pt", weights_only=True)
+    return lambda step: checkpoint_at(out, step)
 
 
 def test_each_stage_trains_with_its_own_loss(faces, tmp_path):
@@ -175,7 +170,7 @@ def test_a_condition_ends_a_stage_in_a_run_and_a_resumed_run_repeats_it(faces, t
     (parted / "summary.json").unlink()
     recipe = read_recipe(parted / "recipe.toml")
     run_recipe(recipe, parted, resume=True, device="cpu", console=Console(quiet=True))
-    again = torch.load(parted / "checkpoints" / "step-00000012.pt", weights_only=True)
+    again = checkpoint_at(parted, 12)
     for name, tensor in weights(12)["model"].items():
         assert torch.equal(again["model"][name], tensor), name
     assert again["progress"]["stages_ended"] == {0: step}

@@ -20,15 +20,11 @@ from fusedface.recipes.configuration.loss_stages import stages_of
 from fusedface.recipes.configuration.recipe import BackboneOptions, Optim, Recipe, Schedule, Train
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training import compiled
+from fusedface.recipes.training.batches import Batches
 from fusedface.recipes.training.parts import make_learner
+from fusedface.recipes.training.plan import Plan, Timetable
 from fusedface.recipes.training.precision import Precision
-from fusedface.recipes.training.schedule import (
-    Batches,
-    LearningRate,
-    LossSchedule,
-    Plan,
-    Timetable,
-)
+from fusedface.recipes.training.schedule import LearningRate, LossSchedule
 
 pytest.importorskip("triton", reason="Triton is there only on Linux")
 META, ROWS, CLASSES = torch.device("meta"), 8, 20
@@ -129,7 +125,7 @@ def test_backbone_and_head_are_one_graph(monkeypatch):
         ((2, 64, 1, 2), (4, 128, 1, 2), (2, 128, 1, 2)),
     )
     trained = learner()
-    passes = trained.passes._passes
+    passes = trained.passes
     passes.compile(on=True)
     trained.prepare(0)
     for _ in range(2):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
-from tiny_run import tiny_recipe, write_faces
+from tiny_run import checkpoint_at, tiny_recipe, write_faces
 from torch import nn
 
 from fusedface.kernels import CentreSGD
@@ -152,10 +152,7 @@ def test_a_run_goes_on_with_the_other_sgd_to_the_same_bits(monkeypatch, tmp_path
     (tmp_path / "part" / "summary.json").unlink()
     monkeypatch.setattr(optim_module, "_is_on_gpu", lambda _: not before)
     run_recipe(whole, tmp_path / "part", resume=True, device="cpu", console=QUIET)
-    ends = [
-        torch.load(tmp_path / run / "checkpoints" / "step-00000004.pt", weights_only=True)
-        for run in ("whole", "part")
-    ]
+    ends = [checkpoint_at(tmp_path / run, 4) for run in ("whole", "part")]
     assert all(torch.equal(ends[1]["model"][k], v) for k, v in ends[0]["model"].items())
     momenta = [
         [state["momentum_buffer"] for state in end["optimizer"]["state"].values()] for end in ends

@@ -23,11 +23,6 @@ needs_posix = pytest.mark.skipif(os.name == "nt", reason="os.fork and SIGKILL ar
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    return write_faces(tmp_path_factory.mktemp("faces"))
-
-
-@pytest.fixture(scope="module")
 def finished(faces):
     out = faces / "finished"
     return out, run_recipe(tiny_recipe(faces), out, device="cpu", console=QUIET)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from starting_points import write_checkpoint
-from tiny_run import faces_of, tiny_recipe, write_faces
+from tiny_run import checkpoint_at, faces_of, tiny_recipe
 
 from fusedface.data import open_source
 from fusedface.models import build_from_checkpoint
@@ -30,24 +30,10 @@ class StopError(Exception):
     """As if the process had been killed."""
 
 
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    return write_faces(tmp_path_factory.mktemp("faces"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("weights") / "weights.pt")
-
-
 def begin(faces, checkpoint, out, *settings, **options):
     recipe = override(with_init(tiny_recipe(faces), checkpoint), settings)
     console = options.pop("console", Console(quiet=True))
     return run_recipe(recipe, out, device="cpu", console=console, **options)
-
-
-def content(out, step):
-    return torch.load(out / "checkpoints" / f"step-{step:08d}.pt", weights_only=True)
 
 
 def same(ours, theirs):
@@ -79,16 +65,16 @@ def begun(faces, checkpoint, tmp_path_factory):
 
 def test_it_begins_with_the_weights_of_the_file(begun, checkpoint):
     out, summary = begun
-    assert same(content(out, 0)["model"], torch.load(checkpoint, weights_only=True)["model"])
-    assert not same(content(out, 1)["model"], content(out, 0)["model"])
+    assert same(checkpoint_at(out, 0)["model"], torch.load(checkpoint, weights_only=True)["model"])
+    assert not same(checkpoint_at(out, 1)["model"], checkpoint_at(out, 0)["model"])
     assert summary.init == str(checkpoint)
-    assert content(out, 0)["preprocessing"]["flip"] == "concat"
-    assert content(out, 0)["preprocessing"]["mean"] == [100.0, 110.0, 120.0]
+    assert checkpoint_at(out, 0)["preprocessing"]["flip"] == "concat"
+    assert checkpoint_at(out, 0)["preprocessing"]["mean"] == [100.0, 110.0, 120.0]
 
 
 def test_centres_are_the_class_means_and_t_the_mean_target_cosine(begun, faces, checkpoint):
     out, _ = begun
-    head = content(out, 0)["head"]
+    head = checkpoint_at(out, 0)["head"]
     means, cosine = independent_means(faces, checkpoint)
     expected = torch.from_numpy(np.stack([means[name] for name in sorted(means)])).float()
     torch.testing.assert_close(head["weight"], expected, atol=2e-6, rtol=0)
@@ -107,7 +93,7 @@ def test_the_recipe_says_which_file_by_path_and_hash(begun, checkpoint):
 def test_random_centres_are_those_of_a_run_from_scratch(faces, checkpoint, tmp_path):
     short = ("schedule.steps=1", "schedule.warmup_steps=0", "train.checkpoint_every=1")
     begin(faces, checkpoint, tmp_path / "a", "init.centres=random", *short)
-    head = content(tmp_path / "a", 0)["head"]
+    head = checkpoint_at(tmp_path / "a", 0)["head"]
     assert head["t"] == 0.0
     assert head["weight"].norm(dim=1).mean() == pytest.approx(0.01 * 16**0.5, rel=0.3)
 
@@ -144,11 +130,11 @@ def test_it_resumes_to_the_same_bits_without_the_file(kind, stops, faces, checkp
             with pytest.raises(StopError):
                 run_recipe(recipe, tmp_path / f"at{step}", **quiet)
     mine.unlink()
-    whole = content(tmp_path / "whole", 12)
+    whole = checkpoint_at(tmp_path / "whole", 12)
     for step in stops:
         again = get_recipe(tmp_path / f"at{step}" / "recipe.toml")
         run_recipe(again, tmp_path / f"at{step}", resume=True, **quiet)
-        ours = content(tmp_path / f"at{step}", 12)
+        ours = checkpoint_at(tmp_path / f"at{step}", 12)
         for part in ("model", "in_training", "head"):
             assert same(ours[part], whole[part]), (step, part)
         for index, state in whole["optimizer"]["state"].items():
@@ -166,7 +152,7 @@ def lines_of(out):
 def test_a_frozen_backbone_stays_as_it_is_while_the_centres_learn(faces, checkpoint, tmp_path):
     settings = ("train.freeze=5", "train.checkpoint_every=1", "train.keep_checkpoints=20")
     begin(faces, checkpoint, tmp_path / "run", *settings)
-    start, frozen, free = (content(tmp_path / "run", step) for step in (0, 5, 6))
+    start, frozen, free = (checkpoint_at(tmp_path / "run", step) for step in (0, 5, 6))
     assert same(frozen["model"], start["model"])
     assert not torch.equal(frozen["head"]["weight"], start["head"]["weight"])
     changed = [k for k, v in free["model"].items() if not torch.equal(v, start["model"][k])]
@@ -176,7 +162,7 @@ def test_a_frozen_backbone_stays_as_it_is_while_the_centres_learn(faces, checkpo
 def test_frozen_statistics(faces, checkpoint, tmp_path):
     short = ("schedule.steps=3", "train.freeze_statistics=true", "train.keep_checkpoints=9")
     begin(faces, checkpoint, tmp_path / "run", *short)
-    start, end = (content(tmp_path / "run", step)["model"] for step in (0, 3))
+    start, end = (checkpoint_at(tmp_path / "run", step)["model"] for step in (0, 3))
     for name in start:
         kept = name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
         assert torch.equal(start[name], end[name]) == kept, name
@@ -186,12 +172,12 @@ def test_the_average_of_weights_is_what_is_saved_and_verified(faces, checkpoint,
     out = tmp_path / "run"
     kept = ("train.ema=0.6", "train.checkpoint_every=1", "train.keep_checkpoints=20")
     summary = begin(faces, checkpoint, out, *kept)
-    average = {k: v.double() for k, v in content(out, 0)["model"].items()}
+    average = {k: v.double() for k, v in checkpoint_at(out, 0)["model"].items()}
     for step in range(1, 13):
-        weights = content(out, step)["in_training"]
+        weights = checkpoint_at(out, step)["in_training"]
         decay = min(0.6, (1 + step) / (10 + step))
         average = {k: decay * v + (1 - decay) * weights[k].double() for k, v in average.items()}
-    saved = content(out, 12)["model"]
+    saved = checkpoint_at(out, 12)["model"]
     for name, value in average.items():
         if saved[name].is_floating_point():
             torch.testing.assert_close(saved[name].double(), value, atol=1e-5, rtol=1e-5)
@@ -219,7 +205,7 @@ def test_people_who_stay_keep_their_centres_by_name(faces, others, tmp_path):
     for choice in ("checkpoint", "mean"):
         out = tmp_path / choice
         begin(faces, path, out, *short, f"init.centres={choice}")
-        saved = content(out, 0)
+        saved = checkpoint_at(out, 0)
         assert saved["classes"] == ["ann", "person00", "person02", "person03", "person05", "zoe"]
         for name, centre in zip(saved["classes"], saved["head"]["weight"], strict=True):
             if choice == "checkpoint" and name in names:
@@ -262,7 +248,7 @@ def test_shapes_that_differ_are_listed_and_as_drawn(faces, checkpoint, tmp_path)
         "of another shape: embedding.conv.weight (16, 128, 1, 1) instead of (8, 128, 1, 1)" in line
     )
     ours, theirs = (
-        content(tmp_path / "run", 0)["model"],
+        checkpoint_at(tmp_path / "run", 0)["model"],
         StartingPoint(checkpoint)._contents.tensors,
     )
     for name, value in theirs.items():
@@ -276,6 +262,6 @@ def test_two_rates(faces, checkpoint, tmp_path):
     recipe = with_init(tiny_recipe(faces), checkpoint)
     slow = replace(recipe, optim=replace(recipe.optim, lr_head=1e-9, weight_decay_head=0.0))
     run_recipe(slow, tmp_path / "run", device="cpu", console=Console(quiet=True))
-    start, end = content(tmp_path / "run", 9), content(tmp_path / "run", 12)
+    start, end = checkpoint_at(tmp_path / "run", 9), checkpoint_at(tmp_path / "run", 12)
     torch.testing.assert_close(end["head"]["weight"], start["head"]["weight"], atol=1e-6, rtol=0)
     assert not same(end["model"], start["model"])

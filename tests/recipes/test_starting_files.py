@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 from starting_points import SIZE, write_checkpoint
-from tiny_run import tiny_recipe, write_faces
+from tiny_run import tiny_recipe
 
 from fusedface.models import MODELS, create
 from fusedface.models.layouts import LAYOUTS
@@ -15,16 +15,6 @@ from fusedface.recipes.configuration.own_files import with_init
 from fusedface.recipes.configuration.settings import from_dict, override, to_dict
 from fusedface.recipes.registry import get_recipe
 from fusedface.recipes.run import run_recipe
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    return write_faces(tmp_path_factory.mktemp("faces"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("weights") / "weights.pt")
 
 
 @pytest.mark.parametrize("name", MODELS)

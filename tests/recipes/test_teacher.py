@@ -12,7 +12,7 @@ import torch
 from hostile_readers import onnx_network
 from rich.console import Console
 from starting_points import write_checkpoint
-from tiny_run import SIZE, tiny_recipe, write_faces
+from tiny_run import SIZE, checkpoint_at, tiny_recipe
 
 from fusedface.kernels import ArcFace
 from fusedface.models import MarginHead, build_from_checkpoint
@@ -33,11 +33,6 @@ class StopError(Exception):
     """As if the process had been killed."""
 
 
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    return write_faces(tmp_path_factory.mktemp("faces"))
-
-
 def write_network(path, *, dim=DIM, size=(SIZE, SIZE)):
     """A checkpoint of a network none of whose tensors is as drawn, with its own mean and deviation."""
     network = {"embedding_dim": dim, "input_size": size, "width": 0.25}
@@ -52,10 +47,6 @@ def network(tmp_path_factory):
 def learn(faces, network, out, *settings, console=None, **options):
     recipe = override(with_teacher(tiny_recipe(faces), network), settings)
     run_recipe(recipe, out, device="cpu", console=console or Console(quiet=True), **options)
-
-
-def content(out, step=12):
-    return torch.load(out / "checkpoints" / f"step-{step:08d}.pt", weights_only=True)
 
 
 def same(ours, theirs):
@@ -192,7 +183,7 @@ def test_centres_are_the_average_that_the_closed_form_says():
 
 def test_centres_of_the_teacher_get_no_gradient(faces, network, tmp_path):
     learn(faces, network, tmp_path / "run", "teacher.method=adadistill")
-    saved = content(tmp_path / "run")
+    saved = checkpoint_at(tmp_path / "run", 12)
     assert not [
         s for s in saved["optimizer"]["state"].values() if s["momentum_buffer"].shape == (6, 16)
     ]
@@ -226,7 +217,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(faces, network, tmp_path, monkey
         learn(faces, network, tmp_path / "run", *cached)
     monkeypatch.undo()
     learn(faces, network, tmp_path / "run", *cached, resume=True)
-    whole, run = content(tmp_path / "whole"), content(tmp_path / "run")
+    whole, run = checkpoint_at(tmp_path / "whole", 12), checkpoint_at(tmp_path / "run", 12)
     for entry in ("model", "head", "distiller"):
         assert same(run[entry], whole[entry]), entry
 
@@ -293,7 +284,7 @@ def test_student_and_teacher_of_other_sizes_and_lengths(faces, tmp_path):
         ("map", "teacher.projection=true"),
     ):
         learn(faces, network, tmp_path / name, setting, "schedule.steps=3")
-    assert content(tmp_path / "map", 3)["distiller"]["projection.weight"].shape == (24, 16)
+    assert checkpoint_at(tmp_path / "map", 3)["distiller"]["projection.weight"].shape == (24, 16)
     for method in ("cosine", "adadistill"):
         message = "embeddings have 24 numbers, the student's 16: set backbone.embedding_dim=24"
         with pytest.raises(ValueError, match=message):

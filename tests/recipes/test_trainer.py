@@ -5,12 +5,11 @@ import json
 import math
 import shutil
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
-from tiny_run import NUM_IDENTITIES, NUM_IMAGES, faces_of, tiny_recipe, write_faces
+from tiny_run import NUM_IDENTITIES, NUM_IMAGES, faces_of, tiny_recipe
 
 from fusedface.kernels import LDAM
 from fusedface.models import build_from_checkpoint
@@ -21,11 +20,8 @@ from fusedface.recipes.run import run_recipe
 from fusedface.recipes.run_directory.metrics import NoLog, mean_accuracy
 from fusedface.recipes.training import trainer
 from fusedface.recipes.training.faces import Faces
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    return write_faces(tmp_path_factory.mktemp("faces"))
+from fusedface.recipes.training.logbook import Logbook
+from fusedface.recipes.training.progress import Progress
 
 
 def run(faces, out, *settings, **options):
@@ -329,6 +325,6 @@ class OnRankOne(Processes):
 def test_all_processes_end_if_the_first_cannot_write_a_line():
     """Otherwise the others would wait for it in the next step, and a comparison would hang."""
     processes = OnRankOne(rank=1, count=2, control=object())
-    this = SimpleNamespace(processes=processes, progress=SimpleNamespace(step=3))
+    book = Logbook(NoLog(), Progress(step=3), None, None, None, None, None, processes)
     with pytest.raises(OSError, match="No space left"):
-        trainer.Trainer._write(this, NoLog(), "train", {})
+        book.log_evaluation({})

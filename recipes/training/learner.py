@@ -1,7 +1,8 @@
-"""One training step: forward, backward, clip, update; and the diagnosis if it is not finite."""
+"""What a run trains, and one step of it: forward, backward, clip, update; the diagnosis if not finite."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,24 +11,24 @@ from fusedface.data import FaceBatch
 from fusedface.kernels import NonFiniteInputError, checks
 from fusedface.kernels.sampling import num_kept
 from fusedface.models import Backbone
+from fusedface.models.sampled_rows import stored
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.average import WeightAverage
-from fusedface.recipes.training.checkpoint import DISTILLER, IN_TRAINING, Checkpoint
 from fusedface.recipes.training.common import common_component
 from fusedface.recipes.training.diagnose import THE_LOSS, NonFiniteTrainingError
 from fusedface.recipes.training.distillation import FIGURES as OF_LESSONS
 from fusedface.recipes.training.distillation import Distiller
-from fusedface.recipes.training.graphed import GraphedStep, Recorder
+from fusedface.recipes.training.graphed import GraphedStep, Made, Recorder
 from fusedface.recipes.training.meter import Meter
-from fusedface.recipes.training.one_step import OneStep
-from fusedface.recipes.training.optim import CENTRES, plain_state, rates_on_device, set_rate
-from fusedface.recipes.training.own_rows import own_rows, with_rows, without_rows
+from fusedface.recipes.training.optim import rates_on_device, set_rate
 from fusedface.recipes.training.precision import Precision
-from fusedface.recipes.training.schedule import Plan
 
 if TYPE_CHECKING:
     from fusedface.models import MarginHead
     from fusedface.recipes.training.compiling import Compiling
+    from fusedface.recipes.training.distillation import Lesson
+    from fusedface.recipes.training.passes import Passes
+    from fusedface.recipes.training.plan import Plan
 
 
 class Learner:
@@ -43,7 +44,8 @@ class Learner:
         ema: decay of an average of the backbone's weights; 0 for none.
         clip_norm: largest norm of the backbone's gradient; 0 is off.
         precision: device and dtype.
-        passes: computes the gradients of a step, compiled or not.
+        passes: forward and backward of a step.
+        compiling: compiles the passes, where that pays.
         scaler: scales the loss.
         processes: the processes that share each step; each has its part of the images and class centres.
         distiller: a teacher and its method; None without a teacher.
@@ -61,12 +63,13 @@ class Learner:
         head: "MarginHead",
         optimizer: torch.optim.Optimizer,
         *,
-        plan: Plan,
+        plan: "Plan",
         freeze_statistics: bool,
         ema: float,
         clip_norm: float,
         precision: Precision,
-        passes: "Compiling",
+        passes: "Passes",
+        compiling: "Compiling",
         scaler: torch.amp.GradScaler,
         processes: Processes | None = None,
         distiller: Distiller | None = None,
@@ -74,11 +77,11 @@ class Learner:
         note: Callable[[str], None] = print,
     ) -> None:
         self.model, self.head, self.optimizer, self.plan = model, head, optimizer, plan
-        self.freeze_statistics = freeze_statistics
+        self.freeze_statistics, self.clip_norm = freeze_statistics, clip_norm or math.inf
         self.precision = precision
         self.processes = processes or Processes()
         self.distiller = distiller
-        self.passes, self.scaler = passes, scaler
+        self.passes, self.compiling, self.scaler = passes, compiling, scaler
         if head.fused is not None:
             head.fused.scaler = self.scaler
         self.average = WeightAverage(model, ema) if ema else None
@@ -89,14 +92,11 @@ class Learner:
         others = tuple(name for name, _ in head.named_buffers())
         self.meter = Meter(num_met, others + (OF_LESSONS if distiller else ()))
         self._step, self._embeddings = 0, torch.empty(0)  # of the newest step
-        self._one = OneStep(
-            model, head, optimizer, passes, scaler, self.meter, clip_norm, self.processes
-        )
         self._graphed = None
         if recorder is not None:
-            dtype = precision.dtype
-            changed = self._one.changed
-            self._graphed = GraphedStep(self._one, changed, recorder, precision.device, dtype, note)
+            self._graphed = GraphedStep(
+                self._whole_step, self.changed, recorder, precision.device, precision.dtype, note
+            )
 
     @property
     def network(self) -> Backbone:
@@ -123,21 +123,15 @@ class Learner:
         Raises:
             NonFiniteTrainingError: on a CPU at this step; on other devices only `check_finite` raises it.
         """
+        self._step = step
         is_frozen = step < self.plan.freeze
         graphed = self._graphed if not is_frozen and self._graphed and self._graphed.is_on else None
-        rates_on_device(self.optimizer, on=graphed is not None)
-        set_rate(self.optimizer, self.plan.lr(step))
-        if self.plan.losses(step).margin is not self.head.margin:
-            self.head.set_margin(self.plan.losses(step).margin)
-        if step == self.plan.freeze > 0:
-            self.prepare(step)
-        self._step = step
+        self._set_rate_and_margin(step, on_device=graphed is not None)
         try:
-            made = (
-                self._one.gradients(batch, is_frozen=is_frozen)
-                if graphed is None
-                else graphed(batch, self.head.margin)
-            )
+            if graphed is None:
+                made = self._gradients(batch, is_frozen=is_frozen)
+            else:
+                made = graphed(batch, self.head.margin)
         except NonFiniteInputError as error:
             raise self._non_finite(steps_ago=0) from error
         self.meter.add(made.row)
@@ -145,9 +139,69 @@ class Learner:
         if graphed is None:
             if checks.can_be_read(self.precision.device):  # it is free there: weights stay good
                 self.check_finite()
-            self._one.update()
+            self._update()
         if self.average is not None:
             self.average.update(self.model, step + 1)
+
+    def _set_rate_and_margin(self, step: int, *, on_device: bool) -> None:
+        """Set the learning rate, the margin and the mode of a step, as planned."""
+        rates_on_device(self.optimizer, on=on_device)
+        set_rate(self.optimizer, self.plan.lr(step))
+        if self.plan.losses(step).margin is not self.head.margin:
+            self.head.set_margin(self.plan.losses(step).margin)
+        if step == self.plan.freeze > 0:
+            self.prepare(step)
+
+    def _gradients(self, batch: FaceBatch, *, is_frozen: bool) -> Made:
+        """Compute the gradients, shorten the backbone's, and tell the figures; no value is read.
+
+        Args:
+            batch: on the host, or on the device.
+            is_frozen: whether only the class centres get gradients.
+
+        Raises:
+            NonFiniteInputError: on a CPU, if the head finds a number that is not finite.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        is_trial = not is_frozen and self.compiling.is_due()
+        passed = (
+            self.compiling.trial(batch) if is_trial else self.passes(batch, is_frozen=is_frozen)
+        )
+        self.scaler.unscale_(self.optimizer)
+        # Not the class centres: the norm of their gradient depends on their length.
+        norm = torch.zeros((), device=self.head.weight.device)
+        if not is_frozen:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        head_norm = self.processes.norm(_gradient(self.head.weight))
+        if self.head.fused is not None:  # already updated in the backward
+            head_norm = torch.full_like(head_norm, math.nan)
+        more = {} if passed.lesson is None else self._means(passed.lesson)
+        return Made(self.meter.row(passed.out, norm, head_norm, more), passed.embeddings)
+
+    def _update(self) -> None:
+        """Let the optimiser make its step."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _whole_step(self, batch: FaceBatch) -> Made:
+        """Gradients and update on a batch of the device, which a graph can record."""
+        made = self._gradients(batch, is_frozen=False)
+        self._update()
+        return made
+
+    def changed(self) -> Iterator[Tensor]:
+        """The tensors that a step changes."""
+        yield from self.model.state_dict().values()
+        yield from self.head.state_dict().values()
+        for state in self.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
+
+    def _means(self, lesson: "Lesson") -> dict[str, Tensor]:
+        """Figures over the images of all processes, each with the same number of images."""
+        return {
+            name: self.processes.sum(value.clone()) / self.processes.count
+            for name, value in lesson.figures().items()
+        }
 
     def figures(self) -> dict[str, float]:
         """Figures since the last line of metrics, and the common components of the newest step."""
@@ -174,70 +228,7 @@ class Learner:
             "last good checkpoint is kept; a longer warm-up, a lower optim.lr or optim.clip_norm may help",
         )
 
-    def state(self) -> dict[str, Any]:
-        """Its entries of a checkpoint, without the rows of the meter, and without split class centres."""
-        more = {} if self.average is None else {IN_TRAINING: self.model.state_dict()}
-        if self.distiller is not None:
-            more[DISTILLER] = self.distiller.state_dict()
-        content = {
-            "backbone": self.model.config,
-            "preprocessing": self.model.preprocessing.as_dict(),
-            "model": self.network.state_dict(),
-            "head": self.head.state_dict(),
-            "optimizer": plain_state(self.optimizer),
-            "scaler": self.scaler.state_dict(),
-            **more,
-        }
-        if self.head.shard is None:
-            return content
-        return without_rows(content, self.optimizer, self.head.weight)
 
-    def rows(self) -> dict[str, Tensor]:
-        """The class centres of this process, and their optimiser state; see `own_rows`."""
-        return own_rows(self.optimizer, self.head.weight)
-
-    def load(self, checkpoint: Checkpoint, meter: Tensor, *, step: int) -> None:
-        """Go on from a checkpoint; nothing changes unless all of it fits.
-
-        Args:
-            checkpoint: a checkpoint that was saved with `state`.
-            meter: the rows of the meter, (n, figures).
-            step: number of steps made so far, which decides where momentum must exist.
-
-        Raises:
-            ValueError: it is of another network or head, or an entry is damaged.
-        """
-        head = self.head
-        checkpoint = with_rows(
-            checkpoint, self.optimizer, head.weight, head.classes, head.num_classes
-        )
-        network = checkpoint.tensors("model", self.model.state_dict())
-        model = network
-        if IN_TRAINING in checkpoint.content:
-            model = checkpoint.tensors(IN_TRAINING, self.model.state_dict())
-        state = checkpoint.tensors("head", head.state_dict())
-        distiller = None
-        if self.distiller is not None:
-            distiller = checkpoint.tensors(DISTILLER, self.distiller.state_dict())
-        momentum = checkpoint.momentum(self.optimizer, may_lack=self._unchanged(step))
-        scaler = checkpoint.scaler(self.scaler)
-        self.model.load_state_dict(model)
-        if self.average is not None:
-            self.average.model.load_state_dict(network)
-        head.load_state_dict(state)
-        if self.distiller is not None and distiller is not None:
-            self.distiller.load_state_dict(distiller)
-        self.optimizer.load_state_dict(momentum)
-        if scaler is not None:
-            self.scaler.load_state_dict(scaler)
-        self.meter.restore(meter, self.precision.device)
-
-    def _unchanged(self, step: int) -> list[str]:
-        """The groups of parameters that may have no momentum after so many steps."""
-        names = [group["name"] for group in self.optimizer.param_groups]
-        # A gradient scaler skips steps, at first all of them.
-        if step == 0 or self.scaler.is_enabled():
-            return names
-        if not self.head.weight.requires_grad:
-            return [CENTRES]
-        return [name for name in names if name != CENTRES] if step <= self.plan.freeze else []
+def _gradient(parameter: Tensor) -> Tensor:
+    """The stored values of a parameter's gradient; 0 if it has none."""
+    return parameter.new_zeros(1) if parameter.grad is None else stored(parameter.grad)

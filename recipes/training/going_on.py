@@ -1,0 +1,50 @@
+"""How a run goes on from one of its checkpoints."""
+
+from typing import TYPE_CHECKING
+
+from fusedface.recipes.training.checkpoint import Checkpoint
+from fusedface.recipes.training.learner_state import load_state
+
+if TYPE_CHECKING:
+    from fusedface.recipes.training.trainer import Trainer
+
+
+def go_on(trainer: "Trainer", checkpoint: Checkpoint | None, changes: list[str]) -> None:
+    """Go on from a checkpoint, if there is one, and record changes of settings and images.
+
+    Args:
+        trainer: changed in place.
+        checkpoint: the same on all processes.
+        changes: changed settings and images, a line each.
+
+    Raises:
+        ValueError: it does not fit the recipe, or an entry is damaged; the message names file and entry.
+    """
+    if checkpoint is not None:
+        with trainer.processes.together():
+            _load(trainer, checkpoint)
+        trainer.display.note(
+            f"going on after step {trainer.progress.step} of {trainer.plan.num_steps}"
+        )
+    if not changes:
+        return
+    step = trainer.progress.step
+    trainer.progress.recipe_changes.append({"step": step, "changes": changes})
+    for line in changes:
+        trainer.display.note(f"changed after step {step}: {line}")
+    if checkpoint is not None:
+        trainer.save(best=False)  # recorded before a step is made with other settings
+
+
+def _load(trainer: "Trainer", checkpoint: Checkpoint) -> None:
+    """Load the state of a checkpoint; nothing changes unless all of it fits."""
+    progress, meter = checkpoint.progress(trainer.plan.num_steps)
+    load_state(trainer.learner, checkpoint, meter, step=progress.step)
+    checkpoint.restore_generators()
+    trainer.progress = progress
+    trainer.learner.compiling.go_on(progress.compiled)
+    trainer.plan.losses.ended = progress.stages_ended
+    trainer.saved_step = progress.step
+    trainer.status.step = progress.step
+    latest = progress.verification or progress.untrained or {}
+    trainer.status.verification = {name: figures["accuracy"] for name, figures in latest.items()}
