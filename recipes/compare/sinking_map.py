@@ -9,51 +9,30 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
+from fusedface.recipes.compare.map_outcome import (
+    Outcome,
+    outcome,
+    outcome_table,
+    read_map,
+    score_lines,
+)
 from fusedface.recipes.compare.map_settings import SETTINGS, Setting
 from fusedface.recipes.compare.pool import run_all
 from fusedface.recipes.compare.predictions import Prediction, read_predictions
-from fusedface.recipes.compare.results import PlannedRun, RunResult, read_result
+from fusedface.recipes.compare.results import PlannedRun, read_result
 from fusedface.recipes.compare.screen import Screen
-from fusedface.recipes.host.terminal import Table, say
+from fusedface.recipes.host.terminal import say
 from fusedface.recipes.report.map_plot import plot_map
 from fusedface.recipes.report.phase import read_path
-from fusedface.recipes.run_directory.files import read_json, write_text
+from fusedface.recipes.run_directory.files import write_text
 
-CLEAR = 0.1
-"""A run with a final target cosine above this has learned; one below minus this has sunk. A run between the
-two is undecided, and its predictions are not counted."""
 MAP = "map.json"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of a setting."""
-
-    label: str
-    asked: float | None
-    """Target cosine at the step of the criterion."""
-    last: float
-    """Target cosine at the end."""
-    step: int
-    learned: bool | None
-    """Whether it learned; None if undecided."""
-    says_untrained: bool
-    """Whether the prediction before training was that it learns."""
-    says_asked: bool
-    """Whether the prediction at the step of the criterion was that it learns."""
-    path: list[list[float]]
-    """For each line of metrics: step, target cosine, nearest negative, training accuracy, a, b, |w|."""
-    component: list[float] | None = None
-    """b at the end: measured, and predicted by the law from the criterion's step on."""
-    seconds: float = 0.0
-    """Time of the run; 0 in files of earlier versions, which have only the sum."""
 
 
 def plan_map(out: Path, settings: Sequence[Setting] = SETTINGS) -> list[PlannedRun]:
@@ -87,7 +66,7 @@ def run_map(
         The outcomes so far; None after a signal.
     """
     foretold = read_predictions(predictions)
-    before, seconds = _read_map(out / MAP)
+    before, seconds = read_map(out / MAP)
     runs = [run for run in plan_map(out) if run.label in foretold]
     todo = [run for run in runs if not read_result(run).done and run.label not in before]
     say(console, f"{len(runs)} settings, {len(runs) - len(todo)} of them done before")
@@ -147,19 +126,6 @@ def _outcomes(
     return found
 
 
-def _read_map(path: Path) -> tuple[dict[str, Outcome], float]:
-    """The outcomes of a map.json by label, and the seconds that it does not attribute to one of them."""
-    if not path.is_file():
-        return {}, 0.0
-    content: Any = read_json(path)
-    try:
-        found = [Outcome(**values) for values in content["outcomes"]]
-        seconds = content["seconds"] - sum(o.seconds for o in found)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the file of a map: {error}") from None
-    return {o.label: o for o in found}, max(0.0, round(seconds))
-
-
 def _draw(outcomes: Sequence[Outcome], foretold: dict[str, Prediction], out: Path) -> None:
     if not outcomes:
         return
@@ -172,57 +138,3 @@ def _draw(outcomes: Sequence[Outcome], foretold: dict[str, Prediction], out: Pat
 def _component(folder: Path) -> list[float]:
     path = read_path(folder)
     return [round(path.measured[-1], 4), round(path.predicted[-1], 4)]
-
-
-def outcome(result: RunResult, foretold: Prediction) -> Outcome:
-    """Compare a finished run with its predictions."""
-    asked = next(
-        (line["target_cosine"] for line in result.train if line["step"] >= foretold.asked_at), None
-    )
-    last = result.train[-1]
-    cosine, above = last["target_cosine"], foretold.learns_above
-    names = ("step", "target_cosine", "max_negative_cosine", "accuracy")
-    names += ("embedding_common", "centre_common", "centre_length")
-    return Outcome(
-        label=foretold.label,
-        asked=asked,
-        last=cosine,
-        step=last["step"],
-        learned=None if abs(cosine) <= CLEAR else cosine > 0.0,
-        says_untrained=foretold.learns_untrained,
-        says_asked=above is None or (asked is not None and asked > above),
-        path=[[round(line[name], 5) for name in names] for line in result.train],
-    )
-
-
-def score_lines(outcomes: Sequence[Outcome]) -> list[str]:
-    """Correct predictions, false alarms and misses of both predictions, over the decided settings."""
-    decided = [o for o in outcomes if o.learned is not None]
-    learned = sum(bool(o.learned) for o in decided)
-    lines = [
-        f"{len(outcomes)} settings: {learned} learned, {len(decided) - learned} sank, "
-        f"{len(outcomes) - len(decided)} undecided"
-    ]
-    for name, field in (("before training", "says_untrained"), ("at the criterion", "says_asked")):
-        said: list[tuple[bool, bool]] = [(getattr(o, field), bool(o.learned)) for o in decided]
-        alarms = sum(not says and learned for says, learned in said)
-        misses = sum(says and not learned for says, learned in said)
-        right = len(said) - alarms - misses
-        share = f" ({right / len(said):.0%})" if said else ""
-        lines.append(
-            f"{name}: {right} of {len(said)} right{share}, {alarms} false alarms, {misses} misses"
-        )
-    return lines
-
-
-def outcome_table(outcomes: Sequence[Outcome], foretold: dict[str, Prediction]) -> Table:
-    """One row per setting."""
-    names = ["F0/2", "cosine when asked", "at the end", "b", "b by the law"]
-    table = Table("", ["setting", "before training", "when asked", "outcome"], names)
-    word = {True: "learns", False: "sinks", None: "undecided"}
-    for o in outcomes:
-        above = foretold[o.label].learns_above
-        figures = [above, o.asked, o.last, *(o.component or [None, None])]
-        texts = ["-" if value is None else f"{value:.3f}" for value in figures]
-        table.add_row(o.label, word[o.says_untrained], word[o.says_asked], word[o.learned], *texts)
-    return table

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from summaries import summary
 
+from fusedface.recipes.compare.map_outcome import outcome, score_lines
 from fusedface.recipes.compare.map_settings import SETTINGS, STEPS, Setting
 from fusedface.recipes.compare.predictions import (
     Prediction,
@@ -19,7 +20,7 @@ from fusedface.recipes.compare.predictions import (
     write_predictions,
 )
 from fusedface.recipes.compare.results import RunResult
-from fusedface.recipes.compare.sinking_map import outcome, plan_map, run_map, score_lines
+from fusedface.recipes.compare.sinking_map import plan_map, run_map
 from fusedface.recipes.report.map_plot import plot_map
 
 
