@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from fusedface.recipes.host.terminal import working
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
+
+    Rows = list[dict[str, Any]]
 
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Write everything as JSON here, after each case.")
@@ -46,3 +52,28 @@ def save_rows(
 
     if out is not None:
         results.write_json(out, results.document(benchmark, device, rows))
+
+
+def measured(
+    benchmark: str,
+    run: "Callable[[torch.device, Callable[[str], None]], Rows]",
+    show: "Callable[[Rows, Console], None]",
+    out: Path | None,
+    device: str | None,
+) -> None:
+    """Run a benchmark, write its rows to --out, and print them.
+
+    Args:
+        benchmark: its name in the file.
+        run: measures on a device, and says what it does.
+        show: prints the rows.
+        out: the file, if any.
+        device: as on the command line.
+    """
+    from fusedface.recipes.host.device import pick_device
+
+    target, console = pick_device(device), wide_console()
+    with working(console, "measuring") as note:
+        rows = run(target, note)
+    save_rows(out, benchmark, target, rows)
+    show(rows, console)

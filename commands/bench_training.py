@@ -4,18 +4,23 @@ from typing import Annotated
 
 import typer
 
-from fusedface.commands.bench_options import OutOption, save_rows, wide_console
+from fusedface.commands.bench_options import OutOption, measured, save_rows, wide_console
 from fusedface.commands.options import DeviceOption
 from fusedface.recipes.host.terminal import working
+
+ModelOption = Annotated[str, typer.Option(help="A backbone.")]
+BatchOption = Annotated[int, typer.Option(min=2, help="Images a step.")]
+ClassesOption = Annotated[int, typer.Option(min=2, help="C.")]
+SizeOption = Annotated[int, typer.Option(min=16, help="Pixels of a side, a multiple of 16.")]
 
 
 def time_step(
     models: Annotated[
         list[str] | None, typer.Option("--model", help="A backbone; may be repeated.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 64,
-    classes: Annotated[int, typer.Option(min=2, help="C.")] = 85742,
-    size: Annotated[int, typer.Option(min=16, help="Pixels of a side, a multiple of 16.")] = 112,
+    batch: BatchOption = 64,
+    classes: ClassesOption = 85742,
+    size: SizeOption = 112,
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps with each head, in turn.")] = 9,
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Also with the backbone under torch.compile.")
@@ -40,10 +45,10 @@ def time_step(
 
 
 def time_trained_step(
-    model: Annotated[str, typer.Option(help="A backbone.")] = "mobilefacenet",
-    batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 512,
-    classes: Annotated[int, typer.Option(min=2, help="C.")] = 85742,
-    size: Annotated[int, typer.Option(min=16, help="Pixels of a side, a multiple of 16.")] = 112,
+    model: ModelOption = "mobilefacenet",
+    batch: BatchOption = 512,
+    classes: ClassesOption = 85742,
+    size: SizeOption = 112,
     rounds: Annotated[int, typer.Option(min=1, help="Readings, each after 10 steps.")] = 9,
     compiled: Annotated[bool, typer.Option(help="Also under torch.compile.")] = True,
     out: OutOption = None,
@@ -68,13 +73,8 @@ def time_trained_step(
 def measure_unknowns(out: OutOption = None, device: DeviceOption = None) -> None:
     """Measure what the performance model assumes of a GPU: L2, graph nodes, programs at once."""
     from fusedface.bench import tables, unknowns
-    from fusedface.recipes.host.device import pick_device
 
-    target, console = pick_device(device), wide_console()
-    with working(console, "measuring") as note:
-        rows = unknowns.run(target, note)
-    save_rows(out, "unknowns", target, rows)
-    tables.print_unknowns(rows, console)
+    measured("unknowns", unknowns.run, tables.print_unknowns, out, device)
 
 
 def time_data(
@@ -89,21 +89,22 @@ def time_data(
     """Time each image source with each augmentation in one process: images per second."""
     from fusedface.bench import data as bench
     from fusedface.bench import tables
-    from fusedface.recipes.host.device import pick_device
 
-    target, console = pick_device(device), wide_console()
-    with working(console, "measuring") as note:
-        rows = bench.run(images, rounds, data, device=target, note=note)
-    save_rows(out, "data", target, rows)
-    tables.print_data(rows, console)
+    measured(
+        "data",
+        lambda target, note: bench.run(images, rounds, data, device=target, note=note),
+        tables.print_data,
+        out,
+        device,
+    )
 
 
 def compare_convergence(
-    model: Annotated[str, typer.Option(help="A backbone.")] = "mobilefacenet",
+    model: ModelOption = "mobilefacenet",
     steps: Annotated[int, typer.Option(min=1, help="With each head.")] = 300,
-    batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
+    batch: BatchOption = 128,
     classes: Annotated[int, typer.Option(min=2, help="Generated people.")] = 100,
-    size: Annotated[int, typer.Option(min=16, help="Pixels of a side, a multiple of 16.")] = 112,
+    size: SizeOption = 112,
     lr: Annotated[float, typer.Option(help="Learning rate, constant.")] = 0.1,
     minutes: Annotated[float, typer.Option(help="With each head, at most.")] = float("inf"),
     out: OutOption = None,
@@ -112,11 +113,12 @@ def compare_convergence(
     """Train briefly with the fused and with the eager head, and compare losses and accuracy."""
     from fusedface.bench import convergence, tables
     from fusedface.bench.step import Setup
-    from fusedface.recipes.host.device import pick_device
 
-    target, console = pick_device(device), wide_console()
     training = convergence.Training(Setup(model, batch, classes, size), steps, lr, 60.0 * minutes)
-    with working(console, "training") as note:
-        rows = convergence.run(training, target, note)
-    save_rows(out, "convergence", target, rows)
-    tables.print_convergence(rows, console)
+    measured(
+        "convergence",
+        lambda target, note: convergence.run(training, target, note),
+        tables.print_convergence,
+        out,
+        device,
+    )

@@ -8,10 +8,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from cli_calls import invoke, mistake, one_line
 from face_files import write_people
-from typer.testing import CliRunner
 
-from fusedface import cli
 from fusedface.bench import roofline
 from fusedface.recipes.host.terminal import visible
 from fusedface.recipes.registry import MOBILEFACENET
@@ -23,23 +22,6 @@ TINY = [
     "--set", "backbone.embedding_dim=16", "--set", "optim.batch_size=4", "--set", "schedule.steps=2",
     "--set", "schedule.warmup_steps=0",
 ]  # fmt: skip
-
-
-def invoke(*arguments, code=0):
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.output
-
-
-def mistake(capsys, monkeypatch, *arguments):
-    """What `main` prints for a mistake; it must end with status 2."""
-    monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    captured = capsys.readouterr()
-    assert stopped.value.code == 2
-    assert "Traceback" not in captured.out + captured.err
-    return captured.err
 
 
 def test_recipe_list():
@@ -174,7 +156,7 @@ MISTAKES = [
 def test_mistakes_are_messages(case, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     arguments, words = MISTAKES[case]
-    message = " ".join(mistake(capsys, monkeypatch, *arguments).split())
+    message = one_line(mistake(capsys, monkeypatch, *arguments))
     assert message.startswith("error:")
     assert all(word in message for word in words), message
 

@@ -4,23 +4,16 @@ import json
 
 import numpy as np
 import pytest
+from cli_calls import invoke
 from face_files import write_image, write_people
 from lmdb_files import write_lmdb
 from tiny_run import write_faces
-from typer.testing import CliRunner
 
-from fusedface import cli
 from fusedface.data import open_source, read_pairs
 from fusedface.data.align import TEMPLATE
 from fusedface.recipes.report import curves
 
 PAIRS = "ann/ann_0001.png ann/ann_0002.png 1 0\nann/ann_0001.png bob/bob_0001.png 0 1\n"
-
-
-def invoke(*arguments, code=0):
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 def test_check_says_by_its_status_whether_all_is_well(tmp_path):

@@ -2,30 +2,13 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
+from cli_calls import invoke, mistake, one_line
 from PIL import Image
 from scipy.special import expit
 from small_models import embeddings_of, save_network, small_network, write_generated
-from typer.testing import CliRunner
-
-from fusedface import cli
-
-
-def invoke(*arguments, code=0):
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.output
-
-
-def mistake(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 2
-    return " ".join(capsys.readouterr().err.split())
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +221,7 @@ def test_what_is_no_aligned_crop_is_refused(place, tmp_path, capsys, monkeypatch
         ["embed", good, photo],
         ["identify", photo, place / "faces"],
     ):
-        error = mistake(capsys, monkeypatch, *arguments, "--model", place / "model.pt")
+        error = one_line(mistake(capsys, monkeypatch, *arguments, "--model", place / "model.pt"))
         assert f"photo.png is {size[0]}x{size[1]}, no aligned face crop of 32x32" in error
         assert "data align PHOTOS landmarks.csv CROPS" in error
 
@@ -270,4 +253,5 @@ def test_crops_of_a_multiple_are_scaled(place, tmp_path):
 def test_mistakes(place, tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     arguments = [a.format(faces=place / "faces") for a in arguments]
-    assert words in mistake(capsys, monkeypatch, *arguments, "--model", place / "model.pt")
+    error = mistake(capsys, monkeypatch, *arguments, "--model", place / "model.pt")
+    assert words in one_line(error)

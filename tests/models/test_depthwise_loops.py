@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from fusedface.kernels.chunks import build
 from fusedface.models.loops import eager, library
 from fusedface.models.loops.depthwise import convolve
 
@@ -18,15 +17,6 @@ SHAPES = [  # of the images; kernel, stride
     ((4, 24, 7, 6), (7, 6), 1),
     ((1, 9, 2, 3), (2, 3), 1),
 ]
-
-
-@pytest.fixture
-def loops(monkeypatch):
-    """The library, for tensors of any size."""
-    if library.loops() is None:
-        pytest.skip(build.state(library.SOURCE))
-    monkeypatch.setattr(eager, "COMPILED_FROM", 0)
-    return library.loops()
 
 
 def layer(channels, kernel, stride, **options):

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusedface.kernels.chunks import build
 from fusedface.models.blocks import conv_bn
 from fusedface.models.loops import eager, library
 from fusedface.models.loops.norm import norm
@@ -15,15 +14,6 @@ from fusedface.models.prelu import PReLU
 
 ACTIVATIONS = {"none": lambda _: None, "prelu": PReLU, "relu": lambda _: nn.ReLU(inplace=True)}
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-8}
-
-
-@pytest.fixture
-def loops(monkeypatch):
-    """The library, for tensors of any size."""
-    if library.loops() is None:
-        pytest.skip(build.state(library.SOURCE))
-    monkeypatch.setattr(eager, "COMPILED_FROM", 0)
-    return library.loops()
 
 
 def layers(channels, activation="prelu"):
