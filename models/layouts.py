@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fusedface.models.iresnet import BLOCKS_PER_STAGE, STAGES
 from fusedface.models.mbf import MBF, MBFLarge
 from fusedface.models.preprocessing import Preprocessing
 from fusedface.models.tensor_names import (
     gdc_names,
+    iresnet_names,
     mbf_names,
     prelu_names,
-    r18_names,
     relu6_names,
 )
 
@@ -110,7 +111,7 @@ INSIGHTFACE_R18 = Layout(
     embedding="fc.weight",
     config={"name": "iresnet18", "input_size": (112, 112)},
     preprocessing=Preprocessing(),
-    names=r18_names,
+    names=lambda: iresnet_names(len(STAGES), BLOCKS_PER_STAGE),
 )
 
 LAYOUTS = (

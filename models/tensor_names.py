@@ -3,8 +3,6 @@
 Every name is written out or generated from a block's number; none is guessed by similarity.
 """
 
-from fusedface.models.iresnet import BLOCKS_PER_STAGE, STAGES
-
 NUM_BOTTLENECKS = 15
 BN_FIELDS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -105,16 +103,16 @@ def mbf_names(repeats: tuple[int, int, int, int]) -> dict[str, str]:
     return names | _bn("embedding.bn", "features.layers.3")
 
 
-def r18_names() -> dict[str, str]:
-    """Of insightface's `r18`."""
+def iresnet_names(num_stages: int, blocks: int) -> dict[str, str]:
+    """Of insightface's IResNets with so many stages, each of so many blocks."""
     names = _unit("stem", "conv1", "bn1", "prelu") | _bn("bn", "bn2")
-    for stage in range(len(STAGES)):
-        for i in range(BLOCKS_PER_STAGE):
-            ours, theirs = f"blocks.{BLOCKS_PER_STAGE * stage + i}", f"layer{stage + 1}.{i}"
+    for stage in range(num_stages):
+        for i in range(blocks):
+            ours, theirs = f"blocks.{blocks * stage + i}", f"layer{stage + 1}.{i}"
             names |= _bn(f"{ours}.bn", f"{theirs}.bn1")
             names |= _unit(f"{ours}.conv1", f"{theirs}.conv1", f"{theirs}.bn2", f"{theirs}.prelu")
             names |= _unit(f"{ours}.conv2", f"{theirs}.conv2", f"{theirs}.bn3")
-        strided, theirs = f"blocks.{BLOCKS_PER_STAGE * stage}", f"layer{stage + 1}.0.downsample"
+        strided, theirs = f"blocks.{blocks * stage}", f"layer{stage + 1}.0.downsample"
         names |= _unit(f"{strided}.shortcut", f"{theirs}.0", f"{theirs}.1")
     names |= {f"fc.{field}": f"embedding.linear.{field}" for field in ("weight", "bias")}
     return names | _bn("embedding.bn", "features")

@@ -13,7 +13,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -21,18 +23,21 @@ from rich.console import Console
 from fusedface.recipes.compare.in_turn import RunRecipe, run_in_turn
 from fusedface.recipes.compare.outcome import begun_runs, how_to_read, write_comparison
 from fusedface.recipes.compare.plan import plan
-from fusedface.recipes.compare.pool import run_all
+from fusedface.recipes.compare.pool import default_jobs, run_all, write_recipe
 from fusedface.recipes.compare.results import PlannedRun, RunResult, read_result
+from fusedface.recipes.compare.reuse import Inputs, conflicts, inputs_of, record
 from fusedface.recipes.compare.screen import Screen
 from fusedface.recipes.compare.statistics import LossResult, summarise
-from fusedface.recipes.compare.study import keep, keep_as_runs_end
-from fusedface.recipes.compare.tables import rich_tables
-from fusedface.recipes.compare.to_do import DEFAULT, ToDo, begin
+from fusedface.recipes.compare.study import find, keep, keep_as_runs_end, write_runs
+from fusedface.recipes.compare.tables import rich_tables, settings_line
+from fusedface.recipes.compare.texts import shortened
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.host.processes import Processes, joined
 from fusedface.recipes.host.terminal import say
 from fusedface.recipes.host.torchrun import own_device
 from fusedface.recipes.training.agreement import check_same_runs
+
+DEFAULT = Path("runs/compare")
 
 
 def compare(
@@ -88,7 +93,7 @@ def compare(
     planned = partial(plan, recipes, num_seeds, margins, cures=cures)
     check_same_runs([run.recipe for run in planned(out or DEFAULT)], processes)
     console = console if processes.is_first else Console(quiet=True)
-    todo = processes.from_first(lambda: begin(out, planned, study, jobs, device, console))
+    todo = processes.from_first(lambda: _begin(out, planned, study, jobs, device, console))
     runs = planned(todo.out)
     stopped = _train(runs, todo, minutes, study, device, console, run_recipe, processes)
     return processes.from_first(lambda: _end(runs, todo, study, stopped, device, console))
@@ -105,6 +110,44 @@ def _checked_jobs(jobs: int | None, processes: Processes) -> int | None:
             f"under torchrun all processes share each run, one at a time: leave out --jobs {jobs}"
         )
     return 1
+
+
+class ToDo(NamedTuple):
+    """What is left of a comparison, the same on all processes."""
+
+    out: Path
+    inputs: Inputs
+    waiting: list[int]
+    """Indices of the planned runs that are not finished."""
+    jobs: int
+
+
+def _begin(
+    out: Path | None,
+    planned: Callable[[Path], list[PlannedRun]],
+    study: Path | None,
+    jobs: int | None,
+    device: torch.device,
+    console: Console,
+) -> ToDo:
+    """Choose the folder, and what is to be made; record what the runs rest on."""
+    inputs = inputs_of(planned(out or DEFAULT)[0].recipe, device)
+    out = _folder(out, planned, inputs, console)
+    runs = planned(out)
+    if study is not None and (found := find(study, runs, inputs)):
+        # First what they rest on: a folder without it belongs to no comparison, should a kill come between.
+        record([run for run, _ in found], inputs)
+        write_runs(found)
+        say(console, f"{len(found)} finished runs are taken from {study}")
+    waiting = [index for index, run in enumerate(runs) if not read_result(run).done]
+    todo = [runs[index] for index in waiting]
+    record(todo, inputs)
+    for run in todo:
+        write_recipe(run)
+    jobs = min(jobs or default_jobs(device), max(1, len(todo)))
+    say(console, f"{len(runs)} runs, {len(runs) - len(todo)} of them done before, {jobs} at a time")
+    say(console, settings_line(runs[0].recipe))
+    return ToDo(out, inputs, waiting, jobs)
 
 
 def _train(
@@ -155,6 +198,25 @@ def _end(
         return None
     begun = begun_runs(results, console)
     return report(begun, todo.out, device, console) if begun else None
+
+
+def _folder(
+    out: Path | None,
+    planned: Callable[[Path], list[PlannedRun]],
+    inputs: Inputs,
+    console: Console,
+) -> Path:
+    """The folder in which this comparison begins or goes on; raise ValueError if it holds another one."""
+    for number in count(1):
+        folder = out or (DEFAULT if number == 1 else DEFAULT.with_name(f"{DEFAULT.name}-{number}"))
+        differing = conflicts(planned(folder), inputs, folder)
+        if not differing:
+            return folder
+        told = f"{folder} holds runs that do not belong to this comparison; it has"
+        if out is not None:
+            raise ValueError(f"{told}{shortened(differing)}\nChoose a new folder with --out")
+        say(console, f"{told} {differing[0]}. Trying the next folder")
+    raise AssertionError  # unreachable: count() does not end
 
 
 def report(

@@ -11,7 +11,6 @@ from tiny_run import tiny_recipe, write_faces
 
 from fusedface.kernels import ArcFace, CosFace, CurricularFace, MVArc, NormFace
 from fusedface.recipes.compare import compare as compare_module
-from fusedface.recipes.compare import to_do
 from fusedface.recipes.compare.best import best_of_each, best_sentence, best_table
 from fusedface.recipes.compare.compare import compare
 from fusedface.recipes.compare.cures import cures
@@ -143,7 +142,7 @@ def test_a_study_goes_on_from_its_file(tmp_path, monkeypatch):
     longer = [replace(r, schedule=replace(r.schedule, epochs=2.0)) for r in recipes]
     with pytest.raises(ValueError, match=r"seed 5: another recipe[\s\S]*Check out its revision"):
         compare(longer, tmp_path / "three", console=console, **options)
-    monkeypatch.setattr(to_do, "inputs_of", lambda *_: {"code": "other"})
+    monkeypatch.setattr(compare_module, "inputs_of", lambda *_: {"code": "other"})
     with pytest.raises(ValueError, match=r"sources .* instead of other"):
         compare(recipes, tmp_path / "four", console=console, **options)
     study.write_text("[]")
