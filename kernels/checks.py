@@ -26,33 +26,26 @@ def check_tensors(
 
     `sharded`: whether other processes have classes too, so that there may be fewer than 2 here.
     """
-    for name, tensor in (("embeddings", embeddings), ("weight", weight), ("labels", labels)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"{name} must be a torch.Tensor, got {type(tensor).__module__}."
-                f"{type(tensor).__qualname__}: torch.as_tensor makes one"
-            )
-        if tensor.layout != torch.strided:
-            raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
-    for name, rows, meaning in (("embeddings", embeddings, "B, D"), ("weight", weight, "C, D")):
-        if rows.dtype not in FLOATS:
-            raise TypeError(f"{name} must be a floating-point tensor, got {rows.dtype}")
-        if rows.dim() != 2:
-            raise ValueError(f"{name} must have shape ({meaning}), got {tuple(rows.shape)}")
+    # Every eager step waits for this: what it needs is read once, and without loops.
+    _check_dense("embeddings", embeddings)
+    _check_dense("weight", weight)
+    _check_dense("labels", labels)
+    shape, centres = embeddings.shape, weight.shape
+    _check_rows("embeddings", embeddings, shape, "B, D")
+    _check_rows("weight", weight, centres, "C, D")
     if labels.dtype not in INTEGERS:
         raise TypeError(
             f"labels must be a tensor of integers such as torch.int64, got {labels.dtype}"
         )
-    num_rows, dim = embeddings.shape
+    num_rows, dim = shape
     if num_rows == 0 or dim == 0:
-        raise ValueError(f"embeddings must not be empty, got shape {tuple(embeddings.shape)}")
-    if weight.shape[1] != dim:
+        raise ValueError(f"embeddings must not be empty, got shape {tuple(shape)}")
+    if centres[1] != dim:
         raise ValueError(
-            f"weight must be (C, {dim}) to match embeddings {tuple(embeddings.shape)}, "
-            f"got {tuple(weight.shape)}"
+            f"weight must be (C, {dim}) to match embeddings {tuple(shape)}, got {tuple(centres)}"
         )
-    if len(weight) < 2 and not sharded:
-        raise ValueError(f"weight must hold at least 2 classes, got {len(weight)}")
+    if centres[0] < 2 and not sharded:
+        raise ValueError(f"weight must hold at least 2 classes, got {centres[0]}")
     if labels.shape != (num_rows,):
         raise ValueError(f"labels must have shape ({num_rows},), got {tuple(labels.shape)}")
     if not embeddings.device == weight.device == labels.device:
@@ -62,19 +55,37 @@ def check_tensors(
         )
 
 
+def _check_dense(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(tensor).__module__}."
+            f"{type(tensor).__qualname__}: torch.as_tensor makes one"
+        )
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
+
+
+def _check_rows(name: str, rows: Tensor, shape: torch.Size, meaning: str) -> None:
+    if rows.dtype not in FLOATS:
+        raise TypeError(f"{name} must be a floating-point tensor, got {rows.dtype}")
+    if len(shape) != 2:
+        raise ValueError(f"{name} must have shape ({meaning}), got {tuple(shape)}")
+
+
 def check_state(names: Iterable[str], state: dict[str, Tensor]) -> None:
     """Raise TypeError or ValueError unless `state` has all `names`, as float32 or float64 tensors."""
-    if missing := set(names) - state.keys():
-        raise ValueError(
-            f"state lacks {', '.join(sorted(missing))}, which the margin or the weighting carries"
-        )
     for name in names:
-        value = state[name]
-        if not isinstance(value, Tensor) or value.dtype not in (torch.float32, torch.float64):
-            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(
-                f"state {name} must be a tensor of float32, whose steps are kept, got {kind}"
+        value = state.get(name)
+        if isinstance(value, Tensor) and value.dtype in (torch.float32, torch.float64):
+            continue
+        if missing := set(names) - state.keys():
+            raise ValueError(
+                f"state lacks {', '.join(sorted(missing))}, which the margin or the weighting carries"
             )
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(
+            f"state {name} must be a tensor of float32, whose steps are kept, got {kind}"
+        )
 
 
 def check_keeps_nothing(embeddings: Tensor, weight: Tensor) -> None:

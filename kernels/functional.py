@@ -25,7 +25,7 @@ from fusedface.kernels.dispatch import pick_backend, pick_precision
 from fusedface.kernels.interface.primitive import Backend, target_cosine
 from fusedface.kernels.interface.update import CentreUpdate
 from fusedface.kernels.interface.whole import Call, Whole
-from fusedface.kernels.margins import Margin, State, form_of
+from fusedface.kernels.margins import Margin, State, defines_form
 from fusedface.kernels.options import HeadOptions, head_options
 from fusedface.kernels.output import MarginOutput
 
@@ -91,9 +91,12 @@ def margin_loss(
     if ranks is not None:
         run = ranks.over(run)
     if run.whole is not None and update is None and run.whole_serves(embeddings, weight):
-        call = _call(chosen, state, embeddings.device, training, precision)
+        states = {name: state[name] for name in chosen.margin.initial_state()}
+        call = _call(chosen, states, embeddings.device, training, precision)
         if call is not None:
-            return _whole_loss(run, run.whole, embeddings, weight, labels, chosen, state, call)
+            return _whole_loss(
+                run, run.whole, embeddings, weight, labels, chosen, state, states, call
+            )
     checks.check_values(embeddings, labels, state, num_classes, chosen.ignore_index)
     with torch.autocast(embeddings.device.type, enabled=False):
         return plain_loss.margin_loss(
@@ -114,24 +117,24 @@ def _backend(name: str) -> Backend:
 
 
 def _call(
-    options: HeadOptions, state: State, device: torch.device, training: bool, precision: str
+    options: HeadOptions, states: State, device: torch.device, training: bool, precision: str
 ) -> Call | None:
     """The numbers of a whole loss; None if these options or this state need the plain path."""
     # A margin without a form may be slow to hash, as LDAM with all its counts, or have no hash.
-    if options.weighting is not None or form_of(options.margin) is None:
+    if options.weighting is not None or not defines_form(options.margin):
         return None
-    if not all(_is_number_on(device, state[name]) for name in options.margin.initial_state()):
-        return None
-    # Looking it up costs less than making it, but cannot be part of a compiled graph.
-    make = HeadOptions.call if torch.compiler.is_compiling() else _kept_call
-    return make(options, training, precision)
+    for value in states.values():
+        if value.dtype != torch.float32 or value.dim() or value.device != device:
+            return None
+    if torch.compiler.is_compiling():
+        return options.call(training, precision)
+    try:
+        return _kept_call(options, training, precision)  # costs less than making it
+    except TypeError:  # no hash
+        return options.call(training, precision)
 
 
 _kept_call = functools.lru_cache(maxsize=256)(HeadOptions.call)
-
-
-def _is_number_on(device: torch.device, value: Tensor) -> bool:
-    return value.dtype == torch.float32 and value.dim() == 0 and value.device == device
 
 
 def _whole_loss(
@@ -142,31 +145,32 @@ def _whole_loss(
     labels: Tensor,
     options: HeadOptions,
     state: State,
+    of_margin: State,
     call: Call,
 ) -> MarginOutput:
     """`plain_loss.margin_loss` by a backend that has all of it in its kernels."""
-    names = tuple(options.margin.initial_state())
+    per_sample, names, states = options.reduction == "none", tuple(of_margin), [*of_margin.values()]
     if run.whole_checks:
         checks.check_state_values(state)
-        out = whole(embeddings, weight, labels, [state[name] for name in names], call)
-        return output.of_whole(out, names, options.reduction == "none", at_once=True)
+        out = whole(embeddings, weight, labels, states, call)
+        return output.of_whole(out, names, per_sample, at_once=True)
     is_read = checks.can_be_read(embeddings.device)
     if is_read:
         checks.check_values(embeddings, labels, state, len(weight), options.ignore_index)
-    out = whole(embeddings, weight, labels, [state[name] for name in names], call)
+    out = whole(embeddings, weight, labels, states, call)
     if is_read:
         cos_y = out.target_cosine.masked_fill(labels == options.ignore_index, 0.0)
         checks.check_centres(cos_y, out.rest().lse, weight)
     else:
         # Without a message torch.compile drops it.
-        torch.ops.aten._assert_async.msg(out.fits, checks.WRONG_LABELS)
-    return output.of_whole(out, names, options.reduction == "none", _is_recorded(embeddings.device))
+        torch._assert_async(out.fits, checks.WRONG_LABELS)  # pyright: ignore[reportPrivateImportUsage]
+    return output.of_whole(out, names, per_sample, _is_recorded(embeddings))
 
 
-def _is_recorded(device: torch.device) -> bool:
+def _is_recorded(tensor: Tensor) -> bool:
     """Whether what is computed now becomes part of a compiled graph or a CUDA graph."""
     return torch.compiler.is_compiling() or (
-        device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        tensor.is_cuda and torch.cuda.is_current_stream_capturing()
     )
 
 

@@ -104,7 +104,8 @@ class MarginHead(nn.Module):
     @property
     def state(self) -> dict[str, Tensor]:
         """The state by name: the buffers themselves."""
-        return {name: self.get_buffer(name) for name in self.options.initial_state()}
+        buffers: Any = self._buffers  # faster than `get_buffer`, in every step
+        return {name: buffers[name] for name in self.options.initial_state()}
 
     def reset_parameters(self) -> None:
         """Draw new class centres (their length only sets the pace of learning), and reset the state."""

@@ -21,7 +21,7 @@ from fusedface.kernels import HeadOptions
 from fusedface.kernels.gpu import backward, choice, forward, layout, whole
 from fusedface.kernels.gpu import launch as launching
 from fusedface.kernels.gpu.arguments import Numbers
-from fusedface.kernels.gpu.loss_operators import NUM_RESULTS, Kept, numbers_of
+from fusedface.kernels.gpu.loss_operators import NUM_RESULTS, Kept
 from fusedface.kernels.gpu.tiles import SHARED_MEMORY, Limits, shipped
 
 TARGETS = {
@@ -120,8 +120,7 @@ def record_whole(
             Kept(*out[NUM_RESULTS:]),
             d_loss,
             d_losses,
-            call.mean,
-            numbers_of(call),
+            call,
             True,
             True,
         )

@@ -21,6 +21,7 @@
         tile.py           device helpers           slots.py                 where numbers of rows lie
         layout.py         padding, splits, chunks  tiles.py                 tile shapes that ship
         launch.py         starting a kernel        cache.py                 measured choices on disk
+        memory.py         what a forward keeps, in two pieces
 
 tuning.py measures tile shapes on request; traffic.py counts flops and bytes. Importing it needs Triton.
 """

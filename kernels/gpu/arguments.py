@@ -15,17 +15,17 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # read once, as Triton 
 
 def check_operands(embeddings: Tensor, weight: Tensor) -> None:
     """Raise TypeError or ValueError for operands that these kernels do not take."""
-    if embeddings.device.type == "cpu" and not INTERPRETED:
+    if embeddings.is_cpu and not INTERPRETED:
         raise ValueError(
             "backend='triton' needs tensors on a CUDA device, got embeddings on cpu: "
             "use backend='chunked', or 'auto'"
         )
-    for name, tensor in (("embeddings", embeddings), ("weight", weight)):
-        if tensor.dtype == torch.float64:
-            raise TypeError(
-                f"{name} is float64, but backend='triton' computes in float32: "
-                "use backend='chunked', or float32 inputs"
-            )
+    if torch.float64 in (embeddings.dtype, weight.dtype):
+        name = "embeddings" if embeddings.dtype == torch.float64 else "weight"
+        raise TypeError(
+            f"{name} is float64, but backend='triton' computes in float32: "
+            "use backend='chunked', or float32 inputs"
+        )
 
 
 class Numbers(NamedTuple):

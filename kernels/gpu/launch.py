@@ -73,4 +73,7 @@ def is_capturing(device: torch.device) -> bool:
 
 def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Make `device` current: Triton starts kernels on the current device and its current stream."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    return torch.cuda.device(device) if device.type == "cuda" else _NOTHING
+
+
+_NOTHING = contextlib.nullcontext()

@@ -1,5 +1,6 @@
 """Sizes: padding, which schedule, splits of the classes, chunks of classes; arithmetic on the host."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ CLASS_MULTIPLE = (
 FLAG_ROWS, FLAG_CLASSES = 64, 64  # of tile.py
 UPDATE_MULTIPLE = 16 * FLAG_CLASSES  # classes: the flags of a chunk are aligned to 16 bytes
 MIN_CLASSES_PER_PART = 512  # of the product with w: shorter sums cost more in parts than they win
+ALIGNMENT = 512  # bytes, of what lies in one piece of memory: that of PyTorch's allocator
 INTERPRETED_MULTIPROCESSORS = 3  # on a CPU: enough for several splits
 
 
@@ -54,6 +56,11 @@ def operands(precision: str) -> Operands:
 def ceil_div(a: int, b: int) -> int:
     """a / b, rounded up."""
     return -(-a // b)
+
+
+def aligned_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Bytes of a tensor in a piece of memory with others."""
+    return ceil_div(math.prod(shape) * dtype.itemsize, ALIGNMENT) * ALIGNMENT
 
 
 def power_of_2(n: int) -> int:
@@ -95,6 +102,11 @@ def padded_classes(classes: int) -> int:
 def num_flags(classes: int) -> int:
     """Flags of a block of rows (`rows.flags_kernel`)."""
     return padded_classes(classes) // FLAG_CLASSES
+
+
+def flags_shape(rows: int, classes: int) -> tuple[int, int]:
+    """Of the flags of all blocks of rows."""
+    return padded_rows(rows) // FLAG_ROWS, num_flags(classes)
 
 
 def kept_shape(rows: int, classes: int, keeps: bool) -> tuple[int, int]:

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fusedface.kernels.gpu import loss_operators, slots
-from fusedface.kernels.gpu.arguments import Numbers, check_operands
+from fusedface.kernels.gpu import loss_operators, memory, slots
+from fusedface.kernels.gpu.arguments import check_operands
 from fusedface.kernels.gpu.loss_operators import (
     NUM_KEPT,
     NUM_RESULTS,
     Kept,
-    Results,
     numbers_of,
 )
 from fusedface.kernels.interface.negatives import modulation_of
@@ -31,7 +30,7 @@ class Work(NamedTuple):
 
     forward: Callable[..., tuple[Tensor, ...]]
     backward: Callable[..., tuple[Tensor, Tensor]]
-    statistics: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    statistics: Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor, Tensor]]
 
 
 def _missing(*_: object) -> Any:
@@ -52,8 +51,9 @@ def margin_loss(
         ValueError: `call.keep`, but exponentials cannot be kept for the backward.
     """
     check_operands(embeddings, weight)
-    needs_embeddings = torch.is_grad_enabled() and embeddings.requires_grad
-    needs_gradients = needs_embeddings or (torch.is_grad_enabled() and weight.requires_grad)
+    has_gradients = torch.is_grad_enabled()
+    needs_embeddings = has_gradients and embeddings.requires_grad
+    needs_gradients = needs_embeddings or (has_gradients and weight.requires_grad)
     if call.keep:
         if needs_gradients:
             check_keep(call, *weight.shape)
@@ -62,30 +62,24 @@ def margin_loss(
     if not _is_direct(embeddings, weight):
         tensors = _operator(embeddings, weight, labels, state, *call, needs_embeddings)
     elif needs_gradients:
-        made: list[Tensor] = []
-        differentiable = _Loss.apply(
-            embeddings, weight, (labels, state, call, needs_embeddings), made
-        )
-        tensors = (*differentiable, *made[2:])
+        tensors: Any = []
+        tensors[:2] = _apply(embeddings, weight, (labels, state, call, needs_embeddings), tensors)
     else:
         tensors = _forward(embeddings, weight, labels, state, call, needs_embeddings)
-    out = Results(*tensors[:NUM_RESULTS])
-    numbers, _, saved, *_ = tensors[
-        NUM_RESULTS:
-    ]  # not the rest, whose memory would outlive the step
-    rest = functools.partial(_rest, out.stats, out.target_cosine, saved, numbers, len(state))
-    return WholeLoss(out.loss, out.per_sample, out.target_cosine, out.fits, rest)
+    # Of what is kept only the rows, so that the memory of a step does not outlive it.
+    loss, per_sample, target_cosine, fits, rows, *_ = tensors
+    rest = functools.partial(_rest, rows, target_cosine, len(state), call.keep)
+    return WholeLoss(loss, per_sample, target_cosine, fits, rest)
 
 
-def _rest(
-    stats: Tensor, target_cosine: Tensor, saved: Tensor, numbers: Tensor, num_states: int
-) -> Rest:
+def _rest(memory_of_rows: Tensor, target_cosine: Tensor, num_states: int, keep: bool) -> Rest:
+    numbers, saved, stats = memory.rows_of(memory_of_rows, len(target_cosine), keep)
     max_cosine = stats[0]
-    if torch.compiler.is_compiling() or not _is_plain(stats):
+    if torch.compiler.is_compiling() or not _is_plain(memory_of_rows):
         modulation, num_hard = modulation_of(*stats[1:].unbind()), stats[1].long()
         correct = target_cosine > max_cosine
     else:
-        extremes, num_hard, correct = work.statistics(stats, target_cosine)
+        extremes, num_hard, correct = work.statistics(memory_of_rows, target_cosine, keep)
         modulation = extremes.unbind()
     first = slots.STATE.value
     used = numbers.unbind()[first : first + num_states]
@@ -140,19 +134,32 @@ class _Loss(torch.autograd.Function):
         return made[0], made[1]
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, d_loss: Tensor | None, d_losses: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        embeddings, weight, *kept = ctx.saved_tensors
-        needs_embeddings, needs_weight, _, _ = ctx.needs_input_grad
-        d_embeddings, d_weight = work.backward(
-            embeddings, weight, Kept(*kept), d_loss, d_losses, ctx.call.mean, numbers_of(ctx.call),
-            needs_embeddings, needs_weight,
-        )  # fmt: skip
-        return (
-            d_embeddings if needs_embeddings else None, d_weight if needs_weight else None, None, None
-        )  # fmt: skip
+        # `once_differentiable` only matters, and takes time, where somebody wants a second derivative.
+        run = once_differentiable(_gradients) if torch.is_grad_enabled() else _gradients
+        return run(ctx, d_loss, d_losses)
+
+
+def _gradients(
+    ctx: Any, d_loss: Tensor | None, d_losses: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    embeddings, weight, *kept = ctx.saved_tensors
+    needs_embeddings, needs_weight, _, _ = ctx.needs_input_grad
+    d_embeddings, d_weight = work.backward(
+        embeddings, weight, Kept(*kept), d_loss, d_losses, ctx.call, needs_embeddings, needs_weight
+    )
+    return (
+        d_embeddings if needs_embeddings else None,
+        d_weight if needs_weight else None,
+        None,
+        None,
+    )
+
+
+# Where no transform of torch.func is active, `apply` does nothing before this.
+_apply = super(torch.autograd.Function, _Loss).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _forward(
@@ -176,12 +183,18 @@ def _forward_operator(
 
 
 def _backward_operator(embeddings: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    kept, (d_loss, d_losses, mean, *rest) = others[:NUM_KEPT], others[NUM_KEPT:]
-    *numbers, needs_embeddings, needs_weight = rest
+    kept, (d_loss, d_losses, *rest) = others[:NUM_KEPT], others[NUM_KEPT:]
+    *call, needs_embeddings, needs_weight = rest
     return work.backward(
-        embeddings, weight, Kept(*kept), d_loss, d_losses, mean, Numbers(*numbers),
-        needs_embeddings, needs_weight,
-    )  # fmt: skip
+        embeddings,
+        weight,
+        Kept(*kept),
+        d_loss,
+        d_losses,
+        Call(*call),
+        needs_embeddings,
+        needs_weight,
+    )
 
 
 _operator = loss_operators.implement(_forward_operator, _backward_operator)

@@ -13,24 +13,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fusedface.kernels.gpu import layout, slots
+from fusedface.kernels.gpu import layout, memory
 from fusedface.kernels.gpu.arguments import Numbers
 from fusedface.kernels.interface.whole import Call
 
 
 class Kept(NamedTuple):
-    """The tensors that the forward keeps for the backward; float32 by default."""
+    """The tensors that the forward keeps for the backward."""
 
-    numbers: Tensor  # (4,), as in slots.py: among them the state that was used
-    known: Tensor  # (B,) int64: a class, or -1
-    saved: Tensor  # (4, padded B), as in slots.py
-    direction: Tensor  # (B, DIM), or (0, DIM)
-    x: Tensor  # unit rows and inverse lengths (`UnitRows`)
-    inverse_x: Tensor
-    w: Tensor
+    rows: Tensor  # float32: `memory.Rows`
+    passes: Tensor  # bytes: `memory.Passes`
+    w: Tensor  # unit rows and inverse lengths (`UnitRows`)
     inverse_w: Tensor
-    flags: Tensor
-    exponentials: Tensor  # (padded B, padded C) with `Call.keep`, or (0, 0): see kept.py
 
 
 class Results(NamedTuple):
@@ -39,7 +33,6 @@ class Results(NamedTuple):
     loss: Tensor  # 0-d
     per_sample: Tensor  # (B,)
     target_cosine: Tensor  # (B,)
-    stats: Tensor  # (5, B), as in NegativeStats
     fits: Tensor  # 0-d bool: every label is a class or ignored
 
 
@@ -72,7 +65,7 @@ _library.define(
 )
 _library.define(
     f"margin_loss_backward(Tensor embeddings, Tensor weight, {_KEPT}, "
-    f"Tensor? d_loss, Tensor? d_losses, bool mean, {_of(Numbers)}, "
+    f"Tensor? d_loss, Tensor? d_losses, {_of(Call)}, "
     f"bool needs_embeddings, bool needs_weight) -> {_tensors(2)}",
     tags=_TAGS,
 )
@@ -81,31 +74,29 @@ _library.define(
 def _fake_forward(
     embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], *scalars: Any
 ) -> tuple[Tensor, ...]:
-    *call, needs_embeddings = scalars
-    precision, keep = Call(*call).precision, Call(*call).keep
+    *others, needs_embeddings = scalars
+    call = Call(*others)
     (num_rows, dim), num_classes = embeddings.shape, len(weight)
-    dtype, padded = layout.operands(precision).dtype, layout.padded_dim(dim, precision)
-    has_direction = not keep and layout.has_direction(dim, precision, needs_embeddings)
-    unit_rows, unit_classes = layout.padded_rows(num_rows), layout.padded_classes(num_classes)
+    with_direction = memory.has_direction(dim, call, needs_embeddings)
+    padded_classes = layout.padded_classes(num_classes)
     new = embeddings.new_empty
     results = Results(
         loss=new((), dtype=torch.float32),
         per_sample=new(num_rows, dtype=torch.float32),
         target_cosine=new(num_rows, dtype=torch.float32),
-        stats=new((5, num_rows), dtype=torch.float32),
         fits=new((), dtype=torch.bool),
     )
     kept = Kept(
-        numbers=new(slots.NUM_NUMBERS, dtype=torch.float32),
-        known=new(num_rows, dtype=torch.int64),
-        saved=new((slots.NUM_SAVED + keep, unit_rows), dtype=torch.float32),
-        direction=new((num_rows if has_direction else 0, padded), dtype=torch.float32),
-        x=new((unit_rows, padded), dtype=dtype),
-        inverse_x=new(unit_rows, dtype=torch.float32),
-        w=new((unit_classes, padded), dtype=dtype),
-        inverse_w=new(unit_classes, dtype=torch.float32),
-        flags=new((unit_rows // layout.FLAG_ROWS, layout.num_flags(num_classes)), dtype=torch.int8),
-        exponentials=new(layout.kept_shape(num_rows, num_classes, keep), dtype=dtype),
+        rows=new(memory.num_of_rows(num_rows, call.keep), dtype=torch.float32),
+        passes=new(
+            memory.bytes_of_passes(num_rows, num_classes, dim, call, with_direction),
+            dtype=torch.uint8,
+        ),
+        w=new(
+            (padded_classes, layout.padded_dim(dim, call.precision)),
+            dtype=layout.operands(call.precision).dtype,
+        ),
+        inverse_w=new(padded_classes, dtype=torch.float32),
     )
     return *results, *kept
 
@@ -141,8 +132,7 @@ class _Loss(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         needs_embeddings, needs_weight, _ = ctx.needs_input_grad
         d_embeddings, d_weight = _margin_loss_backward(
-            *ctx.saved_tensors, *grad_outputs[:2], ctx.call.mean, *numbers_of(ctx.call),
-            needs_embeddings, needs_weight,
+            *ctx.saved_tensors, *grad_outputs[:2], *ctx.call, needs_embeddings, needs_weight
         )  # fmt: skip
         return d_embeddings if needs_embeddings else None, d_weight if needs_weight else None, None
 

@@ -117,7 +117,7 @@ def _(
     has_direction = layout.has_direction(dim, precision, needs_embeddings)
     row = embeddings.new_empty(num_rows, dtype=torch.float32)
     unit_rows, unit_classes = layout.padded_rows(num_rows), layout.padded_classes(len(weight))
-    flags = (unit_rows // layout.FLAG_ROWS, layout.num_flags(len(weight)))
+    flags = layout.flags_shape(len(embeddings), len(weight))
     return (
         row, torch.empty_like(row), row.new_empty(5, num_rows),
         row.new_empty(num_rows if has_direction else 0, padded),

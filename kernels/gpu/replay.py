@@ -23,6 +23,12 @@ ALLOCATIONS = ("empty", "empty_like", "new_empty")
 VIEWS = ("select", "slice", "unsqueeze", "view", "alias", "detach")
 
 
+def found(signature: Hashable) -> "Callable[..., tuple[Tensor, ...]] | None":
+    """What repeats an earlier `run` with this signature on new inputs, if there is something."""
+    decided = choice.decided
+    return decided.replays.get(signature) if decided.watch is None else None
+
+
 def run(
     signature: Hashable, compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
 ) -> tuple[Tensor, ...]:
@@ -36,11 +42,9 @@ def run(
     decided = choice.decided
     if decided.watch is not None:
         return compute(*inputs)
-    found = decided.replays.get(signature, False)
-    if found:
-        return found(*inputs)
-    if found is None:
-        return compute(*inputs)
+    if signature in decided.replays:
+        known = decided.replays[signature]
+        return compute(*inputs) if known is None else known(*inputs)
     if len(decided.replays) >= MOST_SIGNATURES:
         decided.replays.clear()
     num_tiles = len(decided.tiles)
@@ -49,6 +53,9 @@ def run(
     if len(decided.tiles) == num_tiles:  # else there are allocations of refused tile shapes
         decided.replays[signature] = recording.replay(results)
     return results
+
+
+_hooks: Any = triton.knobs.runtime  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Launch(NamedTuple):
@@ -69,37 +76,36 @@ class _Part(NamedTuple):
     dtype: torch.dtype
 
 
-class _Memory(NamedTuple):
-    """What a call allocates: its results, and one workspace for everything that it does not return."""
-
-    results: list[tuple[torch.Size, torch.dtype]]
-    workspace: int  # bytes
-    parts: list[_Part]  # that kernels are given
-
-
 class _Replay:
-    """Repeats a call; see `run`."""
+    """Repeats a call; see `run`.
+
+    Args:
+        patterns: of what the call allocates: its results, and one workspace for everything that it does not
+            return.
+        parts: that kernels are given; their places count the call's inputs, then what it allocates.
+        launches: in order.
+        results: picks those of all tensors.
+    """
 
     def __init__(
         self,
-        memory: _Memory,
+        patterns: list[Tensor],
+        parts: list[_Part],
         launches: list[_Launch],
         results: Callable[[list[Tensor]], tuple[Tensor, ...]],
     ) -> None:
-        self._memory, self._launches, self._results = memory, launches, results
-        self._offsets = [(part.place, part.offset) for part in memory.parts]
+        self._patterns, self._parts = patterns, parts
+        self._launches, self._results = launches, results
+        self._offsets = [(part.place, part.offset) for part in parts]
         # What `CompiledKernel.run` takes before the arguments: looked up once, it costs a launch nothing.
         self._starts = [
-            (launch.kernel.run, launch.grid, launch.kernel.function, launch.kernel.packed_metadata)
+            (launch.kernel.run, launch.grid, launch.kernel.function, launch.kernel.packed_metadata,
+             launch.pick, launch.numbers)
             for launch in launches
-        ]
+        ]  # fmt: skip
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        tensors = [*inputs]
-        new = inputs[0].new_empty
-        tensors += [new(size, dtype=dtype) for size, dtype in self._memory.results]
-        if self._memory.workspace:
-            tensors.append(new(self._memory.workspace, dtype=torch.uint8))
+        tensors = [*inputs, *map(torch.empty_like, self._patterns)]
         with launch.on_device(inputs[0].device):
             driver: Any = triton.runtime.driver.active
             stream = driver.get_current_stream(driver.get_current_device())
@@ -107,16 +113,13 @@ class _Replay:
                 bases = [tensor.data_ptr() for tensor in tensors]
                 given = [bases[place] + offset for place, offset in self._offsets]
             else:
-                given = [_view(tensors[part.place], part) for part in self._memory.parts]
+                given = [_view(tensors[part.place], part) for part in self._parts]
             self._start(given, stream)
         return self._results(tensors)
 
     def _start(self, given: list[Any], stream: int) -> None:
-        hooks: Any = triton.knobs.runtime  # pyright: ignore[reportAttributeAccessIssue]
-        if not (_calls(hooks.launch_enter_hook) or _calls(hooks.launch_exit_hook)):
-            for (run, grid, function, packed), (_, _, pick, numbers) in zip(
-                self._starts, self._launches, strict=True
-            ):
+        if not (_calls(_hooks.launch_enter_hook) or _calls(_hooks.launch_exit_hook)):
+            for run, grid, function, packed, pick, numbers in self._starts:
                 run(grid, 1, 1, stream, function, packed, None, None, None, *pick(given), *numbers)
         else:  # somebody profiles
             for kernel, grid, pick, numbers in self._launches:
@@ -128,11 +131,19 @@ def _calls(hook: Any) -> bool:
     return bool(getattr(hook, "calls", hook))
 
 
+def _pattern(tensor: Tensor) -> Tensor:
+    """A tensor for `empty_like`, which takes the host less than a shape and a dtype; of one number."""
+    return tensor.new_empty(()).expand(tensor.shape)
+
+
 def _view(tensor: Tensor, part: _Part) -> Tensor:
     if tensor.shape == part.shape and tensor.dtype == part.dtype:
         return tensor
+    if not part.shape.numel():
+        return tensor.new_empty(part.shape, dtype=part.dtype)
     num_bytes = part.shape.numel() * part.dtype.itemsize
-    return tensor[part.offset : part.offset + num_bytes].view(part.dtype).view(part.shape)
+    whole = tensor.view(-1).view(torch.uint8)
+    return whole[part.offset : part.offset + num_bytes].view(part.dtype).view(part.shape)
 
 
 class _Recording(TorchDispatchMode):
@@ -168,49 +179,69 @@ class _Recording(TorchDispatchMode):
         """A function that repeats the call; None if it did more than allocate and start."""
         if not self._is_plain or not self._noted:
             return None
+        num = self._num_inputs
         try:
-            returned = [self._place(result, whole=True) for result in results]
+            returned = [self._place_of_result(result) for result in results]
             noted = [self._arguments(*noted) for noted in self._noted]
-        except LookupError:  # a tensor that is part of another
+        except LookupError:  # memory of something else
             return None
-        fresh = range(self._num_inputs, len(self._tensors))
-        kept = [place for place in fresh if place in returned]
-        moved = {place: self._num_inputs + i for i, place in enumerate(kept)}
-        moved |= {place: place for place in range(self._num_inputs)}
-        workspace, parts, size = self._num_inputs + len(kept), [], 0
+        kept = [place for place in range(num, len(self._tensors)) if place in returned]
+        moved = {place: (place, 0) for place in range(num)}
+        moved |= {place: (num + i, 0) for i, place in enumerate(kept)}
+        size = 0
         for place, tensor in enumerate(self._tensors):
-            offset = 0 if place in moved else size
-            parts.append(_Part(moved.get(place, workspace), offset, tensor.shape, tensor.dtype))
             if place not in moved:
-                size += layout.ceil_div(tensor.nbytes, ALIGNMENT) * ALIGNMENT
-        memory = _Memory(
-            [(self._tensors[place].shape, self._tensors[place].dtype) for place in kept],
-            size,
-            parts,
+                moved[place] = (num + len(kept), size)
+                size += layout.aligned_bytes(tensor.shape, tensor.dtype)
+        patterns = [_pattern(self._tensors[place]) for place in kept]
+        if size:
+            patterns.append(_pattern(self._tensors[0].new_empty(size, dtype=torch.uint8)))
+        parts: dict[_Part, int] = {}
+        launches = []
+        for kernel, grid, given, numbers in noted:
+            places = []
+            for old in given:
+                place, begin = moved[old.place]
+                part = old._replace(place=place, offset=begin + old.offset)
+                places.append(parts.setdefault(part, len(parts)))
+            launches.append(_Launch(kernel, grid, _picker(places), numbers))
+        return _Replay(
+            patterns, list(parts), launches, _picker([moved[place][0] for place in returned])
         )
-        launches = [
-            _Launch(kernel, grid, _picker(places), numbers)
-            for kernel, grid, places, numbers in noted
-        ]
-        return _Replay(memory, launches, _picker([moved[place] for place in returned]))
 
     def _arguments(
         self, compiled: Any, grid: int, args: tuple[Any, ...], constants: tuple[object, ...]
-    ) -> tuple[Any, int, list[int], tuple[object, ...]]:
-        """A launch with the places of its tensors."""
+    ) -> tuple[Any, int, list[_Part], tuple[object, ...]]:
+        """A launch with the memory of its tensors."""
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         numbers = args[len(tensors) :]
         if any(isinstance(arg, Tensor) for arg in numbers):
             raise LookupError("numbers before tensors")
-        return compiled, grid, [self._place(tensor) for tensor in tensors], numbers + constants
+        return compiled, grid, [self._part(tensor) for tensor in tensors], numbers + constants
 
-    def _place(self, tensor: Tensor, whole: bool = False) -> int:
-        """The place of a known tensor with the memory of this one; `whole`: with the same shape, too."""
+    def _part(self, tensor: Tensor) -> _Part:
+        """The memory of a tensor within what is known; one without numbers takes any."""
+        begin, known = tensor.data_ptr(), self._tensors
+        places = [place for place, candidate in enumerate(known) if candidate is tensor]
+        if not places and not tensor.numel():
+            return _Part(0, 0, tensor.shape, tensor.dtype)
+        if not places:
+            places = [
+                place
+                for place, candidate in enumerate(known)
+                if 0 <= begin - candidate.data_ptr() <= candidate.nbytes - tensor.nbytes
+            ]
+        if len(places) != 1:  # of two inputs with the same memory, the next call may have only one
+            raise LookupError("not an input and not allocated")
+        offset = begin - known[places[0]].data_ptr()
+        return _Part(places[0], offset, tensor.shape, tensor.dtype)
+
+    def _place_of_result(self, result: Tensor) -> int:
         for place, candidate in enumerate(self._tensors):
-            if candidate is tensor or (
-                candidate.dtype == tensor.dtype
-                and candidate.data_ptr() == tensor.data_ptr()
-                and (candidate.shape == tensor.shape or not whole)
+            if candidate is result or (
+                candidate.dtype == result.dtype
+                and candidate.data_ptr() == result.data_ptr()
+                and candidate.shape == result.shape
             ):
                 return place
         raise LookupError("not an input and not allocated")

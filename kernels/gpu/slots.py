@@ -18,3 +18,5 @@ NUM_SCRATCH = 4
 # Of `numbers`: the linear coefficient of N, the number of valid rows, the states that were used.
 LINEAR, NUM_VALID, STATE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 NUM_NUMBERS = 4
+# Of `stats`: see NegativeStats.
+NUM_STATS = 5

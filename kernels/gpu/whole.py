@@ -14,14 +14,15 @@ from fusedface.kernels.gpu import (
     layout,
     loss,
     loss_forward,
+    memory,
     reductions,
     replay,
     slots,
 )
-from fusedface.kernels.gpu.arguments import Numbers, UnitRows
+from fusedface.kernels.gpu.arguments import UnitRows
 from fusedface.kernels.gpu.backward import Factors, Saved
 from fusedface.kernels.gpu.loss_forward import BLOCK
-from fusedface.kernels.gpu.loss_operators import NUM_KEPT, Kept
+from fusedface.kernels.gpu.loss_operators import NUM_KEPT, Kept, numbers_of
 from fusedface.kernels.interface.whole import Call
 
 
@@ -34,14 +35,14 @@ def forward(
     needs_embeddings: bool,
 ) -> tuple[Tensor, ...]:
     """`Results` and `Kept`; `state` is updated in place in training."""
-    kept, num_states = (
-        class_centres.unit_rows(weight, call.precision, call.training) or (),
-        len(state),
-    )
+    kept = class_centres.unit_rows(weight, call.precision, call.training) or ()
     signature = (
-        _signature(embeddings), _signature(weight), labels.dtype, labels.stride(), call,
-        embeddings.device, needs_embeddings, len(kept),
+        *_signature(embeddings, weight), labels.dtype, labels.stride(), call, needs_embeddings, len(kept)
     )  # fmt: skip
+
+    if known := replay.found(signature):
+        return known(embeddings, weight, labels, *state, *kept)
+    num_states = len(state)
 
     def compute(
         embeddings: Tensor, weight: Tensor, labels: Tensor, *others: Tensor
@@ -53,11 +54,15 @@ def forward(
     return replay.run(signature, compute, embeddings, weight, labels, *state, *kept)
 
 
-def statistics(stats: Tensor, target_cosine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Modulation (3,), number of hard negatives (B,), whether the target is nearest (B,); one kernel."""
+def statistics(rows: Tensor, target_cosine: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Modulation (3,), number of hard negatives (B,), whether the target is nearest (B,); one kernel.
 
-    def compute(stats: Tensor, target_cosine: Tensor) -> tuple[Tensor, ...]:
+    `rows` is that of `Kept`, of a call with `keep`.
+    """
+
+    def compute(rows: Tensor, target_cosine: Tensor) -> tuple[Tensor, ...]:
         num_rows = len(target_cosine)
+        stats = memory.rows_of(rows, num_rows, keep).stats
         modulation = stats.new_empty(3)
         num_hard = stats.new_empty(num_rows, dtype=torch.int64)
         correct = stats.new_empty(num_rows, dtype=torch.bool)
@@ -68,8 +73,8 @@ def statistics(stats: Tensor, target_cosine: Tensor) -> tuple[Tensor, Tensor, Te
             )  # fmt: skip
         return modulation, num_hard, correct
 
-    signature = ("statistics", stats.shape, stats.device)
-    modulation, num_hard, correct = replay.run(signature, compute, stats, target_cosine)
+    signature = ("statistics", target_cosine.shape, rows.device, keep)
+    modulation, num_hard, correct = replay.run(signature, compute, rows, target_cosine)
     return modulation, num_hard, correct
 
 
@@ -79,35 +84,41 @@ def backward(
     kept: Kept,
     d_loss: Tensor | None,
     d_losses: Tensor | None,
-    mean: bool,
-    n: Numbers,
+    call: Call,
     needs_embeddings: bool,
     needs_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients in the embeddings (B, D) and the class centres (C, D), empty where not needed.
 
-    `d_loss` (0-d) and `d_losses` (B,) are the gradients in the reduced loss and in the samples'
-    losses; None
-    is zero.
+    `d_loss` (0-d) and `d_losses` (B,) are the gradients in the reduced loss and in the samples' losses;
+    None is zero.
     """
     given = tuple(gradient for gradient in (d_loss, d_losses) if gradient is not None)
+    rows, passes, w, inverse_w = kept
+    signature = (
+        *_signature(embeddings, weight), d_loss is None,
+        None if d_losses is None else d_losses.stride(), call,
+        needs_embeddings, needs_weight, len(passes),
+    )  # fmt: skip
+    # Whoever packs and unpacks saved tensors may have put them somewhere else.
+    is_aligned = (
+        not (rows.data_ptr() | passes.data_ptr() | w.data_ptr() | inverse_w.data_ptr()) % 16
+    )
+    if is_aligned and (known := replay.found(signature)):
+        d_embeddings, d_weight = known(embeddings, weight, *kept, *given)
+        return d_embeddings, d_weight
 
     def compute(embeddings: Tensor, weight: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
         left = list(others[NUM_KEPT:])
         gradients = [None if gradient is None else left.pop(0) for gradient in (d_loss, d_losses)]
         return _backward(
-            embeddings, weight, Kept(*others[:NUM_KEPT]), gradients[0], gradients[1], mean, n,
+            embeddings, weight, Kept(*others[:NUM_KEPT]), gradients[0], gradients[1], call,
             needs_embeddings, needs_weight,
         )  # fmt: skip
 
     tensors = (embeddings, weight, *kept, *given)
-    if any(tensor.data_ptr() % 16 for tensor in kept):
+    if not is_aligned:
         return compute(*tensors)
-    signature = (
-        _signature(embeddings), _signature(weight), d_loss is None,
-        None if d_losses is None else d_losses.stride(), mean, n,
-        embeddings.device, needs_embeddings, needs_weight, kept.exponentials.shape,
-    )  # fmt: skip
     d_embeddings, d_weight = replay.run(signature, compute, *tensors)
     return d_embeddings, d_weight
 
@@ -118,39 +129,43 @@ def _backward(
     kept: Kept,
     d_loss: Tensor | None,
     d_losses: Tensor | None,
-    mean: bool,
-    n: Numbers,
+    call: Call,
     needs_embeddings: bool,
     needs_weight: bool,
 ) -> tuple[Tensor, Tensor]:
-    num_rows, num_padded = len(kept.known), kept.saved.shape[1]
-    saved, numbers = kept.saved, kept.numbers
+    (num_rows, dim), n = embeddings.shape, numbers_of(call)
+    numbers, saved, _ = memory.rows_of(kept.rows, num_rows, call.keep)
+    passes = memory.passes_of(kept.passes, num_rows, len(weight), dim, call)
+    num_padded = saved.shape[1]
     with launch.on_device(embeddings.device):
         factors = Factors(saved.new_empty(slots.NUM_FACTORS, num_padded), saved.new_empty(()))
-        is_kept = len(kept.exponentials) > 0
         launch.start(
             reductions.factors_kernel, 1,
             saved, numbers, numbers if d_loss is None else d_loss,
             numbers if d_losses is None else d_losses, *factors,
             num_rows, num_padded, 0 if d_losses is None else d_losses.stride(0),
             2.0 ** layout.operands(n.precision).shift,
-            MEAN=mean, OF_LOSS=d_loss is not None, OF_ROWS=d_losses is not None, IS_KEPT=is_kept,
-            BLOCK=min(BLOCK, num_padded & -num_padded),
+            MEAN=call.mean, OF_LOSS=d_loss is not None, OF_ROWS=d_losses is not None,
+            IS_KEPT=call.keep, BLOCK=min(BLOCK, num_padded & -num_padded),
         )  # fmt: skip
         needed = Saved(
-            embeddings, weight, kept.known, numbers, kept.direction,
-            UnitRows(kept.x, kept.inverse_x), UnitRows(kept.w, kept.inverse_w), kept.flags,
+            embeddings, weight, passes.known, numbers, passes.direction,
+            UnitRows(passes.x, passes.inverse_x), UnitRows(kept.w, kept.inverse_w), passes.flags,
         )  # fmt: skip
-        if is_kept:
+        if call.keep:
             return kept_backward.gradients(
-                needed, kept.exponentials, factors, n, needs_embeddings, needs_weight
+                needed, passes.exponentials, factors, n, needs_embeddings, needs_weight
             )
         return of_classes.gradients(needed, factors, n, needs_embeddings, needs_weight)
 
 
-def _signature(tensor: Tensor) -> tuple[object, ...]:
+def _signature(embeddings: Tensor, weight: Tensor) -> tuple[object, ...]:
     """All that compiled code depends on; memory allocated here is always aligned."""
-    return tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr() % 16
+    return (
+        embeddings.device,
+        embeddings.dtype, embeddings.shape, embeddings.stride(), embeddings.data_ptr() % 16,
+        weight.dtype, weight.shape, weight.stride(), weight.data_ptr() % 16,
+    )  # fmt: skip
 
 
 loss.work = loss.Work(forward, backward, statistics)

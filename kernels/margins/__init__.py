@@ -2,7 +2,15 @@
 
 from fusedface.kernels.margins.adaface import AdaFace
 from fusedface.kernels.margins.arcface import ArcFace
-from fusedface.kernels.margins.base import Batch, Margin, NegativeStats, Reweighting, State, form_of
+from fusedface.kernels.margins.base import (
+    Batch,
+    Margin,
+    NegativeStats,
+    Reweighting,
+    State,
+    defines_form,
+    form_of,
+)
 from fusedface.kernels.margins.combined import Combined
 from fusedface.kernels.margins.cosface import CosFace
 from fusedface.kernels.margins.curricularface import CurricularFace
@@ -36,5 +44,6 @@ __all__ = [
     "Reweighting",
     "SphereFace",
     "State",
+    "defines_form",
     "form_of",
 ]

@@ -187,9 +187,14 @@ class _Common(NamedTuple):
     modulation: Tensor
 
 
+def defines_form(margin: Margin) -> bool:
+    """Whether its own class defines a form; none is inherited, as a subclass may have changed T."""
+    return "form" in vars(type(margin))
+
+
 def form_of(margin: Margin) -> Form | None:
-    """The form that the margin's own class defines; none is inherited, as a subclass may have changed T."""
-    return margin.form() if "form" in vars(type(margin)) else None
+    """The form that the margin's own class defines, if it does."""
+    return margin.form() if defines_form(margin) else None
 
 
 def batch_mean(values: Tensor, valid: Tensor) -> Tensor:

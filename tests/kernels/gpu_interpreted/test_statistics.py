@@ -11,7 +11,7 @@ from margin_oracle import all_margins, inputs, matched_state
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusedface.kernels import MarginOutput, functional, margin_loss
-from fusedface.kernels.gpu import launch, loss, whole
+from fusedface.kernels.gpu import launch, loss, memory, whole
 
 NAMES = ("curricularface", "arcface")
 
@@ -136,7 +136,9 @@ def test_with_and_without_the_dispatcher(name):
 
 def test_the_kernel_of_statistics_alone():
     stats = torch.tensor([[0.1, 0.9], [3.0, 0.0], [0.5, torch.inf], [2.0, -torch.inf], [4.5, 0.0]])
-    modulation, num_hard, correct = whole.statistics(stats, torch.tensor([0.2, 0.3]))
+    rows = torch.zeros(memory.num_of_rows(2, keep=False))
+    memory.rows_of(rows, 2, keep=False).stats.copy_(stats)
+    modulation, num_hard, correct = whole.statistics(rows, torch.tensor([0.2, 0.3]), keep=False)
     assert modulation.tolist() == [0.5, 1.5, 2.0]
     assert num_hard.tolist() == [3, 0]
     assert correct.tolist() == [True, False]
