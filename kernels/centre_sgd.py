@@ -31,7 +31,8 @@ class CentreSGD(torch.optim.SGD):
     Args:
         params: as in `torch.optim.SGD`: parameters or groups of them, including the class centres.
         centres: the class centres (C, D), such as `head.weight`.
-        lr: the learning rate.
+        lr: the learning rate: a number. In a group it may become a tensor of one number on the device,
+            which a captured CUDA graph reads at each replay; then no unit rows are kept.
         momentum: in [0, 1); 0 for none.
         weight_decay: at least 0.
         nesterov: needs a momentum above 0.
@@ -115,7 +116,7 @@ class CentreSGD(torch.optim.SGD):
         momentum = self.state[centres]["momentum_buffer"] if group["momentum"] else grad
         return (
             not (group["dampening"] or group["maximize"] or group["differentiable"])
-            and isinstance(group["lr"], float | int)
+            and _is_rate(group["lr"], centres)
             and isinstance(group["weight_decay"], float | int)
             and all(tensor.is_contiguous() for tensor in (centres, grad, momentum))
         )
@@ -129,6 +130,13 @@ class CentreSGD(torch.optim.SGD):
             centres, grad, momentum, rates,
             getattr(self, "grad_scale", None), getattr(self, "found_inf", None),
         )  # fmt: skip
+
+
+def _is_rate(lr: object, centres: Tensor) -> bool:
+    """Whether the kernel takes it: a number, or one on the device, as a captured step needs."""
+    if isinstance(lr, Tensor):
+        return lr.numel() == 1 and lr.is_floating_point() and lr.device == centres.device
+    return isinstance(lr, float | int)
 
 
 def _kernels(centres: Tensor) -> Any:

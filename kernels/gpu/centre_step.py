@@ -17,7 +17,7 @@ UPDATE_ELEMENTS = 2048  # elements of class centres that one program of `sgd_ker
 class Rates(NamedTuple):
     """The settings of a group of `torch.optim.SGD`."""
 
-    lr: float
+    lr: float | Tensor  # 0-d on the device of the class centres, which a captured step reads anew
     momentum: float
     weight_decay: float
     nesterov: bool
@@ -34,6 +34,9 @@ def step(
 ) -> None:
     """Make a step of SGD in place, and write unit rows if a forward in training has set their precision.
 
+    With a rate on the device the step is one to be captured, or a rehearsal of it, which must start the
+    same kernels: it writes no unit rows.
+
     Args:
         weight: class centres (C, D), contiguous, known to `follow`.
         grad: their gradient (C, D), contiguous, times `grad_scale`.
@@ -45,7 +48,9 @@ def step(
     centres = known[weight]
     if launch.is_capturing(weight.device):
         centres.may_keep = False
-    unit = _memory(centres, weight) if centres.may_keep and centres.wanted else None
+    lr_is_read = isinstance(rates.lr, Tensor)
+    keeps = centres.may_keep and centres.wanted and not lr_is_read
+    unit = _memory(centres, weight) if keeps else None
     precision = centres.wanted or "float32"
     num, dim = weight.shape
     padded_dim = layout.padded_dim(dim, precision)
@@ -57,12 +62,13 @@ def step(
         launch.start(
             update.sgd_kernel, layout.padded_classes(num) // block_n,
             grad, weight if grad_scale is None else grad_scale,
-            weight if found_inf is None else found_inf,
+            weight if found_inf is None else found_inf, rates.lr if lr_is_read else weight,
             weight, weight if momentum_buffer is None else momentum_buffer, rows, inverse,
-            num, dim, float(rates.lr), float(rates.momentum), float(rates.weight_decay),
+            num, dim,
+            0.0 if lr_is_read else float(rates.lr), float(rates.momentum), float(rates.weight_decay),
             DIM=padded_dim, PRECISION=layout.operands(precision).dot,
             MOMENTUM=momentum_buffer is not None, NESTEROV=rates.nesterov,
-            IS_SCALED=grad_scale is not None, MAY_SKIP=found_inf is not None,
+            IS_SCALED=grad_scale is not None, MAY_SKIP=found_inf is not None, LR_IS_READ=lr_is_read,
             WITH_UNIT_ROWS=unit is not None, BLOCK_D=block_d, BLOCK_N=block_n,
         )  # fmt: skip
     torch.autograd.graph.increment_version(weight)

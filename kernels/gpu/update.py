@@ -16,7 +16,7 @@ from fusedface.kernels.gpu.tile import as_operand
 @triton.jit(do_not_specialize=["num_rows"])
 def sgd_kernel(
     # tensors: (C, dim); numbers on the device, where they are used
-    grad_ptr, grad_scale_ptr, found_inf_ptr,
+    grad_ptr, grad_scale_ptr, found_inf_ptr, lr_ptr,
     # in and out: (C, dim)
     w_ptr, momentum_ptr,
     # out: (padded C, DIM), (padded C,)
@@ -25,7 +25,8 @@ def sgd_kernel(
     num_rows, dim, lr, momentum, weight_decay,
     # specialisation
     DIM: tl.constexpr, PRECISION: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
-    IS_SCALED: tl.constexpr, MAY_SKIP: tl.constexpr, WITH_UNIT_ROWS: tl.constexpr,
+    IS_SCALED: tl.constexpr, MAY_SKIP: tl.constexpr, LR_IS_READ: tl.constexpr,
+    WITH_UNIT_ROWS: tl.constexpr,
     # tiling; BLOCK_D is at least DIM
     BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -47,7 +48,10 @@ def sgd_kernel(
             v = momentum * tl.load(momentum_ptr + offsets, mask=mask, other=0.0).to(tl.float32) + g
             tl.store(momentum_ptr + offsets, v.to(momentum_ptr.dtype.element_ty), mask=mask)
             g = g + momentum * v if NESTEROV else v
-        stored = (w - lr * g).to(w_ptr.dtype.element_ty)
+        rate = lr
+        if LR_IS_READ:
+            rate = tl.load(lr_ptr).to(tl.float32)
+        stored = (w - rate * g).to(w_ptr.dtype.element_ty)
         tl.store(w_ptr + offsets, stored, mask=mask)
         w = stored.to(tl.float32)
     if WITH_UNIT_ROWS:

@@ -61,13 +61,18 @@ def test_inputs_of_half_precision_and_small_labels(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("target", "dim"), [("sm_90", 128), ("sm_90", 1024), *((target, 512) for target in TARGETS)]
-)
-def test_the_step_of_class_centres_does_not_spill(target, dim, monkeypatch):
-    """With everything that it may do."""
+    ("target", "dim", "lr"),
+    [
+        ("sm_90", 128, 0.1), ("sm_90", 128, torch.empty((), device="meta")), ("sm_90", 1024, 0.1),
+        *((target, 512, 0.1) for target in TARGETS),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_step_of_class_centres_does_not_spill(target, dim, lr, monkeypatch):
+    """With everything that it may do, and with a rate that a captured step reads."""
     weight, momentum = (torch.empty(85_742, dim, device="meta") for _ in range(2))
     number = torch.empty(1, device="meta")
-    rates = centre_step.Rates(0.1, 0.9, 5e-4, nesterov=True)
+    rates = centre_step.Rates(lr, 0.9, 5e-4, nesterov=True)
     class_centres.follow(weight)
     class_centres.unit_rows(weight, "bfloat16", training=True)
     with recorded(monkeypatch, target) as launches:

@@ -181,6 +181,53 @@ def test_graphs_that_are_captured_neither_read_nor_keep(monkeypatch):
     assert class_centres.unit_rows(weight, "float32", training=True) is None
 
 
+def test_a_rate_on_the_device_is_read_at_each_step(monkeypatch):
+    """To the bit as a number, by the kernel and not by torch's step; unit rows are not kept."""
+    ours, theirs = centres(), centres()
+    settings = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
+    optimizer = CentreSGD([ours], ours, lr=torch.full((), 0.5), **settings)
+    reference, started = CentreSGD([theirs], theirs, lr=0.5, **settings), []
+    class_centres.unit_rows(ours, "float32", training=True)
+    start = launch.start
+
+    def noting(kernel, *args, **options):
+        started.append(options["LR_IS_READ"])
+        return start(kernel, *args, **options)
+
+    monkeypatch.setattr(launch, "start", noting)
+    for step, lr in enumerate((0.1, 0.3, 0.0)):
+        optimizer.param_groups[0]["lr"].fill_(lr)
+        reference.param_groups[0]["lr"] = lr
+        for weight in (ours, theirs):
+            with_gradient(weight, step)
+        before = ours._version
+        optimizer.step()
+        reference.step()
+        assert torch.equal(ours, theirs)
+        assert ours._version == before + 1
+        assert class_centres.known[ours].unit is None
+    assert started == [True, False] * 3
+
+
+def test_a_rehearsed_step_starts_what_a_captured_one_does(monkeypatch):
+    """Nothing can be compiled during a capture. The other way round, a captured step may be the last."""
+    weight, started, start = centres(), [], launch.start
+    optimizer = CentreSGD([weight], weight, lr=torch.full((), 0.1), momentum=0.9)
+    class_centres.unit_rows(weight, "float32", training=True)
+
+    def noting(kernel, *args, **options):
+        started.append((kernel, options))
+        return start(kernel, *args, **options)
+
+    monkeypatch.setattr(launch, "start", noting)
+    for is_captured in (False, True):
+        monkeypatch.setattr(launch, "is_capturing", lambda device, held=is_captured: held)
+        with_gradient(weight, 1)
+        optimizer.step()
+    assert len(started) == 2
+    assert started[0] == started[1]
+
+
 def training(margin, optimizer_of, steps=3):
     """Losses, gradients and the last class centres; the kernels that each forward started."""
     torch.manual_seed(0)
