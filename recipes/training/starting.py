@@ -103,9 +103,8 @@ def place_centres(
     placed[seen] = means[seen]
     kept: Sequence[int] = ()
     if centres == "checkpoint" and (classes := start.classes) is not None:
-        kept = processes.together(
-            lambda: _keep_centres(placed, classes, head.classes, source.class_names, data, note)
-        )
+        with processes.together():
+            kept = _keep_centres(placed, classes, head.classes, source.class_names, data, note)
     means_used = int(seen.sum()) - sum(bool(seen[j]) for j in kept)
     own = ((sums * F.normalize(placed)).sum().item(), len(kept), means_used)
     along, num_kept, num_means = (
