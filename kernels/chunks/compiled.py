@@ -14,7 +14,6 @@ from fusedface.kernels.chunks.kept import Kept, KeptChunk
 from fusedface.kernels.chunks.library import Excess, Library, Negatives
 from fusedface.kernels.chunks.operands import Operands, Totals
 from fusedface.kernels.interface.normalisation import min_norm
-from fusedface.kernels.products import Products
 
 
 def sum_up(
@@ -74,17 +73,14 @@ def _unit_gradients(
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """Yield the first class, class centres (K, D), inverse lengths (K,), and the gradient in the unit rows.
 
-    The last is (K, D), without the targets', and where numerators were kept turned in memory.
+    The last is (K, D), without the targets'.
     """
-    for nth, y, reference, inverse in kept:
-        share = (reference - lse).exp2_()[:, None]
-        d_w = _turned_product(of.products, y, (x_negatives * share).to(of.products.dtype))
-        yield nth * of.chunk_size, _centres(of, nth), inverse, d_w
-
-    x, x_negatives = (rows.to(of.products.dtype) for rows in (of.x_base2, x_negatives))
-    lse, negatives = lse.contiguous(), _negatives(of)
+    lse, x_negatives = lse.contiguous(), x_negatives.contiguous()
+    yield from _of_kept(library, of, lse, x_negatives, kept)
     known = {chunk.nth for chunk in kept}
     others = [nth for nth in _all_chunks(of) if nth not in known]
+    x, x_negatives = (rows.to(of.products.dtype) for rows in (of.x_base2, x_negatives))
+    negatives = _negatives(of)
     for nth, centres, w, inverse in _chunks(library, of, others):
         first = nth * of.chunk_size
         y = of.products.as_they_come(w, x.T)
@@ -92,11 +88,24 @@ def _unit_gradients(
         yield first, centres, inverse, of.products.as_they_come(y, x_negatives)
 
 
-def _turned_product(products: Products, y: Tensor, x: Tensor) -> Tensor:
-    """y^T x (K, D) of y (B, K) and x (B, D); its transpose is contiguous where that is faster."""
-    if y.dtype == torch.float32 and x.shape[1] <= len(x):
-        return products.as_they_come(x.T.contiguous(), y).T
-    return products.as_they_come(y.T, x)
+def _of_kept(
+    library: Library, of: Operands, lse: Tensor, x_negatives: Tensor, kept: Sequence[KeptChunk]
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """`_unit_gradients` of the chunks whose numerators were kept."""
+    is_plain, num_rows = of.products.dtype == torch.float32, len(x_negatives)
+    # bfloat16 products take a turned operand as it is, float32's would copy it first.
+    turned = of.x.new_empty(of.chunk_size if is_plain else 0, num_rows)
+    scaled = None if is_plain else x_negatives.new_empty(of.x.shape, dtype=of.products.dtype)
+    for nth, y, reference, inverse in kept:
+        share = (reference - lse).exp2_()
+        if scaled is None:
+            q = turned[: y.shape[1]]
+            library.turn_rows(y, share, q)
+            d_w = of.products.as_they_come(q, x_negatives)
+        else:
+            library.scale_rows(x_negatives, share, scaled)
+            d_w = of.products.as_they_come(y.T, scaled)
+        yield nth * of.chunk_size, _centres(of, nth), inverse, d_w
 
 
 def is_written_to(into: Tensor) -> bool:

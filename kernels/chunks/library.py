@@ -54,9 +54,13 @@ class Library:
         ]  # fmt: skip
         self._project = library.project
         self._project.argtypes = [
-            row, row, c_void_p, flag, flag, row, c_void_p, row,
+            row, row, c_void_p, flag, row, c_void_p, row,
             c_void_p, c_void_p, c_void_p, c_void_p, c_int,
         ]  # fmt: skip
+        self._scale_rows = library.scale_rows
+        self._scale_rows.argtypes = [row, row, c_void_p, c_void_p, c_void_p, flag, c_int]
+        self._turn_rows = library.turn_rows
+        self._turn_rows.argtypes = [row, row, c_void_p, c_void_p, c_void_p, c_int]
         self._prelu_backward = library.prelu_backward
         self._prelu_backward.argtypes = [
             row, row, c_void_p, c_void_p, c_void_p, c_void_p, row, c_void_p, c_int
@@ -112,15 +116,28 @@ class Library:
         inverse: Tensor,
         out: Tensor,
     ) -> None:
-        """Write the gradient in `rows` (K, D) to `out`; x_target (B, D) is added to that of the targets.
+        """Write the gradient in `rows` (K, D), whose gradient in the unit rows is `d_unit`, to `out`.
 
-        `d_unit` (K, D), the gradient in the unit rows, is contiguous, or its transpose is.
+        x_target (B, D) is added to that of the targets.
         """
         self._project(
-            *rows.shape, d_unit.data_ptr(), _is_half(d_unit), not d_unit.is_contiguous(),
-            len(x_target), of.labels.data_ptr(), start, x_target.data_ptr(), rows.data_ptr(),
-            inverse.data_ptr(), out.data_ptr(), torch.get_num_threads(),
+            *rows.shape, d_unit.data_ptr(), _is_half(d_unit), len(x_target), of.labels.data_ptr(), start,
+            x_target.data_ptr(), rows.data_ptr(), inverse.data_ptr(), out.data_ptr(),
+            torch.get_num_threads(),
         )  # fmt: skip
+
+    def scale_rows(self, x: Tensor, share: Tensor, to: Tensor) -> None:
+        """Write x (B, D), its rows times `share` (B,), to `to`, which is float32 or bfloat16."""
+        self._scale_rows(
+            *x.shape, x.data_ptr(), share.data_ptr(), to.data_ptr(), _is_half(to),
+            torch.get_num_threads(),
+        )  # fmt: skip
+
+    def turn_rows(self, y: Tensor, share: Tensor, to: Tensor) -> None:
+        """Write y (B, K), its rows times `share` (B,), to `to` (K, B); all are float32."""
+        self._turn_rows(
+            *y.shape, y.data_ptr(), share.data_ptr(), to.data_ptr(), torch.get_num_threads()
+        )
 
     def prelu_backward(self, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients in x (B, C, H, W) and weight (C,); grad and x channels last in memory."""

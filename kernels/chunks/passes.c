@@ -10,7 +10,8 @@
 #include <sys/mman.h>
 
 #define BLOCK 4096    /* numbers in the cache next to the core; at least MAX_CHUNK of chunked.py */
-#define TILE 16       /* rows and columns that are turned together: of floats, a line of the cache each */
+#define TILE 8        /* rows and columns of floats that are turned together */
+#define LINE 16       /* floats in a line of the cache */
 #define ABSENT -1e30f /* the target among the negatives: never hard, never largest, 2^it is 0 */
 
 typedef struct {
@@ -184,6 +185,61 @@ void coefficients(long K, long B, void *y, int half, const int64_t *labels, long
         }
 }
 
+/* out (B, D) <- x (B, D), each row times its share. */
+void scale_rows(long B, long D, const float *x, const float *share, void *out, int half, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < B; i++)
+        for (long first = 0; first < D; first += BLOCK) {
+            float space[BLOCK];
+            long m = D - first < BLOCK ? D - first : BLOCK;
+            float *to = half ? space : (float *)out + i * D + first;
+#pragma omp simd
+            for (long d = 0; d < m; d++) to[d] = x[i * D + first + d] * share[i];
+            put(out, i * D + first, m, half, to);
+        }
+}
+
+typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t Which __attribute__((vector_size(32)));
+
+/* rows[i][j] <- rows[j][i] */
+static inline void turn(Eight rows[TILE]) {
+    Eight a[TILE], b[TILE];
+    for (int i = 0; i < TILE; i += 2) {
+        a[i] = __builtin_shuffle(rows[i], rows[i + 1], (Which){0, 8, 1, 9, 4, 12, 5, 13});
+        a[i + 1] = __builtin_shuffle(rows[i], rows[i + 1], (Which){2, 10, 3, 11, 6, 14, 7, 15});
+    }
+    for (int i = 0; i < TILE; i += 4)
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = __builtin_shuffle(a[i + j], a[i + j + 2], (Which){0, 1, 8, 9, 4, 5, 12, 13});
+            b[i + 2 * j + 1] = __builtin_shuffle(a[i + j], a[i + j + 2], (Which){2, 3, 10, 11, 6, 7, 14, 15});
+        }
+    for (int i = 0; i < 4; i++) {
+        rows[i] = __builtin_shuffle(b[i], b[i + 4], (Which){0, 1, 2, 3, 8, 9, 10, 11});
+        rows[i + 4] = __builtin_shuffle(b[i], b[i + 4], (Which){4, 5, 6, 7, 12, 13, 14, 15});
+    }
+}
+
+/* out (K, B) <- y (B, K) turned, each of its rows times its share; few rows at a time, along memory. */
+void turn_rows(long B, long K, const float *y, const float *share, float *out, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long first = 0; first < B; first += LINE)
+        for (long k = 0; k < K; k += LINE)
+            for (long i = first; i < first + LINE && i < B; i += TILE) {
+                /* The processor does not follow so many rows by itself: without this, twice the time. */
+                for (long j = i; j < i + TILE && j < B; j++) __builtin_prefetch(y + j * K + k + 8 * LINE, 0, 3);
+                for (long c = k; c < k + LINE && c < K; c += TILE)
+                    if (i + TILE <= B && c + TILE <= K) {
+                        Eight rows[TILE];
+                        for (int j = 0; j < TILE; j++) rows[j] = *(const Eight *)(y + (i + j) * K + c) * share[i + j];
+                        turn(rows);
+                        for (int j = 0; j < TILE; j++) *(Eight *)(out + (c + j) * B + i) = rows[j];
+                    } else
+                        for (long j = i; j < i + TILE && j < B; j++)
+                            for (long l = c; l < c + TILE && l < K; l++) out[l * B + j] = y[j * K + l] * share[j];
+            }
+}
+
 /* out (D) <- old out + (d - w <w, d>) inverse, with w = row inverse: the gradient through a unit row.
    Without `old` out is only written; it may be d then. */
 static inline void projected(long D, const float *d, const float *row, float inverse, float *out, int old) {
@@ -200,27 +256,12 @@ static inline void projected(long D, const float *d, const float *row, float inv
     }
 }
 
-/* out, rows [first, first + m) of (K, D) <- these columns of d (D, K), m <= TILE. */
-static inline void turn(long K, long D, const void *d, int half, long first, long m, float *out) {
-    for (long j = 0; j < D; j += TILE)
-        for (long at = j; at < j + TILE && at < D; at++) /* a line of d is read once: lines far apart share a set */
-            for (long i = first; i < first + m; i++)
-                out[i * D + at] = half ? from_half(((const uint16_t *)d)[at * K + i]) : ((const float *)d)[at * K + i];
-}
-
-/* out (K, D) <- the gradient in `rows` through unit rows, of d (K, D), or (D, K) if it is turned, and, for
-   targets, x_target (B, D). */
-void project(long K, long D, void *d, int half, int turned, long B, const int64_t *labels, long start,
-             const float *x_target, const float *rows, const float *inverse, float *out, int threads) {
+/* out (K, D) <- the gradient in `rows` through unit rows, of d (K, D) and, for targets, x_target (B, D). */
+void project(long K, long D, void *d, int half, long B, const int64_t *labels, long start, const float *x_target,
+             const float *rows, const float *inverse, float *out, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long first = 0; first < K; first += TILE) {
-        long m = K - first < TILE ? K - first : TILE;
-        if (turned) turn(K, D, d, half, first, m, out);
-        for (long i = first; i < first + m; i++) {
-            const float *d_unit = turned ? out + i * D : take(d, i * D, D, half, out + i * D);
-            projected(D, d_unit, rows + i * D, inverse[i], out + i * D, 0);
-        }
-    }
+    for (long i = 0; i < K; i++)
+        projected(D, take(d, i * D, D, half, out + i * D), rows + i * D, inverse[i], out + i * D, 0);
     for (long i = 0; i < B; i++) {
         long target = labels[i] - start;
         if (labels[i] >= 0 && target >= 0 && target < K)

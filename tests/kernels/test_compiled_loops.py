@@ -63,6 +63,22 @@ def test_rounding_to_bfloat16_is_torchs(library):
     assert unit.isnan().any(dim=1).nonzero().tolist() == [[3]]
 
 
+@pytest.mark.parametrize("rows", [1, 7, 16, 41])
+@pytest.mark.parametrize("columns", [1, 8, 31, 5000])
+def test_scaled_and_turned_rows_are_torchs(rows, columns, library):
+    """Whole tiles and what is left of them, and rows in several blocks."""
+    generator = torch.Generator().manual_seed(rows)
+    numbers = torch.randn(rows, columns, generator=generator)
+    share = torch.rand(rows, generator=generator)
+    turned = torch.empty(columns, rows)
+    library.turn_rows(numbers, share, turned)
+    assert torch.equal(turned, (numbers * share[:, None]).T)
+    for dtype in (torch.float32, torch.bfloat16):
+        scaled = torch.empty(rows, columns, dtype=dtype)
+        library.scale_rows(numbers, share, scaled)
+        assert torch.equal(scaled, (numbers * share[:, None]).to(dtype))
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_same_bits_twice(precision, library, monkeypatch):
     """Products may add up in another order on two threads: each result is held against its repetition."""
