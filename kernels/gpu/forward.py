@@ -54,8 +54,7 @@ def forward(
         w = class_centres.unit_rows(weight, numbers.precision, training=needs_embeddings)
         if w is None:
             w = unit_rows(weight, numbers.precision, layout.padded_classes(len(weight)))
-        flags = labels.new_empty(layout.flags_shape(len(labels), len(weight)), dtype=torch.int8)
-        tile_flags(labels, len(weight), flags)
+        flags = tile_flags(labels, len(weight))
         cos_y, _ = target_cosine(embeddings, weight, labels)
         with_direction = layout.has_direction(
             embeddings.shape[1], numbers.precision, needs_embeddings
@@ -77,13 +76,17 @@ def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[T
     return cos_y, norms
 
 
-def tile_flags(labels: Tensor, num_classes: int, flags: Tensor) -> None:
-    """Fill `flags`, of `layout.flags_shape`: which tiles need a mask, see `rows.flags_kernel`."""
+def tile_flags(labels: Tensor, num_classes: int, flags: Tensor | None = None) -> Tensor:
+    """Which tiles need a mask: see `rows.flags_kernel`; in `flags`, of `layout.flags_shape`, if given."""
+    if flags is None:
+        shape = layout.flags_shape(len(labels), num_classes)
+        flags = labels.new_empty(shape, dtype=torch.int8)
     row_blocks, num_flags = flags.shape
     launch.start(
         rows.flags_kernel, row_blocks * layout.ceil_div(num_flags, FLAGS_BLOCK),
         labels, flags, len(labels), num_classes, num_flags, BLOCK=FLAGS_BLOCK,
     )  # fmt: skip
+    return flags
 
 
 def unit_rows(tensor: Tensor, precision: str, num_padded: int) -> UnitRows:
