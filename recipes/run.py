@@ -23,7 +23,8 @@ from fusedface.recipes.resume import Reuse, finished_before, newest_checkpoint, 
 from fusedface.recipes.run_directory.directory import RunDirectory
 from fusedface.recipes.run_directory.environment import describe_environment
 from fusedface.recipes.run_directory.metrics import MetricsLog, NoLog
-from fusedface.recipes.run_directory.summary import Summary, print_verification
+from fusedface.recipes.run_directory.summary import Summary
+from fusedface.recipes.run_directory.verification_table import print_verification
 from fusedface.recipes.training.agreement import check_same_faces, check_same_recipe
 from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.display import Display, make_display

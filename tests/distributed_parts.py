@@ -27,7 +27,7 @@ from tiny_run import NUM_IDENTITIES
 from fusedface.kernels.sharded import classes_of
 from fusedface.models import shard_reader
 from fusedface.recipes.configuration.own_files import with_init
-from fusedface.recipes.evaluation import evaluate
+from fusedface.recipes.evaluation import embedding, evaluate
 from fusedface.recipes.training import verifying
 
 
@@ -114,17 +114,17 @@ def verified_together(rank, num_ranks):
     processes = group_of(num_ranks)
     network = Small().eval().double()
     for size in (4, 7, 100):  # 60 images
-        verifying.BATCH_SIZE = evaluate.BATCH_SIZE = size
+        verifying.BATCH_SIZE = embedding.BATCH_SIZE = size
         for pairs in faces().tests.values():
             together = verifying.evaluate_shared(network, pairs, processes)
             assert together.as_dict() == evaluate.evaluate_pairs(network, pairs).as_dict()
     with torch.no_grad():
         network.layers[0].weight.fill_(math.nan)
     fails(
-        evaluate.NonFiniteEmbeddingsError, ["not finite"],
+        embedding.NonFiniteEmbeddingsError, ["not finite"],
         lambda: verifying.evaluate_shared(network, pairs, processes),
     )  # fmt: skip
-    verifying.BATCH_SIZE = evaluate.BATCH_SIZE = 64
+    verifying.BATCH_SIZE = embedding.BATCH_SIZE = 64
 
 
 OF_TWO = (

@@ -13,7 +13,7 @@ import numpy as np
 
 from fusedface.data import Images, read_batches
 from fusedface.models.preprocessing import Preprocessing
-from fusedface.recipes.evaluation.evaluate import BATCH_SIZE, refuse_non_finite
+from fusedface.recipes.evaluation.embedding import BATCH_SIZE, refuse_non_finite
 from fusedface.recipes.evaluation.input_contract import USUAL, InputContract
 from fusedface.recipes.evaluation.recogniser import Recogniser
 from fusedface.recipes.host.program import install_command

@@ -8,7 +8,7 @@ import torch
 
 from fusedface.data import Images
 from fusedface.models import build_from_checkpoint
-from fusedface.recipes.evaluation.evaluate import embed_images
+from fusedface.recipes.evaluation.embedding import embed_images
 from fusedface.recipes.evaluation.recogniser import Recogniser
 from fusedface.recipes.host.device import pick_device
 

@@ -11,7 +11,7 @@ from fusedface.recipes.evaluation.thresholds import (
     at_fixed_threshold,
 )
 from fusedface.recipes.host.terminal import Table
-from fusedface.recipes.run_directory.summary import figure_rows
+from fusedface.recipes.run_directory.verification_table import figure_rows
 
 SHOWN_RANKS = (1, 5, 10)
 THRESHOLD_HEADINGS = ("threshold", "95 % interval", "TAR, %", "interval, %", "false accepts")

@@ -11,7 +11,7 @@ import numpy as np
 
 from fusedface.data.ijb import Templates
 from fusedface.models import Backbone
-from fusedface.recipes.evaluation.evaluate import embed
+from fusedface.recipes.evaluation.embedding import embed
 from fusedface.recipes.evaluation.rates import tar_at_far
 from fusedface.recipes.evaluation.scores import PairScores
 

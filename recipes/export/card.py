@@ -16,7 +16,7 @@ from fusedface.recipes.evaluation.thresholds import SetThresholds
 from fusedface.recipes.export.check import HEADINGS, TOLERANCE, Check, check_rows
 from fusedface.recipes.export.int8_layers import LAYER_HEADINGS
 from fusedface.recipes.export.job import NUM_CALIBRATION
-from fusedface.recipes.run_directory.summary import before_training, figure_rows
+from fusedface.recipes.run_directory.verification_table import before_training, figure_rows
 
 if TYPE_CHECKING:
     from fusedface.recipes.export.formats import Format

@@ -10,13 +10,14 @@ import torch
 from fusedface.data import PairList, read_batches
 from fusedface.data.sources import Images
 from fusedface.models import Backbone
-from fusedface.recipes.evaluation.evaluate import BATCH_SIZE, people_to_score
+from fusedface.recipes.evaluation.embedding import BATCH_SIZE
+from fusedface.recipes.evaluation.evaluate import people_to_score
 from fusedface.recipes.evaluation.input_contract import InputContract
 from fusedface.recipes.evaluation.measure import Measured, measure
 from fusedface.recipes.evaluation.thresholds import SetThresholds
 from fusedface.recipes.evaluation.verification import VerificationResult
 from fusedface.recipes.host.terminal import Table
-from fusedface.recipes.run_directory.summary import figure_rows
+from fusedface.recipes.run_directory.verification_table import figure_rows
 
 TOLERANCE = 1e-4  # for float32 formats: difference in a component of an embedding of length 1
 WARM_UP, ROUNDS = 3, 30

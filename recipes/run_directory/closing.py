@@ -8,11 +8,8 @@ from rich.console import Console
 from fusedface.recipes.host.program import command
 from fusedface.recipes.host.terminal import plain, say
 from fusedface.recipes.run_directory.metrics import Verification
-from fusedface.recipes.run_directory.summary import (
-    VERDICT_COLOURS,
-    Summary,
-    print_verification,
-)
+from fusedface.recipes.run_directory.summary import VERDICT_COLOURS, Summary
+from fusedface.recipes.run_directory.verification_table import print_verification
 
 LEARNED, SUNKEN = ("converged", "unfinished"), ("sunk", "collapsed")
 SCALE_WARMUP = "schedule.loss=0.1 s=16, 0.2 s=32"

@@ -3,7 +3,7 @@
 import torch
 
 from fusedface.recipes.configuration.recipe import Recipe
-from fusedface.recipes.training.graphed import CudaRecorder
+from fusedface.recipes.training.recorder import CudaRecorder
 
 
 def choose_recorder(

@@ -8,65 +8,20 @@ This has not run on a GPU yet (docs/training.md).
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fusedface.data import FaceBatch
 from fusedface.recipes.training.feed import Feed
+from fusedface.recipes.training.recorder import Made, Recorder
 from fusedface.recipes.training.rehearsal import LARGEST_DIFFERENCE, Before, difference
 
 WARM_UP = 3
 
 
-class Made(NamedTuple):
-    """What a step leaves besides changed weights."""
-
-    row: Tensor
-    """Its figures, for the meter."""
-    embeddings: Tensor
-    """(B, D)."""
-
-
 Step = Callable[[FaceBatch], Made]
-
-
-class Recorder(Protocol):
-    """Records the work of a device; `CudaRecorder`, or what a test puts in its place."""
-
-    def warm_up(self, call: Callable[[], Made]) -> Made:
-        """The result of a call, on another stream than the current one."""
-        ...
-
-    def record(self, call: Callable[[], Made]) -> tuple[Callable[[], None], Made]:
-        """What repeats the work of a call, which is not done yet, and its result, which that overwrites."""
-        ...
-
-
-class CudaRecorder:
-    """Records the kernels that a call starts on a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
-
-    def warm_up(self, call: Callable[[], Made]) -> Made:
-        """See `Recorder`."""
-        current = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            made = call()
-        current.wait_stream(self._stream)
-        return made
-
-    def record(self, call: Callable[[], Made]) -> tuple[Callable[[], None], Made]:
-        """See `Recorder`."""
-        graph = torch.cuda.CUDAGraph()
-        # Other threads, which pin batches, may go on meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            made = call()
-        return graph.replay, made
 
 
 class GraphedStep:

@@ -18,10 +18,11 @@ from fusedface.recipes.training.common import common_component
 from fusedface.recipes.training.diagnose import THE_LOSS, NonFiniteTrainingError
 from fusedface.recipes.training.distillation import FIGURES as OF_LESSONS
 from fusedface.recipes.training.distillation import Distiller
-from fusedface.recipes.training.graphed import GraphedStep, Made, Recorder
+from fusedface.recipes.training.graphed import GraphedStep
 from fusedface.recipes.training.meter import Meter
-from fusedface.recipes.training.optim import rates_on_device, set_rate
 from fusedface.recipes.training.precision import Precision
+from fusedface.recipes.training.rates import rates_on_device, set_rate
+from fusedface.recipes.training.recorder import Made, Recorder
 
 if TYPE_CHECKING:
     from fusedface.models import MarginHead

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from fusedface.recipes.training.checkpoint import DISTILLER, IN_TRAINING, Checkpoint
-from fusedface.recipes.training.optim import CENTRES, plain_state
+from fusedface.recipes.training.optim import plain_state
 from fusedface.recipes.training.own_rows import with_rows, without_rows
+from fusedface.recipes.training.rates import CENTRES
 
 if TYPE_CHECKING:
     from fusedface.recipes.training.learner import Learner

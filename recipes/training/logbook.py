@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run_directory.metrics import MetricsLog, NoLog, Verification
-from fusedface.recipes.training.optim import centre_rate
+from fusedface.recipes.training.rates import centre_rate
 from fusedface.recipes.training.watch import SinkingWatch
 
 if TYPE_CHECKING:

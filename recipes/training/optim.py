@@ -1,4 +1,4 @@
-"""The optimiser, and the weight decay and learning rate of each group of parameters."""
+"""The optimiser, and the weight decay of each group of parameters."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,11 @@ from fusedface.kernels import CentreSGD
 from fusedface.models import update_only_sampled
 from fusedface.models.backbone import Backbone
 from fusedface.recipes.configuration.training import Optim
+from fusedface.recipes.training.rates import CENTRES
 
 if TYPE_CHECKING:
     from fusedface.models import MarginHead
 
-CENTRES = "centres"
 PROJECTION = "projection"
 
 
@@ -90,42 +90,8 @@ def _is_on_gpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cuda"
 
 
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every group to its `lr_factor` times `lr`."""
-    for group in optimizer.param_groups:
-        rate = lr * group["lr_factor"]
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-def rates_on_device(optimizer: torch.optim.Optimizer, *, on: bool) -> None:
-    """Keep rates, and AdamW's number of steps, on the device, where a recorded step reads them; or not."""
-    for group in optimizer.param_groups:
-        if not group["params"] or isinstance(group["lr"], Tensor) == on:
-            continue
-        device = group["params"][0].device
-        group["lr"] = torch.full((), group["lr"], device=device) if on else float(group["lr"])
-        if "capturable" in group:
-            group["capturable"] = on
-            for state in (optimizer.state.get(parameter, {}) for parameter in group["params"]):
-                if "step" in state:
-                    state["step"] = state["step"].to(device if on else "cpu")
-
-
 def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Its `state_dict`, with rates as numbers."""
     state = optimizer.state_dict()
     groups = [group | {"lr": float(group["lr"])} for group in state["param_groups"]]
     return state | {"param_groups": groups}
-
-
-def centre_rate(optimizer: torch.optim.Optimizer) -> tuple[float, float | None]:
-    """The learning rate of the class centres, and SGD's momentum.
-
-    The momentum is None for another optimiser, and for class centres without a gradient.
-    """
-    group = next(group for group in optimizer.param_groups if group["name"] == CENTRES)
-    learns = any(centres.requires_grad for centres in group["params"])
-    return float(group["lr"]), group.get("momentum") if learns else None

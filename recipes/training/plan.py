@@ -11,7 +11,8 @@ from fusedface.recipes.configuration.loss_stages import Stage, stages_of
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.batches import Batches
-from fusedface.recipes.training.schedule import LearningRate, LossSchedule, num_steps
+from fusedface.recipes.training.learning_rate import LearningRate, num_steps
+from fusedface.recipes.training.loss_schedule import LossSchedule
 
 
 @dataclass(frozen=True, kw_only=True)

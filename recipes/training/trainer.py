@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fusedface.data import FaceBatch, FaceDataset
 from fusedface.models import Backbone
 from fusedface.models.shard_files import SHARDS
-from fusedface.recipes.evaluation.evaluate import NonFiniteEmbeddingsError
+from fusedface.recipes.evaluation.embedding import NonFiniteEmbeddingsError
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run_directory.environment import cpu_seconds
 from fusedface.recipes.run_directory.metrics import (

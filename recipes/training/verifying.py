@@ -5,12 +5,8 @@ import numpy as np
 from fusedface.data import PairList
 from fusedface.data.sources import SomeImages
 from fusedface.models import Backbone
-from fusedface.recipes.evaluation.evaluate import (
-    BATCH_SIZE,
-    embed_images,
-    evaluate_pairs,
-    people_to_score,
-)
+from fusedface.recipes.evaluation.embedding import BATCH_SIZE, embed_images
+from fusedface.recipes.evaluation.evaluate import evaluate_pairs, people_to_score
 from fusedface.recipes.evaluation.verification import VerificationResult, verify
 from fusedface.recipes.host.processes import Processes
 

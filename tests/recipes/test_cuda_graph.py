@@ -19,13 +19,8 @@ from fusedface.recipes.training import parts
 from fusedface.recipes.training.graph_choice import choose_recorder
 from fusedface.recipes.training.graphed import WARM_UP
 from fusedface.recipes.training.learner import Learner
-from fusedface.recipes.training.optim import (
-    build_optimizer,
-    centre_rate,
-    plain_state,
-    rates_on_device,
-    set_rate,
-)
+from fusedface.recipes.training.optim import build_optimizer, plain_state
+from fusedface.recipes.training.rates import centre_rate, rates_on_device, set_rate
 
 
 class Repeats:

@@ -12,16 +12,15 @@ from tiny_run import tiny_recipe, write_faces
 
 from fusedface.data import SyntheticFaces, from_index_pairs, read_pairs, synthetic_pairs
 from fusedface.models import build_from_checkpoint, create
+from fusedface.recipes.evaluation.embedding import NonFiniteEmbeddingsError, embed
 from fusedface.recipes.evaluation.evaluate import (
-    NonFiniteEmbeddingsError,
-    embed,
     evaluate_pairs,
     evaluate_with_scores,
     people_to_score,
 )
 from fusedface.recipes.report.roc import plot_roc
 from fusedface.recipes.run import run_recipe
-from fusedface.recipes.run_directory.summary import figure_rows
+from fusedface.recipes.run_directory.verification_table import figure_rows
 
 PUBLIC = {
     "mobilefacenet_112x96_casia.ckpt": (0.9920, 0.0031, 0.9950, 0.9772, 0.99981),

@@ -19,7 +19,7 @@ from fusedface.recipes.report.curves import plot_curves
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.run_directory.reader import read_run
 from fusedface.recipes.run_directory.rejudge import rejudge
-from fusedface.recipes.training.schedule import LossSchedule
+from fusedface.recipes.training.loss_schedule import LossSchedule
 
 OWN = CurricularFace(m=0.4, s=32.0)
 

@@ -21,10 +21,11 @@ from fusedface.recipes.configuration.recipe import BackboneOptions, Optim, Recip
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training import compiled
 from fusedface.recipes.training.batches import Batches
+from fusedface.recipes.training.learning_rate import LearningRate
+from fusedface.recipes.training.loss_schedule import LossSchedule
 from fusedface.recipes.training.parts import make_learner
 from fusedface.recipes.training.plan import Plan, Timetable
 from fusedface.recipes.training.precision import Precision
-from fusedface.recipes.training.schedule import LearningRate, LossSchedule
 
 pytest.importorskip("triton", reason="Triton is there only on Linux")
 META, ROWS, CLASSES = torch.device("meta"), 8, 20

@@ -14,7 +14,8 @@ from fusedface.recipes.configuration.recipe import Optim, Schedule
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import optim as optim_module
 from fusedface.recipes.training.average import WeightAverage
-from fusedface.recipes.training.optim import build_optimizer, parameter_groups, set_rate
+from fusedface.recipes.training.optim import build_optimizer, parameter_groups
+from fusedface.recipes.training.rates import set_rate
 
 QUIET = Console(quiet=True)
 

@@ -9,8 +9,8 @@ from fusedface.data import FaceDataset, SyntheticFaces
 from fusedface.models import Preprocessing
 from fusedface.recipes.configuration.recipe import Schedule
 from fusedface.recipes.training.batches import Batches
+from fusedface.recipes.training.learning_rate import LearningRate, num_steps
 from fusedface.recipes.training.plan import Timetable
-from fusedface.recipes.training.schedule import LearningRate, num_steps
 
 
 def rates(base, steps, **settings):

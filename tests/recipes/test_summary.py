@@ -6,7 +6,8 @@ import re
 
 from rich.console import Console
 
-from fusedface.recipes.run_directory.summary import Summary, verification_table
+from fusedface.recipes.run_directory.summary import Summary
+from fusedface.recipes.run_directory.verification_table import verification_table
 
 
 def make_summary(**changes):

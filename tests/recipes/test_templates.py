@@ -13,7 +13,7 @@ from fusedface.data.align import TEMPLATE
 from fusedface.data.ijb import read_templates
 from fusedface.models import create
 from fusedface.models.checkpoints import FORMAT, VERSION
-from fusedface.recipes.evaluation.evaluate import embed
+from fusedface.recipes.evaluation.embedding import embed
 from fusedface.recipes.evaluation.templates import aggregate, compare, evaluate_templates
 
 PEOPLE = 4

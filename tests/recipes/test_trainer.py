@@ -14,7 +14,7 @@ from tiny_run import NUM_IDENTITIES, NUM_IMAGES, faces_of, tiny_recipe
 from fusedface.kernels import LDAM
 from fusedface.models import build_from_checkpoint
 from fusedface.recipes.configuration.settings import override
-from fusedface.recipes.evaluation.evaluate import NonFiniteEmbeddingsError
+from fusedface.recipes.evaluation.embedding import NonFiniteEmbeddingsError
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.run_directory.metrics import NoLog, mean_accuracy
