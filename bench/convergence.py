@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fusedface.bench.step import HEADS, Setup, TrainingSteps
+from fusedface.bench.training_steps import HEADS, Setup, TrainingSteps
 from fusedface.data import SyntheticFaces, from_index_pairs, synthetic_pairs
 from fusedface.recipes.configuration.training import Optim
 from fusedface.recipes.evaluation.evaluate import evaluate_pairs

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from fusedface.bench.heads.loss import M, S
-from fusedface.bench.step import Setup, endless_batches
 from fusedface.bench.timing import alternate, quartiles
+from fusedface.bench.training_steps import Setup, endless_batches
 from fusedface.data import FaceBatch, SyntheticFaces
 from fusedface.kernels import CurricularFace, HeadOptions
 from fusedface.models import create

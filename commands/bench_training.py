@@ -33,12 +33,13 @@ def time_step(
     On a CPU also with the fused head and torch's operators for all layers of the backbone.
     """
     from fusedface.bench import step, tables
+    from fusedface.bench.training_steps import Setup
     from fusedface.recipes.host.device import pick_device
 
     target, rows, console = pick_device(device), [], wide_console()
     with working(console, "measuring") as note:
         for model in models or step.MODELS:
-            setup = step.Setup(model, batch, classes, size)
+            setup = Setup(model, batch, classes, size)
             rows += step.run(setup, target, rounds, note, compiled=compiled)
             save_rows(out, "step", target, rows)
     tables.print_steps(rows, console)
@@ -56,7 +57,7 @@ def time_trained_step(
 ) -> None:
     """Time the steps that `recipe run` makes: eager, compiled, and on a GPU from a CUDA graph."""
     from fusedface.bench import tables, trained_step
-    from fusedface.bench.step import Setup
+    from fusedface.bench.training_steps import Setup
     from fusedface.recipes.host.device import pick_device
 
     target, console = pick_device(device), wide_console()
@@ -112,7 +113,7 @@ def compare_convergence(
 ) -> None:
     """Train briefly with the fused and with the eager head, and compare losses and accuracy."""
     from fusedface.bench import convergence, tables
-    from fusedface.bench.step import Setup
+    from fusedface.bench.training_steps import Setup
 
     training = convergence.Training(Setup(model, batch, classes, size), steps, lr, 60.0 * minutes)
     measured(

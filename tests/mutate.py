@@ -39,7 +39,8 @@ FOUND, REACH, DONE = (BUILD / name for name in ("found.json", "reach.json", "res
 TARGETS = (
     "kernels", "kernels/interface", "kernels/margins", "recipes/evaluation", "data/pairs.py",
     *(f"recipes/training/{name}.py" for name in (
-        "trainer", "learner", "checkpoint", "meter", "optim", "learning_rate", "loss_schedule", "rates", "batches", "plan")),
+        "trainer", "learner", "checkpoint", "meter", "optim", "rates", "plan", "batches",
+        "learning_rate", "loss_schedule")),
     *(f"recipes/run_directory/{name}.py" for name in ("metrics", "verdict")),
 )  # fmt: skip
 TESTS = (

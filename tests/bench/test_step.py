@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fusedface.bench import convergence, data, step
-from fusedface.bench.step import Setup, TrainingSteps
+from fusedface.bench import convergence, data, step, training_steps
+from fusedface.bench.training_steps import HEADS, Setup, TrainingSteps
+from fusedface.recipes.training.precision import Precision
 
 CPU = torch.device("cpu")
 TINY = Setup("mobilefacenet", num_rows=4, num_classes=10, size=32)
@@ -14,7 +15,7 @@ TINY = Setup("mobilefacenet", num_rows=4, num_classes=10, size=32)
 def test_a_step_in_parts_trains_as_a_plain_one_does():
     """Cutting the graph between backbone and head must not change what is learnt."""
     steps = TrainingSteps(TINY, CPU)
-    steps.precision = step.Precision(CPU, torch.float32)
+    steps.precision = Precision(CPU, torch.float32)
     plain = TrainingSteps(TINY, CPU)
     batch = next(plain.batches)
     inputs = plain.model.preprocessing.images_to_tensor(batch.seen())
@@ -34,7 +35,7 @@ def test_both_heads_compute_the_same_and_carry_t_on():
     steps = TrainingSteps(TINY, CPU)
     embeddings, labels = torch.randn(4, 128), torch.tensor([0, 3, 3, 9])
     losses, ts = [], []
-    for head in step.HEADS:
+    for head in HEADS:
         steps.head.get_buffer("t").fill_(0.5)
         losses.append(steps.heads[head](embeddings, labels).item())
         ts.append(steps.head.get_buffer("t").item())
@@ -60,7 +61,7 @@ def test_rows_of_a_step_add_up(monkeypatch):
 def test_a_short_training_learns_the_same_with_both_heads(monkeypatch):
     """In float32: three steps on four images turn the rounding of bfloat16 into several percent."""
     monkeypatch.setattr(
-        step, "pick_precision", lambda _, device: step.Precision(device, torch.float32)
+        training_steps, "pick_precision", lambda _, device: Precision(device, torch.float32)
     )
     rows = convergence.run(convergence.Training(TINY, num_steps=3, lr=0.01), CPU)
     fused, eager = (np.array(row["losses"]) for row in rows)

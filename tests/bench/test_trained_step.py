@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fusedface.bench import trained_step
-from fusedface.bench.step import Setup
+from fusedface.bench.training_steps import Setup
 
 CPU, TINY = torch.device("cpu"), Setup("mobilefacenet", num_rows=4, num_classes=10, size=32)
 
