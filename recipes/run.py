@@ -176,25 +176,28 @@ def _run(
     checkpoint, since = newest_checkpoint(reuse, trainer.checkpoints, processes, trainer.display)
     resumed = checkpoint is not None
     go_on(trainer, checkpoint, since if resumed else changes)
-    if (
-        not resumed
-        and start is None
-        and (start := read_start(recipe.init, recipe.name)) is not None
-    ):
-        load_weights(
-            start, trainer.learner, trainer.display.note
-        )  # its own checkpoints are all damaged
-    if not resumed and start is not None:
-        place_centres(
-            trainer.learner.head, trainer.learner.model, faces.train, start, recipe.init.centres,
-            recipe.data, processes, trainer.display.note,
-        )  # fmt: skip
+    if not resumed:
+        _begin(recipe, trainer, faces, start)
     # Together: where the first process cannot write, the others end too.
     with processes.together():
         opened = _open_log(recipe, directory, changes, trainer, resumed)
     with opened as log:
         end = trainer.train(log)
     return processes.from_first(lambda: judged(recipe, directory, trainer, faces, end))
+
+
+def _begin(recipe: Recipe, trainer: Trainer, faces: Faces, start: StartingPoint | None) -> None:
+    """Begin from the checkpoint that the recipe names, if any."""
+    learner, note = trainer.learner, trainer.display.note
+    if start is None:  # or all checkpoints of the run itself are damaged
+        start = read_start(recipe.init, recipe.name)
+        if start is None:
+            return
+        load_weights(start, learner, note)
+    place_centres(
+        learner.head, learner.model, faces.train, start, recipe.init.centres, recipe.data,
+        trainer.processes, note,
+    )  # fmt: skip
 
 
 def _open_log(

@@ -1,6 +1,6 @@
 """Find the first tensor of a training step that is not finite."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,28 @@ class NonFiniteTrainingError(RuntimeError):
     def __init__(self, step: int, message: str) -> None:
         super().__init__(message)
         self.step = step
+
+
+def non_finite_error(
+    found: Sequence[str], step: int, steps_ago: int, lr: float
+) -> NonFiniteTrainingError:
+    """The error for a step that was not finite.
+
+    Args:
+        found: what `first_non_finite` names on each process.
+        step: the step, counted from 0.
+        steps_ago: how many steps were made since, before it was read.
+        lr: the learning rate of the step.
+    """
+    rank = next((r for r, what in enumerate(found) if what != THE_LOSS), 0)
+    what = found[rank] + (f" on rank {rank}" if rank else "")
+    if steps_ago > 0:
+        what += f" ({steps_ago} steps later, when it was read)"
+    return NonFiniteTrainingError(
+        step + 1,
+        f"not finite at step {step + 1} (learning rate {lr:.3g}), first {what}. The last good checkpoint "
+        "is kept; a longer warm-up, a lower optim.lr or optim.clip_norm may help",
+    )
 
 
 def first_non_finite(model: Backbone, head: nn.Module, images: Tensor) -> str:

@@ -15,7 +15,7 @@ from fusedface.models.sampled_rows import stored
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.average import WeightAverage
 from fusedface.recipes.training.common import common_component
-from fusedface.recipes.training.diagnose import THE_LOSS, NonFiniteTrainingError
+from fusedface.recipes.training.diagnose import NonFiniteTrainingError, non_finite_error
 from fusedface.recipes.training.distillation import FIGURES as OF_LESSONS
 from fusedface.recipes.training.distillation import Distiller
 from fusedface.recipes.training.graphed import GraphedStep
@@ -219,15 +219,7 @@ class Learner:
         """The error for the step that is `steps_ago` before the newest."""
         step = self._step - steps_ago
         found = self.processes.gather(self.passes.first_non_finite())
-        rank = next((r for r, what in enumerate(found) if what != THE_LOSS), 0)
-        what = found[rank] + (f" on rank {rank}" if rank else "")
-        if steps_ago > 0:
-            what += f" ({steps_ago} steps later, when it was read)"
-        return NonFiniteTrainingError(
-            step + 1,
-            f"not finite at step {step + 1} (learning rate {self.plan.lr(step):.3g}), first {what}. The "
-            "last good checkpoint is kept; a longer warm-up, a lower optim.lr or optim.clip_norm may help",
-        )
+        return non_finite_error(found, step, steps_ago, self.plan.lr(step))
 
 
 def _gradient(parameter: Tensor) -> Tensor:
