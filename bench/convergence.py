@@ -12,7 +12,7 @@ import torch
 
 from fusedface.bench.training_steps import HEADS, Setup, TrainingSteps
 from fusedface.data import SyntheticFaces, from_index_pairs, synthetic_pairs
-from fusedface.recipes.configuration.training import Optim
+from fusedface.recipes.configuration.optim import Optim
 from fusedface.recipes.evaluation.evaluate import evaluate_pairs
 
 RECENT = 20  # number of steps over which a loss is averaged

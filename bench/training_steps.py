@@ -14,7 +14,7 @@ from fusedface.data import FaceBatch, FaceDataset, SyntheticFaces
 from fusedface.kernels import Batch, CurricularFace
 from fusedface.models import Backbone, MarginHead, create
 from fusedface.models.loops.eager import torchs_operators
-from fusedface.recipes.configuration.training import Optim
+from fusedface.recipes.configuration.optim import Optim
 from fusedface.recipes.host.memory import keep_freed_memory
 from fusedface.recipes.training.batches import Batches
 from fusedface.recipes.training.optim import build_optimizer

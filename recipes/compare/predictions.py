@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 from fusedface.data import SyntheticFaces
 from fusedface.kernels.sinking import CRITERION_STEPS, learns_above
 from fusedface.models.registry import BackboneOptions
-from fusedface.recipes.configuration.faces import Synthetic
+from fusedface.recipes.configuration.data import Synthetic
 from fusedface.recipes.run_directory.files import read_json, write_text
 from fusedface.recipes.training.seeding import seed_everything
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fusedface.models import StartingPoint
 from fusedface.models.registry import PREPARATION, BackboneOptions
+from fusedface.recipes.configuration.data import SYNTHETIC
 from fusedface.recipes.configuration.digest import sha256
-from fusedface.recipes.configuration.faces import SYNTHETIC
 from fusedface.recipes.configuration.fields import build
 from fusedface.recipes.configuration.recipe import Recipe
 

@@ -2,9 +2,9 @@
 
 Import the record and its parts from here to write a recipe.
 
-    backbone     fusedface.models           data, evaluation     faces.py
-    head         fusedface.kernels          init, optim, schedule, train     training.py
-    teacher      teacher.py
+    backbone     fusedface.models
+    head         fusedface.kernels
+    init, teacher, data, optim, schedule, train, evaluation     here, a file each
 """
 
 import re
@@ -12,11 +12,15 @@ from dataclasses import dataclass, field
 
 from fusedface.kernels import HeadOptions
 from fusedface.models.registry import BackboneOptions
-from fusedface.recipes.configuration.faces import Data, Evaluation, Synthetic
+from fusedface.recipes.configuration.data import Data, Synthetic
+from fusedface.recipes.configuration.evaluation import Evaluation
+from fusedface.recipes.configuration.init import Init
 from fusedface.recipes.configuration.loss_stages import stages_of
+from fusedface.recipes.configuration.optim import Optim
 from fusedface.recipes.configuration.rules import require
+from fusedface.recipes.configuration.schedule import Schedule
 from fusedface.recipes.configuration.teacher import TeacherOptions
-from fusedface.recipes.configuration.training import Init, Optim, Schedule, Train
+from fusedface.recipes.configuration.train import Train
 
 __all__ = [
     "BackboneOptions",

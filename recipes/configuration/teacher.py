@@ -1,10 +1,9 @@
 """The settings `teacher.*`: the network to distil from, and how."""
 
-import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fusedface.recipes.configuration.rules import require, require_choice
+from fusedface.recipes.configuration.rules import require, require_choice, require_file
 
 Method = Literal["cosine", "relational", "adadistill"]
 
@@ -39,12 +38,9 @@ class TeacherOptions:
         return self.network is not None and self.method == "adadistill"
 
     def __post_init__(self) -> None:
-        if (self.network is None) != (self.sha256 is None):
-            raise ValueError(
-                "teacher.network and teacher.sha256 go together; --teacher FILE fills in both"
-            )
-        is_digest = self.sha256 is None or re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
-        require("teacher.sha256", self.sha256, is_digest, "64 hexadecimal digits")
+        require_file(
+            "teacher.network", self.network, "teacher.sha256", self.sha256, "--teacher FILE"
+        )
         require_choice("teacher.method", self.method, get_args(Method))
         require("teacher.weight", self.weight, self.weight > 0.0, "positive")
         fits = not self.projection or self.method == "cosine"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fusedface.recipes.configuration.training import Switch
+from fusedface.recipes.configuration.train import Switch
 from fusedface.recipes.training.precision import Precision
 
 PAYS_AFTER = 6 * 60

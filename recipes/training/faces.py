@@ -30,7 +30,8 @@ from fusedface.data import (
 )
 from fusedface.data.drawn_pairs import sample_pairs
 from fusedface.models import Backbone, Preprocessing
-from fusedface.recipes.configuration.faces import SYNTHETIC, Data, Evaluation, Synthetic
+from fusedface.recipes.configuration.data import SYNTHETIC, Data, Synthetic
+from fusedface.recipes.configuration.evaluation import Evaluation
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run_directory.metrics import Verification
 from fusedface.recipes.training.verifying import evaluate_shared

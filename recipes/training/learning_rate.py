@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from fusedface.recipes.configuration.training import Schedule
+from fusedface.recipes.configuration.schedule import Schedule
 
 
 def num_steps(schedule: Schedule, steps_per_epoch: int) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 from fusedface.kernels import CentreSGD
 from fusedface.models import update_only_sampled
 from fusedface.models.backbone import Backbone
-from fusedface.recipes.configuration.training import Optim
+from fusedface.recipes.configuration.optim import Optim
 from fusedface.recipes.training.rates import CENTRES
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from fusedface.data import FaceDataset
 from fusedface.kernels import predicted_initial_loss
 from fusedface.models import Backbone, MarginHead, count_macs
 from fusedface.models.loops.library import loops
-from fusedface.recipes.configuration.faces import SYNTHETIC
+from fusedface.recipes.configuration.data import SYNTHETIC
 from fusedface.recipes.configuration.recipe import Recipe, TeacherOptions
 from fusedface.recipes.evaluation.recognisers import open_recogniser
 from fusedface.recipes.host.processes import Processes

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from fusedface.data import FaceSource
 from fusedface.models import Backbone, MarginHead, StartingPoint
 from fusedface.models.starting_point import Classes
+from fusedface.recipes.configuration.data import SYNTHETIC, Data
 from fusedface.recipes.configuration.digest import sha256
-from fusedface.recipes.configuration.faces import SYNTHETIC, Data
 from fusedface.recipes.configuration.fields import build
-from fusedface.recipes.configuration.training import Centres, Init
+from fusedface.recipes.configuration.init import Centres, Init
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.training.people import embed_people
 
