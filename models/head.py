@@ -147,9 +147,9 @@ class MarginHead(nn.Module):
             scaler: the gradient scaler of the loss, if there is one.
             momentum_dtype: such as bfloat16, for half the memory; that of the class centres if left out.
             keeps_unit_rows: whether the Triton kernels keep a second copy of the class centres, normalised,
-                from the forward to the backward, or make it chunk by chunk in both, which takes longer.
-                Left out, they keep it where it takes up to half of the GPU's memory, together with the
-                class centres and the momentum.
+                from the forward to the backward, or make it chunk by chunk in both, for which they read the
+                class centres once more. Left out, they keep it where it takes up to half of the GPU's
+                memory, together with the class centres and the momentum.
 
         Returns:
             The `FusedUpdate`, with a `skip` flag on the device. It is also `head.fused`; set that to

@@ -21,6 +21,7 @@ from sharded_training import (
     own,
     same_outputs,
     trained,
+    trained_long,
     truths,
 )
 from torch import nn
@@ -271,6 +272,7 @@ def bytes_sent(rank, num_ranks):
         assert count.sent == (num_ranks - 1) * (b * per_row + 8 * (6 + 1)), (count.sent, per_row)
 
 
+TWENTY_STEPS = {name: trained_long(name) for name in MARGINS}
 CASES = {"truths": truths} | {f"training {name}": trained(name) for name in MARGINS} | {
     case.__name__: case
     for case in (

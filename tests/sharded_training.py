@@ -193,6 +193,16 @@ def trained(name):
     return case
 
 
+def trained_long(name):
+    def case(rank, num_ranks):
+        """20 steps with every target gradient and weighting."""
+        plan = (margins()[name], 20, OPTIONS, torch.float64)
+        shard = classes_of(CLASSES, rank, num_ranks)
+        same_training(train(*plan, rank, "world"), train(*plan), torch.float64, shard)
+
+    return case
+
+
 def same_training(ours, truth, dtype, shard):
     classes = slice(shard.start, shard.stop)
     for (outs, gradients), (expected, wanted) in zip(ours[0], truth[0], strict=True):

@@ -20,42 +20,44 @@ class Embedded(NamedTuple):
     """Sums of the embeddings of each person, in float64 on the CPU."""
 
     sums: Tensor
-    """(C, D), sums of embeddings of length 1."""
+    """(K, D), sums of embeddings of length 1."""
     counts: Tensor
-    """(C,), numbers of images that could be read."""
+    """(K,), numbers of images that could be read."""
 
 
-def embed_people(model: Backbone, source: FaceSource) -> Embedded:
-    """Embed every image of a source without augmentation, in evaluation mode and float32.
+def embed_people(model: Backbone, source: FaceSource, people: range) -> Embedded:
+    """Embed every image of some people without augmentation, in evaluation mode and float32.
 
     Args:
         model: on any device; its mode is restored.
         source: N images of C people; those that cannot be read are left out.
+        people: K classes.
 
     Raises:
         ValueError: some embeddings are not finite.
     """
     device, size = next(model.parameters()).device, model.preprocessing.image_size
-    sums = torch.zeros(source.num_classes, model.embedding_dim, dtype=torch.float64)
-    counts = torch.zeros(source.num_classes, dtype=torch.float64)
+    sums = torch.zeros(len(people), model.embedding_dim, dtype=torch.float64)
+    counts = torch.zeros(len(people), dtype=torch.float64)
+    theirs = ((source.labels >= people.start) & (source.labels < people.stop)).nonzero()[0].tolist()
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            for first in range(0, len(source), BATCH_SIZE):
-                batch = range(first, min(first + BATCH_SIZE, len(source)))
+            for first in range(0, len(theirs), BATCH_SIZE):
+                batch = theirs[first : first + BATCH_SIZE]
                 images, kept = _read(source, batch, size)
                 if not kept:
                     continue
                 inputs = model.preprocessing.images_to_tensor(torch.from_numpy(images).to(device))
                 # Summed on the CPU, where the order is always the same.
                 units = F.normalize(model(inputs).double()).cpu()
-                labels = torch.from_numpy(source.labels[kept])
+                labels = torch.from_numpy(source.labels[kept]) - people.start
                 sums.index_add_(0, labels, units)
                 counts.index_add_(0, labels, torch.ones(len(kept), dtype=torch.float64))
     finally:
         model.train(was_training)
-    _refuse_non_finite(sums, source.class_names)
+    _refuse_non_finite(sums, source.class_names[people.start : people.stop])
     return Embedded(sums, counts)
 
 

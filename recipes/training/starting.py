@@ -86,18 +86,18 @@ def place_centres(
         start: the checkpoint.
         centres: `init.centres` of the run's recipe.
         data: the settings `data.*` of that recipe.
-        processes: those of the run; each places its own class centres, and reads no others.
+        processes: those of the run; each places its own class centres, from the images of its own people.
         note: called with texts on what is done.
 
     Raises:
-        ValueError: class centres of the checkpoint are missing or damaged; raised on every rank.
+        ValueError: class centres of the checkpoint are missing or damaged, or embeddings are not finite;
+            raised on every rank.
     """
     if centres == "random":
         return
     note(f"embedding {len(source):,} images for the class centres")
-    people = embed_people(model, source)
-    sums = people.sums[head.classes.start : head.classes.stop]
-    means = F.normalize(sums)
+    people = processes.together(lambda: embed_people(model, source, head.classes))
+    means = F.normalize(people.sums)
     seen = means.square().sum(dim=1) > 0.5  # False without images, or if they cancel out
     placed = head.weight.detach().to("cpu", torch.float64, copy=True)
     placed[seen] = means[seen]
@@ -106,11 +106,12 @@ def place_centres(
         with processes.together():
             kept = _keep_centres(placed, classes, head.classes, source.class_names, data, note)
     means_used = int(seen.sum()) - sum(bool(seen[j]) for j in kept)
-    own = ((sums * F.normalize(placed)).sum().item(), len(kept), means_used)
-    along, num_kept, num_means = (
+    along = (people.sums * F.normalize(placed)).sum().item()
+    own = (along, people.counts.sum().item(), len(kept), means_used)
+    all_along, num_images, num_kept, num_means = (
         sum(values) for values in zip(*processes.gather(own), strict=True)
     )
-    cosine = along / people.counts.sum().item()
+    cosine = all_along / num_images
     with torch.no_grad():
         head.weight.copy_(placed)
         for name, value in head.margin.state_at(cosine).items():

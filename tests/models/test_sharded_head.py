@@ -3,7 +3,7 @@
 import pytest
 import torch
 from gloo import outcome, run_cases
-from sharded_cases import CASES
+from sharded_cases import CASES, TWENTY_STEPS
 
 from fusedface.kernels import ArcFace, margin_loss
 from fusedface.kernels.sharded import classes_of
@@ -20,6 +20,14 @@ def reports(tmp_path_factory):
 def test_several_processes(reports, num_ranks, case):
     problem = outcome(reports[num_ranks], case)
     assert not problem, problem
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_twenty_steps(num_ranks, tmp_path):
+    reports = run_cases("sharded_cases", num_ranks, tmp_path, "TWENTY_STEPS")
+    problems = [outcome(reports, case) for case in TWENTY_STEPS]
+    assert not any(problems), "\n".join(problems)
 
 
 @pytest.mark.parametrize(

@@ -234,9 +234,14 @@ def test_an_image_that_cannot_be_read_takes_no_part_in_a_mean(others, checkpoint
     (others / "ann" / "0.png").write_bytes(b"no image")
     for file in (others / "zoe").iterdir():
         file.write_bytes(b"no image")
-    people = embed_people(model, open_source(others))
+    people = embed_people(model, open_source(others), range(6))
     assert people.counts.tolist() == [5, 6, 6, 6, 6, 0]
     assert people.sums[5].abs().sum() == 0
+    some = embed_people(model, open_source(others), range(2, 4))
+    assert some.counts.tolist() == [6, 6]
+    torch.testing.assert_close(some.sums, people.sums[2:4], atol=1e-5, rtol=0)
+    none = embed_people(model, open_source(others), range(6, 6))
+    assert none.sums.shape == (0, 16)
 
 
 def test_shapes_that_differ_are_listed_and_as_drawn(faces, checkpoint, tmp_path):

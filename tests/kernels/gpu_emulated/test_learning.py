@@ -110,6 +110,7 @@ def test_a_step(precision, capability, monkeypatch):
         for dim in (128, 512)
         for precision in ("bfloat16", "tf32", "float32")
         for capability in CAPABILITIES
+        if (dim, precision, capability) != (128, "bfloat16", 80)
     ],
 )
 def test_a_step_without_unit_rows_of_all_class_centres(dim, precision, capability, monkeypatch):
