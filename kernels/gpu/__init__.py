@@ -6,7 +6,7 @@
         forward.py, backward.py   of the primitive and of what both share
         loss_forward.py, whole.py  of a whole loss  arguments.py            what they pass on
         learning.py       a backward that makes a step of SGD on the class centres
-        forward_in_chunks.py   a forward without unit rows of all class centres (class_chunks.py)
+        normalised.py, class_chunks.py   unit rows, and those of chunks of classes in turn
         choice.py         which tile shape runs    replay.py                launches repeated
     kernels
         log_sum_exp.py    the pass over the classes, and the gradient's direction at D <= 256

@@ -8,7 +8,6 @@ A row that does not suit the fixed reference (log_sum_exp.py) is summed again he
 import triton
 import triton.language as tl
 
-from fusedface.kernels.gpu.rows import inverse_norm
 from fusedface.kernels.gpu.slots import LINEAR, LSE, SLOPE, TARGET, THRESHOLD, TOTAL, A, V
 from fusedface.kernels.gpu.tile import (
     ABSENT,
@@ -18,6 +17,7 @@ from fusedface.kernels.gpu.tile import (
     QUADRATIC,
     as_operand,
     hard_step,
+    inverse_length,
     lifts,
     log1p_of,
     logits,
@@ -43,7 +43,7 @@ def combine_kernel(
     # out: (B,), (5, B) as in NegativeStats, (B, DIM)
     lse_ptr, stats_ptr, direction_ptr,
     # run-time scalars
-    num_rows, num_classes, num_splits, dim, w_row_stride, w_column_stride,
+    num_rows, num_classes, num_splits, dim, w_row_stride, w_column_stride, shortest,
     scale, square, bend, constant, least_total,
     # specialisation
     DIM: tl.constexpr, MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr,
@@ -62,7 +62,7 @@ def combine_kernel(
         if (total < least_total) | (total > LARGEST_TOTAL):
             largest, total, direction = summed_again(
                 x_ptr, w_ptr, row, tl.load(labels_ptr + row), tl.load(threshold_ptr + row),
-                num_classes, dim, w_row_stride, w_column_stride,
+                num_classes, dim, w_row_stride, w_column_stride, shortest,
                 scale, square, bend, line, constant, DIM, MODE, IS_UNIT, PRECISION, BLOCK_D,
             )  # fmt: skip
     tl.store(lse_ptr + row, (largest + tl.log2(total) - SHIFT) * LOG_2)
@@ -105,7 +105,7 @@ def finish_kernel(
             threshold = tl.load(saved_ptr + THRESHOLD * num_padded + row)
             largest, total, direction = summed_again(
                 x_ptr, w_ptr, row, label, threshold,
-                num_classes, DIM, DIM, 1,
+                num_classes, DIM, DIM, 1, 0.0,
                 scale, square, bend, line, constant, DIM, MODE, True, "", BLOCK_D,
             )  # fmt: skip
             if KEEP:
@@ -180,7 +180,7 @@ def summed_splits(
 
 @triton.jit
 def summed_again(
-    x_ptr, w_ptr, row, label, threshold, num_classes, dim, w_row_stride, w_column_stride,
+    x_ptr, w_ptr, row, label, threshold, num_classes, dim, w_row_stride, w_column_stride, shortest,
     scale, square, bend, line, constant,
     DIM: tl.constexpr, MODE: tl.constexpr, IS_UNIT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -203,7 +203,7 @@ def summed_again(
             w_ptrs += offs_d[None, :] * w_column_stride
             mask = (columns < num_classes)[:, None] & (offs_d < dim)[None, :]
             w = tl.load(w_ptrs, mask=mask, other=0.0).to(tl.float32)
-            inverse = inverse_norm(tl.sum(w * w, axis=1), w_ptr.dtype.element_ty)
+            inverse = inverse_length(tl.sum(w * w, axis=1), shortest)
             w = as_operand(w * inverse[:, None], x_ptr.dtype.element_ty, PRECISION).to(tl.float32)
         cos = tl.sum(w * x[None, :], axis=1)
         cos = tl.where((columns == label) | (columns >= num_classes), ABSENT, cos)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fusedface.kernels.gpu import (
     choice,
+    chunk_sums,
     class_centres,
     combination,
     launch,
@@ -19,11 +20,12 @@ from fusedface.kernels.gpu import (
     rows,
 )
 from fusedface.kernels.gpu.arguments import Numbers, UnitRows
-from fusedface.kernels.gpu.class_chunks import Chunk
+from fusedface.kernels.gpu.class_chunks import Chunk, in_chunks
 from fusedface.kernels.gpu.launch import Start
+from fusedface.kernels.gpu.normalised import Turns, empty_unit_rows, unit_rows
 from fusedface.kernels.gpu.tiles import Tile
+from fusedface.kernels.interface.normalisation import min_norm
 
-ROWS_TILE = 16  # class centres normalised by one program
 FLAGS_BLOCK = 128  # flags of a row block that one program writes
 
 
@@ -63,6 +65,38 @@ def forward(
         return Forward(cos_y, *sums.over_splits(*sums.over_classes()), x, w, flags)
 
 
+def forward_in_chunks(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    threshold: Tensor,
+    linear: Tensor,
+    numbers: Numbers,
+    needs_embeddings: bool,
+    size: int,
+) -> Forward:
+    """The same without unit rows of all class centres: of `size` class centres at a time; `w` is empty.
+
+    The results are the same to rounding, because the sums are added up in another order, which is fixed.
+    """
+    num_rows, dim = embeddings.shape
+    with launch.on_device(embeddings.device):
+        x = unit_rows(embeddings, numbers.precision, layout.padded_rows(num_rows))
+        flags = tile_flags(labels, len(weight))
+        cos_y, _ = target_cosine(embeddings, weight, labels)
+        none = empty_unit_rows(weight, numbers.precision, 0)
+        with_direction = layout.has_direction(dim, numbers.precision, needs_embeddings)
+        sums = Sums(x, none, labels, threshold, linear, flags, len(weight), numbers, with_direction)
+        so_far = _SoFar(linear, num_rows, x.rows.shape[1], with_direction)
+        turns = Turns(weight, min(size, len(weight)), numbers.precision)
+        for chunk in in_chunks(weight, labels, flags, size):
+            part = sums.of_chunk(turns.unit_rows(chunk.weight), chunk)
+            so_far.add(*part.over_classes())
+        return Forward(
+            cos_y, *sums.over_splits(so_far.totals, so_far.weighted, weight), x, none, flags
+        )
+
+
 def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """See `primitive.target_cosine`; float32."""
     num_rows, dim = embeddings.shape
@@ -87,31 +121,6 @@ def tile_flags(labels: Tensor, num_classes: int, flags: Tensor | None = None) ->
         labels, flags, len(labels), num_classes, num_flags, BLOCK=FLAGS_BLOCK,
     )  # fmt: skip
     return flags
-
-
-def unit_rows(tensor: Tensor, precision: str, num_padded: int) -> UnitRows:
-    """Normalise the rows of `tensor` (N, D), of any strides, and add zeros up to `num_padded`."""
-    unit = empty_unit_rows(tensor, precision, num_padded)
-    fill_unit_rows(unit, tensor, precision)
-    return unit
-
-
-def empty_unit_rows(tensor: Tensor, precision: str, num_padded: int) -> UnitRows:
-    """Memory for `num_padded` unit rows of tensors like this one (N, D)."""
-    padded = layout.padded_dim(tensor.shape[1], precision)
-    unit = tensor.new_empty(num_padded, padded, dtype=layout.operands(precision).dtype)
-    return UnitRows(unit, tensor.new_empty(num_padded, dtype=torch.float32))
-
-
-def fill_unit_rows(unit: UnitRows, tensor: Tensor, precision: str) -> None:
-    """Write the unit rows of `tensor` (N, D), of any strides, and zeros after them."""
-    (num, dim), (num_padded, padded) = tensor.shape, unit.rows.shape
-    launch.start(
-        rows.unit_rows_kernel, num_padded // ROWS_TILE,
-        tensor, *unit, num, dim, *tensor.stride(),
-        DIM=padded, PRECISION=layout.operands(precision).dot,
-        BLOCK_D=layout.power_of_2(padded), BLOCK_N=ROWS_TILE,
-    )  # fmt: skip
 
 
 class Sums:
@@ -202,10 +211,31 @@ class Sums:
         launch.start(
             combination.combine_kernel, self._rows,
             totals, weighted, self._x, w, *self._per_row, self._linear, lse, stats, direction,
-            self._rows, self._classes, num_splits, w.shape[1], *w.stride(), *self._numbers.scalars,
-            self.reference.least_total,
+            self._rows, self._classes, num_splits, w.shape[1], *w.stride(), min_norm(w.dtype),
+            *self._numbers.scalars, self.reference.least_total,
             WITH_DIRECTION=self._with_direction, IS_UNIT=centres is None,
             PRECISION=layout.operands(self._numbers.precision).dot, BLOCK_S=layout.power_of_2(num_splits),
             BLOCK_D=layout.power_of_2(self._dim), **self.constants,
         )  # fmt: skip
         return lse, stats, direction
+
+
+class _SoFar:
+    """The sums over the chunks so far, as those of one split: totals (6, 1, B), weighted (1, B, DIM)."""
+
+    def __init__(self, linear: Tensor, num_rows: int, dim: int, with_direction: bool) -> None:
+        self.totals = linear.new_empty(6, 1, num_rows)
+        self.weighted = linear.new_empty(int(with_direction), num_rows, dim)
+        self._is_later = False
+
+    def add(self, totals: Tensor, weighted: Tensor) -> None:
+        """Add those of the next chunk, as `Sums.over_classes` returns them."""
+        _, num_splits, num_rows = totals.shape
+        dim = weighted.shape[2]
+        launch.start(
+            chunk_sums.add_chunk_kernel, num_rows,
+            totals, weighted, self.totals, self.weighted, num_rows, num_splits, int(self._is_later),
+            DIM=dim, WITH_DIRECTION=len(weighted) > 0, BLOCK_S=layout.power_of_2(num_splits),
+            BLOCK_D=layout.power_of_2(dim),
+        )  # fmt: skip
+        self._is_later = True

@@ -20,7 +20,6 @@ from fusedface.kernels.gpu import (
     backward,
     class_centres,
     forward,
-    forward_in_chunks,
     launch,
     layout,
     row_update,
@@ -28,7 +27,7 @@ from fusedface.kernels.gpu import (
 from fusedface.kernels.gpu.arguments import Numbers, UnitRows
 from fusedface.kernels.gpu.backward import Factors, Saved
 from fusedface.kernels.gpu.class_chunks import Chunk, in_chunks
-from fusedface.kernels.gpu.forward_in_chunks import Turns
+from fusedface.kernels.gpu.normalised import Turns, unit_rows
 from fusedface.kernels.interface.update import CentreUpdate
 
 GROUP = 4  # columns of `row_update_kernel` that share random bits
@@ -73,7 +72,7 @@ class _Learning(torch.autograd.Function):
             out = forward.forward(*given, needs_embeddings)
         else:
             size = _chunk_size(embeddings, weight, numbers.precision)
-            out = forward_in_chunks.forward(*given, needs_embeddings, size)
+            out = forward.forward_in_chunks(*given, needs_embeddings, size)
         ctx.mark_non_differentiable(out.stats)
         # Saved tensors are freed after the backward. The class centres, changed before it, are an error.
         ctx.save_for_backward(
@@ -166,7 +165,7 @@ def _of_targets(saved: Saved, precision: str) -> Saved:
     weight = saved.weight[classes]
     return saved._replace(
         weight=weight,
-        w=forward.unit_rows(weight, precision, layout.padded_rows(len(classes))),
+        w=unit_rows(weight, precision, layout.padded_rows(len(classes))),
         labels=torch.arange(len(classes), device=classes.device),
     )
 

@@ -6,9 +6,10 @@ from torch import Tensor
 from fusedface.kernels.gpu import combination, launch, layout, margin, memory, reductions, slots
 from fusedface.kernels.gpu import rows as row_kernels
 from fusedface.kernels.gpu.arguments import UnitRows
-from fusedface.kernels.gpu.forward import Sums, tile_flags, unit_rows
+from fusedface.kernels.gpu.forward import Sums, tile_flags
 from fusedface.kernels.gpu.loss_operators import Kept, Results, numbers_of
 from fusedface.kernels.gpu.memory import Passes, Rows
+from fusedface.kernels.gpu.normalised import unit_rows
 from fusedface.kernels.interface.whole import Call
 from fusedface.kernels.margins.form import Average
 

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from fusedface.kernels.gpu.slots import COS, NORM, WRONG
-from fusedface.kernels.gpu.tile import FLAG_CLASSES, FLAG_ROWS, as_operand
+from fusedface.kernels.gpu.tile import FLAG_CLASSES, FLAG_ROWS, as_operand, inverse_length
 from fusedface.kernels.interface.normalisation import MIN_NORM as _MIN_NORM
 from fusedface.kernels.interface.normalisation import MIN_NORM_FLOAT16 as _MIN_NORM_FLOAT16
 
@@ -21,9 +21,7 @@ MIN_NORM_FLOAT16 = tl.constexpr(_MIN_NORM_FLOAT16)
 def inverse_norm(squares, dtype: tl.constexpr):
     """1 / sqrt(squares) of rows that came in `dtype`: 0 without direction, NaN past the squares."""
     shortest: tl.constexpr = MIN_NORM_FLOAT16 if dtype == tl.float16 else MIN_NORM
-    norm = tl.sqrt(squares)
-    inverse = tl.where(norm > shortest, 1.0 / tl.maximum(norm, shortest), 0.0)
-    return tl.where(norm == float("inf"), float("nan"), inverse)
+    return inverse_length(squares, shortest)
 
 
 @triton.jit(

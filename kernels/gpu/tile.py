@@ -141,6 +141,14 @@ def rounded_to_tf32(values):
 
 
 @triton.jit
+def inverse_length(squares, shortest):
+    """1 / sqrt(squares): 0 up to the length `shortest`, NaN past the squares."""
+    norm = tl.sqrt(squares)
+    inverse = tl.where(norm > shortest, 1.0 / tl.maximum(norm, shortest), 0.0)
+    return tl.where(norm == float("inf"), float("nan"), inverse)
+
+
+@triton.jit
 def lane_sums(values):
     """[BLOCK_B, BLOCK_C] -> [BLOCK_B, 4]: sums over the columns that one thread holds, without a shuffle.
 

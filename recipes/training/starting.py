@@ -96,7 +96,8 @@ def place_centres(
     if centres == "random":
         return
     note(f"embedding {len(source):,} images for the class centres")
-    people = processes.together(lambda: embed_people(model, source, head.classes))
+    with processes.together():
+        people = embed_people(model, source, head.classes)
     means = F.normalize(people.sums)
     seen = means.square().sum(dim=1) > 0.5  # False without images, or if they cancel out
     placed = head.weight.detach().to("cpu", torch.float64, copy=True)

@@ -44,10 +44,10 @@ def _uninitialised_memory_is_nan():
 def _few_programs(monkeypatch):
     """The interpreter takes as long for a program of many rows as for one of few."""
     if not EMULATED:
-        from fusedface.kernels.gpu import forward, loss_forward
+        from fusedface.kernels.gpu import loss_forward, normalised
 
         monkeypatch.setattr(loss_forward, "ROWS", 64)
-        monkeypatch.setattr(forward, "ROWS_TILE", 64)
+        monkeypatch.setattr(normalised, "ROWS_TILE", 64)
 
 
 @pytest.fixture(params=["narrow", "wide"])

@@ -7,7 +7,7 @@ import torch
 from margin_oracle import inputs
 
 from fusedface.kernels import CentreSGD, CurricularFace, MagFace
-from fusedface.kernels.gpu import centre_step, class_centres, forward, launch
+from fusedface.kernels.gpu import centre_step, class_centres, launch, normalised
 from fusedface.models import MarginHead
 
 CLASSES, DIM = 70, 20
@@ -94,7 +94,7 @@ def test_a_step_that_is_skipped_changes_nothing_and_leaves_unit_rows():
     assert torch.equal(weight, before)
     assert torch.equal(momentum, torch.ones(CLASSES, DIM))
     unit = class_centres.unit_rows(weight, "float32", training=True)
-    assert torch.equal(unit.rows, forward.unit_rows(weight, "float32", len(unit.rows)).rows)
+    assert torch.equal(unit.rows, normalised.unit_rows(weight, "float32", len(unit.rows)).rows)
 
 
 def test_a_skipped_first_step_leaves_no_momentum():
@@ -123,7 +123,7 @@ def test_unit_rows_are_those_that_a_forward_would_make(precision, dtype):
     with_gradient(weight, 1)[5] = 0.0
     step_of(weight)
     kept = class_centres.unit_rows(weight, precision, training=False)
-    made = forward.unit_rows(weight, precision, len(kept.rows))
+    made = normalised.unit_rows(weight, precision, len(kept.rows))
     assert torch.equal(kept.rows, made.rows)
     assert torch.equal(kept.inverse, made.inverse)
 
