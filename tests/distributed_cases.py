@@ -8,7 +8,6 @@ import os
 import signal
 from dataclasses import replace
 
-import pytest
 import torch
 import torch._dynamo  # an optimiser would: once here, not in every process
 import torch.distributed as dist
@@ -25,6 +24,7 @@ from distributed_runs import (
     same,
     trained,
 )
+from gloo import fails
 from sharded_training import margins
 from tiny_run import NUM_IDENTITIES
 
@@ -77,12 +77,6 @@ def same_as_one(rank, num_ranks, name, **teacher):
     if rank == 0:
         same(folder() / f"{name}{num_ranks}", folder() / f"{name}1", 1e-9)
     return given
-
-
-def fails(kind, words, call):
-    with pytest.raises(kind) as error:
-        call()
-    assert all(word in str(error.value) for word in words), (words, str(error.value))
 
 
 def other_recipe(rank, num_ranks):

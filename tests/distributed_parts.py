@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 from compared_cases import CASES as COMPARISONS
-from distributed_cases import STEPS_AND_ERRORS, fails, shared
+from distributed_cases import STEPS_AND_ERRORS, shared
 from distributed_runs import (
     SAVED,
     STEPS,
@@ -20,6 +20,7 @@ from distributed_runs import (
     run_on,
     same,
 )
+from gloo import fails
 from shard_cases import CASES as SHARDS
 from shard_cases import stopped_copy
 from tiny_run import NUM_IDENTITIES

@@ -7,10 +7,18 @@ import traceback
 from datetime import timedelta
 from importlib import import_module
 
+import pytest
 import torch
 import torch.distributed as dist
 
 TIMEOUT = timedelta(seconds=60)  # for what another process has not sent, in a test that fails
+
+
+def fails(kind, words, call):
+    """A call raises an error of this kind, whose message has these words."""
+    with pytest.raises(kind) as error:
+        call()
+    assert all(word in str(error.value) for word in words), (words, str(error.value))
 
 
 def run_cases(module, num_ranks, folder, cases="CASES"):

@@ -51,6 +51,11 @@ def checkpoint_at(out: Path, step: int) -> dict[str, Any]:
     return torch.load(out / "checkpoints" / f"step-{step:08d}.pt", weights_only=True)
 
 
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    """Whether two states have the same tensors, to the bit."""
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
 def same_end(out: Path, other: Path, step: int) -> None:
     """Two runs have the same weights and the same state of the optimiser, to the bit."""
     ours, theirs = checkpoint_at(out, step), checkpoint_at(other, step)

@@ -15,8 +15,8 @@ import numpy as np
 
 from fusedface.data.lmdb.database import Database, Entry
 from fusedface.data.lmdb.values import read_labelled_image, read_number
-from fusedface.data.sources.base import FaceSource, probe
-from fusedface.data.sources.images import MAX_IMAGE_BYTES, UnreadableImage, decode_image
+from fusedface.data.sources.images import MAX_IMAGE_BYTES, UnreadableImage
+from fusedface.data.sources.packed import PackedFaces
 from fusedface.data.sources.records import BadRecord, left_out
 
 LENGTH, CLASSES, KEYS = b"__len__", b"__classnum__", b"__keys__"
@@ -24,7 +24,7 @@ MAX_DIGITS = 18  # of a key; int64 holds them
 MAX_LABEL = 1 << 31
 
 
-class LmdbSource(FaceSource):
+class LmdbSource(PackedFaces):
     """The images of a file, by key; read at random from any number of processes.
 
     Args:
@@ -49,17 +49,7 @@ class LmdbSource(FaceSource):
         self._keys = np.array([int(entry.key) for entry in images], np.int64)
         self._offsets = np.array([entry.offset for entry in images], np.int64)
         self._sizes = np.array([entry.size for entry in images], np.int64)
-        self._file_labels, self.labels = np.unique(labels, return_inverse=True)
-        self.class_names = [str(label) for label in self._file_labels]
-        if self.num_classes < 2:
-            raise ValueError(
-                f"{database.path} must hold at least 2 identities, found {self.num_classes}"
-            )
-        probe(self, database.path)
-
-    def image(self, index: int) -> np.ndarray:
-        """See `Images`."""
-        return decode_image(self.encoded(index), self.describe(index))
+        super().__init__(database.path, labels)
 
     def encoded(self, index: int) -> bytes:
         """The image as the file holds it.
@@ -72,7 +62,7 @@ class LmdbSource(FaceSource):
             image, label = _record(self.database, Entry(b"%d" % key, offset, size))
         except BadRecord as error:
             raise UnreadableImage(self.describe(index), error.reason) from None
-        expected = self._file_labels[self.labels[index]]
+        expected = self.file_labels[self.labels[index]]
         if label != expected:
             reason = f"its label is {label}, it was {expected} when the file was opened"
             raise UnreadableImage(self.describe(index), reason)

@@ -18,12 +18,12 @@ from fusedface.data.recordio.header import read_record
 from fusedface.data.recordio.index import read_index
 from fusedface.data.recordio.labels import Images, image_records
 from fusedface.data.recordio.records import RecordFile
-from fusedface.data.sources.base import FaceSource, probe
-from fusedface.data.sources.images import UnreadableImage, decode_image
+from fusedface.data.sources.images import UnreadableImage
+from fusedface.data.sources.packed import PackedFaces
 from fusedface.data.sources.records import BadRecord, left_out
 
 
-class PackSource(FaceSource):
+class PackSource(PackedFaces):
     """The images of a pack, by key; read at random from any number of processes.
 
     Args:
@@ -38,17 +38,7 @@ class PackSource(FaceSource):
     def __init__(self, records: RecordFile, images: Images, notes: Sequence[str] = ()) -> None:
         self.records, self.notes = records, tuple(notes)
         self.keys, self.offsets = images.keys, images.offsets
-        self.pack_labels, self.labels = np.unique(images.labels, return_inverse=True)
-        self.class_names = [str(label) for label in self.pack_labels]
-        if self.num_classes < 2:
-            raise ValueError(
-                f"{records.path} must hold at least 2 identities, found {self.num_classes}"
-            )
-        probe(self, records.path)
-
-    def image(self, index: int) -> np.ndarray:
-        """See `Images`."""
-        return decode_image(self.encoded(index), self.describe(index))
+        super().__init__(records.path, images.labels)
 
     def encoded(self, index: int) -> bytes:
         """The image as the pack holds it.
@@ -60,7 +50,7 @@ class PackSource(FaceSource):
             record = read_record(self.records, int(self.offsets[index]), int(self.keys[index]))
         except BadRecord as error:
             raise UnreadableImage(self.describe(index), error.reason) from None
-        expected = self.pack_labels[self.labels[index]]
+        expected = self.file_labels[self.labels[index]]
         if record.labels[0] != expected:
             reason = f"its label is {record.labels[0]:g}, but it lies in the range of {expected}"
             raise UnreadableImage(self.describe(index), reason)

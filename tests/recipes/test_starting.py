@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from starting_points import write_checkpoint
-from tiny_run import checkpoint_at, faces_of, tiny_recipe
+from tiny_run import checkpoint_at, faces_of, same, tiny_recipe
 
 from fusedface.data import open_source
 from fusedface.models import build_from_checkpoint
@@ -34,10 +34,6 @@ def begin(faces, checkpoint, out, *settings, **options):
     recipe = override(with_init(tiny_recipe(faces), checkpoint), settings)
     console = options.pop("console", Console(quiet=True))
     return run_recipe(recipe, out, device="cpu", console=console, **options)
-
-
-def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 
 def independent_means(faces, checkpoint):

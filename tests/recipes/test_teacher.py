@@ -12,7 +12,7 @@ import torch
 from hostile_readers import onnx_network
 from rich.console import Console
 from starting_points import write_checkpoint
-from tiny_run import SIZE, checkpoint_at, tiny_recipe
+from tiny_run import SIZE, checkpoint_at, same, tiny_recipe
 
 from fusedface.kernels import ArcFace
 from fusedface.models import MarginHead, build_from_checkpoint
@@ -47,10 +47,6 @@ def network(tmp_path_factory):
 def learn(faces, network, out, *settings, console=None, **options):
     recipe = override(with_teacher(tiny_recipe(faces), network), settings)
     run_recipe(recipe, out, device="cpu", console=console or Console(quiet=True), **options)
-
-
-def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 
 def teacher_of(network, **changes):
