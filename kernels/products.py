@@ -1,5 +1,7 @@
 """Matrix products with low-precision operands, added up in float32."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,16 +41,25 @@ class Products:
         """The same of operands that are rounded already; the result is rounded to their dtype."""
         if self._onednn and a.dtype == torch.float32:
             return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
-        return torch.mm(a, b)
+        return _mm(a, b)
 
     def _times(self, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
         if self._plain:
             return self.as_they_come(a, b)
         if self._on_cuda:
-            product = torch.mm(a.to(dtype), b.to(dtype), out_dtype=torch.float32)
+            product = _mm(a.to(dtype), b.to(dtype), out_dtype=torch.float32)
         else:
             product = self.as_they_come(a.to(dtype), b.to(dtype))
         return product.to(torch.promote_types(a.dtype, torch.float32))
+
+
+def _mm(a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    """`torch.mm`, also in a backward that is called within autocast, which would round the operands."""
+    device = a.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return torch.mm(a, b, **options)
+    with torch.autocast(device, enabled=False):
+        return torch.mm(a, b, **options)
 
 
 def bfloat16_is_fast() -> bool:

@@ -4,6 +4,7 @@ With `sample_rate` below 1 the gradient of the class centres is sparse: it has o
 (`kernels/sampling.py`). Torch's optimisers refuse that, or move all rows by momentum and weight decay.
 """
 
+import copy
 from types import MethodType
 from typing import Any
 
@@ -15,7 +16,7 @@ Swapped = list[tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]]
 
 
 def update_only_sampled(optimizer: Optimizer) -> Optimizer:
-    """Let `optimizer` change only the rows of each sparse gradient; call this once, after making it.
+    """Let `optimizer`, and deep copies of it, change only the rows of each sparse gradient; call this once.
 
     A row that is not sampled keeps its weights and its state (momentum) to the bit. When it is
     sampled again, even much later, it makes one ordinary step, as in Partial FC: missed steps are not
@@ -41,7 +42,18 @@ def update_only_sampled(optimizer: Optimizer) -> Optimizer:
 
     # A method, as learning rate schedules expect when they count the steps.
     optimizer.step = MethodType(step, optimizer)
+    optimizer.__deepcopy__ = MethodType(_copied, optimizer)  # pyright: ignore[reportAttributeAccessIssue]
     return optimizer
+
+
+def _copied(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
+    """Called by `copy.deepcopy`, which by itself takes only what `state_dict` has."""
+    reduced: Any = optimizer.__reduce_ex__(4)
+    make, arguments, state, *_ = reduced
+    copied = make(*arguments)
+    memo[id(optimizer)] = copied
+    copied.__setstate__(copy.deepcopy(state, memo))
+    return update_only_sampled(copied)
 
 
 def stored(gradient: Tensor) -> Tensor:

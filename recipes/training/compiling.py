@@ -48,10 +48,26 @@ class Compiling:
         self._choice, self._dtype, self._note = choice, dtype, note
         self.is_on: bool | None = None
 
-    def go_on(self, is_on: bool | None) -> None:
-        """Go on with a run whose steps were compiled or not; None if none had been made yet."""
-        if self._choice.is_auto and self._choice.is_possible and is_on is not None:
+    def go_on(self, is_on: bool | None, *, is_new: bool = False) -> bool | None:
+        """Go on with a run whose steps were compiled or not; None if none had been made yet.
+
+        Args:
+            is_on: of the run so far.
+            is_new: whether `train.compile` was another one.
+
+        Returns:
+            `is_on`, or None where it no longer holds.
+        """
+        if is_on is None or not self._choice.is_possible:
+            return is_on
+        if self._choice.is_auto:
             self._choice = Choice(on=is_on, why="as the run began", is_auto=True)
+        elif self._choice.on and is_new:
+            return None
+        elif self._choice.on and not is_on:  # another trial could change the bits half-way
+            self._choice = Choice(on=False, why="its check failed before")
+            self._note("train.compile: off, the compiled step did not pass its check before")
+        return is_on
 
     def is_due(self) -> bool:
         """Whether the next step, which trains the backbone, is the one to make by `trial`."""

@@ -22,7 +22,11 @@ def go_on(trainer: "Trainer", checkpoint: Checkpoint | None, changes: list[str])
     """
     if checkpoint is not None:
         with trainer.processes.together():
-            _load(trainer, checkpoint)
+            _load(
+                trainer,
+                checkpoint,
+                is_new=any(line.startswith("train.compile:") for line in changes),
+            )
         trainer.display.note(
             f"going on after step {trainer.progress.step} of {trainer.plan.num_steps}"
         )
@@ -36,13 +40,16 @@ def go_on(trainer: "Trainer", checkpoint: Checkpoint | None, changes: list[str])
         trainer.save(best=False)  # recorded before a step is made with other settings
 
 
-def _load(trainer: "Trainer", checkpoint: Checkpoint) -> None:
-    """Load the state of a checkpoint; nothing changes unless all of it fits."""
+def _load(trainer: "Trainer", checkpoint: Checkpoint, *, is_new: bool) -> None:
+    """Load the state of a checkpoint; nothing changes unless all of it fits.
+
+    `is_new`: whether `train.compile` has changed.
+    """
     progress, meter = checkpoint.progress(trainer.plan.num_steps)
     load_state(trainer.learner, checkpoint, meter, step=progress.step)
     checkpoint.restore_generators()
     trainer.progress = progress
-    trainer.learner.compiling.go_on(progress.compiled)
+    progress.compiled = trainer.learner.compiling.go_on(progress.compiled, is_new=is_new)
     trainer.plan.losses.ended = progress.stages_ended
     trainer.saved_step = progress.step
     trainer.status.step = progress.step

@@ -67,3 +67,21 @@ def test_float64_inputs_keep_their_dtype_in_every_precision(is_fast, precision):
     losses[0].backward()
     assert losses[0].dtype == x.grad.dtype == w.grad.dtype == torch.float64
     torch.testing.assert_close(*losses, rtol=3e-2, atol=0)
+
+
+@pytest.mark.parametrize("num_classes", [60, 6000])
+@pytest.mark.parametrize("onednn", [True, False])
+def test_a_backward_within_autocast_rounds_nothing(onednn, num_classes):
+    """Without oneDNN it rounded float32 operands, or failed on sums of two dtypes."""
+    embeddings, weight, labels = inputs(32, num_classes, 16)
+    found = []
+    with torch.backends.mkldnn.flags(enabled=onednn):
+        for is_within in (False, True):
+            x, w = (tensor.clone().requires_grad_() for tensor in (embeddings, weight))
+            out = margin_loss(
+                x, w, labels, CurricularFace(), backend="chunked", precision="float32"
+            )
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_within):
+                out.loss.backward()
+            found.append((x.grad, w.grad))
+    assert all(map(torch.equal, *found))

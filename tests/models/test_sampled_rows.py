@@ -158,3 +158,21 @@ def test_schedules_and_gradient_scalers_count_its_steps(recwarn):
         schedule.step()
     assert optimizer.param_groups[0]["lr"] == 0.1 * 0.5**2
     assert not [w for w in recwarn if "lr_scheduler.step()" in str(w.message)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_deep_copy_steps_alike(kind):
+    """Torch copies only the state of an optimiser."""
+    parameter, optimizer = run(kind, STEPS[:2])
+    copied = copy.deepcopy(optimizer)
+    (other,) = copied.param_groups[0]["params"]
+    (original,) = optimizer.param_groups[0]["params"]
+    assert other is not original
+    assert torch.equal(other, parameter)
+    before = parameter.clone()
+    for weight, stepped in ((original, optimizer), (other, copied)):
+        weight.grad = sparse(STEPS[2], 2)
+        stepped.step()
+    assert torch.equal(other, original)
+    untouched = [row for row in range(ROWS) if row not in STEPS[2]]
+    assert torch.equal(other[untouched], before[untouched])

@@ -251,6 +251,33 @@ def test_a_step_that_does_not_compile_right_is_not_used(faces, tmp_path, monkeyp
     same_end(tmp_path / "on", tmp_path / "off", 4)
 
 
+@pytest.mark.usefixtures("_quick")
+def test_a_check_that_failed_is_remembered(faces, tmp_path, monkeypatch):
+    """It could pass on another day, and then the run would go on with other bits."""
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled.torch, "compile", Broken("raises"))
+        for path in (out, whole):
+            run(faces, path, "train.compile=on")
+    for path in ("checkpoints/step-00000004.pt", "checkpoints/best.pt", "summary.json"):
+        (out / path).unlink()
+    said = run(faces, out, "train.compile=on", resume=True)
+    assert said.count("train.compile: off, the compiled step did not pass its check before") == 1
+    assert "train.compile: on" not in said
+    same_end(out, whole, 4)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_on_is_tried_where_it_is_a_new_setting(faces, tmp_path):
+    out = tmp_path / "run"
+    run(faces, out, "train.compile=off")
+    for path in ("checkpoints/step-00000004.pt", "checkpoints/best.pt", "summary.json"):
+        (out / path).unlink()
+    said = run(faces, out, "train.compile=on", resume=True, allow_change=["train.compile"])
+    assert said.count("train.compile: on, as set") == 1
+    assert checkpoint_at(out, 4)["progress"]["compiled"] is True
+
+
 @pytest.mark.slow
 def test_inductor_computes_the_same_step(faces, tmp_path):
     """With its real compiler, on a network of a few layers."""

@@ -4,21 +4,26 @@ What cannot be computed without values on the `meta` device is what would wait f
 """
 
 import contextlib
+import io
 from functools import partial
 
 import pytest
 import torch
 from functorch.compile import make_boxed_func
+from rich.console import Console
+from tiny_run import tiny_recipe, write_faces
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 from waiting import Watch
 
 from fusedface.data import FaceBatch
-from fusedface.kernels import HeadOptions, margins
+from fusedface.kernels import HeadOptions, checks, margins
 from fusedface.models import mobilefacenet
 from fusedface.recipes.configuration.loss_stages import stages_of
 from fusedface.recipes.configuration.recipe import BackboneOptions, Optim, Recipe, Schedule, Train
+from fusedface.recipes.configuration.settings import override
 from fusedface.recipes.host.processes import Processes
+from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import compiled
 from fusedface.recipes.training.batches import Batches
 from fusedface.recipes.training.learning_rate import LearningRate
@@ -26,6 +31,7 @@ from fusedface.recipes.training.loss_schedule import LossSchedule
 from fusedface.recipes.training.parts import make_learner
 from fusedface.recipes.training.plan import Plan, Timetable
 from fusedface.recipes.training.precision import Precision
+from fusedface.recipes.training.trainer import Trainer
 
 pytest.importorskip("triton", reason="Triton is there only on Linux")
 META, ROWS, CLASSES = torch.device("meta"), 8, 20
@@ -136,6 +142,35 @@ def test_backbone_and_head_are_one_graph(monkeypatch):
     assert "convolution" in forward
     assert "fusedface.margin_loss_backward" in backward
     assert "convolution_backward" in backward
+
+
+def test_a_run_reads_once_for_each_line_of_metrics(tmp_path, monkeypatch):
+    """All steps of a run, with what follows them, where reading a value would wait."""
+    reads, step_of, after = {}, Trainer._train_step, Trainer._after_step
+
+    def counted(part):
+        def run(trainer, *args):
+            with Copies() as copies:
+                result = part(trainer, *args)
+            reads.setdefault(trainer.progress.step, []).append(len(copies.waiting))
+            return result
+
+        return run
+
+    monkeypatch.setattr(checks, "can_be_read", lambda device: False)
+    monkeypatch.setattr(Trainer, "_train_step", counted(step_of))
+    monkeypatch.setattr(Trainer, "_after_step", counted(after))
+    given = [
+        "schedule.steps=7",
+        "train.log_every=3",
+        "train.checkpoint_every=7",
+        "evaluation.every=0",
+    ]
+    recipe = override(tiny_recipe(write_faces(tmp_path)), [*given, "head.backend=reference"])
+    run_recipe(recipe, tmp_path / "run", device="cpu", console=Console(file=io.StringIO()))
+    assert len(reads) == 7
+    assert {step for step, (in_step, _) in reads.items() if in_step} == set()
+    assert {step for step, (_, later) in reads.items() if later} == {3, 6, 7}  # 7: the end, saved
 
 
 def test_what_waits_is_found():
