@@ -33,6 +33,6 @@ def gradient_like(library: Library, weight: Tensor) -> Tensor:
 
 
 def _is_free(storage: UntypedStorage) -> bool:
-    """Whether this is its only reference; torch has no public name for their number."""
+    """Whether this is its only reference, in any process; torch has no public name for their number."""
     count = getattr(torch._C, "_storage_Use_Count", None)
-    return count is not None and count(storage._cdata) == 1
+    return count is not None and count(storage._cdata) == 1 and not storage.is_shared()

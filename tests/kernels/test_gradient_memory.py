@@ -78,6 +78,15 @@ def test_a_gradient_that_is_held_stays(holds, made):
     assert torch.equal(torch.as_tensor(held), same)
 
 
+def test_what_other_processes_may_read_stays(made):
+    weight = batch(0)[1].requires_grad_()
+    loss_of(0, weight, ArcFace()).backward()
+    shared = weight.grad.share_memory_().data_ptr()
+    weight.grad = None
+    loss_of(1, weight, ArcFace()).backward()
+    assert shared not in made
+
+
 @MARGINS
 def test_gradients_add_up(margin):
     """Of two backwards one after the other, and of two forwards before both."""

@@ -40,6 +40,23 @@ def test_what_is_rounded(is_fast, precision):
             assert ((found.double() - exact).abs() <= 40 * 2**-24 * largest).all()
 
 
+@pytest.mark.parametrize("turned", ["neither", "first", "second"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_sums_are_float32(precision, turned):
+    """256 and 4095 quarters: in bfloat16 each quarter would be lost. Only the result is rounded."""
+    first, second = torch.full((256, 4096), 0.25), torch.ones(4096, 128)
+    first[:, 0] = 256.0
+    times = Products(CPU, precision)
+    first, second = (rows.to(times.dtype) for rows in (first, second))
+    if turned == "first":
+        first = first.T.contiguous().T
+    elif turned == "second":
+        second = second.T.contiguous().T
+    assert times.as_they_come(first, second).unique().tolist() == [
+        torch.tensor(256.0 + 4095 / 4).to(times.dtype).item()
+    ]
+
+
 @pytest.mark.filterwarnings("ignore:TF32")  # torch's own, of switching oneDNN
 @pytest.mark.parametrize("enabled", [True, False])
 def test_float64_and_mkldnn_off(enabled):
