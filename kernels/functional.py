@@ -24,7 +24,7 @@ from fusedface.kernels import (
 from fusedface.kernels.dispatch import pick_backend, pick_precision
 from fusedface.kernels.interface.primitive import Backend, target_cosine
 from fusedface.kernels.interface.update import CentreUpdate
-from fusedface.kernels.interface.whole import Call, Whole
+from fusedface.kernels.interface.whole import Call
 from fusedface.kernels.margins import Margin, State, defines_form
 from fusedface.kernels.options import HeadOptions, head_options
 from fusedface.kernels.output import MarginOutput
@@ -92,11 +92,8 @@ def margin_loss(
         run = ranks.over(run)
     if run.whole is not None and update is None and run.whole_serves(embeddings, weight):
         states = {name: state[name] for name in chosen.margin.initial_state()}
-        call = _call(chosen, states, embeddings.device, training, precision)
-        if call is not None:
-            return _whole_loss(
-                run, run.whole, embeddings, weight, labels, chosen, state, states, call
-            )
+        if call := _call(chosen, states, embeddings.device, training, precision):
+            return _whole_loss(run, embeddings, weight, labels, chosen, state, states, call)
     checks.check_values(embeddings, labels, state, num_classes, chosen.ignore_index)
     with torch.autocast(embeddings.device.type, enabled=False):
         return plain_loss.margin_loss(
@@ -139,7 +136,6 @@ _kept_call = functools.lru_cache(maxsize=256)(HeadOptions.call)
 
 def _whole_loss(
     run: Backend,
-    whole: Whole,
     embeddings: Tensor,
     weight: Tensor,
     labels: Tensor,
@@ -149,6 +145,8 @@ def _whole_loss(
     call: Call,
 ) -> MarginOutput:
     """`plain_loss.margin_loss` by a backend that has all of it in its kernels."""
+    whole = run.whole
+    assert whole is not None
     per_sample, names, states = options.reduction == "none", tuple(of_margin), [*of_margin.values()]
     if run.whole_checks:
         checks.check_state_values(state)
