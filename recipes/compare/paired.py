@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+ROUNDING = 1e-9
+"""Of accuracies: differences whose standard deviation is smaller are equal up to rounding."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -52,7 +55,7 @@ def paired_test(pairs: list[tuple[float, float]]) -> PairedTest:
     """Test pairs of final accuracies, (reference, other) of each seed."""
     difference = Spread.of([a - b for a, b in pairs])
     assert difference is not None  # there is at least one pair
-    if not difference.std:
+    if difference.std is None or difference.std < ROUNDING:
         return PairedTest(difference, None)
     from scipy import stats  # takes a second to import
 
