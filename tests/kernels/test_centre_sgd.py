@@ -67,11 +67,11 @@ def test_hooks_run_once_and_copies_go_on():
 
 
 def test_before_torchs_own_step_the_unit_rows_are_dropped():
-    """Its fused step writes class centres without counting it: with a rate on the device, say."""
+    """Its fused step writes class centres without counting it: with `maximize`, say."""
     *rest, optimizer = make(lambda groups, centres: CentreSGD(groups, centres, **RATES))
     dropped = []
     optimizer._kernels = SimpleNamespace(forget=dropped.append)
-    optimizer.param_groups[1]["lr"] = torch.tensor(0.1)
+    optimizer.param_groups[1]["maximize"] = True
     steps(*rest, optimizer, 2)
     assert len(dropped) == 2
     assert all(centres is rest[0] for centres in dropped)
