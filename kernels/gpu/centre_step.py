@@ -17,7 +17,7 @@ UPDATE_ELEMENTS = 2048  # elements of class centres that one program of `sgd_ker
 class Rates(NamedTuple):
     """The settings of a group of `torch.optim.SGD`."""
 
-    lr: float | Tensor  # 0-d on the device of the class centres, which a captured step reads anew
+    lr: float | Tensor  # or 0-d on their device: every replay of a captured step reads it
     momentum: float
     weight_decay: float
     nesterov: bool

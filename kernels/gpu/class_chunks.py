@@ -15,7 +15,7 @@ class Chunk(NamedTuple):
     weight: Tensor
     """(K, D), rows [first, first + K) of all."""
     labels: Tensor
-    """(B,), counted from `first`: a class of another chunk is no row of this one."""
+    """(B,), counted from `first`; classes of other chunks lie outside [0, K)."""
     flags: Tensor
     """Those of its tiles (`rows.flags_kernel`): columns of all flags."""
 

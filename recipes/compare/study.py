@@ -96,7 +96,7 @@ def keep(path: Path, results: Iterable[RunResult], inputs: "Inputs") -> int:
 
 
 def keep_as_runs_end(path: Path, inputs: "Inputs") -> Callable[[set[PlannedRun]], None]:
-    """A function that is told the runs in progress, and keeps each run once it is no longer among them.
+    """A function to call with the runs in progress. It keeps each run that has ended since the last call.
 
     So a study loses no finished run when its machine stops. If the file cannot be written, the runs go on,
     and the end of the comparison tries again.

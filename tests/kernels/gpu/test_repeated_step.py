@@ -37,7 +37,7 @@ def a_step(margin, **options):
 @pytest.mark.parametrize("margin", [CosFace(), CurricularFace(), AdaFace()], ids=lambda m: m.name)
 @pytest.mark.usefixtures("driver")
 def test_a_repeated_step_allocates_few_tensors(margin, monkeypatch):
-    """Each takes the host as long as a launch. There were seventeen in the forward alone."""
+    """An allocation costs the host as much time as a launch. The forward once had seventeen."""
     step, made, like = a_step(margin), [], torch.empty_like
     step()
     step()
