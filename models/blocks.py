@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from typing import Literal, get_args
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusedface.models.loops.depthwise import convolve
@@ -12,6 +13,20 @@ from fusedface.models.prelu import PReLU
 
 Activation = Literal["prelu", "relu", "relu6"]
 ACTIVATIONS = get_args(Activation)
+NARROW = 16  # channels in a vector of AVX-512
+
+
+class NarrowPointwise(nn.Conv2d):
+    """A strided 1x1 convolution of fewer than `NARROW` channels: takes its pixels first, then has stride 1.
+
+    On a CPU, torch's own backward of such a convolution of a channels-last tensor writes past its memory
+    (oneDNN issue 6035, seen with torch 2.13): the process dies, or a gradient is wrong.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as Conv2d has it
+        """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride), rounded up."""
+        down, along = self.stride
+        return F.conv2d(input[:, :, ::down, ::along], self.weight, self.bias)
 
 
 class ConvBN(nn.Sequential):
@@ -44,7 +59,9 @@ def conv_bn(
     Returns:
         A Sequential with the entries `conv`, `bn` and, with an activation, `act`.
     """
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
+    is_pointwise = kernel == 1 and padding == 0 and groups == 1
+    kind = NarrowPointwise if is_pointwise and stride > 1 and in_channels < NARROW else nn.Conv2d
+    conv = kind(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
     layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv, bn=nn.BatchNorm2d(out_channels))
     if activation == "prelu":
         layers["act"] = PReLU(out_channels)
