@@ -2,7 +2,7 @@
 
 from fusedface.data.contact_sheet import contact_sheet
 from fusedface.data.dataset import FaceBatch, FaceDataset, collate_whole, read_batches
-from fusedface.data.fingerprints import changed_images, fingerprint
+from fusedface.data.fingerprints import changed_images, fingerprint, fingerprint_of_files
 from fusedface.data.overlap import overlaps
 from fusedface.data.pair_list import PairList, from_index_pairs
 from fusedface.data.pairs import read_pairs
@@ -44,6 +44,7 @@ __all__ = [
     "contact_sheet",
     "find_sets",
     "fingerprint",
+    "fingerprint_of_files",
     "from_index_pairs",
     "open_pack",
     "open_source",

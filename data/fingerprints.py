@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from fusedface.data.sources import FaceSource
+from fusedface.data.sources import FaceSource, Images
 
 MAX_READ = 256 * 2**20  # bytes of all files, which a machine reads in a second or two
 MISSING = (-1, 0)
@@ -26,7 +26,7 @@ def fingerprint(source: FaceSource) -> dict[str, Any]:
         "num_images": len(source),
         "num_identities": source.num_classes,
         "digest": digest.hexdigest(),
-        **_of_files(source),
+        **fingerprint_of_files(source),
     }
 
 
@@ -66,8 +66,9 @@ def _is_fingerprint(value: object) -> TypeGuard[dict[str, Any]]:
     )
 
 
-def _of_files(source: FaceSource) -> dict[str, str]:
-    paths = list(source.files())
+def fingerprint_of_files(images: Images) -> dict[str, str]:
+    """The digest of the files of some images, as `fingerprint` takes it; empty without files."""
+    paths = list(images.files())
     if not paths:
         return {}
     stats = [_size_and_time(path) for path in paths]

@@ -1,6 +1,6 @@
 """Verification pairs, the same for every file format."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,13 @@ class ImageFiles(Images):
     def folder(self) -> Path:
         """The root."""
         return self.root
+
+    def files(self, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[Path]:
+        """One file per image."""
+        return (
+            self.root / self.paths[int(i)]
+            for i in (range(len(self)) if indices is None else indices)
+        )
 
     def people(self) -> set[str]:
         """The names of the folders."""

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from fusedface.data import PairList, fingerprint
+from fusedface.data import PairList, fingerprint, fingerprint_of_files
 from fusedface.recipes.compare.results import OF_THE_LOSS, PlannedRun
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import differences, read_recipe
@@ -116,11 +117,15 @@ def _input_differences(folder: Path, inputs: Inputs) -> list[str]:
 
 
 def _digest(pairs: PairList) -> str:
-    """The number of pairs, and a digest of the pairs and the names of their images."""
+    """The number of pairs, and a digest of the pairs and their images, wherever the images are."""
     digest = hashlib.sha256()
     for values in (pairs.first, pairs.second, pairs.same, pairs.fold):
         digest.update(values.astype("int64").tobytes())
-    for index in range(len(pairs.images)):
-        name = pairs.images.describe(index)
-        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-    return f"{len(pairs)} pairs, digest {digest.hexdigest()}"
+    names = [pairs.images.describe(index) for index in range(len(pairs.images))]
+    shared = len(os.path.commonpath(names))  # their folder
+    for name in names:
+        digest.update(name[shared:].encode("utf-8", "surrogateescape") + b"\0")
+    files = fingerprint_of_files(pairs.images)
+    return ", ".join(
+        [f"{len(pairs)} pairs", f"digest {digest.hexdigest()}", *map(" ".join, files.items())]
+    )

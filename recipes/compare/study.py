@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,8 +116,27 @@ def keep_as_runs_end(path: Path, inputs: "Inputs") -> Callable[[set[PlannedRun]]
 
 
 def digest_of(recipe: "Recipe") -> str:
-    """A digest of all settings of a recipe."""
-    return hashlib.sha256(to_toml(recipe).encode()).hexdigest()[:16]
+    """A digest of all settings of a recipe; of its files, only the names count.
+
+    What is in them is in the `Inputs`, or the recipe has its sha256.
+    """
+    return hashlib.sha256(to_toml(_without_folders(recipe)).encode()).hexdigest()[:16]
+
+
+def _without_folders(recipe: "Recipe") -> "Recipe":
+    verification, init, teacher = recipe.evaluation, recipe.init, recipe.teacher
+    pairs = tuple(Path(path).name for path in verification.pairs)
+    return replace(
+        recipe,
+        data=replace(recipe.data, source=Path(recipe.data.source).name),
+        evaluation=replace(verification, pairs=pairs, root=_name(verification.root)),
+        init=replace(init, checkpoint=_name(init.checkpoint)),
+        teacher=replace(teacher, network=_name(teacher.network)),
+    )
+
+
+def _name(path: str | None) -> str | None:
+    return None if path is None else Path(path).name
 
 
 def _read(path: Path) -> list[Entry]:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from fusedface import cli
 from fusedface.kernels import ArcFace, CosFace, CurricularFace, MVArc, NormFace
 from fusedface.recipes.compare import compare as compare_module
-from fusedface.recipes.compare import pool
+from fusedface.recipes.compare import pool, study
 from fusedface.recipes.compare.compare import compare
 from fusedface.recipes.compare.plan import plan
 from fusedface.recipes.compare.protocols import PAPER_SET, PROTOCOLS, get_protocol, with_settings
@@ -272,6 +272,19 @@ def test_another_image_is_other_data(tmp_path):
     shutil.copy(one, one.with_name("more.png"))
     after = inputs_of(recipe, torch.device("cpu"))
     assert {key for key in before if before[key] != after[key]} == {"training images"}
+
+
+def test_faces_in_another_folder_are_the_same_data(tmp_path):
+    """A study that had been begun with the faces in one folder was refused with them in another."""
+    here, there = (recipes_of(write_faces(tmp_path / name))[0] for name in ("here", "there"))
+    before = inputs_of(here, torch.device("cpu"))
+    assert inputs_of(there, torch.device("cpu")) == before
+    assert study.digest_of(here) == study.digest_of(there)
+    assert study.digest_of(replace(here, name="other")) != study.digest_of(there)
+    image = next((tmp_path / "there" / "test").rglob("1.png"))
+    image.write_bytes(image.with_name("2.png").read_bytes())
+    after = inputs_of(there, torch.device("cpu"))
+    assert {key for key in before if before[key] != after[key]} == {"pairs of pairs"}
 
 
 def test_the_default_folder_is_that_of_the_same_comparison(compared, tmp_path, monkeypatch):
