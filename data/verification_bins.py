@@ -17,6 +17,7 @@ from fusedface.data.pair_list import (
     contiguous_folds,
 )
 from fusedface.data.pickles import Array, RefusedPickle, read_pickle
+from fusedface.data.sources.reading import readable
 
 SUFFIX = ".bin"
 PROTOCOL = 4  # read by every Python 3
@@ -55,10 +56,9 @@ def read_bin(path: Path) -> PairList:
 def _contents(path: Path) -> tuple[list[bytes], np.ndarray]:
     """The encoded images of a set, and whether each pair shows one person."""
     try:
-        images, same = _two(read_pickle(path.read_bytes()))
+        with readable(path):
+            images, same = _two(read_pickle(path.read_bytes()))
         return [_image(item) for item in _items(images)], _truths(same)
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except RefusedPickle as error:
         raise ValueError(
             f"{path} is not a verification set, which is a pickle of (images, same): {error}"

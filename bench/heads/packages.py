@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,11 +79,7 @@ def metric_learning_arcface() -> Loss:
 def torch_normface(dtype: torch.dtype) -> Loss:
     """torch's linear_cross_entropy, on its chunked path with default options."""
     options = torch.nn.LinearCrossEntropyOptions()  # pyright: ignore[reportAttributeAccessIssue]
-
-    def function(x: Tensor, w: Tensor, labels: Tensor) -> Tensor:
-        return F.linear_cross_entropy(x, w, labels, options=options)  # pyright: ignore[reportAttributeAccessIssue]
-
-    return _normface(function, dtype)
+    return _normface(partial(F.linear_cross_entropy, options=options), dtype)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def liger_normface(dtype: torch.dtype) -> Loss:
@@ -106,11 +103,7 @@ def liger_hopper_normface(dtype: torch.dtype) -> Loss:
 def quack_normface(dtype: torch.dtype) -> Loss:
     """QuACK's chunked linear cross-entropy, its products without tuning."""
     module = importlib.import_module("quack.linear_cross_entropy")
-
-    def function(x: Tensor, w: Tensor, labels: Tensor) -> Any:
-        return module.chunked_linear_cross_entropy(x, w, labels, tuned=False)
-
-    return _normface(padded(function), dtype)
+    return _normface(padded(partial(module.chunked_linear_cross_entropy, tuned=False)), dtype)
 
 
 def padded(function: LinearCrossEntropy) -> LinearCrossEntropy:

@@ -1,7 +1,8 @@
 """Alternatives to write or copy instead of the fused head, each as it is published.
 
-Every function here makes a `Loss` of embeddings and class centres that are not normalised. We wrote the
-code of published formulations ourselves (docs/losses.md). Cosines are float32, also under autocast.
+Every function here is a `Loss` of embeddings and class centres that are not normalised, or makes one from
+the state of its margin. We wrote the code of published formulations ourselves (docs/losses.md). Cosines are
+float32, also under autocast.
 """
 
 import math
@@ -56,7 +57,7 @@ def eager_curricularface(t: Tensor) -> Loss:
     """The fastest eager form that we know: torch.where, sines of B numbers, in place if autograd allows."""
 
     def loss(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        cos = F.linear(F.normalize(embeddings), F.normalize(weight)).float()
+        cos = _cosines(embeddings, weight)
         lowered, final = _lowered_target(cos, labels)
         z = torch.where(cos > lowered.detach(), cos * (t + cos), cos)
         return F.cross_entropy(z.scatter_(1, labels[:, None], final).mul_(S), labels)
@@ -64,43 +65,30 @@ def eager_curricularface(t: Tensor) -> Loss:
     return loss
 
 
-def eager_arcface() -> Loss:
+def eager_arcface(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """ArcFace with sines of B numbers only, in place after the product."""
-
-    def loss(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        cos = F.linear(F.normalize(embeddings), F.normalize(weight)).float()
-        _, final = _lowered_target(cos, labels)
-        return F.cross_entropy(cos.scatter_(1, labels[:, None], final).mul_(S), labels)
-
-    return loss
+    cos = _cosines(embeddings, weight)
+    _, final = _lowered_target(cos, labels)
+    return F.cross_entropy(cos.scatter_(1, labels[:, None], final).mul_(S), labels)
 
 
-def eager_normface() -> Loss:
+def eager_normface(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Softmax without a margin: the logits are the cosines times the scale."""
-
-    def loss(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        cos = F.linear(F.normalize(embeddings), F.normalize(weight)).float()
-        return F.cross_entropy(cos.mul_(S), labels)
-
-    return loss
+    return F.cross_entropy(_cosines(embeddings, weight).mul_(S), labels)
 
 
-def partial_fc_arcface() -> Loss:
+def partial_fc_arcface(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """insightface's Partial FC at sample rate 1; margin by in-place arccosines, outside of autograd.
 
     The gradient is straight-through: dT/dc_y = 1.
     """
-
-    def loss(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        cos = F.linear(F.normalize(embeddings), F.normalize(weight)).float().clamp(-1, 1)
-        rows = torch.arange(len(labels), device=labels.device)
-        with torch.no_grad():
-            cos.arccos_()
-            cos[rows, labels] += M
-            cos.cos_()
-        return _InPlaceCrossEntropy.apply(cos * S, labels)
-
-    return loss
+    cos = _cosines(embeddings, weight).clamp(-1, 1)
+    rows = torch.arange(len(labels), device=labels.device)
+    with torch.no_grad():
+        cos.arccos_()
+        cos[rows, labels] += M
+        cos.cos_()
+    return _InPlaceCrossEntropy.apply(cos * S, labels)
 
 
 class _InPlaceCrossEntropy(torch.autograd.Function):
@@ -130,6 +118,11 @@ def in_autocast(loss: Loss, dtype: torch.dtype) -> Loss:
             return loss(embeddings, weight, labels)
 
     return wrapped
+
+
+def _cosines(embeddings: Tensor, weight: Tensor) -> Tensor:
+    """Cosines (B, C), float32."""
+    return F.linear(F.normalize(embeddings), F.normalize(weight)).float()
 
 
 def _lowered_target(cos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

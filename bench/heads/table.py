@@ -80,8 +80,8 @@ def _arcface(t: Tensor) -> list[Head]:
     name = "partial fc arcface"
     found = [
         *_fused(margin, t),
-        Head("eager arcface", margin, published.eager_arcface),
-        Head(name, margin, published.partial_fc_arcface, target_gradient="straight_through"),
+        Head("eager arcface", margin, lambda: published.eager_arcface),
+        Head(name, margin, lambda: published.partial_fc_arcface, target_gradient="straight_through"),
         Head(
             "pytorch-metric-learning arcface", margin, packages.metric_learning_arcface,
             missing=without,
@@ -89,8 +89,14 @@ def _arcface(t: Tensor) -> list[Head]:
     ]  # fmt: skip
     found += _auto_chunked(margin)
     if t.device.type == "cuda":
-        make = published.partial_fc_arcface
-        found.append(_in_bfloat16(name, margin, make, target_gradient="straight_through"))
+        found.append(
+            _in_bfloat16(
+                name,
+                margin,
+                lambda: published.partial_fc_arcface,
+                target_gradient="straight_through",
+            )
+        )
     return found
 
 
@@ -108,7 +114,7 @@ def _normface(t: Tensor) -> list[Head]:
     )
     return [
         *_fused(margin, t),
-        Head("eager normface", margin, published.eager_normface),
+        Head("eager normface", margin, lambda: published.eager_normface),
         *_for_hopper(margin, device),
         *(
             Head(

@@ -4,6 +4,8 @@ import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
+from fusedface.data.sources.reading import readable
+
 SHOWN_PROBLEMS = 5  # of a file with many
 
 
@@ -41,14 +43,11 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open("rb") as file:
-                self.size = file.seek(0, 2)
-                if not self.size:
-                    raise ValueError(f"{path} is empty")
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        with readable(path), path.open("rb") as file:
+            self.size = file.seek(0, 2)
+            if not self.size:
+                raise ValueError(f"{path} is empty")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def check_unchanged(self) -> None:
         """Raise ValueError if the file has become shorter: reading past its end would kill the process."""

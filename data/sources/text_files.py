@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from fusedface.data.sources.reading import readable
+
 MAX_NAME_BYTES = 255  # of a file or folder name, as on nearly all file systems
 MAX_PATH_BYTES = 4095  # of a whole path, as on Linux
 
@@ -33,8 +35,7 @@ def read_lines(path: Path) -> list[str]:
         ValueError: it cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        with readable(path):
+            return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None

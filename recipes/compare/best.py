@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from fusedface.recipes.compare.statistics import LossResult
 from fusedface.recipes.compare.tables import interval_text
-from fusedface.recipes.compare.texts import cure_of, loss_of
+from fusedface.recipes.compare.texts import cure_of, loss_of, seeds_text
 from fusedface.recipes.report.html import Cell, Table
 
 NOTE = (
@@ -59,11 +59,10 @@ def best_sentence(losses: Sequence[LossResult], names: Mapping[str, str], refere
         return ""
     best, test = arcface[0], arcface[0].against
     with_cure = f"with {cure}" if (cure := cure_of(best.label)) else "without a cure"
-    count = test.difference.count
     sure = f", 95 % interval {interval_text(test)}" if test.interval else ""
     return (
         f"ArcFace is best {with_cure}; {names[reference]} less this is {100 * test.difference.mean:+.2f} "
-        f"points ({'one seed' if count == 1 else f'{count} seeds'}{sure})."
+        f"points ({seeds_text(test.difference.count)}{sure})."
     )
 
 

@@ -5,6 +5,7 @@ from statistics import fmean
 
 from fusedface.kernels.sinking import CRITERION_STEPS, learns_above, pace
 from fusedface.recipes.compare.results import RunResult
+from fusedface.recipes.compare.statistics import by_label
 from fusedface.recipes.configuration.loss_stages import stage_named, stages_of
 from fusedface.recipes.report.html import Table, Tags
 from fusedface.recipes.run_directory.reader import Line
@@ -18,12 +19,9 @@ NOTE = (
 
 def foretold_table(results: Sequence[RunResult], names: Mapping[str, str]) -> Table:
     """One row per loss: F0, its pace 1/beta, the criterion, and the final target cosine."""
-    by_label: dict[str, list[RunResult]] = {}
-    for result in results:
-        by_label.setdefault(result.run.label, []).append(result)
     recipe = results[0].run.recipe
     step = recipe.schedule.warmup_steps + CRITERION_STEPS
-    rows = [[names[label], *_row(runs, step)] for label, runs in by_label.items()]
+    rows = [[names[label], *_row(runs, step)] for label, runs in by_label(results).items()]
     asked = f"target cosine, step {step}"
     columns = ["loss", "F0", "1/beta, steps", "F0/2", asked, "said", "target cosine, end"]
     return Table(columns, rows, "What the law of sinking said", NOTE)
@@ -65,7 +63,6 @@ def _pace(lines: Sequence[Line], runs: Sequence[RunResult], s: float) -> str:
     by_sgd = recipe.optim.kind == "sgd" and not recipe.teacher.places_centres
     if not lengths or summary is None or not by_sgd:
         return "-"
-    optim = recipe.optim
-    rate = lines[0]["lr"] * (1.0 if optim.lr_head is None else optim.lr_head / optim.lr)
-    beta = pace(s, summary.num_identities, fmean(lengths), rate, optim.momentum)
+    rate = lines[0]["lr"] * recipe.optim.centres_factor
+    beta = pace(s, summary.num_identities, fmean(lengths), rate, recipe.optim.momentum)
     return f"{1.0 / beta:,.0f}"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from fusedface.recipes.compare.best import best_sentence
 from fusedface.recipes.compare.statistics import LossResult
+from fusedface.recipes.compare.texts import seeds_text
 
 SIGNIFICANT = 0.05
 FELL = ("sunk", "collapsed")
@@ -32,8 +33,7 @@ def _best(losses: Sequence[LossResult], names: Mapping[str, str]) -> str:
     if best.final is None:
         return "No run came to its end."
     spread = "" if best.final.std is None else f" ± {100 * best.final.std:.1f}"
-    count = best.final.count
-    seeds = "one seed" if count == 1 else f"{count} seeds"
+    seeds = seeds_text(best.final.count)
     return f"{names[best.label]} ends highest: {100 * best.final.mean:.1f}{spread} % ({seeds})."
 
 

@@ -1,6 +1,6 @@
 """The figures of a comparison: means and spreads over seeds, and paired tests between losses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -49,18 +49,24 @@ def summarise(results: "Sequence[RunResult]") -> list[LossResult]:
         results: all runs. The reference of the tests is the first loss with CurricularFace; without
             one, the first loss.
     """
-    by_label: dict[str, list[RunResult]] = {}
-    for result in results:
-        by_label.setdefault(result.run.label, []).append(result)
+    groups = by_label(results)
     reference = reference_label(results)
     bests = [max((a for _, a in r.accuracies), default=0.0) for r in results]
     top = max(bests, default=0.0)
     far = _common_far(results)
-    tests = _paired_tests(by_label, reference)
+    tests = _paired_tests(groups, reference)
     losses = [
-        _loss_result(label, runs, top, far, tests.get(label)) for label, runs in by_label.items()
+        _loss_result(label, runs, top, far, tests.get(label)) for label, runs in groups.items()
     ]
     return sorted(losses, key=lambda loss: -(loss.final.mean if loss.final else -1.0))
+
+
+def by_label(results: "Iterable[RunResult]") -> "dict[str, list[RunResult]]":
+    """The runs of each loss, by its label, both in their order."""
+    found: dict[str, list[RunResult]] = {}
+    for result in results:
+        found.setdefault(result.run.label, []).append(result)
+    return found
 
 
 def reference_label(results: "Sequence[RunResult]") -> str:

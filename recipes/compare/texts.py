@@ -21,6 +21,11 @@ def cure_of(label: str) -> str:
     return label.partition(JOINT)[2]
 
 
+def seeds_text(count: int) -> str:
+    """The number of seeds in words and figures, such as "one seed" or "3 seeds"."""
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
 def shortened(lines: Sequence[str]) -> str:
     """The first few differences, one line each."""
     more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []

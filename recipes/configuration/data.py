@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from fusedface.recipes.configuration.rules import require
+from fusedface.recipes.configuration.rules import require, require_at_least
 
 SYNTHETIC = "synthetic"
 
@@ -23,17 +23,11 @@ class Synthetic:
     """Seed of the generated people; separate from `train.seed`, so that runs can share a data set."""
 
     def __post_init__(self) -> None:
-        require("data.synthetic.num_identities", self.num_identities, self.num_identities >= 2)
-        require(
-            "data.synthetic.images_per_identity",
-            self.images_per_identity,
-            self.images_per_identity >= 1,
-        )
+        require_at_least(self, "data.synthetic", num_identities=2, images_per_identity=1, seed=0)
         in_unit = 0.0 <= self.difficulty <= 1.0
         require("data.synthetic.difficulty", self.difficulty, in_unit, "in [0, 1]")
         in_unit = 0.0 <= self.label_noise < 1.0
         require("data.synthetic.label_noise", self.label_noise, in_unit, "in [0, 1)")
-        require("data.synthetic.seed", self.seed, self.seed >= 0, "at least 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,4 +51,4 @@ class Data:
 
     def __post_init__(self) -> None:
         require("data.source", self.source, bool(self.source.strip()), "a path or 'synthetic'")
-        require("data.num_workers", self.num_workers, self.num_workers >= 0, "at least 0")
+        require_at_least(self, "data", num_workers=0)

@@ -1,7 +1,9 @@
 """Hash of a file, by which a recipe identifies it."""
 
-from hashlib import file_digest
 from pathlib import Path
+
+from fusedface.data.sources.reading import readable
+from fusedface.models.shard_files import digest_of
 
 
 def sha256(path: Path) -> str:
@@ -10,8 +12,5 @@ def sha256(path: Path) -> str:
     Raises:
         ValueError: it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    with readable(path):
+        return digest_of(path)

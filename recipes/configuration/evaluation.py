@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusedface.recipes.configuration.rules import require
+from fusedface.recipes.configuration.rules import require, require_at_least
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,15 +25,14 @@ class Evaluation:
     """Number of pairs drawn from generated or held-out faces, at least 20; half are genuine pairs."""
 
     def __post_init__(self) -> None:
-        names = [Path(path).stem for path in self.pairs]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(
-                f"evaluation.pairs must have different file names, got {twice[0]!r} twice"
-            )
+        _check_different(self.pairs)
         is_length = 0.0 <= self.every < float("inf")
         require("evaluation.every", self.every, is_length, "at least 0")
-        enough = self.num_identities >= 20
-        require("evaluation.num_identities", self.num_identities, enough, "at least 20")
-        enough = self.images_per_identity >= 2
-        require("evaluation.images_per_identity", self.images_per_identity, enough, "at least 2")
-        require("evaluation.num_pairs", self.num_pairs, self.num_pairs >= 20, "at least 20")
+        require_at_least(self, "evaluation", num_identities=20, images_per_identity=2, num_pairs=20)
+
+
+def _check_different(pairs: tuple[str, ...]) -> None:
+    """Raise a ValueError if two lists have one file name, because figures are named after it."""
+    names = [Path(path).stem for path in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"evaluation.pairs must have different file names, got {twice[0]!r} twice")

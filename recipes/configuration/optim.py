@@ -43,27 +43,40 @@ class Optim:
     clip_norm: float = 5.0
     """Largest norm of the backbone's gradient; a larger gradient is scaled down to it. 0 is off."""
 
+    @property
+    def centres_factor(self) -> float:
+        """The learning rate of the class centres over that of the backbone, at every step."""
+        return 1.0 if self.lr_head is None else self.lr_head / self.lr
+
     def __post_init__(self) -> None:
+        require_choice("optim.kind", self.kind, get_args(Optimizer))
+        if self.fuse_centres and self.kind != "sgd":
+            raise ValueError(f"optim.fuse_centres needs optim.kind 'sgd', got {self.kind!r}")
+        self._check_numbers()
+        self._check_batch()
+        self._check_dtypes()
+
+    def _check_numbers(self) -> None:
+        """Check rates, averages, weight decay and the bound on the gradient."""
         require("optim.lr", self.lr, 0.0 < self.lr < float("inf"), "positive and finite")
         if self.lr_head is not None:
             fits = 0.0 < self.lr_head < float("inf")
             require("optim.lr_head", self.lr_head, fits, "positive and finite")
-        require_choice("optim.kind", self.kind, get_args(Optimizer))
-        if self.fuse_centres and self.kind != "sgd":
-            raise ValueError(f"optim.fuse_centres needs optim.kind 'sgd', got {self.kind!r}")
-        self._check_dtypes()
-        require("optim.beta2", self.beta2, 0.0 < self.beta2 < 1.0, "in (0, 1)")
-        rule = "at least 2, for batch normalisation"
-        require("optim.batch_size", self.batch_size, self.batch_size >= 2, rule)
-        divides = self.accumulate >= 1 and self.batch_size % self.accumulate == 0
-        rule = f"at least 1, and a divisor of optim.batch_size {self.batch_size}"
-        require("optim.accumulate", self.accumulate, divides, rule)
         require("optim.momentum", self.momentum, 0.0 < self.momentum < 1.0, "in (0, 1)")
+        require("optim.beta2", self.beta2, 0.0 < self.beta2 < 1.0, "in (0, 1)")
         for name in ("weight_decay", "weight_decay_head"):
             value = getattr(self, name)
             require(f"optim.{name}", value, 0.0 <= value < 1.0, "in [0, 1)")
         off_or_more = 0.0 <= self.clip_norm < float("inf")
         require("optim.clip_norm", self.clip_norm, off_or_more, "at least 0")
+
+    def _check_batch(self) -> None:
+        """Check the size of a batch and its parts."""
+        rule = "at least 2, for batch normalisation"
+        require("optim.batch_size", self.batch_size, self.batch_size >= 2, rule)
+        divides = self.accumulate >= 1 and self.batch_size % self.accumulate == 0
+        rule = f"at least 1, and a divisor of optim.batch_size {self.batch_size}"
+        require("optim.accumulate", self.accumulate, divides, rule)
 
     def _check_dtypes(self) -> None:
         """Check how the class centres and their momentum are stored."""

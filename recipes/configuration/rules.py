@@ -13,7 +13,14 @@ def require_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
     require(key, value, value in choices, f"one of {', '.join(choices)}")
 
 
-def require(key: str, value: object, holds: bool, rule: str = "at least 1") -> None:
+def require_at_least(record: object, prefix: str, **least: int) -> None:
+    """Raise a ValueError for a setting of `record` below its least value; its key is "prefix.name"."""
+    for name, smallest in least.items():
+        value = getattr(record, name)
+        require(f"{prefix}.{name}", value, value >= smallest, f"at least {smallest}")
+
+
+def require(key: str, value: object, holds: bool, rule: str) -> None:
     """Raise a ValueError that names key, rule and value unless `holds` and a number is within its limit."""
     if not holds:
         raise ValueError(f"{key} must be {rule}, got {value!r}")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fusedface.recipes.configuration.rules import require, require_choice
+from fusedface.recipes.configuration.rules import require, require_at_least, require_choice
 
 Decay = Literal["step", "cosine", "polynomial"]
 
@@ -34,8 +34,12 @@ class Schedule:
     def __post_init__(self) -> None:
         require("schedule.epochs", self.epochs, 0.0 < self.epochs < float("inf"), "positive")
         if self.steps is not None:
-            require("schedule.steps", self.steps, self.steps >= 1)
-        require("schedule.warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "at least 0")
+            require_at_least(self, "schedule", steps=1)
+        require_at_least(self, "schedule", warmup_steps=0)
+        self._check_decay()
+
+    def _check_decay(self) -> None:
+        """Check how the learning rate falls."""
         require_choice("schedule.kind", self.kind, get_args(Decay))
         rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
         inside = all(0.0 < fraction < 1.0 for fraction in self.milestones)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fusedface.recipes.configuration.rules import require, require_choice
+from fusedface.recipes.configuration.rules import require, require_at_least, require_choice
 
 Arithmetic = Literal["auto", "float32", "bfloat16", "float16"]
 Switch = Literal["auto", "on", "off"]
@@ -44,7 +44,7 @@ class Train:
         require_choice("train.precision", self.precision, get_args(Arithmetic))
         require_choice("train.compile", self.compile, get_args(Switch))
         require_choice("train.cuda_graph", self.cuda_graph, get_args(Switch))
-        require("train.freeze", self.freeze, self.freeze >= 0, "at least 0")
         require("train.ema", self.ema, 0.0 <= self.ema < 1.0, "in [0, 1)")
-        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
-            require(f"train.{name}", getattr(self, name), getattr(self, name) >= 1)
+        require_at_least(
+            self, "train", freeze=0, log_every=1, checkpoint_every=1, keep_checkpoints=1
+        )

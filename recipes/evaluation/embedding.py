@@ -65,9 +65,7 @@ def _embed_batch(model: Backbone, images: Tensor) -> Tensor:
 
 def _embed_part(model: Backbone, images: Tensor) -> Tensor:
     inputs = model.preprocessing.images_to_tensor(images)
-    features = model(inputs), model(inputs.flip(3))
-    return (
-        torch.cat(features, dim=1)
-        if model.preprocessing.flip == "concat"
-        else features[0] + features[1]
-    )
+    ours, mirrored = model(inputs), model(inputs.flip(3))
+    if model.preprocessing.flip == "concat":
+        return torch.cat([ours, mirrored], dim=1)
+    return ours + mirrored

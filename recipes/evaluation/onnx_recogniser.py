@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedface.data import Images, read_batches
+from fusedface.data.sources.reading import readable
 from fusedface.models.preprocessing import Preprocessing
 from fusedface.recipes.evaluation.embedding import BATCH_SIZE, refuse_non_finite
 from fusedface.recipes.evaluation.input_contract import USUAL, InputContract
@@ -28,6 +29,7 @@ SMALLEST_SIDE, LARGEST_SIDE = 16, 1024  # pixels of an input
 SUBTRACTS, MULTIPLIES = ("Sub", "_minus"), ("Mul", "_mul")
 NUM_NODES = 8  # number of first nodes whose names decide
 EXTERNAL = 1  # TensorProto.DataLocation
+WARNING, FATAL = 2, 4  # severities of ONNX Runtime's messages; the first is its default
 
 
 class OnnxRecogniser(Recogniser):
@@ -129,27 +131,35 @@ def _open(path: Path) -> tuple["ModelProto", Any]:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
+    with readable(path):
         size = path.stat().st_size
         if not path.is_file() or size > MAX_BYTES:
             raise ValueError(f"{path} is a folder, or too large for a face recogniser")
         return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _session(path: Path, data: bytes) -> Any:
-    """An ONNX Runtime session on the CPU, with as many threads as torch."""
+    """A silent session on the bytes of a file; what ONNX Runtime has to say is in the error."""
+    try:
+        return cpu_session(data, log_severity=FATAL)
+    except Exception as error:  # of many kinds, all of them the file's
+        raise ValueError(f"{path} cannot be run by ONNX Runtime: {str(error)[:300]}") from None
+
+
+def cpu_session(model: bytes | str, log_severity: int = WARNING) -> Any:
+    """An ONNX Runtime session on the CPU, with as many threads as torch.
+
+    Args:
+        model: the bytes of a file, or its path.
+        log_severity: the least severity of its messages on standard error, WARNING or FATAL.
+    """
     import onnxruntime
     import torch
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # its messages are in the error
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of many kinds, all of them the file's
-        raise ValueError(f"{path} cannot be run by ONNX Runtime: {str(error)[:300]}") from None
+    options.log_severity_level = log_severity
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _tensors(graph: "GraphProto") -> "Iterator[TensorProto]":

@@ -6,13 +6,13 @@
                         "calibration": {"slope": ..., "intercept": ...}, ...}}}
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fusedface.recipes.configuration.digest import sha256
 from fusedface.recipes.evaluation.bootstrap import Interval
 from fusedface.recipes.evaluation.calibration import Calibration
 from fusedface.recipes.evaluation.thresholds import OperatingPoint, SetThresholds
@@ -48,11 +48,7 @@ def model_file(path: Path) -> ModelFile:
     Raises:
         ValueError: it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return ModelFile(path.name, hashlib.file_digest(file, "sha256").hexdigest())
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+    return ModelFile(path.name, sha256(path))
 
 
 def write_thresholds(path: Path, model: ModelFile, sets: Mapping[str, SetThresholds]) -> None:

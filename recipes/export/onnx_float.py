@@ -11,7 +11,7 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fusedface.recipes.evaluation.onnx_recogniser import cpu_session
 from fusedface.recipes.export.deployed import Deployed
 from fusedface.recipes.export.job import Job
 
@@ -134,18 +135,10 @@ def _name_normalising(nodes) -> list[Any]:
     return found
 
 
-def open_run(path: Path):
+def open_run(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Run a file with ONNX Runtime, on as many threads as torch uses."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(data: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run([OUTPUT], {INPUT: data})[0])
-
-    return run
+    session = cpu_session(str(path))
+    return lambda data: np.asarray(session.run([OUTPUT], {INPUT: data})[0])
 
 
 @contextmanager

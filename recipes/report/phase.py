@@ -105,9 +105,9 @@ def _moment(line: Line, recipe: Recipe, summary: Summary) -> Moment:
     gap = margin.slope_gap(
         line["target_cosine"], state, target_gradient=recipe.head.target_gradient
     )
-    optim = recipe.optim
-    rate = line["lr"] * (1.0 if optim.lr_head is None else optim.lr_head / optim.lr)
-    beta = pace(margin.s, summary.num_identities, line["centre_length"], rate, optim.momentum)
+    rate = line["lr"] * recipe.optim.centres_factor
+    momentum = recipe.optim.momentum
+    beta = pace(margin.s, summary.num_identities, line["centre_length"], rate, momentum)
     return Moment(line["step"], gap, line["embedding_common"], beta)
 
 

@@ -48,15 +48,13 @@ class RunDirectory:
             raise ValueError(f"{folder} is a file; a run needs a folder")
         return {path.name for path in folder.iterdir()} - {LOCK} if folder.is_dir() else set()
 
-    @contextmanager
-    def claim(self) -> Iterator[None]:
-        """Lock the folder for this process while the block runs.
+    def claim(self) -> FolderLock:
+        """Lock the folder for this process until the lock is left.
 
         Raises:
             ValueError: another process has it.
         """
-        with FolderLock(self.folder):
-            yield
+        return FolderLock(self.folder)
 
     def remove_partial(self) -> None:
         """Remove half-written files of a killed run."""

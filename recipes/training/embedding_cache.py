@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fusedface.data.sources.reading import readable
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -95,14 +97,12 @@ class EmbeddingCache:
 
     def _map(self) -> None:
         """Map the file at its current length, and index the new rows."""
-        try:
+        with readable(self.path):
             if not self.path.exists():
                 return
             size = self.path.stat().st_size
             with self.path.open("rb") as file:
                 header = file.read(HEADER)
-        except OSError as error:
-            raise ValueError(f"cannot read {self.path}: {error.strerror}") from None
         if header != self._header:
             raise self._damaged("its first line")
         count = (size - HEADER) // self._row.itemsize

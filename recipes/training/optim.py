@@ -39,9 +39,8 @@ def parameter_groups(model: Backbone, head: "MarginHead", optim: Optim) -> list[
             decayed_more.append(parameter)
         else:
             backbone.append(parameter)
-    factor = 1.0 if optim.lr_head is None else optim.lr_head / optim.lr
     more = optim.weight_decay_head
-    usual, own = {"lr_factor": 1.0}, {"lr_factor": factor}
+    usual, own = {"lr_factor": 1.0}, {"lr_factor": optim.centres_factor}
     return [
         {"name": "backbone", "params": backbone, "weight_decay": optim.weight_decay, **usual},
         {"name": "embedding", "params": decayed_more, "weight_decay": more, **usual},

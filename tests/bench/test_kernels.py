@@ -39,7 +39,9 @@ def test_every_head_agrees_with_the_reference(phase):
 
 def test_the_truth_is_that_of_a_plain_cross_entropy():
     inputs = SMALL.inputs(CPU)
-    expected = truth(Head("normface", NormFace(s=64.0), published.eager_normface), SMALL, inputs)
+    expected = truth(
+        Head("normface", NormFace(s=64.0), lambda: published.eager_normface), SMALL, inputs
+    )
     x, w = (tensor.detach().double().requires_grad_() for tensor in inputs[:2])
     loss = F.cross_entropy(64.0 * F.normalize(x) @ F.normalize(w).T, inputs[2])
     gradients = torch.autograd.grad(loss, (x, w))
@@ -52,10 +54,10 @@ def test_another_loss_and_another_gradient_are_told_apart():
     """The tolerances are narrow enough: no precision lets a wrong formula through."""
     inputs = SMALL.inputs(CPU)
     for wrong, right in (
-        (published.eager_normface(), ArcFace(m=0.5, s=64.0)),
-        (published.eager_arcface(), NormFace(s=64.0)),
+        (published.eager_normface, ArcFace(m=0.5, s=64.0)),
+        (published.eager_arcface, NormFace(s=64.0)),
         (
-            published.partial_fc_arcface(),
+            published.partial_fc_arcface,
             ArcFace(m=0.5, s=64.0),
         ),  # its gradient is straight-through
     ):

@@ -25,7 +25,7 @@ WRONG = [
     (BackboneOptions, {"input_size": (100, 112)}, "input_size"),
     (HeadOptions, {"focal_gamma": -1.0}, "focal_gamma"),
     (HeadOptions, {"backend": "cuda"}, "backend"),
-    (Synthetic, {"num_identities": 1}, "data.synthetic.num_identities"),
+    (Synthetic, {"num_identities": 1}, "data.synthetic.num_identities must be at least 2"),
     (Synthetic, {"difficulty": 1.5}, "data.synthetic.difficulty"),
     (Synthetic, {"label_noise": 1.0}, "data.synthetic.label_noise"),
     (Data, {"source": " "}, "data.source"),
