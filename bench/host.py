@@ -15,11 +15,23 @@ import torch
 from torch import Tensor
 
 from fusedface.bench.stub_driver import StubDriver, installed
-from fusedface.kernels import AdaFace, ArcFace, CosFace, CurricularFace, MagFace, Margin, MVArc
+from fusedface.kernels import (
+    LDAM,
+    AdaFace,
+    ArcFace,
+    CosFace,
+    CurricularFace,
+    MagFace,
+    Margin,
+    MVArc,
+)
 from fusedface.models import MarginHead
 
-MARGINS = (CosFace(), ArcFace(), MVArc(), CurricularFace(), AdaFace(), MagFace())
 NUM_ROWS, NUM_CLASSES, DIM = 64, 192, 128  # too small to keep the host waiting
+COUNTS = tuple(range(1, NUM_CLASSES + 1))  # images of each class
+MARGINS = (
+    CosFace(), ArcFace(), MVArc(), CurricularFace(), AdaFace(), MagFace(), LDAM(class_counts=COUNTS),
+)  # fmt: skip
 WARM_UP = 3  # steps: kernels are compiled, then launches noted, then repeated
 BETWEEN = 16  # steps between two waits for an empty GPU queue
 

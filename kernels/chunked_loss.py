@@ -17,11 +17,14 @@ from fusedface.kernels.chunks.operands import Hard, Operands
 from fusedface.kernels.chunks.rows import row_loops
 from fusedface.kernels.interface.normalisation import min_norm
 from fusedface.kernels.interface.whole import Call, Rest, WholeLoss
+from fusedface.kernels.margins.form import Target
 from fusedface.kernels.products import Products
 
 
-def serves(embeddings: Tensor, weight: Tensor) -> bool:
+def serves(embeddings: Tensor, weight: Tensor, call: Call) -> bool:
     """Whether `margin_loss` can take them; torch.compile leaves out the loops of chunked.py instead."""
+    if call.target > Target.QUALITY:  # rows.c has neither margins of classes nor of lengths
+        return False
     if torch.compiler.is_compiling() or not embeddings.device.type == weight.device.type == "cpu":
         return False
     is_plain = embeddings.dtype == weight.dtype == torch.float32 and weight.is_contiguous()
@@ -30,7 +33,12 @@ def serves(embeddings: Tensor, weight: Tensor) -> bool:
 
 
 def margin_loss(
-    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], call: Call
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    state: list[Tensor],
+    class_margins: Tensor | None,  # noqa: ARG001  (see `serves`)
+    call: Call,
 ) -> WholeLoss:
     """See `interface.whole.Whole`. Not differentiable twice.
 

@@ -90,9 +90,10 @@ def margin_loss(
         )
     if ranks is not None:
         run = ranks.over(run)
-    if run.whole is not None and update is None and run.whole_serves(embeddings, weight):
+    if run.whole is not None and update is None:
         states = {name: state[name] for name in chosen.margin.initial_state()}
-        if call := _call(chosen, states, embeddings.device, training, precision):
+        call = _call(chosen, states, embeddings.device, len(weight), training, precision)
+        if call is not None and run.whole_serves(embeddings, weight, call):
             return _whole_loss(run, embeddings, weight, labels, chosen, state, states, call)
     checks.check_values(embeddings, labels, state, num_classes, chosen.ignore_index)
     with torch.autocast(embeddings.device.type, enabled=False):
@@ -114,11 +115,15 @@ def _backend(name: str) -> Backend:
 
 
 def _call(
-    options: HeadOptions, states: State, device: torch.device, training: bool, precision: str
-) -> Call | None:
+    options: HeadOptions, states: State, device: torch.device, num_classes: int, training: bool,
+    precision: str,
+) -> Call | None:  # fmt: skip
     """The numbers of a whole loss; None if these options or this state need the plain path."""
-    # A margin without a form may be slow to hash, as LDAM with all its counts, or have no hash.
+    # A margin without a form may have no hash.
     if options.weighting is not None or not defines_form(options.margin):
+        return None
+    class_margins = options.margin.class_margins(device)
+    if class_margins is not None and len(class_margins) < num_classes:
         return None
     for value in states.values():
         if value.dtype != torch.float32 or value.dim() or value.device != device:
@@ -148,14 +153,15 @@ def _whole_loss(
     whole = run.whole
     assert whole is not None
     per_sample, names, states = options.reduction == "none", tuple(of_margin), [*of_margin.values()]
+    class_margins = options.margin.class_margins(embeddings.device)
     if run.whole_checks:
         checks.check_state_values(state)
-        out = whole(embeddings, weight, labels, states, call)
+        out = whole(embeddings, weight, labels, states, class_margins, call)
         return output.of_whole(out, names, per_sample, at_once=True)
     is_read = checks.can_be_read(embeddings.device)
     if is_read:
         checks.check_values(embeddings, labels, state, len(weight), options.ignore_index)
-    out = whole(embeddings, weight, labels, states, call)
+    out = whole(embeddings, weight, labels, states, class_margins, call)
     if is_read:
         cos_y = out.target_cosine.masked_fill(labels == options.ignore_index, 0.0)
         checks.check_centres(cos_y, out.rest().lse, weight)

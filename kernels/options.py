@@ -51,7 +51,7 @@ class HeadOptions:
     """Whether the forward keeps a number of every logit for the backward, which then computes no cosine
     again: 6 B C D operations instead of 8. This takes B x C x 2 bytes (both rounded up to 128 and 256),
     which no other head does. Only for `backend="triton"` with products in bfloat16, D <= 512, and a margin
-    with a form (not MagFace, LDAM, a weighting, sampled or shared class centres). Elsewhere a forward with
+    with a form (no weighting, no sampled or shared class centres). Elsewhere a forward with
     gradients raises ValueError; one without gradients keeps nothing. See docs/performance.md."""
     backend: BackendName = "auto"
     """"reference" materialises (B, C), "chunked" and "triton" (CUDA) do not; "auto" picks one."""
@@ -81,7 +81,7 @@ class HeadOptions:
         state_is_linear = isinstance(n.linear, Tensor)
         linear = 1.0 if isinstance(n.linear, Tensor) else n.linear
         return Call(
-            form.target.value, *form.numbers, form.average.value, form.momentum, linear, state_is_linear,
+            form.target.value, *form.padded, form.average.value, form.momentum, linear, state_is_linear,
             self.focal_gamma, self.target_gradient == "exact", training, self.ignore_index,
             self.reduction == "mean",
             self.margin.s, n.square, n.constant, precision,

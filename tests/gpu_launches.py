@@ -113,7 +113,7 @@ def record_whole(
         d_loss, d_losses = torch.empty(()), torch.empty(num_rows)
     choice.forget()
     with recorded(monkeypatch, target) as launches:
-        out = whole.forward(x, w, y, state, call, True)
+        out = whole.forward(x, w, y, state, margin.class_margins(x.device), call, True)
         whole.backward(
             x,
             w,

@@ -4,6 +4,7 @@ It shares no line with fusedface.kernels: angles come from acos, logits are asse
 torch's cross-entropy of them, and gradients are autograd's.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -261,6 +262,12 @@ def all_margins(s=64.0):
     margins["mvarc easy t=1.4"] = MVArc(s=s, easy_margin=True, t=1.4)
     margins["curricularface m=0.3"] = CurricularFace(s=s, m=0.3)
     return margins
+
+
+def without_form(margin: Margin):
+    """The margin as a class of one's own, whose T is PyTorch's in every backend: no form is inherited."""
+    own = type("Own", (type(margin),), {})
+    return own(**{field.name: getattr(margin, field.name) for field in dataclasses.fields(margin)})
 
 
 def run(margin, embeddings, weight, labels, state, backend, **options):

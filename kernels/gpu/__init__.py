@@ -13,7 +13,8 @@
         gradients.py      the gradient of the class centres at D <= 256
         chunk_gradients.py  both gradients at larger D, in chunks of classes
         kept.py           both gradients from exponentials that the forward kept (kept_backward.py)
-        rows.py, margin.py, combination.py, reductions.py    work per row and on the batch
+        rows.py, combination.py, reductions.py   work per row and on the batch
+        margin.py, target.py                     T, its slopes and the state
         row_update.py     the step of SGD within a backward
         chunk_sums.py     the sums of one chunk of classes after another
         update.py         the step of SGD on class centres (centre_step.py); class_centres.py: unit rows

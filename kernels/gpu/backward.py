@@ -8,7 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedface.kernels.gpu import choice, chunk_gradients, launch, layout, reductions, rows
+from fusedface.kernels.gpu import (
+    choice,
+    chunk_gradients,
+    launch,
+    layout,
+    reductions,
+    rows,
+    slots,
+)
 from fusedface.kernels.gpu import gradients as kernels
 from fusedface.kernels.gpu.arguments import Numbers, UnitRows
 from fusedface.kernels.gpu.launch import Start
@@ -29,7 +37,10 @@ class Saved(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """Four numbers a row (4, padded B), divided by `unscale` (0-d): see `reductions.row_factors_kernel`."""
+    """Four numbers a row (4, padded B), divided by `unscale` (0-d): see `reductions.row_factors_kernel`.
+
+    A fifth, not divided, is the gradient in the length (`reductions.factors_kernel`).
+    """
 
     rows: Tensor
     unscale: Tensor
@@ -83,7 +94,7 @@ def row_factors(
     """The factors of the rows; nothing is read back."""
     num = len(saved.labels)
     padded = layout.padded_rows(num)
-    factors = Factors(lse.new_empty(4, padded), lse.new_empty(()))
+    factors = Factors(lse.new_empty(slots.NUM_FACTORS, padded), lse.new_empty(()))
     launch.start(
         reductions.row_factors_kernel, 1,
         lse, d_lse, d_cos_y, saved.labels, threshold, *factors,
@@ -131,6 +142,7 @@ def embedding_gradient(
         num_rows, factors.rows.shape[1], num_parts, out.shape[1],
         *saved.embeddings.stride(), *saved.weight.stride(),
         DIM=dim, IS_DIRECTION=bool(len(saved.direction)), IS_KEPT=is_kept,
+        WITH_LENGTH=len(factors.rows) > slots.NUM_FACTORS,
         PRECISION=layout.operands(numbers.precision).dot, BLOCK_D=layout.power_of_2(dim),
     )  # fmt: skip
 

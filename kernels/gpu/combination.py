@@ -8,7 +8,20 @@ A row that does not suit the fixed reference (log_sum_exp.py) is summed again he
 import triton
 import triton.language as tl
 
-from fusedface.kernels.gpu.slots import LINEAR, LSE, SLOPE, TARGET, THRESHOLD, TOTAL, A, V
+from fusedface.kernels.gpu.slots import (
+    LENGTH_SLOPE,
+    LINEAR,
+    LSE,
+    OF_LENGTH,
+    PENALTY,
+    PENALTY_SLOPE,
+    SLOPE,
+    TARGET,
+    THRESHOLD,
+    TOTAL,
+    A,
+    V,
+)
 from fusedface.kernels.gpu.tile import (
     ABSENT,
     INFINITE,
@@ -90,6 +103,7 @@ def finish_kernel(
     # specialisation
     DIM: tl.constexpr, MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr,
     WITH_DIRECTION: tl.constexpr, KEEP: tl.constexpr, EXACT: tl.constexpr, FOCAL: tl.constexpr,
+    WITH_LENGTH: tl.constexpr,
     # tiling; BLOCK_S is at least num_splits, BLOCK_D at least DIM
     BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -133,6 +147,13 @@ def finish_kernel(
         tl.store(saved_ptr + TOTAL * num_padded + row, total)
         of_target = (-target_slope * total).to(kept_ptr.dtype.element_ty)
         tl.store(kept_ptr + row * pitch + label, of_target, mask=label >= 0)
+    if WITH_LENGTH:
+        loss += tl.load(scratch_ptr + PENALTY * num_padded + row)
+        of_length = tl.load(scratch_ptr + PENALTY_SLOPE * num_padded + row)
+        if EXACT:
+            of_length -= a * tl.load(scratch_ptr + LENGTH_SLOPE * num_padded + row)
+        of_length = tl.where(is_valid, of_length, 0.0)
+        tl.store(saved_ptr + OF_LENGTH * num_padded + row, of_length)
     tl.store(loss_ptr + row, tl.where(is_valid, loss, 0.0))
     tl.store(saved_ptr + A * num_padded + row, a)
     tl.store(saved_ptr + V * num_padded + row, v)

@@ -42,7 +42,12 @@ LONGEST_KEPT = 512  # D, of a tile of whole rows in registers (kept.py)
 
 
 def margin_loss(
-    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], call: Call
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    state: list[Tensor],
+    class_margins: Tensor | None,
+    call: Call,
 ) -> WholeLoss:
     """See `interface.whole.Whole`. Not differentiable twice.
 
@@ -60,12 +65,15 @@ def margin_loss(
         else:
             call = call._replace(keep=False)
     if not _is_direct(embeddings, weight):
-        tensors = _operator(embeddings, weight, labels, state, *call, needs_embeddings)
+        tensors = _operator(
+            embeddings, weight, labels, state, class_margins, *call, needs_embeddings
+        )
     elif needs_gradients:
         tensors: Any = []
-        tensors[:2] = _apply(embeddings, weight, (labels, state, call, needs_embeddings), tensors)
+        others = (labels, state, class_margins, call, needs_embeddings)
+        tensors[:2] = _apply(embeddings, weight, others, tensors)
     else:
-        tensors = _forward(embeddings, weight, labels, state, call, needs_embeddings)
+        tensors = _forward(embeddings, weight, labels, state, class_margins, call, needs_embeddings)
     # Of what is kept only the rows, so that the memory of a step does not outlive it.
     loss, per_sample, target_cosine, fits, rows, *_ = tensors
     rest = functools.partial(_rest, rows, target_cosine, len(state), call.keep)
@@ -130,7 +138,7 @@ class _Loss(torch.autograd.Function):
         made += _forward(embeddings, weight, *others)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(embeddings, weight, *made[NUM_RESULTS:])
-        ctx.call = others[2]
+        ctx.call = others[3]
         return made[0], made[1]
 
     @staticmethod
@@ -167,19 +175,21 @@ def _forward(
     weight: Tensor,
     labels: Tensor,
     state: list[Tensor],
+    class_margins: Tensor | None,
     call: Call,
     needs_embeddings: bool,
 ) -> tuple[Tensor, ...]:
     if call.training and state:
         torch.autograd.graph.increment_version(state)
-    return work.forward(embeddings, weight, labels, state, call, needs_embeddings)
+    return work.forward(embeddings, weight, labels, state, class_margins, call, needs_embeddings)
 
 
 def _forward_operator(
-    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], *scalars: Any
-) -> tuple[Tensor, ...]:
+    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor],
+    class_margins: Tensor | None, *scalars: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
     *call, needs_embeddings = scalars
-    return _forward(embeddings, weight, labels, state, Call(*call), needs_embeddings)
+    return _forward(embeddings, weight, labels, state, class_margins, Call(*call), needs_embeddings)
 
 
 def _backward_operator(embeddings: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from fusedface.kernels.gpu.loss_operators import Kept, Results, numbers_of
 from fusedface.kernels.gpu.memory import Passes, Rows
 from fusedface.kernels.gpu.normalised import unit_rows
 from fusedface.kernels.interface.whole import Call
-from fusedface.kernels.margins.form import Average
+from fusedface.kernels.margins.form import OF_LENGTHS, Average
 
 ROWS = 4  # that a program of `rows_kernel` takes
 BLOCK = 1024  # rows that the one program of a kernel takes at a time
@@ -22,6 +22,7 @@ def forward(
     weight: Tensor,
     labels: Tensor,
     state: tuple[Tensor, ...],
+    class_margins: Tensor | None,
     w: UnitRows | None,
     call: Call,
     needs_embeddings: bool,
@@ -38,7 +39,7 @@ def forward(
     passes = memory.passes_of(pieces[1], num_rows, num_classes, dim, call)
     with launch.on_device(embeddings.device):
         scratch = _unit_embeddings(embeddings, weight, labels, passes, call)
-        target_cosine, fits = _margin(passes.known, scratch, state, rows, call)
+        target_cosine, fits = _margin(passes.known, scratch, state, class_margins, rows, call)
         if w is None:
             w = unit_rows(weight, call.precision, layout.padded_classes(num_classes))
         tile_flags(passes.known, num_classes, passes.flags)
@@ -71,15 +72,19 @@ def _unit_embeddings(
 
 
 def _margin(
-    known: Tensor, scratch: Tensor, state: tuple[Tensor, ...], rows: Rows, call: Call
-) -> tuple[Tensor, Tensor]:
+    known: Tensor, scratch: Tensor, state: tuple[Tensor, ...], class_margins: Tensor | None,
+    rows: Rows, call: Call,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Target cosine (B,) and whether all labels fit; T, T' and threshold are written."""
     target_cosine = scratch.new_empty(len(known))
     fits = known.new_empty((), dtype=torch.bool)
     launch.start(
         margin.margin_kernel, 1,
-        known, scratch, *_two(state, rows.numbers), rows.saved, rows.numbers, target_cosine, fits,
-        len(known), scratch.shape[1], call.n0, call.n1, call.n2, call.momentum, call.linear,
+        known, scratch, *_two(state, rows.numbers),
+        rows.numbers if class_margins is None else class_margins,
+        rows.saved, rows.numbers, target_cosine, fits,
+        len(known), scratch.shape[1], call.n0, call.n1, call.n2, call.n3, call.n4,
+        call.momentum, call.linear,
         KIND=call.target, NUM_STATES=len(state),
         AVERAGE=call.average if call.training else Average.NOTHING.value,
         STATE_IS_LINEAR=call.state_is_linear, BLOCK=BLOCK,
@@ -108,6 +113,7 @@ def _losses(
         num_rows, scratch.shape[1], num_classes, num_splits, passes.exponentials.shape[1],
         *n.scalars, sums.reference.least_total, call.scale, call.gamma,
         WITH_DIRECTION=with_direction, KEEP=call.keep, EXACT=call.exact, FOCAL=call.gamma != 0.0,
+        WITH_LENGTH=call.target in OF_LENGTHS,
         BLOCK_S=layout.power_of_2(num_splits), BLOCK_D=layout.power_of_2(x.rows.shape[1]),
         **sums.constants,
     )  # fmt: skip

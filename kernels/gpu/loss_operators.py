@@ -59,8 +59,8 @@ _KEPT = ", ".join(f"Tensor {name}" for name in Kept._fields)
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
 _library = torch.library.Library("fusedface", "FRAGMENT")
 _library.define(
-    f"margin_loss(Tensor embeddings, Tensor weight, Tensor labels, Tensor(a!)[] state, {_of(Call)}, "
-    f"bool needs_embeddings) -> {_tensors(NUM_RESULTS + NUM_KEPT)}",
+    f"margin_loss(Tensor embeddings, Tensor weight, Tensor labels, Tensor(a!)[] state, "
+    f"Tensor? class_margins, {_of(Call)}, bool needs_embeddings) -> {_tensors(NUM_RESULTS + NUM_KEPT)}",
     tags=_TAGS,
 )
 _library.define(
@@ -72,8 +72,9 @@ _library.define(
 
 
 def _fake_forward(
-    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], *scalars: Any
-) -> tuple[Tensor, ...]:
+    embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor],
+    class_margins: Tensor | None, *scalars: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
     *others, needs_embeddings = scalars
     call = Call(*others)
     (num_rows, dim), num_classes = embeddings.shape, len(weight)
@@ -122,7 +123,7 @@ class _Loss(torch.autograd.Function):
         )  # a gradient of zeros for the unit rows would be of their size
         ctx.mark_non_differentiable(*results[2:])
         ctx.save_for_backward(embeddings, weight, *results[NUM_RESULTS:])
-        ctx.call = Call(*others[2:-1])
+        ctx.call = Call(*others[3:-1])
         return tuple(results)
 
     @staticmethod

@@ -19,7 +19,7 @@ class Rows(NamedTuple):
     """Views of the first piece, float32: what statistics come from. A step's output holds it."""
 
     numbers: Tensor  # (4,), as in slots.py: among them the state that was used
-    saved: Tensor  # (4, padded B), as in slots.py; with `Call.keep` a row more
+    saved: Tensor  # (5, padded B), as in slots.py; with `Call.keep` a row more
     stats: Tensor  # (5, B), as in NegativeStats
 
 

@@ -7,7 +7,16 @@ operand dtype.
 import triton
 import triton.language as tl
 
-from fusedface.kernels.gpu.slots import LSE, NUM_VALID, THRESHOLD, TOTAL, A, V
+from fusedface.kernels.gpu.slots import (
+    LENGTH_FACTOR,
+    LSE,
+    NUM_VALID,
+    OF_LENGTH,
+    THRESHOLD,
+    TOTAL,
+    A,
+    V,
+)
 from fusedface.kernels.gpu.tile import INFINITE, LOG2_E, threshold_step
 
 SMALLEST = tl.constexpr(1e-37)  # a divisor when every gradient is zero
@@ -76,11 +85,11 @@ def factors_kernel(
     factors_ptr, unscale_ptr,
     num_rows, num_padded, row_stride, boost,
     MEAN: tl.constexpr, OF_LOSS: tl.constexpr, OF_ROWS: tl.constexpr, IS_KEPT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    WITH_LENGTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`row_factors_kernel` from what `finish_kernel` saved; grid (1,), BLOCK divides padded B.
 
-    For kept exponentials only v and f = a over their sum.
+    For kept exponentials only v and f = a over their sum. With a length, its gradient, which is not scaled.
     """
     common = 0.0
     if OF_LOSS:
@@ -114,6 +123,10 @@ def factors_kernel(
             tl.store(factors_ptr + num_padded + rows, tl.log2(tl.abs(a)) - lse * LOG2_E)
         tl.store(factors_ptr + 2 * num_padded + rows, v)
         tl.store(factors_ptr + 3 * num_padded + rows, a)
+        if WITH_LENGTH:
+            gradient = upstream(d_losses_ptr, rows, mask, row_stride, common, OF_ROWS)
+            of_length = tl.load(saved_ptr + OF_LENGTH * num_padded + rows, mask=mask, other=0.0)
+            tl.store(factors_ptr + LENGTH_FACTOR * num_padded + rows, of_length * gradient)
 
 
 @triton.jit
@@ -124,13 +137,20 @@ def weighed(
     """a and v of a block of rows, times the gradient in their losses; 0 past the last row."""
     rows = start + tl.arange(0, BLOCK)
     mask = rows < num_rows
+    gradient = upstream(d_losses_ptr, rows, mask, row_stride, common, OF_ROWS)
+    a = tl.load(saved_ptr + A * num_padded + rows, mask=mask, other=0.0)
+    v = tl.load(saved_ptr + V * num_padded + rows, mask=mask, other=0.0)
+    return a * gradient, v * gradient
+
+
+@triton.jit
+def upstream(d_losses_ptr, rows, mask, row_stride, common, OF_ROWS: tl.constexpr):
+    """The gradient in the rows' losses: one of all, and with OF_ROWS their own."""
     gradient = common
     if OF_ROWS:
         d_losses = tl.load(d_losses_ptr + rows.to(tl.int64) * row_stride, mask=mask, other=0.0)
         gradient = common + d_losses.to(tl.float32)
-    a = tl.load(saved_ptr + A * num_padded + rows, mask=mask, other=0.0)
-    v = tl.load(saved_ptr + V * num_padded + rows, mask=mask, other=0.0)
-    return a * gradient, v * gradient
+    return gradient
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_padded"])

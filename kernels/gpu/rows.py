@@ -8,7 +8,7 @@ Unit rows are padded with zeros to DIM columns, so that no kernel after this one
 import triton
 import triton.language as tl
 
-from fusedface.kernels.gpu.slots import COS, NORM, WRONG
+from fusedface.kernels.gpu.slots import COS, LENGTH_FACTOR, NORM, WRONG
 from fusedface.kernels.gpu.tile import FLAG_CLASSES, FLAG_ROWS, as_operand, inverse_length
 from fusedface.kernels.interface.normalisation import MIN_NORM as _MIN_NORM
 from fusedface.kernels.interface.normalisation import MIN_NORM_FLOAT16 as _MIN_NORM_FLOAT16
@@ -136,13 +136,13 @@ def target_cosine_kernel(
 
 @triton.jit(do_not_specialize=["num_rows", "num_padded", "num_parts"])
 def embedding_gradient_kernel(
-    # in: parts of the gradient (num_parts, B, DIM); factors (4, padded B); 0-d
+    # in: parts of the gradient (num_parts, B, DIM); factors (4 or, with a length, 5, padded B); 0-d
     parts_ptr, factors_ptr, unscale_ptr,
     # (B, dim), (C, dim), unit rows (C, DIM), (B,), (B,), (C,) -> (B, dim)
     x_ptr, w_ptr, unit_w_ptr, labels_ptr, inverse_x_ptr, inverse_w_ptr, d_embeddings_ptr,
     num_rows, num_padded, num_parts, dim, x_row_stride, x_column_stride, w_row_stride, w_column_stride,
-    DIM: tl.constexpr, IS_DIRECTION: tl.constexpr, IS_KEPT: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    DIM: tl.constexpr, IS_DIRECTION: tl.constexpr, IS_KEPT: tl.constexpr, WITH_LENGTH: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Add up one row, project it and divide by the length; grid (B,).
 
@@ -175,5 +175,7 @@ def embedding_gradient_kernel(
     x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32) * inverse
     along = tl.sum(d_unit * x, axis=0)
     d_x = (d_unit - along * x) * (inverse * tl.load(unscale_ptr))
+    if WITH_LENGTH:
+        d_x += tl.load(factors_ptr + LENGTH_FACTOR * num_padded + row) * x
     out = d_embeddings_ptr + row * dim + offs_d
     tl.store(out, d_x.to(d_embeddings_ptr.dtype.element_ty), mask=mask)

@@ -8,13 +8,17 @@ import triton.language as tl
 
 WRONG = tl.constexpr(-2)  # a label that is neither a class nor ignored
 
-# Of `saved`: threshold, lse, then a = s f' and v = -s f' T'; with kept exponentials also their sum.
+# Of `saved`: threshold, lse, then a = s f', v = -s f' T' and the loss's derivative in the length; with kept
+# exponentials also their sum.
 THRESHOLD, LSE, A, V = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
-TOTAL = tl.constexpr(4)
-NUM_SAVED, NUM_FACTORS = 4, 4
-# Of `scratch`: target cosine, length, T, T'.
+OF_LENGTH, TOTAL = tl.constexpr(4), tl.constexpr(5)
+NUM_SAVED = 5
+NUM_FACTORS = 4  # and one more where gradient flows through the lengths, that in the length
+LENGTH_FACTOR = tl.constexpr(NUM_FACTORS)
+# Of `scratch`: target cosine, length, T, T', and of lengths with gradient: dT/da, the penalty, its dg/da.
 COS, NORM, TARGET, SLOPE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
-NUM_SCRATCH = 4
+LENGTH_SLOPE, PENALTY, PENALTY_SLOPE = tl.constexpr(4), tl.constexpr(5), tl.constexpr(6)
+NUM_SCRATCH = 7
 # Of `numbers`: the linear coefficient of N, the number of valid rows, the states that were used.
 LINEAR, NUM_VALID, STATE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 NUM_NUMBERS = 4

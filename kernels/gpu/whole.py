@@ -24,6 +24,7 @@ from fusedface.kernels.gpu.backward import Factors, Saved
 from fusedface.kernels.gpu.loss_forward import BLOCK
 from fusedface.kernels.gpu.loss_operators import NUM_KEPT, Kept, numbers_of
 from fusedface.kernels.interface.whole import Call
+from fusedface.kernels.margins.form import OF_LENGTHS
 
 
 def forward(
@@ -31,6 +32,7 @@ def forward(
     weight: Tensor,
     labels: Tensor,
     state: list[Tensor],
+    class_margins: Tensor | None,
     call: Call,
     needs_embeddings: bool,
 ) -> tuple[Tensor, ...]:
@@ -40,18 +42,23 @@ def forward(
         *_signature(embeddings, weight), labels.dtype, labels.stride(), call, needs_embeddings, len(kept)
     )  # fmt: skip
 
+    of_classes = () if class_margins is None else (class_margins,)
     if known := replay.found(signature):
-        return known(embeddings, weight, labels, *state, *kept)
-    num_states = len(state)
+        return known(embeddings, weight, labels, *state, *of_classes, *kept)
+    num_states, num_margins = len(state), len(of_classes)
 
     def compute(
         embeddings: Tensor, weight: Tensor, labels: Tensor, *others: Tensor
     ) -> tuple[Tensor, ...]:
-        state, kept = others[:num_states], others[num_states:]
-        w = UnitRows(*kept) if kept else None
-        return loss_forward.forward(embeddings, weight, labels, state, w, call, needs_embeddings)
+        state, others = others[:num_states], others[num_states:]
+        margins, kept = others[:num_margins], others[num_margins:]
+        class_margins, w = margins[0] if margins else None, UnitRows(*kept) if kept else None
+        return loss_forward.forward(
+            embeddings, weight, labels, state, class_margins, w, call, needs_embeddings
+        )
 
-    return replay.run(signature, compute, embeddings, weight, labels, *state, *kept)
+    tensors = (embeddings, weight, labels, *state, *of_classes, *kept)
+    return replay.run(signature, compute, *tensors)
 
 
 def statistics(rows: Tensor, target_cosine: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,7 +145,9 @@ def _backward(
     passes = memory.passes_of(kept.passes, num_rows, len(weight), dim, call)
     num_padded = saved.shape[1]
     with launch.on_device(embeddings.device):
-        factors = Factors(saved.new_empty(slots.NUM_FACTORS, num_padded), saved.new_empty(()))
+        with_length = call.target in OF_LENGTHS
+        num_factors = slots.NUM_FACTORS + with_length
+        factors = Factors(saved.new_empty(num_factors, num_padded), saved.new_empty(()))
         launch.start(
             reductions.factors_kernel, 1,
             saved, numbers, numbers if d_loss is None else d_loss,
@@ -146,7 +155,7 @@ def _backward(
             num_rows, num_padded, 0 if d_losses is None else d_losses.stride(0),
             2.0 ** layout.operands(n.precision).shift,
             MEAN=call.mean, OF_LOSS=d_loss is not None, OF_ROWS=d_losses is not None,
-            IS_KEPT=call.keep, BLOCK=min(BLOCK, num_padded & -num_padded),
+            IS_KEPT=call.keep, WITH_LENGTH=with_length, BLOCK=min(BLOCK, num_padded & -num_padded),
         )  # fmt: skip
         needed = Saved(
             embeddings, weight, passes.known, numbers, passes.direction,

@@ -16,7 +16,7 @@ from torch import Tensor
 from fusedface.kernels.interface.negatives import NegativeStats, Reweighting
 from fusedface.kernels.interface.normalisation import inverse_norms, min_norm
 from fusedface.kernels.interface.update import CentreUpdate
-from fusedface.kernels.interface.whole import Whole
+from fusedface.kernels.interface.whole import Call, Whole
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Backend(NamedTuple):
     target_cosine: TargetCosine
     whole: Whole | None = None
     """All of the loss at once, for margins with a form."""
-    whole_serves: Callable[[Tensor, Tensor], bool] = lambda embeddings, weight: True  # noqa: ARG005
-    """Whether `whole` takes these embeddings and class centres."""
+    whole_serves: Callable[[Tensor, Tensor, Call], bool] = lambda *args: True  # noqa: ARG005
+    """Whether `whole` takes these embeddings and class centres, and computes this call."""
     whole_checks: bool = False
     """Whether `whole` raises the errors of `checks.check_values` and `checks.check_centres` itself."""
 

@@ -13,6 +13,8 @@ class Call(NamedTuple):
     n0: float
     n1: float
     n2: float
+    n3: float
+    n4: float
     average: int
     momentum: float
     linear: float
@@ -53,10 +55,19 @@ class Rest(NamedTuple):
 
 
 class Whole(Protocol):
-    """embeddings (B, D), weight (C, D), labels (B,) as the user gave them, the margin's state, the rest."""
+    """embeddings (B, D), weight (C, D), labels (B,) as given, the margin's tensors, the rest."""
 
     def __call__(
-        self, embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor], call: Call
+        self,
+        embeddings: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        state: list[Tensor],
+        class_margins: Tensor | None,
+        call: Call,
     ) -> WholeLoss:
-        """Compute in float32; in training the state, 0-d float32 tensors, is updated in place."""
+        """Compute in float32; in training the state, 0-d float32 tensors, is updated in place.
+
+        `class_margins` are m_j, at least (C,), of a margin that differs between classes.
+        """
         ...

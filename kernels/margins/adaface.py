@@ -62,4 +62,4 @@ class AdaFace(Margin):
 
     def form(self) -> Form:
         """The margin by quality; the state averages lengths."""
-        return Form(Target.QUALITY, (self.m, self.h, 0.0), Average.LENGTHS, self.momentum)
+        return Form(Target.QUALITY, (self.m, self.h), Average.LENGTHS, self.momentum)

@@ -101,7 +101,11 @@ class Margin:
         return None
 
     def form(self) -> Form | None:
-        """T and the state's average as numbers, if kernels know the kind; not inherited (`form_of`)."""
+        """T, penalty and the state's average in numbers, if kernels know the kind; not inherited."""
+        return None
+
+    def class_margins(self, device: torch.device) -> Tensor | None:
+        """m_j of every class, (C,) float32, if the kind of the form takes them."""
         return None
 
     def with_class_counts(self, counts: tuple[int, ...]) -> "Margin":

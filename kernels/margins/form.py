@@ -24,6 +24,12 @@ class Target(IntEnum):
     EASY_ARC = 2  # the same with its easy margin
     FACTOR = 3  # cos(min(n0 theta + n1, pi)) - n2
     QUALITY = 4  # AdaFace's with n = m, h
+    CLASS_SHIFT = 5  # c - m_y, from `Margin.class_margins`
+    LENGTH_ARC = 6  # MagFace's with n = l_a, u_a, l_m, (u_m - l_m) / (u_a - l_a), lambda_g
+    EASY_LENGTH_ARC = 7  # the same with its easy margin
+
+
+OF_LENGTHS = (Target.LENGTH_ARC, Target.EASY_LENGTH_ARC)  # gradient flows through the lengths
 
 
 class Average(IntEnum):
@@ -38,14 +44,20 @@ class Form(NamedTuple):
     """T in numbers, and how training moves the state."""
 
     target: Target
-    numbers: tuple[float, float, float]
+    numbers: tuple[float, ...]  # of the kind, at most five
     average: Average = Average.NOTHING
     momentum: float = 0.0
+
+    @property
+    def padded(self) -> tuple[float, float, float, float, float]:
+        """The numbers, and zeros up to five."""
+        n0, n1, n2, n3, n4 = [*self.numbers, 0.0, 0.0, 0.0, 0.0, 0.0][:5]
+        return n0, n1, n2, n3, n4
 
 
 def shift(m: float) -> Form:
     """T(c) = c - m."""
-    return Form(Target.SHIFT, (m, 0.0, 0.0))
+    return Form(Target.SHIFT, (m,))
 
 
 def arc(m: float, easy_margin: bool = False) -> Form:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fusedface.kernels.margins.base import Batch, Margin, State
+from fusedface.kernels.margins.form import Form, Target
 from fusedface.kernels.margins.records import require
 
 
@@ -24,7 +25,8 @@ class LDAM(Margin):
     """
 
     max_m: float = 0.5
-    class_counts: tuple[int, ...] = field(default=(), repr=False)
+    # Not hashed, as a step would take longer to hash them than to do its work.
+    class_counts: tuple[int, ...] = field(default=(), repr=False, hash=False)
 
     name: ClassVar[str] = "ldam"
 
@@ -57,16 +59,25 @@ class LDAM(Margin):
                 f"class_counts of the margin ldam are of {len(self.class_counts)} classes, "
                 f"got label {int(batch.labels.max())}"
             )
-        margins = self._margins_on(batch.cos_y.device)
-        return batch.cos_y - margins[batch.labels.clamp_min(0)].to(batch.cos_y.dtype)
+        margins = self._margins_on(batch.cos_y.device, batch.cos_y.dtype)
+        return batch.cos_y - margins[batch.labels.clamp_min(0)]
 
-    def _margins_on(self, device: torch.device) -> Tensor:
-        """m_j, (C,) float64; copied to a device once."""
-        if device not in self._margins:
+    def form(self) -> Form | None:
+        """A shift of each class, once its counts are known."""
+        return Form(Target.CLASS_SHIFT, ()) if self.class_counts else None
+
+    def class_margins(self, device: torch.device) -> Tensor | None:
+        """m_j, (C,) float32, once the counts are known."""
+        return self._margins_on(device, torch.float32) if self.class_counts else None
+
+    def _margins_on(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """m_j, (C,), rounded from float64; copied to a device once."""
+        if (device, dtype) not in self._margins:
             counts = torch.tensor(self.class_counts, dtype=torch.float64)
-            self._margins[device] = (self.max_m * (counts.min() / counts) ** 0.25).to(device)
-        return self._margins[device]
+            margins = self.max_m * (counts.min() / counts) ** 0.25
+            self._margins[device, dtype] = margins.to(device, dtype)
+        return self._margins[device, dtype]
 
     @cached_property
-    def _margins(self) -> dict[torch.device, Tensor]:
+    def _margins(self) -> dict[tuple[torch.device, torch.dtype], Tensor]:
         return {}

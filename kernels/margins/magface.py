@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fusedface.kernels.margins.angular import arc_target, require_angle
 from fusedface.kernels.margins.base import Batch, Margin, State
+from fusedface.kernels.margins.form import Form, Target
 from fusedface.kernels.margins.records import require
 
 
@@ -52,11 +53,20 @@ class MagFace(Margin):
 
     def target(self, batch: Batch, state: State) -> Tensor:
         """T(c), (B,)."""
-        rise = (self.u_m - self.l_m) / (self.u_a - self.l_a)
-        m = self.l_m + rise * (batch.norms.clamp(self.l_a, self.u_a) - self.l_a)
+        m = self.l_m + self._rise * (batch.norms.clamp(self.l_a, self.u_a) - self.l_a)
         return arc_target(batch.cos_y, m, self.easy_margin)
 
     def penalty(self, batch: Batch, state: State) -> Tensor:
         """lambda_g g(a), (B,)."""
         a = batch.norms.clamp(self.l_a, self.u_a)
         return self.lambda_g * (a.reciprocal() + a / self.u_a**2)
+
+    def form(self) -> Form:
+        """An arc of m(a), and lambda_g g(a)."""
+        kind = Target.EASY_LENGTH_ARC if self.easy_margin else Target.LENGTH_ARC
+        return Form(kind, (self.l_a, self.u_a, self.l_m, self._rise, self.lambda_g))
+
+    @property
+    def _rise(self) -> float:
+        """Margin for each unit of length."""
+        return (self.u_m - self.l_m) / (self.u_a - self.l_a)

@@ -19,9 +19,12 @@ from fusedface.kernels import (
 from fusedface.kernels.checks import NonFiniteInputError
 from fusedface.kernels.chunks import build, compiled
 from fusedface.kernels.chunks.library import has_memory
-from fusedface.kernels.margins import form_of
+from fusedface.kernels.margins.form import Target
+from fusedface.kernels.options import HeadOptions
 
-MARGINS = {name: margin for name, margin in all_margins().items() if form_of(margin) is not None}
+MARGINS = {
+    name: margin for name, margin in all_margins().items() if margin.form().target <= Target.QUALITY
+}
 OPTIONS = {
     "mean": {},
     "sum": {"reduction": "sum", "focal_gamma": 2.0, "ignore_index": 250},
@@ -34,6 +37,10 @@ def any_size(monkeypatch):
     if build.library() is None:
         pytest.skip(build.state())
     monkeypatch.setattr(chunked, "COMPILED_FROM", 0)
+
+
+def call_of(margin):
+    return HeadOptions(margin=margin).call(training=True, precision="float32")
 
 
 def batch(options):
@@ -66,9 +73,11 @@ def test_every_output_is_that_of_the_reference(name, options):
 def test_they_are_what_runs(monkeypatch):
     """And not for a type or a graph that they cannot take."""
     embeddings, weight, labels = batch({})
-    assert chunked_loss.serves(embeddings, weight)
-    assert not chunked_loss.serves(embeddings.double(), weight)
-    assert not chunked_loss.serves(embeddings, weight.t().contiguous().t())
+    call = call_of(ArcFace())
+    assert chunked_loss.serves(embeddings, weight, call)
+    assert not chunked_loss.serves(embeddings, weight, call_of(MagFace()))
+    assert not chunked_loss.serves(embeddings.double(), weight, call)
+    assert not chunked_loss.serves(embeddings, weight.t().contiguous().t(), call)
     monkeypatch.setattr(plain_loss, "margin_loss", None)
     assert margin_loss(embeddings, weight, labels, ArcFace()).loss.isfinite()
 
@@ -184,7 +193,7 @@ def test_without_gradients_nothing_is_prepared_for_them(monkeypatch):
     of = embeddings.requires_grad_(), weight.requires_grad_(), labels
     with torch.no_grad():
         margin_loss(*of, ArcFace())
-        margin_loss(*of, MagFace())  # without a form: the passes, but not the rows
+        margin_loss(*of, MagFace())  # the passes are in loops, but not the rows
     margin_loss(*of, ArcFace())
     assert asked == [(False, False)] * 2 + [(True, True)]
 
@@ -192,7 +201,8 @@ def test_without_gradients_nothing_is_prepared_for_them(monkeypatch):
 def test_a_fake_tensor_is_never_read():
     embeddings, weight, _ = batch({})
     with FakeTensorMode() as mode:
-        assert not chunked_loss.serves(mode.from_tensor(embeddings), mode.from_tensor(weight))
+        fakes = mode.from_tensor(embeddings), mode.from_tensor(weight)
+        assert not chunked_loss.serves(*fakes, call_of(ArcFace()))
         assert not has_memory(torch.empty(3))
 
 

@@ -8,7 +8,7 @@ import contextlib
 import pytest
 import torch
 from functorch.compile import make_boxed_func
-from margin_oracle import all_margins
+from margin_oracle import all_margins, without_form
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 from waiting import Watch
@@ -20,7 +20,8 @@ triton = pytest.importorskip("triton", reason="Triton is there only on Linux")
 from fusedface.kernels.gpu import choice, primitive, whole  # noqa: E402
 
 MARGINS = all_margins()
-
+OWN = "magface of one's own"
+MARGINS[OWN] = without_form(MARGINS["magface"])
 
 IMPLEMENTATIONS = {
     "margin_loss": whole.loss._forward_operator,
@@ -86,7 +87,7 @@ def test_a_step_never_waits(name, dim, training, options):
     assert head.weight.grad.shape == head.weight.shape
 
 
-@pytest.mark.parametrize("name", ["arcface", "curricularface", "magface"])
+@pytest.mark.parametrize("name", ["arcface", "curricularface", "magface", "ldam", OWN])
 @pytest.mark.usefixtures("_no_autocast")
 def test_a_compiled_step_keeps_the_check_of_the_labels(name):
     """One graph, the assertion that a GPU makes included."""
@@ -100,7 +101,7 @@ def test_a_compiled_step_keeps_the_check_of_the_labels(name):
     backend = aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
     torch.compile(head, backend=backend, fullgraph=True)(embeddings, labels).loss.backward()
     forward, backward = graphs
-    ours = "cosine_lse" if name == "magface" else "margin_loss"
+    ours = "cosine_lse" if name == OWN else "margin_loss"
     assert f"fusedface.{ours}" in forward
     assert "_assert_async" in forward
     assert f"fusedface.{ours}_backward" in backward
@@ -108,8 +109,8 @@ def test_a_compiled_step_keeps_the_check_of_the_labels(name):
 
 # In eager mode each is started by the host: most of a step with few classes.
 MOST_LAUNCHES = 12
-# Of margins without a form (margins/form.py), whose T is PyTorch's on B numbers.
-MOST_OF_THE_PLAIN_PATH = {"magface": 170, "magface easy": 160, "ldam": 70}
+# Of a margin without a form (margins/form.py), whose T and penalty are PyTorch's on B numbers.
+MOST_OF_THE_PLAIN_PATH = {OWN: 170}
 
 
 @pytest.fixture

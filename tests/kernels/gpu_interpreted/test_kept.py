@@ -38,6 +38,7 @@ def _in_float32(monkeypatch):
         ("mvarc t=1.2", {"target_gradient": "straight_through"}),
         ("mvam", {}),
         ("adaface", {"reduction": "none"}),
+        ("magface easy", {"focal_gamma": 0.5}),
     ],
     ids=str,
 )

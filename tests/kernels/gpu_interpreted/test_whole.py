@@ -4,20 +4,20 @@ import dataclasses
 
 import pytest
 import torch
-from margin_oracle import all_margins, fresh_state, inputs, matched_state, relative
+from margin_oracle import all_margins, compare, fresh_state, inputs, matched_state, relative
 
-from fusedface.kernels import Batch, functional, margin_loss
+from fusedface.kernels import LDAM, Batch, functional, margin_loss
 from fusedface.kernels.margins import form_of
 
-MARGINS = {name: margin for name, margin in all_margins().items() if form_of(margin)}
+MARGINS = all_margins()
 FLOAT32 = 3e-5
 # Both have the same products; only a coefficient that is rounded differently may tell them apart.
 TOLERANCE = {"float32": FLOAT32, "float16": 1e-3}
 STATISTICS = ("target_cosine", "max_negative_cosine", "correct", "hard_negatives", "modulation")
 
 
-def test_every_margin_but_those_of_lengths_and_counts_has_a_form():
-    assert all_margins().keys() - MARGINS.keys() == {"magface", "magface easy", "ldam"}
+def test_every_margin_has_a_form():
+    assert all(form_of(margin) for margin in MARGINS.values())
 
 
 @pytest.fixture
@@ -49,7 +49,8 @@ OPTIONS = [
     # Each margin with some option, and those with a state with every one.
     [(name, OPTIONS[i % len(OPTIONS)]) for i, name in enumerate(MARGINS)]
     + [("curricularface", options) for options in OPTIONS[:-2]]
-    + [("adaface", options) for options in OPTIONS[-2:]],
+    + [("adaface", options) for options in OPTIONS[-2:]]
+    + [("magface easy", options) for options in OPTIONS[1:3]],
     ids=str,
 )
 def test_as_the_plain_path(name, options, paths):
@@ -85,7 +86,17 @@ def test_as_the_plain_path(name, options, paths):
 
 # One of each kind of T.
 @pytest.mark.parametrize(
-    "name", ["cosface", "arcface", "arcface easy", "combined m1=1.35", "adaface"]
+    "name",
+    [
+        "cosface",
+        "arcface",
+        "arcface easy",
+        "combined m1=1.35",
+        "adaface",
+        "ldam",
+        "magface",
+        "magface easy",
+    ],
 )
 def test_target_and_its_slope(name):
     """T and T' of the device at every angle, ends included, against the margin in float64."""
@@ -187,6 +198,14 @@ def test_a_margin_of_ones_own_takes_the_plain_path():
     ]
     torch.testing.assert_close(losses[0], losses[1])
     assert abs(losses[0] - losses[2]) > 1.0
+
+
+@pytest.mark.parametrize("counts", [(9, 1, 4, 16), (1, 9, 16, 4), (5, 2)], ids=str)
+def test_counts_of_images(counts):
+    """Margins that differ in nothing else are not confused; too few counts take the plain path."""
+    embeddings, weight, _ = inputs(6, 4, 16)
+    labels = torch.tensor([0, 1, 1, 0, -1, len(counts) - 1])
+    compare(LDAM(s=8.0, class_counts=counts), embeddings, weight, labels, "triton", FLOAT32)
 
 
 def test_the_same_bits_again():
