@@ -17,6 +17,7 @@ CASES = {
     "curricularface": {},
     "combined": {},
     "adaface": {"focal_gamma": 2.0, "reduction": "none"},
+    "magface": {},
 }
 
 
