@@ -7,6 +7,7 @@ python cli.py --help
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Annotated
 
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ."
@@ -56,22 +57,33 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if hasattr(error, "format_message"):  # an error of click, whichever package provides it
-                for name in ("message", "option_name", "filename", "ui_filename"):
-                    if isinstance(text := getattr(error, name, None), str):
-                        setattr(error, name, bounded(visible(text)))
+            _escape(error)
             raise
+
+
+def _escape(error: Exception) -> None:
+    """Escape control characters in an error of click, whichever package provides it."""
+    if hasattr(error, "format_message"):
+        for name in ("message", "option_name", "filename", "ui_filename"):
+            if isinstance(text := getattr(error, name, None), str):
+                setattr(error, name, bounded(visible(text)))
 
 
 def refuse_empty(arguments: Sequence[str]) -> None:
     """Raise ValueError for an empty argument, because an empty path would mean the current folder."""
-    for number, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        is_empty = bool(equals) and option.startswith("--") and not value.strip()
-        if is_empty or not argument.strip():
-            before = arguments[number - 1] if number else ""
-            name = option if is_empty else before if before.startswith("--") else "an argument"
+    for before, argument in pairwise(["", *arguments]):
+        if (name := _empty(argument, before)) is not None:
             raise ValueError(f"{name} is empty; give a value, or . for the current folder")
+
+
+def _empty(argument: str, before: str) -> str | None:
+    """What is empty in an argument, from it and the one before; None if nothing is."""
+    option, equals, value = argument.partition("=")
+    if equals and option.startswith("--") and not value.strip():
+        return option
+    if argument.strip():
+        return None
+    return before if before.startswith("--") else "an argument"
 
 
 app = typer.Typer(

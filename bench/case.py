@@ -102,10 +102,16 @@ def fitting_classes(dim: int, device: torch.device) -> int:
 
 def free_bytes(device: torch.device) -> int:
     """Free memory of the device, or of this machine for the CPU."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + idle
+    return _free_on_gpu(device) if device.type == "cuda" else _free_here()
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    """Free memory of a GPU, with what torch holds of it and does not use."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _free_here() -> int:
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             line = next(line for line in file if line.startswith("MemAvailable"))

@@ -55,18 +55,17 @@ def documents(folder: Path = RESULTS) -> list[tuple[Path, dict[str, Any]]]:
 
 def readme(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
     """Text for README.md: machine and one shape (HEADLINES) of each result of `bench kernels`."""
-    parts = [INTRODUCTION]
-    for path, document in found:
-        if document["benchmark"] != "kernels":
-            continue
-        rows = [Row.from_dict(row) for row in document["rows"]]
-        shapes = [(r.case.num_rows, r.case.num_classes, r.case.dim) for r in rows]
-        shape = next((s for s in HEADLINES if s in shapes), shapes[0])
-        link = f"[All figures](bench/results/{path.name})"
-        parts.append(
-            f"{_heading(shape)} on {describe(document['machine'])}. {link}.\n\n{_table(rows, shape)}"
-        )
-    return "\n\n".join(parts)
+    parts = [_headline(*one) for one in found if one[1]["benchmark"] == "kernels"]
+    return "\n\n".join([INTRODUCTION, *parts])
+
+
+def _headline(path: Path, document: dict[str, Any]) -> str:
+    """Machine and table of the first of HEADLINES that a result has, else of its first shape."""
+    rows = [Row.from_dict(row) for row in document["rows"]]
+    shapes = [(r.case.num_rows, r.case.num_classes, r.case.dim) for r in rows]
+    shape = next((s for s in HEADLINES if s in shapes), shapes[0])
+    where = f"{describe(document['machine'])}. [All figures](bench/results/{path.name})."
+    return f"{_heading(shape)} on {where}\n\n{_table(rows, shape)}"
 
 
 def full(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:

@@ -32,14 +32,8 @@ class Meter:
 
     def __init__(self, device: torch.device, heads: Heads) -> None:
         self.device, self.heads = device, heads
-        self._pool: ProcessPoolExecutor | None = None
-        if device.type == "cpu" and Path("/proc/self/clear_refs").exists():
-            # One server imports everything once; it forks a fresh child for each measurement.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(
-                ["fusedface.bench.memory", "fusedface.bench.heads.table"]
-            )
-            self._pool = ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
+        measures = device.type == "cpu" and Path("/proc/self/clear_refs").exists()
+        self._pool = _fresh_processes() if measures else None
 
     def __enter__(self) -> "Meter":
         return self
@@ -68,6 +62,13 @@ class Meter:
         except BrokenProcessPool:
             self.__init__(self.device, self.heads)
             raise MemoryError("the process that ran it was killed") from None
+
+
+def _fresh_processes() -> ProcessPoolExecutor:
+    """One server imports everything once; it forks a fresh child for each measurement."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fusedface.bench.memory", "fusedface.bench.heads.table"])
+    return ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
 
 
 def peak_mib_of(call: Callable[[], object], device: torch.device) -> float | None:

@@ -59,16 +59,19 @@ def _by_case(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _line(rows: Sequence[dict[str, Any]]) -> list[str]:
-    cells = []
-    for is_it in COLUMNS.values():
-        row = next((row for row in rows if is_it(row["head"])), None)
-        cells.append("" if row is None else _cell(row))
-    ours = next((row for row in rows if COLUMNS["ours bf16"](row["head"])), {})
-    share = ours.get("of_limit")
-    return [*cells, "" if share is None else f"{share:.0%}"]
+    found = {name: _row(rows, is_it) for name, is_it in COLUMNS.items()}
+    share = (found["ours bf16"] or {}).get("of_limit")
+    return [*map(_cell, found.values()), "" if share is None else f"{share:.0%}"]
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _row(rows: Sequence[dict[str, Any]], is_it: Callable[[str], bool]) -> dict[str, Any] | None:
+    """The row of a head of a case; None if it is not there."""
+    return next((row for row in rows if is_it(row["head"])), None)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
     if row["ms"]:
         return tables.milliseconds(row["ms"]["both"][1])
     return "OOM" if row["note"] == "out of memory" else "no" if row["note"] else ""

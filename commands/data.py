@@ -81,8 +81,7 @@ def data_check(
 def _print_report(report: "Report", name: str, console: Console) -> None:
     """Print the facts on a source as a table, then its faults."""
     table = Table("", [report.kind, name])
-    for fact in report.facts:
-        table.add_row(*fact)
+    table.add_rows(report.facts)
     console.print(table)
     for problem in report.problems:
         say(console, problem, "red")

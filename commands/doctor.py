@@ -12,6 +12,5 @@ def doctor() -> None:
     from fusedface.models.loops.library import SOURCE
 
     table = Table("", ["", ""])
-    for name, value in (*report(), ("layers on cpu", state(SOURCE))):
-        table.add_row(name, value)
+    table.add_rows([*report(), ("layers on cpu", state(SOURCE))])
     Console().print(table)

@@ -30,8 +30,7 @@ def recipe_list() -> None:
     from fusedface.recipes.summaries import lines
 
     table = Table("", ["recipe", "what it trains"])
-    for line in lines():
-        table.add_row(*line)
+    table.add_rows(lines())
     Console().print(table)
 
 

@@ -71,13 +71,17 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Line numbers and fields."""
     lines = read_lines(path)
     if path.suffix.lower() == ".csv":
-        try:
-            return [(n, [f.strip() for f in r]) for n, r in enumerate(csv.reader(lines), start=1)]
-        except csv.Error as error:
-            raise ValueError(f"{path} is no CSV: {error}") from None
+        return _csv_rows(path, lines)
     tabs = sum("\t" in line for line in lines) > len(lines) // 2
     return [(n, line.strip().split("\t" if tabs else None)) if line.strip() else (n, [])
             for n, line in enumerate(lines, start=1)]  # fmt: skip
+
+
+def _csv_rows(path: Path, lines: list[str]) -> list[tuple[int, list[str]]]:
+    try:
+        return [(n, [f.strip() for f in r]) for n, r in enumerate(csv.reader(lines), start=1)]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV: {error}") from None
 
 
 def _plain(path: Path, root: Path, rows: list[tuple[int, list[str]]]) -> list[_Pair]:

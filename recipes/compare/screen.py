@@ -36,12 +36,7 @@ class Screen:
         self.runs, self.console = runs, console
         self._results = {run: read_result(run) for run in runs}
         self._running: set[PlannedRun] = set()
-        self._live = None
-        if console.is_terminal:
-            self._live = Live(
-                console=console, refresh_per_second=REFRESH_PER_SECOND, transient=True
-            )
-            self._live.start()
+        self._live = _started(console) if console.is_terminal else None
 
     def update(self, running: set[PlannedRun]) -> None:
         """Read the files of the runs in progress, and show them."""
@@ -85,6 +80,13 @@ class Screen:
             table.add_row(*(cells[i] for i in shown))
         done = sum(result.done for result in self._results.values())
         return Group(plain(f"{done} of {len(self.runs)} runs done", "bold"), table)
+
+
+def _started(console: Console) -> Live:
+    """A table that is drawn again in its place."""
+    live = Live(console=console, refresh_per_second=REFRESH_PER_SECOND, transient=True)
+    live.start()
+    return live
 
 
 def _cells(run: PlannedRun, result: RunResult, is_running: bool) -> list:

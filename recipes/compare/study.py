@@ -204,17 +204,21 @@ def _entry(result: RunResult, inputs: "Inputs") -> Entry:
 
 def _write_run(run: PlannedRun, entry: Entry) -> None:
     """Write the files of a run from its entry."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_text(run.folder / RECIPE, to_toml(run.recipe))
+    write_text(run.folder / FILE, "".join(json.dumps(line) + "\n" for line in _metrics(entry)))
+    write_text(run.folder / SUMMARY, json.dumps(entry["summary"], indent=2) + "\n")
+
+
+def _metrics(entry: Entry) -> list[dict[str, Any]]:
+    """The lines of metrics of an entry, by step."""
     columns = entry["train"]
     train = [
         {"kind": "train"} | {name: v for name, v in zip(columns, row, strict=True) if v is not None}
         for row in zip(*columns.values(), strict=True)
     ]
     evaluations = [{"kind": "evaluation"} | line for line in entry["evaluations"]]
-    lines = sorted([*train, *evaluations], key=lambda line: line["step"])
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_text(run.folder / RECIPE, to_toml(run.recipe))
-    write_text(run.folder / FILE, "".join(json.dumps(line) + "\n" for line in lines))
-    write_text(run.folder / SUMMARY, json.dumps(entry["summary"], indent=2) + "\n")
+    return sorted([*train, *evaluations], key=lambda line: line["step"])
 
 
 def _accuracies(verification: Verification) -> Verification:

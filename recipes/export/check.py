@@ -157,8 +157,7 @@ HEADINGS = ("accuracy", "TAR at 1e-3", "max error", "min cosine", "ms", "MB")
 def check_table(list_name: str, checks: Mapping[str, Check], sizes: Mapping[str, int]) -> Table:
     """One row per format, for one pair list; rates in percent."""
     table = Table(f"Verification on {list_name}", ["format"], HEADINGS)
-    for row in check_rows(list_name, checks, sizes):
-        table.add_row(*row)
+    table.add_rows(check_rows(list_name, checks, sizes))
     return table
 
 

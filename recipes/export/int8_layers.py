@@ -82,8 +82,7 @@ def layer_table(rows: Sequence[Sequence[str]]) -> Table:
     """`layer_rows` for a terminal."""
     name, *numbers = LAYER_HEADINGS
     table = Table("8 bits, layer by layer: cosine with float32", [name], numbers)
-    for row in rows:
-        table.add_row(*row)
+    table.add_rows(rows)
     return table
 
 

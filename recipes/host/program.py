@@ -33,9 +33,13 @@ def _program() -> list[str]:
     script = sys.argv[0] if called.name == "cli.py" else "cli.py"
     is_installed = not is_checkout() or called.stem == "fusedface"
     if is_shared():
-        machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
-        more = ["--nnodes", str(machines)] if machines > 1 else []
-        each = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
-        program = ["--no-python", "fusedface"] if is_installed else [script]
-        return ["torchrun", *more, "--nproc-per-node", each, *program]
+        return [*_torchrun(), *(["--no-python", "fusedface"] if is_installed else [script])]
     return ["fusedface"] if is_installed else ["python", script]
+
+
+def _torchrun() -> list[str]:
+    """The start of the command that has begun this process and its peers."""
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    more = ["--nnodes", str(machines)] if machines > 1 else []
+    each = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+    return ["torchrun", *more, "--nproc-per-node", each]

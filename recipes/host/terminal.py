@@ -5,7 +5,7 @@ effect. So every text goes through `plain`, every line through `say`, and every 
 """
 
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
@@ -113,6 +113,11 @@ class Table:
                 for cell in cells
             ]
         )
+
+    def add_rows(self, rows: Iterable[Sequence[str | Text]]) -> None:
+        """Add rows, each as `add_row` does."""
+        for row in rows:
+            self.add_row(*row)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The layout that fits the width."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fusedface.kernels import STATE_NAMES
 from fusedface.recipes.report.runs import Band, band, curve, read_groups
-from fusedface.recipes.report.style import COLORS, new_figure, save, use_style
+from fusedface.recipes.report.style import COLORS, mark_chance, new_figure, save, use_style
 from fusedface.recipes.run_directory.reader import RunRecord
 
 DASHES = ("-", "--", "-.", ":")
@@ -106,7 +106,7 @@ def _figure_of(
 ) -> Callable[[Axes, Mapping[str, list[RunRecord]]], None]:
     def draw(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
         for i, runs in enumerate(groups.values()):
-            _plot(axis, band([curve(run, key) for run in runs]), i)
+            _plot(axis, *_bands(runs, key), i)
             _mark(axis, runs, lambda run: curve(run, key), i)
         if log:
             axis.set_yscale("log")
@@ -118,7 +118,7 @@ def _accuracy_over_steps(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> N
     for i, runs in enumerate(groups.values()):
         _plot(axis, band([run.accuracies for run in runs]), i)
         _mark(axis, runs, lambda run: run.accuracies, i)
-    axis.axhline(0.5, linestyle=":", color="grey", linewidth=1.0)
+    mark_chance(axis)
 
 
 def _accuracy_over_time(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
@@ -132,40 +132,43 @@ def _accuracy_over_time(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> No
             continue
         axis.plot(times.mean / 60.0, accuracy.mean, **_look(i))  # pyright: ignore[reportArgumentType]
     if axis.lines:
-        axis.axhline(0.5, linestyle=":", color="grey", linewidth=1.0)
+        mark_chance(axis)
     axis.set_xlabel("minutes of training steps")
 
 
 def _target_cosine(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
     for i, runs in enumerate(groups.values()):
-        mean, low, high = (
-            band([curve(run, key) for run in runs])
-            for key in ("target_cosine", "target_cosine_p05", "target_cosine_p95")
-        )
+        keys = ("target_cosine", "target_cosine_p05", "target_cosine_p95")
+        mean, low, high = _bands(runs, *keys)
         _plot(axis, mean, i, shade=low is None)
-        if low is not None and high is not None:
-            axis.fill_between(low.steps, low.mean, high.mean, alpha=0.10, color=_look(i)["color"])
+        _shade(axis, low, high, i, alpha=0.10)
 
 
 def _modulation(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
     for i, runs in enumerate(groups.values()):
-        least, mean, largest = (
-            band([curve(run, f"modulation_{which}") for run in runs])
-            for which in ("min", "mean", "max")
-        )
+        keys = ("modulation_min", "modulation_mean", "modulation_max")
+        least, mean, largest = _bands(runs, *keys)
         _plot(axis, mean, i, shade=False)
-        if least is not None and largest is not None:
-            axis.fill_between(
-                least.steps, least.mean, largest.mean, alpha=0.15, color=_look(i)["color"]
-            )
+        _shade(axis, least, largest, i, alpha=0.15)
 
 
 def _easy_and_hard(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
     for i, runs in enumerate(groups.values()):
-        _plot(axis, band([curve(run, "loss_hard") for run in runs]), i)
-        easy = band([curve(run, "loss_easy") for run in runs])
+        hard, easy = _bands(runs, "loss_hard", "loss_easy")
+        _plot(axis, hard, i)
         if easy is not None:
             axis.plot(easy.steps, easy.mean, linewidth=0.7, **_look(i))  # pyright: ignore[reportArgumentType]
+
+
+def _bands(runs: list[RunRecord], *keys: str) -> list[Band | None]:
+    """Mean and spread of several figures over the seeds of a loss."""
+    return [band([curve(run, key) for run in runs]) for key in keys]
+
+
+def _shade(axis: Axes, low: Band | None, high: Band | None, index: int, alpha: float) -> None:
+    """Fill the area between two means, if the runs have both."""
+    if low is not None and high is not None:
+        axis.fill_between(low.steps, low.mean, high.mean, alpha=alpha, color=_look(index)["color"])
 
 
 def _plot(axis: Axes, drawn: Band | None, index: int, shade: bool = True) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from fusedface.kernels import STATE_NAMES
-from fusedface.recipes.report.style import new_figure, save, use_style
+from fusedface.recipes.report.style import mark_chance, new_figure, save, use_style
 from fusedface.recipes.run_directory.metrics import FILE
 from fusedface.recipes.run_directory.reader import Line, RunRecord, read_run
 from fusedface.recipes.run_directory.summary import SUMMARY, Summary
@@ -114,6 +114,6 @@ def _draw_verification(axis: Axes, evaluations: list[Line]) -> None:
         ]
         steps, means, stds = zip(*points, strict=True)
         axis.errorbar(steps, means, yerr=stds, marker="o", capsize=3, label=name)
-    axis.axhline(0.5, linestyle=":", color="grey", linewidth=1.0, label="chance")
+    mark_chance(axis, label="chance")
     axis.set_ylabel("verification accuracy")
     axis.legend()

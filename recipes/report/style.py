@@ -57,6 +57,11 @@ def end_at_one(axes: Axes) -> None:
     axes.set_ylim(max(0.0, low - room), 1 + room)
 
 
+def mark_chance(axes: Axes, label: str | None = None) -> None:
+    """Draw a line at the accuracy of guessing."""
+    axes.axhline(0.5, linestyle=":", color="grey", linewidth=1.0, label=label)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write PNG and SVG next to each other; the suffix of `path` does not matter."""
     path.parent.mkdir(parents=True, exist_ok=True)

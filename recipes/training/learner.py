@@ -114,9 +114,8 @@ class Learner:
         self.head.train()
         self.model.train(step >= self.plan.freeze)
         if self.freeze_statistics:
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            for norm in _batch_norms(self.model):
+                norm.eval()
 
     def learn(self, step: int, batch: FaceBatch) -> None:
         """One step, counted from 0, on a batch of the host; call `prepare` first.
@@ -220,6 +219,11 @@ class Learner:
         step = self._step - steps_ago
         found = self.processes.gather(self.passes.first_non_finite())
         return non_finite_error(found, step, steps_ago, self.plan.lr(step))
+
+
+def _batch_norms(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers that keep running statistics."""
+    return (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
 
 
 def _gradient(parameter: Tensor) -> Tensor:
