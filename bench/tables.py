@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from fusedface.bench.case import Case
 from fusedface.bench.compare import Change
 from fusedface.bench.results import describe
 from fusedface.bench.rows import Row, Triple
@@ -29,16 +30,19 @@ def print_kernels(document: dict[str, Any], console: Console) -> None:
     """Print a result of `kernels.run_to_file`, one table per case."""
     rows = [Row.from_dict(row) for row in document["rows"]]
     for case in dict.fromkeys(row.case for row in rows):
-        measured = [row for row in rows if row.case == case and (row.ms or not row.note)]
-        table = Table(str(case), ["ms"], HEADINGS)
-        for row in measured:
-            table.add_row(*_cells(row))
-        console.print(table)
-        for row in rows:
-            if row.case == case and row not in measured:
-                say(console, f" {row.head}: {row.note}")
+        _print_case(case, [row for row in rows if row.case == case], console)
     console.print(plain(f"{describe(document['machine'])}. {LEGEND}"))
     console.print(plain(limits(document)))
+
+
+def _print_case(case: Case, rows: Sequence[Row], console: Console) -> None:
+    """Print the figures of a case, then why heads without figures have none."""
+    table = Table(str(case), ["ms"], HEADINGS)
+    table.add_rows(_cells(row) for row in rows if row.ms or not row.note)
+    console.print(table)
+    for row in rows:
+        if row.note and not row.ms:
+            say(console, f" {row.head}: {row.note}")
 
 
 def limits(document: dict[str, Any]) -> str:
@@ -62,8 +66,7 @@ def print_steps(rows: Sequence[dict[str, Any]], console: Console) -> None:
         low, mid, high = row["images_per_second"]
         ms, peak = row["ms"], row.get("peak_extra_mib")
         table.add_row(
-            f"{row['model']}, {row['size']}x{row['size']}, B={row['num_rows']} "
-            f"C={row['num_classes']:,}, {row['precision']}",
+            f"{_network(row)}, {row['precision']}",
             row["head"], f"{mid:.1f}", f"{low:.1f}-{high:.1f}",
             *(milliseconds(ms[part]) for part in ("data", "backbone", "head", "optimizer")),
             f"{row['head_share']:.1%}", "-" if peak is None else f"{peak:.0f}",
@@ -77,13 +80,17 @@ def print_trained_steps(rows: Sequence[dict[str, Any]], console: Console) -> Non
     for row in rows:
         low, mid, high = row["images_per_second"]
         table.add_row(
-            f"{row['model']}, {row['size']}x{row['size']}, B={row['num_rows']} "
-            f"C={row['num_classes']:,}",
-            row["way"], f"{mid:,.0f}", f"{low:,.0f}-{high:,.0f}",
+            _network(row), row["way"], f"{mid:,.0f}", f"{low:,.0f}-{high:,.0f}",
         )  # fmt: skip
     console.print(table)
     for line in dict.fromkeys(line for row in rows for line in row["said"]):
         console.print(plain(line))
+
+
+def _network(row: dict[str, Any]) -> str:
+    """Network, size of the images, batch and number of classes of a row."""
+    sizes = f"{row['size']}x{row['size']}, B={row['num_rows']} C={row['num_classes']:,}"
+    return f"{row['model']}, {sizes}"
 
 
 def print_unknowns(rows: Sequence[dict[str, Any]], console: Console) -> None:

@@ -81,6 +81,11 @@ def working(console: Console, text: str) -> Iterator[Callable[[str], None]]:
         yield lambda changed: status.update(plain(changed))
 
 
+def _literal(cell: str | Text) -> Text:
+    """A cell of a table; a string is bounded and taken literally."""
+    return Text(bounded(visible(cell), LONGEST_CELL)) if isinstance(cell, str) else cell
+
+
 class Table:
     """Rows of text and figures, for `Console.print`. Figures are never cut or broken.
 
@@ -107,12 +112,7 @@ class Table:
         """Add a row with one cell per column; strings are taken literally."""
         if len(cells) != len(self.headings):
             raise ValueError(f"a row needs {len(self.headings)} cells, got {len(cells)}")
-        self.rows.append(
-            [
-                Text(bounded(visible(cell), LONGEST_CELL)) if isinstance(cell, str) else cell
-                for cell in cells
-            ]
-        )
+        self.rows.append([_literal(cell) for cell in cells])
 
     def add_rows(self, rows: Iterable[Sequence[str | Text]]) -> None:
         """Add rows, each as `add_row` does."""

@@ -91,14 +91,15 @@ class Watch(threading.Thread):
         if self.store.check([SAID]):
             rank, _, text = self.store.get(SAID).decode(errors="replace").partition(" ")
             return f"rank {rank}: {text}"
-        for rank in range(self.count):
-            if rank != self.rank and self._is_gone(rank):
-                machine, _, process = self._who(rank)
-                return (
-                    f"rank {rank} (process {process} on {machine}) has died, and with it the run on "
-                    f"{self.count} processes"
-                )
-        return None
+        others = (rank for rank in range(self.count) if rank != self.rank)
+        return next((self._obituary(rank) for rank in others if self._is_gone(rank)), None)
+
+    def _obituary(self, rank: int) -> str:
+        machine, _, process = self._who(rank)
+        return (
+            f"rank {rank} (process {process} on {machine}) has died, and with it the run on "
+            f"{self.count} processes"
+        )
 
     def _who(self, rank: int) -> tuple[str, str, int]:
         machine, group, process = self.store.get(f"who/{rank}").decode(errors="replace").split("\n")
@@ -110,6 +111,10 @@ class Watch(threading.Thread):
         *machine, process = self._who(rank)
         if tuple(machine) == self.machine:
             return not _exists(process)
+        return self._is_silent(rank)
+
+    def _is_silent(self, rank: int) -> bool:
+        """Whether a process of another machine has sent no new beat for too long."""
         beat = self.store.get(f"beat/{rank}") if self.store.check([f"beat/{rank}"]) else b""
         if beat != self._beats[rank]:
             self._beats[rank], self._heard[rank] = beat, time.monotonic()

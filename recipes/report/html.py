@@ -161,34 +161,35 @@ def _figure(file: Path, caption: str, folder: Path) -> str:
     kind = "svg+xml" if file.suffix == ".svg" else "png"
     data = base64.b64encode(file.read_bytes()).decode("ascii")
     said = escape(caption)
-    files = [file.with_suffix(suffix) for suffix in (".png", ".svg")]
-    links = ", ".join(
-        f'<a href="{quote(Path(os.path.relpath(path, folder)).as_posix())}">{path.suffix[1:].upper()}</a>'
-        for path in files
-        if path.exists()
-    )
     return (
         f'<figure><img alt="{said}" src="data:image/{kind};base64,{data}">'
-        f"<figcaption>{said} {links}</figcaption></figure>"
+        f"<figcaption>{said} {_links(file, folder)}</figcaption></figure>"
     )
+
+
+def _links(file: Path, folder: Path) -> str:
+    """Links to the files of a figure, as seen from the folder of the report."""
+    files = [path for suffix in (".png", ".svg") if (path := file.with_suffix(suffix)).exists()]
+    places = [quote(Path(os.path.relpath(path, folder)).as_posix()) for path in files]
+    kinds = [path.suffix[1:].upper() for path in files]
+    return ", ".join(f'<a href="{p}">{k}</a>' for p, k in zip(places, kinds, strict=True))
 
 
 def _table(table: Table) -> str:
     heads = "".join(f'<th scope="col"><button>{escape(c)}</button></th>' for c in table.columns)
-    lines = "\n".join(
-        "<tr>"
-        + "".join(
-            f'<td data-label="{escape(name)}">{_cell(cell)}</td>'
-            for name, cell in zip(table.columns, row, strict=True)
-        )
-        + "</tr>"
-        for row in table.rows
-    )
+    lines = "\n".join(_row(table.columns, row) for row in table.rows)
     under = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
         f"<table><caption>{escape(table.caption)}</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>\n{lines}\n</tbody></table>{under}"
     )
+
+
+def _row(columns: Sequence[str], cells: Sequence[Cell]) -> str:
+    """A row of a table; each cell names its column, for narrow screens."""
+    named = zip(columns, cells, strict=True)
+    inside = (f'<td data-label="{escape(name)}">{_cell(cell)}</td>' for name, cell in named)
+    return f"<tr>{''.join(inside)}</tr>"
 
 
 def _cell(cell: Cell) -> str:

@@ -172,23 +172,3 @@ def move_centres(
     share = torch.zeros_like(counts).index_add_(0, labels, kept)[seen] / counts[seen]
     sums = torch.zeros_like(centres).index_add_(0, labels, (1.0 - kept)[:, None] * taught)
     centres[seen] = share[:, None] * centres[seen] + sums[seen] / counts[seen, None]
-
-
-def make_distiller(
-    options: TeacherOptions,
-    teacher: "Teacher | None",
-    embedding_dim: int,
-    processes: Processes,
-) -> Distiller | None:
-    """The distiller of a recipe; None without a teacher.
-
-    Args:
-        options: the settings `teacher.*` of the recipe.
-        teacher: the opened teacher.
-        embedding_dim: D of the student.
-        processes: the processes that share each step.
-
-    Raises:
-        ValueError: student and teacher do not fit.
-    """
-    return None if teacher is None else Distiller(teacher, options, embedding_dim, processes)

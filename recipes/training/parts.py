@@ -17,7 +17,7 @@ from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.compile_choice import Choice, choose
 from fusedface.recipes.training.compiling import Compiling
 from fusedface.recipes.training.display import Display, Status
-from fusedface.recipes.training.distillation import Distiller, make_distiller
+from fusedface.recipes.training.distillation import Distiller
 from fusedface.recipes.training.faces import Faces
 from fusedface.recipes.training.graph_choice import choose_recorder
 from fusedface.recipes.training.learner import Learner
@@ -166,11 +166,12 @@ def _compile_choice(
 def _distiller(
     options: TeacherOptions, embedding_dim: int, device: torch.device, processes: Processes
 ) -> Distiller | None:
-    """What the run learns from its teacher; None for a recipe without a teacher."""
+    """What the run learns from its teacher; None without one."""
     with processes.together():
         teacher = open_teacher(options, device, open_recogniser)
-    distiller = make_distiller(options, teacher, embedding_dim, processes)
-    return None if distiller is None else distiller.to(device)
+    if teacher is None:
+        return None
+    return Distiller(teacher, options, embedding_dim, processes).to(device)
 
 
 def _status(name: str, plan: Plan, head: MarginHead) -> Status:
