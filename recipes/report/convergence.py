@@ -106,7 +106,7 @@ def _figure_of(
 ) -> Callable[[Axes, Mapping[str, list[RunRecord]]], None]:
     def draw(axis: Axes, groups: Mapping[str, list[RunRecord]]) -> None:
         for i, runs in enumerate(groups.values()):
-            _plot(axis, *_bands(runs, key), i)
+            _plot(axis, band([curve(run, key) for run in runs]), i)
             _mark(axis, runs, lambda run: curve(run, key), i)
         if log:
             axis.set_yscale("log")
