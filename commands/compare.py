@@ -79,16 +79,14 @@ def compare_recipes(
     from fusedface.recipes.compare.compare import compare
     from fusedface.recipes.compare.protocols import PAPER_SET, get_protocol, with_settings
     from fusedface.recipes.compare.results import FAILED
+    from fusedface.recipes.configuration.own_files import OwnFiles
     from fusedface.recipes.host.device import pick_device
     from fusedface.recipes.registry import chosen_recipe
     from fusedface.recipes.run import run_recipe
 
     changes = [*get_protocol(protocol or ("recipe" if data else "small")), *(settings or [])]
-    lists = pair_lists(pairs, val, data)
-    chosen = [
-        chosen_recipe(name, data=data, pairs=lists, root=root, init=init, teacher=teacher)
-        for name in recipes or PAPER_SET
-    ]
+    files = OwnFiles(data, pair_lists(pairs, val, data), root, init, teacher)
+    chosen = [chosen_recipe(name, files) for name in recipes or PAPER_SET]
     losses = compare(
         with_settings(chosen, changes),
         out,

@@ -40,13 +40,12 @@ def recipe_show(
     root: RootOption = None, settings: SetOption = None, teacher: TeacherOption = None,
 ) -> None:  # fmt: skip
     """Print a recipe as TOML with all its settings; the output is a recipe file."""
+    from fusedface.recipes.configuration.own_files import OwnFiles
     from fusedface.recipes.configuration.settings import to_toml
     from fusedface.recipes.registry import chosen_recipe
 
-    chosen = chosen_recipe(
-        recipe, data=data, pairs=pairs or (), root=root, init=init, teacher=teacher, settings=settings or ()
-    )  # fmt: skip
-    typer.echo(to_toml(chosen), nl=False)
+    files = OwnFiles(data, pairs or (), root, init, teacher)
+    typer.echo(to_toml(chosen_recipe(recipe, files, settings or ())), nl=False)
 
 
 RunOutOption = Annotated[
@@ -81,6 +80,7 @@ def recipe_run(
     device: DeviceOption = None,
 ) -> None:
     """Train and verify a recipe, and write everything to a run directory."""
+    from fusedface.recipes.configuration.own_files import OwnFiles
     from fusedface.recipes.host.torchrun import is_shared
     from fusedface.recipes.registry import chosen_recipe
     from fusedface.recipes.run import run_recipe
@@ -89,10 +89,8 @@ def recipe_run(
     _check_run(is_shared(), out, resume, allow_change)
     if skip_bad:
         settings = ["data.skip_bad=true", *(settings or [])]
-    lists = pair_lists(pairs, val, data)
-    chosen = chosen_recipe(
-        recipe, data=data, pairs=lists, root=root, init=init, teacher=teacher, settings=settings or ()
-    )  # fmt: skip
+    files = OwnFiles(data, pair_lists(pairs, val, data), root, init, teacher)
+    chosen = chosen_recipe(recipe, files, settings or ())
     with run_folder(out, chosen.name) as folder:
         summary = run_recipe(
             chosen, folder, resume=resume, allow_change=allow_change or (), device=device

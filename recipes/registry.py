@@ -2,13 +2,13 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from fusedface.recipes import backbones, finetune, mobilefacenet, summaries, synthetic_sets
 from fusedface.recipes.configuration.fields import nearest
-from fusedface.recipes.configuration.own_files import with_files
+from fusedface.recipes.configuration.own_files import OwnFiles
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import override, read_recipe
 
@@ -36,32 +36,19 @@ RECIPES: dict[str, Callable[[], Recipe]] = (
 
 
 def chosen_recipe(
-    name_or_file: str | Path,
-    *,
-    data: str | Path | None = None,
-    pairs: Sequence[str | Path] = (),
-    root: str | Path | None = None,
-    init: str | Path | None = None,
-    teacher: str | Path | None = None,
-    settings: Iterable[str] = (),
+    name_or_file: str | Path, files: OwnFiles, settings: Iterable[str] = ()
 ) -> Recipe:
     """The recipe that a command line asks for: `get_recipe` on the user's files, then single settings.
 
     Args:
         name_or_file: see `get_recipe`.
-        data: faces to train on; None keeps the recipe's own.
-        pairs: pair lists to verify on; without any the recipe keeps its own.
-        root: the folder that paths in the lists are relative to; None takes the folder of each list.
-        init: the checkpoint to begin with; None keeps the recipe's own start.
-        teacher: the network to distil from; None keeps the recipe's own.
+        files: the user's own files.
         settings: see `override`.
 
     Raises:
         ValueError: there is no such recipe, a file cannot be used, or a setting is bad.
     """
-    recipe = get_recipe(name_or_file)
-    recipe = with_files(recipe, data, pairs, root, init, teacher)
-    return override(recipe, settings)
+    return override(files.given_to(get_recipe(name_or_file)), settings)
 
 
 def get_recipe(name_or_file: str | Path) -> Recipe:

@@ -1,7 +1,7 @@
 """Recipes on a user's own files: faces, a checkpoint to begin with, a teacher."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from fusedface.models import StartingPoint
@@ -12,22 +12,28 @@ from fusedface.recipes.configuration.fields import build
 from fusedface.recipes.configuration.recipe import Recipe
 
 
-def with_files(
-    recipe: Recipe,
-    data: str | Path | None,
-    pairs: Sequence[str | Path],
-    root: str | Path | None,
-    init: str | Path | None,
-    teacher: str | Path | None,
-) -> Recipe:
-    """A recipe on those of these files that are given: see `with_data`, `with_init`, `with_teacher`."""
-    if data is not None or pairs:
-        recipe = with_data(recipe, data, pairs, root)
-    if init is not None:
-        recipe = with_init(recipe, init)
-    if teacher is not None:
-        recipe = with_teacher(recipe, teacher)
-    return recipe
+@dataclass(frozen=True)
+class OwnFiles:
+    """The files of a user that a command line names. For one that is not given, a recipe keeps its own."""
+
+    data: str | Path | None = None
+    """Faces to train on."""
+    pairs: Sequence[str | Path] = ()
+    """Pair lists to verify on."""
+    root: str | Path | None = None
+    """The folder that paths in the lists are relative to; None takes the folder of each list."""
+    init: str | Path | None = None
+    """The checkpoint to begin with."""
+    teacher: str | Path | None = None
+    """The network to distil from."""
+
+    def given_to(self, recipe: Recipe) -> Recipe:
+        """A recipe on these files: see `with_data`, `with_init`, `with_teacher`."""
+        if self.data is not None or self.pairs:
+            recipe = with_data(recipe, self.data, self.pairs, self.root)
+        if self.init is not None:
+            recipe = with_init(recipe, self.init)
+        return recipe if self.teacher is None else with_teacher(recipe, self.teacher)
 
 
 def with_data(
