@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fusedface.kernels.chunks import build, compiled, plain
-from fusedface.kernels.chunks.kept import KeptChunk, layout
+from fusedface.kernels.chunks.kept import Kept, KeptChunk, layout
 from fusedface.kernels.chunks.library import Library, has_memory
 from fusedface.kernels.chunks.operands import Hard, Operands, Totals
 from fusedface.kernels.interface.normalisation import inverse_norms, min_norm, project
@@ -84,7 +84,7 @@ class _ChunkedLse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         batch = _Batch(embeddings, weight, labels, threshold, spec, hard)
         with_direction, keep = ctx.needs_input_grad[:2]
-        totals = _sum_up(batch.operands, with_direction, keep, spec.update is None)
+        totals, kept = _sum_up(batch.operands, with_direction, keep, spec.update is None)
         direction, total = totals.direction, totals.total
         lse = (totals.largest + total.log2()) / LOG2_E
         cos_y = (batch.operands.x * batch.target_centres).sum(dim=1)
@@ -92,9 +92,9 @@ class _ChunkedLse(torch.autograd.Function):
         ctx.mark_non_differentiable(*stats)
         direction = None if direction is None else direction.div_(total[:, None])
         # The inputs too: changed in place before the backward, they are an error.
-        apart = [] if totals.kept is None else totals.kept.release()
+        apart = [] if kept is None else kept.release()
         ctx.save_for_backward(embeddings, weight, labels, threshold, lse, direction, *apart)
-        ctx.batch, ctx.kept, ctx.scale, ctx.update = batch, totals.kept, spec.scale, spec.update
+        ctx.batch, ctx.kept, ctx.scale, ctx.update = batch, kept, spec.scale, spec.update
         return cos_y, lse, *stats
 
     @staticmethod
@@ -180,11 +180,15 @@ class _Saved(NamedTuple):
     kept: list[KeptChunk]  # of `Kept.take`
 
 
-def _sum_up(of: Operands, with_direction: bool, keep: bool, makes_gradient: bool) -> Totals:
-    if (library := _library(of)) is not None:
-        in_gradient = makes_gradient and compiled.is_written_to(of.weight)
-        return compiled.sum_up(library, of, with_direction, keep, in_gradient)
-    return plain.sum_up(of, with_direction)
+def _sum_up(
+    of: Operands, with_direction: bool, keep: bool, makes_gradient: bool
+) -> tuple[Totals, Kept | None]:
+    if (library := _library(of)) is None:
+        return plain.sum_up(of, with_direction), None
+    in_gradient = makes_gradient and compiled.is_written_to(of.weight)
+    sums, kept = compiled.sum_up(library, of, with_direction, keep, in_gradient)
+    largest, total, _, max_y, num_hard, least, lift_sum = sums.numbers.unbind()
+    return Totals(largest, total, max_y, num_hard, least, lift_sum, sums.direction), kept
 
 
 def _write_gradient(

@@ -3,8 +3,7 @@
 With a thousand classes those operators, some three hundred in a step, took longer than the products did.
 """
 
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,11 +13,13 @@ from fusedface.kernels import checks, chunked
 from fusedface.kernels.chunks import compiled
 from fusedface.kernels.chunks.library import has_memory
 from fusedface.kernels.chunks.operands import Hard, Operands
-from fusedface.kernels.chunks.rows import row_loops
+from fusedface.kernels.chunks.rows import Results, row_loops
 from fusedface.kernels.interface.normalisation import min_norm
 from fusedface.kernels.interface.whole import Call, Rest, WholeLoss
 from fusedface.kernels.margins.form import Target
 from fusedface.kernels.products import Products
+
+_FITS = torch.ones((), dtype=torch.bool)  # labels that do not are an error already
 
 
 def serves(embeddings: Tensor, weight: Tensor, call: Call) -> bool:
@@ -53,13 +54,25 @@ def margin_loss(
         embeddings, weight = embeddings.detach(), weight.detach()
     if call.training and state:
         torch.autograd.graph.increment_version(state)
+    apart: list[_Apart] = []
     with torch.autocast("cpu", enabled=False):  # whose dtype is `call.precision`, if it counts
-        loss, per_sample, *results = _Loss.apply(embeddings, weight, labels, state, call)
-    target_cosine, max_cosine, num_hard, correct, lse, reduced, used = results
-    rest = Rest(
-        lse, max_cosine, correct, num_hard, reduced.unbind()[1:4], used.unbind()[: len(state)]
-    )
-    return WholeLoss(loss, per_sample, target_cosine, correct.new_ones(()), lambda: rest)
+        loss, per_sample = _Loss.apply(embeddings, weight, labels, state, call, apart)
+    results, modulation, used = apart[0]
+
+    def rest() -> Rest:
+        _, _, max_cosine, lse, num_hard, correct = results
+        states = used.unbind()[: len(state)]
+        return Rest(lse, max_cosine, correct, num_hard, modulation.unbind(), states)
+
+    return WholeLoss(loss, per_sample, results.target_cosine, _FITS, rest)
+
+
+class _Apart(NamedTuple):
+    """What has no gradient, which autograd would spend time on."""
+
+    results: Results
+    modulation: Tensor
+    used: Tensor
 
 
 class _Loss(torch.autograd.Function):
@@ -71,7 +84,8 @@ class _Loss(torch.autograd.Function):
         labels: Tensor,
         state: list[Tensor],
         call: Call,
-    ) -> tuple[Tensor, ...]:
+        apart: list[_Apart],
+    ) -> tuple[Tensor, Tensor]:
         library = chunked.library_for(len(embeddings), len(weight))
         assert library is not None  # see `serves`
         loops = row_loops(library)
@@ -97,20 +111,17 @@ class _Loss(torch.autograd.Function):
             products=products,
             chunk_size=chunked.chunk_size(len(embeddings), len(weight)),
         )
-        totals = compiled.sum_up(library, operands, *ctx.needs_input_grad[:2], in_gradient=True)
-        results, reduced = loops.leave(rows, call, base2, used, totals)
-        if not math.isfinite(reduced[4]):
+        sums, kept = compiled.sum_up(library, operands, *ctx.needs_input_grad[:2], in_gradient=True)
+        loss, results, modulation, is_finite = loops.leave(rows, call, base2, used, sums)
+        if not is_finite:
             checks.check_rows("weight", weight)
-        outputs = (*results[1:], rows.number("lse") / chunked.LOG2_E, reduced, used)
-        ctx.mark_non_differentiable(*outputs)
+        apart.append(_Apart(results, modulation, used))
         ctx.set_materialize_grads(False)
         # The inputs too: changed in place before the backward, they are an error.
-        assert totals.kept is not None
-        apart = totals.kept.release()
-        ctx.save_for_backward(embeddings, weight, labels, totals.direction, *apart)
-        ctx.rows, ctx.operands, ctx.kept = rows, operands, totals.kept
+        ctx.save_for_backward(embeddings, weight, labels, sums.direction, *kept.release())
+        ctx.rows, ctx.operands, ctx.kept = rows, operands, kept
         ctx.share = 1.0 / max(count, 1.0) if call.mean else 1.0
-        return reduced[0].clone(), results.loss, *outputs
+        return loss, results.loss
 
     @staticmethod
     @once_differentiable
@@ -134,4 +145,4 @@ class _Loss(torch.autograd.Function):
                 library, operands, rows.number("lse"), x_negatives, x_target, d_weight, kept
             ):
                 pass  # written a chunk at a time
-        return d_embeddings, d_weight, None, None, None
+        return d_embeddings, d_weight, None, None, None, None

@@ -56,7 +56,10 @@ def pick_backend(name: str, embeddings: Tensor, weight: Tensor, updates: bool = 
     if updates:
         check_updates(name)
     if name == "auto":
-        name = choose(embeddings.device, compute_dtype(embeddings, weight)).backend
+        device = embeddings.device
+        # The dtype decides on CUDA devices only.
+        dtype = compute_dtype(embeddings, weight) if device.type == "cuda" else torch.float32
+        name = choose(device, dtype).backend
     if name in WITHOUT_COMPILER:
         return name
     if name != "triton":

@@ -157,7 +157,7 @@ def _whole_loss(
     if run.whole_checks:
         checks.check_state_values(state)
         out = whole(embeddings, weight, labels, states, class_margins, call)
-        return output.of_whole(out, names, per_sample, at_once=True)
+        return output.of_whole(out, names, per_sample, at_once=False)
     is_read = checks.can_be_read(embeddings.device)
     if is_read:
         checks.check_values(embeddings, labels, state, len(weight), options.ignore_index)

@@ -1,5 +1,6 @@
 """HeadOptions: everything that decides what a head computes and how, in one frozen record."""
 
+import functools
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -7,7 +8,7 @@ from torch import Tensor, zeros
 
 from fusedface.kernels.interface.negatives import Reweighting
 from fusedface.kernels.interface.whole import Call
-from fusedface.kernels.margins import CurricularFace, Margin, form_of
+from fusedface.kernels.margins import CurricularFace, Margin, defines_form, form_of
 from fusedface.kernels.margins.records import check_types, choices, require
 from fusedface.kernels.weightings import Weighting
 
@@ -95,6 +96,17 @@ def head_options(margin: Margin | HeadOptions, changes: dict[str, Any]) -> HeadO
     Raises:
         TypeError, ValueError: a change is unknown, or as `HeadOptions`.
     """
-    if not isinstance(margin, HeadOptions):
+    if isinstance(margin, HeadOptions):
+        return replace(margin, **changes) if changes else margin
+    if not defines_form(margin):  # perhaps without a hash
         return HeadOptions(margin=margin, **changes)
-    return replace(margin, **changes) if changes else margin
+    try:
+        return _kept_options(margin, **changes)
+    except TypeError:  # a change without a hash, or of the wrong type
+        return HeadOptions(margin=margin, **changes)
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _kept_options(margin: Margin, **changes: Any) -> HeadOptions:
+    """The record, which costs less to find than to make."""
+    return HeadOptions(margin=margin, **changes)

@@ -28,7 +28,7 @@ class Modulation(NamedTuple):
 class MarginOutput(NamedTuple):
     """The output of a margin head; only the losses have a gradient.
 
-    On a GPU the statistics are computed when one of them is read.
+    Most backends compute the statistics when one of them is read.
 
     Losses and cosines are float32, or float64 if the embeddings or the class centres are.
     """

@@ -1,5 +1,6 @@
 """Matrix products with low-precision operands, added up in float32."""
 
+import functools
 from typing import Any
 
 import torch
@@ -62,6 +63,7 @@ def _mm(a: Tensor, b: Tensor, **options: Any) -> Tensor:
         return torch.mm(a, b, **options)
 
 
+@functools.cache
 def bfloat16_is_fast() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware, rather than slowly by emulation."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -73,9 +75,13 @@ def onednn_is_usable() -> bool:
     On AMD's it is twice as fast (docs/performance.md). torch has no public name for it: `torch.mm`
     takes MKL. Off inside `torch.backends.mkldnn.flags(enabled=False)`.
     """
+    return torch._C._get_mkldnn_enabled() and _onednn_is_there()
+
+
+@functools.cache
+def _onednn_is_there() -> bool:
     return (
         torch.backends.cpu.get_cpu_capability().startswith("AVX")
         and torch.backends.mkldnn.is_available()
-        and torch._C._get_mkldnn_enabled()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

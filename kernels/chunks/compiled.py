@@ -11,36 +11,33 @@ from torch import Tensor
 
 from fusedface.kernels.chunks.gradient_memory import gradient_like
 from fusedface.kernels.chunks.kept import Kept, KeptChunk
-from fusedface.kernels.chunks.library import Excess, Library, Negatives
-from fusedface.kernels.chunks.operands import Operands, Totals
+from fusedface.kernels.chunks.library import Excess, Library, Negatives, Sums
+from fusedface.kernels.chunks.operands import Operands
 from fusedface.kernels.interface.normalisation import min_norm
 
 
 def sum_up(
     library: Library, of: Operands, with_direction: bool, keep: bool, in_gradient: bool
-) -> Totals:
+) -> tuple[Sums, Kept]:
     """The forward, with an online log-sum-exp.
 
     `keep`: numerators, for the backward; `in_gradient`: in the memory of a gradient like `of.weight`, too.
     """
-    sums = of.x.new_zeros(7, len(of.x))
-    largest, total, rescale, max_y, num_hard, least, lift_sum = totals = sums.unbind()
-    for smallest in (largest, max_y):
-        smallest.fill_(-torch.inf)
-    least.fill_(torch.inf)
-    # Not zeros_like: x has the order in memory that the embeddings came in.
-    direction = of.x.new_zeros(of.x.shape) if with_direction else None
+    sums = library.begin(of.x, with_direction)
     x, negatives = of.x_base2.to(of.products.dtype), _negatives(of)
     gradient = gradient_like(library, of.weight) if keep and in_gradient else None
     kept = Kept(of, keep, gradient)
-    for nth, _, w, inverse in _chunks(library, of, _all_chunks(of)):
+    unit = x.new_empty(of.chunk_size, of.x.shape[1])
+    for nth, centres in _chunks(of, _all_chunks(of)):
+        place, w = kept.place(nth, len(centres)), unit[: len(centres)]
+        library.unit_rows(centres, min_norm(of.weight.dtype), place.inverse, w)
         y = of.products.as_they_come(x, w.T)
-        numerators = kept.place(nth, y)
-        library.take_in(y, nth * of.chunk_size, negatives, totals, numerators)
-        kept.take_in(nth, numerators, largest, inverse)
-        if direction is not None:
-            library.add_part(direction, rescale, of.products.as_they_come(numerators, w))
-    return Totals(largest, total, max_y, num_hard, least, lift_sum, direction, kept)
+        numerators = y if place.numerators is None else place.numerators
+        library.take_in(y, nth * of.chunk_size, negatives, sums, numerators, place.reference)
+        kept.take_in(nth, place, numerators)
+        if with_direction:
+            library.add_part(sums, of.products.as_they_come(numerators, w))
+    return sums, kept
 
 
 def gradients(
@@ -80,9 +77,11 @@ def _unit_gradients(
     known = {chunk.nth for chunk in kept}
     others = [nth for nth in _all_chunks(of) if nth not in known]
     x, x_negatives = (rows.to(of.products.dtype) for rows in (of.x_base2, x_negatives))
-    negatives = _negatives(of)
-    for nth, centres, w, inverse in _chunks(library, of, others):
-        first = nth * of.chunk_size
+    negatives, lengths = _negatives(of), of.x.new_empty(of.chunk_size)
+    unit = x.new_empty(of.chunk_size, of.x.shape[1])
+    for nth, centres in _chunks(of, others):
+        first, inverse, w = nth * of.chunk_size, lengths[: len(centres)], unit[: len(centres)]
+        library.unit_rows(centres, min_norm(of.weight.dtype), inverse, w)
         y = of.products.as_they_come(w, x.T)
         library.coefficients(y, first, negatives, lse)
         yield first, centres, inverse, of.products.as_they_come(y, x_negatives)
@@ -97,13 +96,12 @@ def _of_kept(
     turned = of.x.new_empty(of.chunk_size if is_plain else 0, num_rows)
     scaled = None if is_plain else x_negatives.new_empty(of.x.shape, dtype=of.products.dtype)
     for nth, y, reference, inverse in kept:
-        share = (reference - lse).exp2_()
         if scaled is None:
             q = turned[: y.shape[1]]
-            library.turn_rows(y, share, q)
+            library.turn_rows(y, reference, lse, q)
             d_w = of.products.as_they_come(q, x_negatives)
         else:
-            library.scale_rows(x_negatives, share, scaled)
+            library.scale_rows(x_negatives, reference, lse, scaled)
             d_w = of.products.as_they_come(y.T, scaled)
         yield nth * of.chunk_size, _centres(of, nth), inverse, d_w
 
@@ -121,23 +119,13 @@ def _all_chunks(of: Operands) -> range:
     return range(-(-len(of.weight) // of.chunk_size))
 
 
-def _chunks(
-    library: Library, of: Operands, which: Sequence[int]
-) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """Yield a chunk's number, class centres (K, D), their unit rows as operands, and inverse lengths (K,).
-
-    The next one overwrites the last two.
-    """
-    shortest = min_norm(of.weight.dtype)
-    unit = of.x.new_empty(of.chunk_size, of.x.shape[1], dtype=of.products.dtype)
-    lengths = of.x.new_empty(of.chunk_size)
+def _chunks(of: Operands, which: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    """Yield a chunk's number and class centres (K, D)."""
     for nth in which:
-        centres = _centres(of, nth)
-        w, inverse = unit[: len(centres)], lengths[: len(centres)]
-        library.unit_rows(centres, shortest, inverse, w)
-        yield nth, centres, w, inverse
+        yield nth, _centres(of, nth)
 
 
 def _centres(of: Operands, nth: int) -> Tensor:
     first = nth * of.chunk_size
-    return of.weight[first : first + of.chunk_size].float().contiguous()
+    rows = of.weight[first : first + of.chunk_size]
+    return rows if is_written_to(rows) else rows.float().contiguous()

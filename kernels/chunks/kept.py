@@ -38,6 +38,14 @@ class KeptChunk(NamedTuple):
     inverse: Tensor
 
 
+class Place(NamedTuple):
+    """Where a forward writes what is kept of a chunk."""
+
+    numerators: Tensor | None  # (B, K); None: over its cosines
+    reference: Tensor | None  # (B,); None: they are not kept
+    inverse: Tensor  # (K,)
+
+
 class Kept:
     """What one forward keeps.
 
@@ -56,31 +64,34 @@ class Kept:
         self._chunk_size, self._dtype = of.chunk_size, of.products.dtype
         num_kept = self._layout.apart + self._layout.inside
         self._references = of.x.new_empty(num_kept, rows)
-        self._inverses = of.x.new_empty(num_kept, of.chunk_size)
+        # The last row is of all chunks that are not kept.
+        self._inverses = of.x.new_empty(num_kept + 1, of.chunk_size)
         self._apart: list[Tensor] = []
         self._inside: list[KeptChunk] = []
 
-    def place(self, nth: int, y: Tensor) -> Tensor:
-        """Where the numerators of the nth chunk's y (B, K) are to go: into the gradient, or over y."""
-        if self._gradient is None or (before := self._num_inside_before(nth)) < 0:
-            return y
-        start = before * len(y) * self._chunk_size
+    def place(self, nth: int, num_classes: int) -> Place:
+        """Of the nth chunk, which has so many classes."""
+        before = self._num_inside_before(nth)
+        if before < 0 and nth >= self._layout.apart:
+            return Place(None, None, self._inverses[-1, :num_classes])
+        at = nth if before < 0 else self._layout.apart + before
+        reference, inverse = self._references[at], self._inverses[at, :num_classes]
+        if before < 0 or self._gradient is None:
+            return Place(None, reference, inverse)
+        rows = len(reference)
+        start = before * rows * self._chunk_size
         numbers = self._gradient.view(-1).view(self._dtype)
-        return numbers[start : start + y.numel()].view_as(y)
+        here = numbers[start : start + rows * num_classes].view(rows, num_classes)
+        return Place(here, reference, inverse)
 
-    def take_in(self, nth: int, numerators: Tensor, reference: Tensor, inverse: Tensor) -> None:
-        """Keep a chunk, if it is one to keep; its numerators are where `place` said."""
-        if (before := self._num_inside_before(nth)) >= 0:
-            at = self._layout.apart + before
-        elif nth < self._layout.apart:
-            at = nth
+    def take_in(self, nth: int, place: Place, numerators: Tensor) -> None:
+        """Keep a chunk, if it is one to keep; all is written to its place."""
+        if place.reference is None:
+            return
+        if place.numerators is None:
             self._apart.append(numerators)
         else:
-            return
-        self._references[at] = reference
-        self._inverses[at, : len(inverse)] = inverse
-        if before >= 0:
-            self._inside.append(self._chunk(nth, at, numerators))
+            self._inside.append(KeptChunk(nth, numerators, place.reference, place.inverse))
 
     def release(self) -> list[Tensor]:
         """The numerators in memory of their own, once; for autograd, which frees them after a backward."""
@@ -94,16 +105,15 @@ class Kept:
         """
         gradient, inside = self._gradient, self._inside
         self._gradient, self._inside = None, []
-        chunks = [self._chunk(nth, nth, numerators) for nth, numerators in enumerate(apart)]
+        chunks = [
+            KeptChunk(nth, of, self._references[nth], self._inverses[nth, : of.shape[1]])
+            for nth, of in enumerate(apart)
+        ]
         return gradient, [*reversed(inside), *chunks]
 
     def _num_inside_before(self, nth: int) -> int:
         """The number of chunks in the gradient before the nth; negative if that is not there."""
         return nth - (self._layout.chunks - self._layout.inside)
-
-    def _chunk(self, nth: int, at: int, numerators: Tensor) -> KeptChunk:
-        inverse = self._inverses[at, : numerators.shape[1]]
-        return KeptChunk(nth, numerators, self._references[at], inverse)
 
 
 def layout(

@@ -1,14 +1,11 @@
 """The operands of a pass over all class centres, and the sums of the forward."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fusedface.kernels.products import Products
-
-if TYPE_CHECKING:
-    from fusedface.kernels.chunks.kept import Kept
 
 
 class Hard(NamedTuple):
@@ -57,4 +54,3 @@ class Totals(NamedTuple):
     least: Tensor  # of N' - 1 over the hard; unknown where N is linear
     lift_sum: Tensor  # of N' - 1 over the hard; unknown where N is linear
     direction: Tensor | None  # sum of 2^(z - largest) N' w, if it was asked for
-    kept: "Kept | None" = None  # of compiled.sum_up, for compiled.gradients

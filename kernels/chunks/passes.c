@@ -97,49 +97,97 @@ typedef struct {
     float *largest, *total, *rescale, *max_y, *num_hard, *least, *lift_sum;
 } Totals;
 
+/* The totals of no chunk; direction (B, D), or none, is their sum of class centres. */
+void begin(long B, long D, const Totals *totals, float *direction) {
+    const Totals t = *totals;
+    for (long i = 0; i < B; i++) {
+        t.largest[i] = t.max_y[i] = -__builtin_inff();
+        t.least[i] = __builtin_inff();
+        t.total[i] = t.rescale[i] = t.num_hard[i] = t.lift_sum[i] = 0.0f;
+    }
+    if (direction) memset(direction, 0, B * D * sizeof(float));
+}
+
 static inline float excess(float y, float threshold, Hard n) {
     return y > threshold ? (n.a * y + n.l) * y + n.k : 0.0f;
 }
 
-/* to (B, K), which may be y <- the numerators times N', and the totals take the chunk in. */
+/* The largest cosine and z of a row of a chunk, and what is counted of its hard negatives; least and lifts are of N' - 1. */
+typedef struct {
+    float max_y, max_z, num_hard, least, lifts;
+} Seen;
+
+static Seen look_at(long K, const float *row, float bar, Hard n) {
+    float inf = __builtin_inff(), max_y = -inf, max_z = -inf, least = inf, num_hard = 0.0f, lifts = 0.0f;
+#pragma omp simd reduction(max : max_y, max_z) reduction(min : least) reduction(+ : num_hard, lifts)
+    for (long j = 0; j < K; j++) {
+        float v = row[j], z = v + excess(v, bar, n), lift = 2.0f * n.a * v + n.l;
+        max_y = v > max_y ? v : max_y;
+        max_z = z > max_z ? z : max_z;
+        float low = v > bar ? lift : inf;
+        least = low < least ? low : least;
+        num_hard += v > bar ? 1.0f : 0.0f;
+        lifts += v > bar ? lift : 0.0f;
+    }
+    return (Seen){max_y, max_z, num_hard, least, lifts};
+}
+
+/* out (K), which may be row <- the numerators times N' = 2^(z - largest) N'. Returns their sum without N'. */
+static float numerators(long K, const float *row, float bar, Hard n, float largest, float *out) {
+    float total = 0.0f;
+#pragma omp simd reduction(+ : total)
+    for (long j = 0; j < K; j++) {
+        float v = row[j], p = power_of_2(v + excess(v, bar, n) - largest);
+        total += p;
+        out[j] = v > bar ? p + p * (2.0f * n.a * v + n.l) : p;
+    }
+    return total;
+}
+
+/* Both where N is the identity, in half of the time: z = y, N' = 1. */
+static Seen look_at_plain(long K, const float *row, float bar) {
+    float max_y = -__builtin_inff(), num_hard = 0.0f;
+#pragma omp simd reduction(max : max_y) reduction(+ : num_hard)
+    for (long j = 0; j < K; j++) {
+        max_y = row[j] > max_y ? row[j] : max_y;
+        num_hard += row[j] > bar ? 1.0f : 0.0f;
+    }
+    return (Seen){max_y, max_y, num_hard, __builtin_inff(), 0.0f};
+}
+
+static float plain_numerators(long K, const float *row, float largest, float *out) {
+    float total = 0.0f;
+#pragma omp simd reduction(+ : total)
+    for (long j = 0; j < K; j++) total += out[j] = power_of_2(row[j] - largest);
+    return total;
+}
+
+/* to (B, K), which may be y <- the numerators times N', and the totals take the chunk in; reference (B), or none <- what
+   the numerators refer to. */
 void take_in(long B, long K, void *y, int half, const int64_t *labels, long start, const float *threshold,
-             Hard n, const Totals *totals, void *to, int threads) {
+             Hard n, const Totals *totals, void *to, float *reference, int threads) {
     const Totals t = *totals;
+    int plain = n.a == 0.0f && n.l == 0.0f && n.k == 0.0f;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long i = 0; i < B; i++) {
         float space[BLOCK];
         float *row = take(y, i * K, K, half, space), *out = half ? space : (float *)to + i * K;
-        float bar = threshold[i], inf = __builtin_inff();
         long target = labels[i] - start;
         if (labels[i] >= 0 && target >= 0 && target < K) row[target] = ABSENT;
-
-        float max_y = -inf, max_z = -inf, least = inf, num_hard = 0.0f, lifts = 0.0f;
-#pragma omp simd reduction(max : max_y, max_z) reduction(min : least) reduction(+ : num_hard, lifts)
-        for (long j = 0; j < K; j++) {
-            float v = row[j], z = v + excess(v, bar, n), lift = 2.0f * n.a * v + n.l;
-            max_y = v > max_y ? v : max_y;
-            max_z = z > max_z ? z : max_z;
-            float low = v > bar ? lift : inf;
-            least = low < least ? low : least;
-            num_hard += v > bar ? 1.0f : 0.0f;
-            lifts += v > bar ? lift : 0.0f;
-        }
-        float largest = max_z > t.largest[i] ? max_z : t.largest[i];
-        float rescale = power_of_2(t.largest[i] - largest), total = 0.0f;
-#pragma omp simd reduction(+ : total)
-        for (long j = 0; j < K; j++) {
-            float v = row[j], p = power_of_2(v + excess(v, bar, n) - largest);
-            total += p;
-            out[j] = v > bar ? p + p * (2.0f * n.a * v + n.l) : p;
-        }
+        float bar = threshold[i];
+        Seen seen = plain ? look_at_plain(K, row, bar) : look_at(K, row, bar, n);
+        float largest = seen.max_z > t.largest[i] ? seen.max_z : t.largest[i];
+        float rescale = power_of_2(t.largest[i] - largest);
+        float total = plain ? plain_numerators(K, row, largest, out) : numerators(K, row, bar, n, largest, out);
         put(to, i * K, K, half, out);
         t.total[i] = t.total[i] * rescale + total;
         t.largest[i] = largest;
         t.rescale[i] = rescale;
-        t.max_y[i] = max_y > t.max_y[i] ? max_y : t.max_y[i];
-        t.num_hard[i] += num_hard;
-        t.least[i] = least < t.least[i] ? least : t.least[i];
-        t.lift_sum[i] += lifts;
+        t.max_y[i] = seen.max_y > t.max_y[i] ? seen.max_y : t.max_y[i];
+        t.num_hard[i] += seen.num_hard;
+        t.least[i] = seen.least < t.least[i] ? seen.least : t.least[i];
+        t.lift_sum[i] += seen.lifts;
+        if (reference) reference[i] = largest;
     }
 }
 
@@ -185,18 +233,21 @@ void coefficients(long K, long B, void *y, int half, const int64_t *labels, long
         }
 }
 
-/* out (B, D) <- x (B, D), each row times its share. */
-void scale_rows(long B, long D, const float *x, const float *share, void *out, int half, int threads) {
+/* out (B, D) <- x (B, D), each row times 2^(reference - lse). */
+void scale_rows(long B, long D, const float *x, const float *reference, const float *lse, void *out, int half,
+                int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long i = 0; i < B; i++)
+    for (long i = 0; i < B; i++) {
+        float share = power_of_2(reference[i] - lse[i]);
         for (long first = 0; first < D; first += BLOCK) {
             float space[BLOCK];
             long m = D - first < BLOCK ? D - first : BLOCK;
             float *to = half ? space : (float *)out + i * D + first;
 #pragma omp simd
-            for (long d = 0; d < m; d++) to[d] = x[i * D + first + d] * share[i];
+            for (long d = 0; d < m; d++) to[d] = x[i * D + first + d] * share;
             put(out, i * D + first, m, half, to);
         }
+    }
 }
 
 typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
@@ -220,10 +271,13 @@ static inline void turn(Eight rows[TILE]) {
     }
 }
 
-/* out (K, B) <- y (B, K) turned, each of its rows times its share; few rows at a time, along memory. */
-void turn_rows(long B, long K, const float *y, const float *share, float *out, int threads) {
+/* out (K, B) <- y (B, K) turned, its rows times 2^(reference - lse); few rows at a time, along memory. */
+void turn_rows(long B, long K, const float *y, const float *reference, const float *lse, float *out,
+               int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long first = 0; first < B; first += LINE)
+    for (long first = 0; first < B; first += LINE) {
+        float share[LINE];
+        for (long i = first; i < first + LINE && i < B; i++) share[i - first] = power_of_2(reference[i] - lse[i]);
         for (long k = 0; k < K; k += LINE)
             for (long i = first; i < first + LINE && i < B; i += TILE) {
                 /* The processor does not follow so many rows by itself: without this, twice the time. */
@@ -231,13 +285,14 @@ void turn_rows(long B, long K, const float *y, const float *share, float *out, i
                 for (long c = k; c < k + LINE && c < K; c += TILE)
                     if (i + TILE <= B && c + TILE <= K) {
                         Eight rows[TILE];
-                        for (int j = 0; j < TILE; j++) rows[j] = *(const Eight *)(y + (i + j) * K + c) * share[i + j];
+                        for (int j = 0; j < TILE; j++) rows[j] = *(const Eight *)(y + (i + j) * K + c) * share[i + j - first];
                         turn(rows);
                         for (int j = 0; j < TILE; j++) *(Eight *)(out + (c + j) * B + i) = rows[j];
                     } else
                         for (long j = i; j < i + TILE && j < B; j++)
-                            for (long l = c; l < c + TILE && l < K; l++) out[l * B + j] = y[j * K + l] * share[j];
+                            for (long l = c; l < c + TILE && l < K; l++) out[l * B + j] = y[j * K + l] * share[j - first];
             }
+    }
 }
 
 /* out (D) <- old out + (d - w <w, d>) inverse, with w = row inverse: the gradient through a unit row.

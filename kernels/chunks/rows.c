@@ -1,5 +1,5 @@
 
-/* The work on the rows of a batch, around the passes over the classes (whole.py calls it, after passes.c).
+/* The work on the rows of a batch, around the passes over the classes (rows.py calls it, after passes.c).
 
    The formulae are those of kernels/margins, which are the specification; a comparison with NaN is false, and
    every branch is chosen so that a NaN stays one. Numbers of one row are computed in double. */
@@ -136,7 +136,7 @@ void apply_margin(long B, const Margin *m, float base2, float *first, float *sec
 
 /* Results of each row, (B,). */
 typedef struct {
-    float *loss, *target_cosine, *max_cosine;
+    float *loss, *target_cosine, *max_cosine, *lse;
     int64_t *num_hard;
     uint8_t *correct;
 } Results;
@@ -152,10 +152,10 @@ static double cross_entropy(double e, double gamma, double *slope) {
     return loss * weight;
 }
 
-/* The losses from the totals, their slopes, and the statistics; reduced <- the loss, then the smallest, mean and
-   largest modulation, and a sum of all that was computed of rows. direction (B, D), or none, is divided by the row's total. */
-void leave_rows(long B, long D, const Margin *m, float base2, const float *numbers, Totals t, Rows rows,
-                float *direction, Results to, float *reduced) {
+/* The losses from the totals, their slopes, and the statistics; loss <- their sum or mean, modulation <- the smallest,
+   mean and largest. direction (B, D), or none, is divided by the row's total. Returns whether cosines and lse are finite. */
+int leave_rows(long B, long D, const Margin *m, float base2, const float *numbers, Totals t, Rows rows, float *direction,
+               Results to, float *reduced_loss, float *modulation) {
     double linear = numbers[2], sum = 0, known = 0, hard = 0, slopes = 0, low = INFINITY, high = -INFINITY;
     for (long i = 0; i < B; i++) {
         int is_valid = rows.known[i] >= 0;
@@ -168,6 +168,7 @@ void leave_rows(long B, long D, const Margin *m, float base2, const float *numbe
         to.loss[i] = is_valid ? loss : 0.0;
         to.target_cosine[i] = is_valid ? c : NAN;
         to.max_cosine[i] = max_cosine;
+        to.lse[i] = lse / base2 * m->scale;
         to.num_hard[i] = n;
         to.correct[i] = is_valid && rows.cosine[i] > to.max_cosine[i];
         sum += to.loss[i];
@@ -182,11 +183,11 @@ void leave_rows(long B, long D, const Margin *m, float base2, const float *numbe
         if (direction)
             for (long d = 0; d < D; d++) direction[i * D + d] *= over_total;
     }
-    reduced[0] = m->mean ? sum / (numbers[3] > 1 ? numbers[3] : 1) : sum;
-    reduced[1] = hard > 0 ? low : NAN;
-    reduced[2] = slopes / hard; /* 0 / 0 without any */
-    reduced[3] = hard > 0 ? high : NAN;
-    reduced[4] = known; /* not finite if a class centre is not */
+    *reduced_loss = m->mean ? sum / (numbers[3] > 1 ? numbers[3] : 1) : sum;
+    modulation[0] = hard > 0 ? low : NAN;
+    modulation[1] = slopes / hard; /* 0 / 0 without any */
+    modulation[2] = hard > 0 ? high : NAN;
+    return isfinite(known);
 }
 
 /* From the gradients in the loss (one number, times `share`) and in the rows' losses (B), or none of either: the

@@ -3,21 +3,16 @@
 import ctypes
 import functools
 from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_int64, c_long, c_void_p
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fusedface.kernels.chunks.library import Library
+from fusedface.kernels.chunks.library import Library, SumPointers, Sums, threads_for
 from fusedface.kernels.interface.whole import Call
 from fusedface.kernels.margins.form import Average
 
-if TYPE_CHECKING:
-    from fusedface.kernels.chunks.operands import Totals
-
 NUMBERS = ("length", "inverse", "cosine", "threshold", "lse", "a", "v")
-TOTALS = ("largest", "total", "max_y", "num_hard", "least", "lift_sum")
-SHARED_FROM = 2**17  # numbers of x: with fewer, starting a second thread takes longer than the work
 
 
 class _Margin(Structure):
@@ -32,16 +27,9 @@ class _Rows(Structure):
     _fields_: ClassVar = [(name, c_void_p) for name in ("known", *NUMBERS)]
 
 
-class _Totals(Structure):
-    _fields_: ClassVar = [
-        (name, c_void_p)
-        for name in ("largest", "total", "rescale", "max_y", "num_hard", "least", "lift_sum")
-    ]
-
-
 class _Results(Structure):
     _fields_: ClassVar = [(name, c_void_p) for name in (
-        "loss", "target_cosine", "max_cosine", "num_hard", "correct"
+        "loss", "target_cosine", "max_cosine", "lse", "num_hard", "correct"
     )]  # fmt: skip
 
 
@@ -52,12 +40,7 @@ class Rows(NamedTuple):
     numbers: Tensor  # (7, B), in the order of NUMBERS
     x: Tensor  # (B, D) unit embeddings
     centres: Tensor  # (B, D) unit class centres of the targets
-
-    @property
-    def pointers(self) -> _Rows:
-        """For C."""
-        first, step = self.numbers.data_ptr(), self.numbers.stride(0) * self.numbers.element_size()
-        return _Rows(self.known.data_ptr(), *(first + i * step for i in range(len(NUMBERS))))
+    pointers: _Rows  # for C, which has them all but x and centres
 
     def number(self, name: str) -> Tensor:
         """(B,), by its name in NUMBERS."""
@@ -65,11 +48,12 @@ class Rows(NamedTuple):
 
 
 class Results(NamedTuple):
-    """(B,) each: the losses, the target's cosine, the largest of the negatives, hard ones, who is right."""
+    """(B,) each."""
 
     loss: Tensor
     target_cosine: Tensor
-    max_cosine: Tensor
+    max_cosine: Tensor  # of the negatives
+    lse: Tensor
     num_hard: Tensor
     correct: Tensor
 
@@ -87,14 +71,15 @@ class RowLoops:
         ]  # fmt: skip
         self._margin.argtypes = [size, margin, c_float, c_void_p, c_void_p, c_void_p, _Rows]
         self._leave.argtypes = [
-            size, size, margin, c_float, c_void_p, _Totals, _Rows, c_void_p, _Results, c_void_p
+            size, size, margin, c_float, c_void_p, SumPointers, _Rows, c_void_p, _Results,
+            c_void_p, c_void_p,
         ]  # fmt: skip
         self._return.argtypes = [
             size, size, c_void_p, c_float, c_void_p, _Rows, *[c_void_p] * 6, flag
         ]  # fmt: skip
         for function in vars(self).values():
             function.restype = None
-        self._enter.restype = flag
+        self._enter.restype = self._leave.restype = flag
 
     def enter(
         self,
@@ -111,14 +96,16 @@ class RowLoops:
         The last says whether all labels fit and all lengths are finite; else the others are not to be used.
         """
         num_rows, dim = embeddings.shape
-        x, centres = embeddings.new_empty(2, num_rows, dim).unbind()
-        numbers = embeddings.new_empty(len(NUMBERS), num_rows)
-        rows = Rows(torch.empty_like(labels), numbers, x, centres)
+        x, centres = (embeddings.new_empty(num_rows, dim) for _ in range(2))
+        known, numbers = torch.empty_like(labels), embeddings.new_empty(len(NUMBERS), num_rows)
+        first, step = numbers.data_ptr(), num_rows * numbers.element_size()
+        pointers = _Rows(known.data_ptr(), *[first + i * step for i in range(len(NUMBERS))])
+        rows = Rows(known, numbers, x, centres, pointers)
         x_base2 = x.new_empty(num_rows, dim, dtype=dtype)
         fits = self._enter(
             num_rows, *weight.shape, embeddings.data_ptr(), weight.data_ptr(), labels.data_ptr(),
             ignore_index, shortest, base2, rows.pointers, x.data_ptr(), x_base2.data_ptr(),
-            dtype == torch.bfloat16, centres.data_ptr(), _threads(x),
+            dtype == torch.bfloat16, centres.data_ptr(), threads_for(x),
         )  # fmt: skip
         return rows, x_base2, bool(fits)
 
@@ -137,26 +124,27 @@ class RowLoops:
         return used
 
     def leave(
-        self, rows: Rows, call: Call, base2: float, used: Tensor, totals: "Totals"
-    ) -> tuple[Results, Tensor]:
-        """Losses and statistics from the totals, whose direction is divided by those of its row.
+        self, rows: Rows, call: Call, base2: float, used: Tensor, sums: Sums
+    ) -> tuple[Tensor, Results, Tensor, bool]:
+        """Losses and statistics from the sums, whose direction is divided by the totals of its rows.
 
-        Also (5,): the reduced loss, smallest, mean and largest modulation, and a number that is finite
-        unless a class centre is not.
+        Returns:
+            The reduced loss (0-d); results; smallest, mean and largest modulation (3,); False if a class
+            centre is not finite.
         """
         new, num_rows = rows.numbers.new_empty, len(rows.known)
-        reduced, correct = new(5), new(num_rows, dtype=torch.bool)
         # Tensors of their own, not views of one, which no one could change in place.
-        losses, target_cosine, max_cosine = (new(num_rows) for _ in range(3))
-        num_hard = torch.empty_like(rows.known)
-        results = Results(losses, target_cosine, max_cosine, num_hard, correct)
-        sums = {name: getattr(totals, name).data_ptr() for name in TOTALS}
-        self._leave(
-            num_rows, rows.x.shape[1], byref(_margin(call)), base2, used.data_ptr(), _Totals(**sums),
-            rows.pointers, _pointer(totals.direction),
-            _Results(*(result.data_ptr() for result in results)), reduced.data_ptr(),
+        loss, modulation = new(()), new(3)
+        losses, target_cosine, max_cosine, lse = (new(num_rows) for _ in range(4))
+        num_hard, correct = torch.empty_like(rows.known), new(num_rows, dtype=torch.bool)
+        results = Results(losses, target_cosine, max_cosine, lse, num_hard, correct)
+        is_finite = self._leave(
+            num_rows, rows.x.shape[1], byref(_margin(call)), base2, used.data_ptr(), sums.pointers,
+            rows.pointers, _pointer(sums.direction),
+            _Results(*[result.data_ptr() for result in results]), loss.data_ptr(),
+            modulation.data_ptr(),
         )  # fmt: skip
-        return results, reduced
+        return loss, results, modulation, bool(is_finite)
 
     def give_back(
         self,
@@ -171,12 +159,12 @@ class RowLoops:
         All are (B, D). d_loss (0-d) counts `share` for each row, d_losses is (B,); None is zero.
         """
         x = rows.x
-        x_negatives, x_target = x.new_empty(2, *x.shape).unbind()
+        x_negatives, x_target = torch.empty_like(x), torch.empty_like(x)
         d_embeddings = None if direction is None else torch.empty_like(x)
         self._return(
             *x.shape, _pointer(d_loss), share, _pointer(d_losses), rows.pointers, x.data_ptr(),
             rows.centres.data_ptr(), _pointer(direction), _pointer(d_embeddings),
-            x_negatives.data_ptr(), x_target.data_ptr(), _threads(x),
+            x_negatives.data_ptr(), x_target.data_ptr(), threads_for(x),
         )  # fmt: skip
         return d_embeddings, x_negatives, x_target
 
@@ -187,6 +175,7 @@ def row_loops(library: Library) -> RowLoops:
     return RowLoops(library.loaded)
 
 
+@functools.lru_cache(maxsize=256)
 def _margin(call: Call) -> _Margin:
     average = call.average if call.training else Average.NOTHING.value
     return _Margin(
@@ -197,7 +186,3 @@ def _margin(call: Call) -> _Margin:
 
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-def _threads(x: Tensor) -> int:
-    return torch.get_num_threads() if x.numel() >= SHARED_FROM else 1

@@ -4,7 +4,7 @@ import dataclasses
 import types
 from functools import lru_cache
 from numbers import Integral, Real
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 
 def choices(kind: Any) -> tuple[str, ...]:
@@ -18,6 +18,14 @@ def require(name: str, value: object, holds: bool, rule: str) -> None:
         raise ValueError(f"{name} must be {rule}, got {value!r}")
 
 
+class _Rule(NamedTuple):
+    """What an annotation allows."""
+
+    kind: Any  # a class, or Literal
+    values: tuple[str, ...]  # of a Literal
+    may_be_none: bool
+
+
 def check_types(record: Any) -> None:
     """Check each field of a dataclass instance against its annotation.
 
@@ -25,26 +33,36 @@ def check_types(record: Any) -> None:
         TypeError: a number, a bool or a record is something else.
         ValueError: a value is none of its Literal's.
     """
-    for name, kind in _annotations(type(record)).items():
-        _check(name, getattr(record, name), kind)
+    for name, rule in _rules(type(record)):
+        value = getattr(record, name)
+        if type(value) is not rule.kind:  # every step of a head makes records: most end here
+            _check(name, value, rule)
 
 
 @lru_cache
-def _annotations(kind: type) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+def _rules(record: type) -> tuple[tuple[str, _Rule], ...]:
+    hints = get_type_hints(record)
+    return tuple((field.name, _rule(hints[field.name])) for field in dataclasses.fields(record))
 
 
-def _check(name: str, value: object, kind: Any) -> None:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return
+def _rule(kind: Any) -> _Rule:
+    """The first of a union's kinds counts."""
+    arguments = get_args(kind)
+    may_be_none = False
+    if get_origin(kind) in (Union, types.UnionType):
+        may_be_none = type(None) in arguments
         kind = next(argument for argument in arguments if argument is not type(None))
-        origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        require(name, value, value in arguments, f"one of {', '.join(arguments)}")
-    elif origin is tuple:
+    origin = get_origin(kind)
+    return _Rule(origin or kind, get_args(kind) if origin is Literal else (), may_be_none)
+
+
+def _check(name: str, value: object, rule: _Rule) -> None:
+    kind = rule.kind
+    if value is None and rule.may_be_none:
+        return
+    if kind is Literal:
+        require(name, value, value in rule.values, f"one of {', '.join(rule.values)}")
+    elif kind is tuple:
         if not isinstance(value, tuple):
             raise TypeError(f"{name} must be a tuple, got {value!r}")
     elif not _is(value, kind):

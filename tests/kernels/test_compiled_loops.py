@@ -66,17 +66,18 @@ def test_rounding_to_bfloat16_is_torchs(library):
 @pytest.mark.parametrize("rows", [1, 7, 16, 41])
 @pytest.mark.parametrize("columns", [1, 8, 31, 5000])
 def test_scaled_and_turned_rows_are_torchs(rows, columns, library):
-    """Whole tiles and what is left of them, and rows in several blocks."""
+    """Whole tiles and what is left of them, rows in several blocks; powers of whole numbers are exact."""
     generator = torch.Generator().manual_seed(rows)
     numbers = torch.randn(rows, columns, generator=generator)
-    share = torch.rand(rows, generator=generator)
+    reference = torch.randint(-9, 1, (rows,), generator=generator).float()
+    lse, expected = torch.full((rows,), 2.0), numbers * 2 ** (reference - 2.0)[:, None]
     turned = torch.empty(columns, rows)
-    library.turn_rows(numbers, share, turned)
-    assert torch.equal(turned, (numbers * share[:, None]).T)
+    library.turn_rows(numbers, reference, lse, turned)
+    assert torch.equal(turned, expected.T)
     for dtype in (torch.float32, torch.bfloat16):
         scaled = torch.empty(rows, columns, dtype=dtype)
-        library.scale_rows(numbers, share, scaled)
-        assert torch.equal(scaled, (numbers * share[:, None]).to(dtype))
+        library.scale_rows(numbers, reference, lse, scaled)
+        assert torch.equal(scaled, expected.to(dtype))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -106,9 +106,9 @@ def test_bytes_are_bounded(monkeypatch):
     original = compiled.sum_up
 
     def sum_up(*args, **options):
-        totals = original(*args, **options)
-        kept.append(sum(numbers.nbytes for numbers in totals.kept._apart))
-        return totals
+        sums, of_chunks = original(*args, **options)
+        kept.append(sum(numbers.nbytes for numbers in of_chunks._apart))
+        return sums, of_chunks
 
     monkeypatch.setattr(compiled, "sum_up", sum_up)
     keep(monkeypatch, 3.5, 24)

@@ -8,7 +8,7 @@ import torch
 from margin_oracle import inputs
 
 from fusedface.kernels import ArcFace, CurricularFace, HeadOptions, margin_loss
-from fusedface.kernels.options import PRECISIONS, BackendName, Precision
+from fusedface.kernels.options import PRECISIONS, BackendName, Precision, head_options
 from fusedface.models import MarginHead
 from fusedface.recipes.configuration.recipe import Recipe
 
@@ -16,6 +16,13 @@ CHOICES = {
     name: get_args(hint) for name, hint in get_type_hints(HeadOptions).items()
     if all(isinstance(choice, str) for choice in get_args(hint)) and get_args(hint)
 }  # fmt: skip
+
+
+def test_a_kept_record_is_found_only_for_values_of_its_types():
+    """1 equals True, but is no choice of `sample_correction`."""
+    assert head_options(ArcFace(), {"sample_correction": True}).sample_correction is True
+    with pytest.raises(TypeError, match="sample_correction must be True or False, got 1"):
+        head_options(ArcFace(), {"sample_correction": 1})
 
 
 def test_every_choice_of_an_annotation_is_taken_and_no_other():
