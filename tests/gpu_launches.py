@@ -209,7 +209,7 @@ def usage(launch, target) -> Usage:
     atomics = re.search(r"^\s*(@\S+ )?(atom|red)\.", binary.asm["ptx"], re.MULTILINE) is not None
     return Usage(
         registers, spilled, binary.metadata.shared, products or scalar, atomics,
-        target == "sm_90" and products_wait(binary.asm["cubin"]),
+        "wgmma.mma_async" in products and products_wait(binary.asm["cubin"]),
     )  # fmt: skip
 
 

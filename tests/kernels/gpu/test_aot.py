@@ -1,6 +1,6 @@
 """Tile shapes that ship, compiled for the GPUs they ship to, on a machine without one.
 
-A sample is always compiled: the first choice of each kernel, every case and every GPU. With
+A sample is always compiled: the first choice of each kernel, every schedule and every GPU. With
 `-m exhaustive` every tile shape is, and `-rP` prints the table.
 """
 
@@ -60,17 +60,19 @@ COMPILED = [
 ]
 
 
-def sample():
-    """The first case for every GPU, each other one for one of the GPUs in turn."""
-    taken = [(target, *CASES[0][:3]) for target in TARGETS]
-    for i, case in enumerate(CASES[1:]):
-        targets = [target for target in TARGETS if (target, *case) in COMPILED]
-        taken.append((targets[(i + 1) % len(targets)], *case[:3]))
-    return taken
+# Both schedules on every GPU, and each precision and kind of N on one of them.
+SAMPLE = [(target, *CASES[0][:3]) for target in TARGETS]
+SAMPLE += [("sm_90", 512, "bfloat16", "linear"), ("sm_90", 256, "float16", "quadratic")]
+SAMPLE += [("sm_90", 100, "bfloat16", "quadratic"), ("sm_80", 64, "float16", "quadratic")]
+SAMPLE += [("sm_80", 512, "tf32", "quadratic"), ("sm_80", 890, "bfloat16", "quadratic")]
+SAMPLE += [("sm_80", 1024, "tf32", "quadratic"), ("sm_80", 128, "bfloat16", "plain")]
+SAMPLE += [("sm_100", 512, "float32", "quadratic"), ("sm_100", 512, "bfloat16", "quadratic")]
+SAMPLE += [("gfx942", 1024, "bfloat16", "quadratic"), ("gfx942", 128, "tf32", "quadratic")]
+assert set(SAMPLE) <= {case[:4] for case in COMPILED}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("target", "dim", "precision", "mode"), sample())
+@pytest.mark.parametrize(("target", "dim", "precision", "mode"), SAMPLE)
 def test_first_choices_compile_without_spills(target, dim, precision, mode, monkeypatch):
     launches = recorded_launches(target, dim, precision, mode, monkeypatch)
     with_small = (dim, precision, mode) == CASES[0][:3]

@@ -26,15 +26,16 @@ ROWS, CLASSES = 67, 333  # ragged; several blocks of rows, splits and chunks
 BUDGET = 2.0  # times the error that PyTorch makes in the same precision
 NAMES = ("loss", "embeddings", "weight")
 
-# Each kernel and each kind of N on both GPUs, each kind of operand: (margin, precision, D, capability).
+# Each kernel on both GPUs, each kind of N, each kind of operand: (margin, precision, D, capability).
 FEW = [
     *(("curricularface", "bfloat16", dim, capability) for dim in (128, 512) for capability in CAPABILITIES),
-    ("curricularface", "tf32", 128, 80),
     ("mvarc", "tf32", 300, 90),
     ("arcface", "bfloat16", 256, 90),
     ("mvarc t=1.2", "float16", 100, 80),
     ("cosface", "float32", 64, 80),
 ]  # fmt: skip
+# Those with tensor cores that work beside the threads run twice.
+IN_TWO_ORDERS = [("curricularface", "bfloat16", dim, 90) for dim in (128, 512)]
 
 
 def make_problem(name, dim, num_classes=CLASSES, state="mixed"):
@@ -65,14 +66,15 @@ def hold(results, truth, torchs):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision", "dim", "capability"), FEW)
 def test_a_step(name, precision, dim, capability):
-    """Within the budget, and the same bits in another order of warps, with copies early or late."""
+    """Within the budget; some in another order of warps too, with early copies: the same bits."""
     problem = make_problem(name, dim)
+    orders = [Options(1, check_races=True), Options(2, early_copies=True)]
     results = []
-    for options in (Options(1, check_races=True), Options(2, early_copies=True)):
+    for options in orders if (name, precision, dim, capability) in IN_TWO_ORDERS else orders[:1]:
         with emulated(capability, options):
             results.append(step(problem, precision, reduction="sum"))
     hold(results[0], *references(problem, precision))
-    assert all(map(torch.equal, *results))
+    assert all(map(torch.equal, results[0], results[-1]))
 
 
 @pytest.mark.exhaustive

@@ -29,6 +29,29 @@ def _emulated_gpu():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _patched_once():
+    """The interpreter patches triton.language at every call of a function: a third of its time."""
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    if EMULATED or not hasattr(interpreter, "_LangPatchScope"):
+        yield
+        return
+    patch, patched = interpreter._patch_lang, []
+
+    def patch_once(fn):
+        modules = [m for m in (tl, tl.core) if any(value is m for value in fn.__globals__.values())]
+        if modules not in patched:
+            patched.append(modules)
+            patch(fn)
+        return interpreter._LangPatchScope()  # in which nothing is to be restored
+
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(interpreter, "_patch_lang", patch_once)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _uninitialised_memory_is_nan():
     """What a kernel forgets to write must not pass for a number."""
