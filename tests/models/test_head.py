@@ -110,7 +110,7 @@ CASTS = {
 @pytest.mark.parametrize("cast", CASTS)
 @pytest.mark.parametrize("margin", [CurricularFace(), AdaFace()], ids=lambda margin: margin.name)
 def test_the_state_stays_float32(margin, cast):
-    """In bfloat16 a step of 0.01 towards 0.9 is lost from 0.7 on."""
+    """In bfloat16 a step of 0.01 towards 0.9 is lost from 0.7 on, and every step is rounded."""
     head, embeddings, labels = head_and_batch(margin)
     plain, _, _ = head_and_batch(margin)
     plain.weight.data = plain.weight.data.bfloat16().float()  # the only thing a cast may round
@@ -118,7 +118,7 @@ def test_the_state_stays_float32(margin, cast):
     if "half" in cast or "parent" in cast:
         plain.weight.data = head.weight.data.float()
     assert head.weight.dtype != torch.float32
-    for _ in range(400):
+    for _ in range(20):
         with torch.no_grad():
             head(embeddings, labels)
             plain(embeddings, labels)
