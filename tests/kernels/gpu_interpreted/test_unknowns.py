@@ -49,7 +49,7 @@ def test_the_kernels_are_timed_with_three_programs_and_with_two(monkeypatch):
         call()
         return float(next(clock))
 
-    rows = unknowns.programs(CPU, (64, 300, 128), count)
+    rows = unknowns.programs(CPU, (32, 100, 128), count)
     assert [(row["what"].split(",")[0], row["what"].split()[1]) for row in rows] == [
         (kernel, count) for kernel in ("flash", "centres") for count in ("3", "2")
     ]
