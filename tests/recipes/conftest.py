@@ -1,6 +1,7 @@
 """Fixtures of the tests of recipes."""
 
 import pytest
+from small_models import shortened
 from starting_points import write_checkpoint
 from tiny_run import write_faces
 
@@ -12,6 +13,14 @@ def _no_curves():
     """Drawing takes longer than the rest of a tiny run; tests/test_cli.py has a run that draws."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "plot_curves", lambda _folder: [])
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_networks():
+    """Backbones of few blocks, where a run is in question and not its network."""
+    with pytest.MonkeyPatch.context() as patch:
+        shortened(patch)
         yield
 
 

@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 import torch._dynamo  # an optimiser would: once here, not in every child
 from rich.console import Console
+from small_models import shortened
 from tiny_run import flat, tiny_recipe
 from torch.utils import tensorboard  # noqa: F401  imported once here, not in every child
 
@@ -142,6 +144,7 @@ def compare(out, reference):
 
 
 def main(folder, random_kills):
+    shortened(pytest.MonkeyPatch())
     curves.plot_curves = (
         lambda _folder: []
     )  # as long as the rest of a run, and not in question here

@@ -18,6 +18,8 @@ from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training.passes import Passes
 from fusedface.recipes.training.precision import Precision
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 CPU, ROWS, CLASSES, DIM, SIZE = torch.device("cpu"), 8, 7, 6, 16
 
 

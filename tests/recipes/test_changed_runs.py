@@ -13,6 +13,8 @@ from fusedface.recipes.configuration.settings import from_dict, override, read_r
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import trainer
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 QUIET = Console(quiet=True)
 
 

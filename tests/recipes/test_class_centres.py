@@ -11,6 +11,8 @@ from tiny_run import NUM_IDENTITIES, checkpoint_at, tiny_recipe
 from fusedface.recipes.configuration.recipe import Optim
 from fusedface.recipes.run import run_recipe
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 QUIET = Console(quiet=True)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from exported import EXACT, SIZE, by_insightface, by_pytorch, faces, quiet, unit
 from rich.console import Console
-from small_models import save_network, shortened
+from small_models import save_network
 from tiny_run import tiny_recipe, write_faces
 from typer.testing import CliRunner
 
@@ -26,12 +26,7 @@ from fusedface.recipes.export import formats, int8_layers
 from fusedface.recipes.export.export import export
 from fusedface.recipes.run import run_recipe
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_networks():
-    with pytest.MonkeyPatch.context() as patch:
-        shortened(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("short_networks")
 
 
 @pytest.fixture(scope="module")

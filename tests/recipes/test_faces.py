@@ -15,6 +15,8 @@ from fusedface.recipes.configuration.own_files import with_data
 from fusedface.recipes.configuration.settings import override
 from fusedface.recipes.run import run_recipe
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 
 def many_people(folder, count):
     rng = np.random.default_rng(1)

@@ -14,6 +14,8 @@ from fusedface.recipes.run import run_recipe
 from fusedface.recipes.run_directory.directory import _new_folder, run_folder
 from fusedface.recipes.run_directory.lock import LOCK, FolderLock
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 QUIET = Console(quiet=True)
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="os.fork and POSIX locks")
 

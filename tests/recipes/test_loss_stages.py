@@ -21,6 +21,8 @@ from fusedface.recipes.run_directory.reader import read_run
 from fusedface.recipes.run_directory.rejudge import rejudge
 from fusedface.recipes.training.loss_schedule import LossSchedule
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 OWN = CurricularFace(m=0.4, s=32.0)
 
 

@@ -17,6 +17,8 @@ from tiny_run import tiny_recipe, write_faces
 from fusedface.recipes.configuration.settings import to_toml
 from fusedface.recipes.run import run_recipe
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 HERE = Path(__file__).parent
 QUIET = Console(quiet=True)
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="os.fork and SIGKILL are POSIX")

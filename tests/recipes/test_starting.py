@@ -25,6 +25,8 @@ from fusedface.recipes.training import trainer
 from fusedface.recipes.training.people import embed_people
 from fusedface.recipes.training.starting import same_people
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 
 class StopError(Exception):
     """As if the process had been killed."""

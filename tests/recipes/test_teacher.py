@@ -26,6 +26,8 @@ from fusedface.recipes.training import distillation, trainer
 from fusedface.recipes.training.distillation import Distiller, move_centres
 from fusedface.recipes.training.teacher import open_teacher
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 DIM = 16
 
 
