@@ -26,7 +26,7 @@ from fusedface.kernels.gpu.normalised import Turns, empty_unit_rows, unit_rows
 from fusedface.kernels.gpu.tiles import Tile
 from fusedface.kernels.interface.normalisation import min_norm
 
-FLAGS_BLOCK = 128  # flags of a row block that one program writes
+FLAGS_BLOCK = 32  # flags of a row block that one program writes
 
 
 class Forward(NamedTuple):
@@ -110,17 +110,20 @@ def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[T
     return cos_y, norms
 
 
-def tile_flags(labels: Tensor, num_classes: int, flags: Tensor | None = None) -> Tensor:
-    """Which tiles need a mask: see `rows.flags_kernel`; in `flags`, of `layout.flags_shape`, if given."""
-    if flags is None:
-        shape = layout.flags_shape(len(labels), num_classes)
-        flags = labels.new_empty(shape, dtype=torch.int8)
-    row_blocks, num_flags = flags.shape
+def tile_flags(labels: Tensor, num_classes: int) -> Tensor:
+    """Which tiles need a mask: see `rows.flags_kernel`."""
+    flags = labels.new_empty(layout.flags_shape(len(labels), num_classes), dtype=torch.int8)
     launch.start(
-        rows.flags_kernel, row_blocks * layout.ceil_div(num_flags, FLAGS_BLOCK),
-        labels, flags, len(labels), num_classes, num_flags, BLOCK=FLAGS_BLOCK,
+        rows.flags_kernel, num_flag_programs(flags),
+        labels, flags, len(labels), num_classes, flags.shape[1], BLOCK=FLAGS_BLOCK,
     )  # fmt: skip
     return flags
+
+
+def num_flag_programs(flags: Tensor) -> int:
+    """Programs that write all flags."""
+    row_blocks, num_flags = flags.shape
+    return row_blocks * layout.ceil_div(num_flags, FLAGS_BLOCK)
 
 
 class Sums:

@@ -6,7 +6,7 @@ from torch import Tensor
 from fusedface.kernels.gpu import combination, launch, layout, margin, memory, reductions, slots
 from fusedface.kernels.gpu import rows as row_kernels
 from fusedface.kernels.gpu.arguments import UnitRows
-from fusedface.kernels.gpu.forward import Sums, tile_flags
+from fusedface.kernels.gpu.forward import FLAGS_BLOCK, Sums, num_flag_programs
 from fusedface.kernels.gpu.loss_operators import Kept, Results, numbers_of
 from fusedface.kernels.gpu.memory import Passes, Rows
 from fusedface.kernels.gpu.normalised import unit_rows
@@ -42,7 +42,6 @@ def forward(
         target_cosine, fits = _margin(passes.known, scratch, state, class_margins, rows, call)
         if w is None:
             w = unit_rows(weight, call.precision, layout.padded_classes(num_classes))
-        tile_flags(passes.known, num_classes, passes.flags)
         per_sample = _losses(rows, passes, w, scratch, num_classes, call)
         reduced = scratch.new_empty(())
         launch.start(
@@ -55,18 +54,18 @@ def forward(
 def _unit_embeddings(
     embeddings: Tensor, weight: Tensor, labels: Tensor, passes: Passes, call: Call
 ) -> Tensor:
-    """`scratch` with target cosines and lengths; unit embeddings and their classes are written."""
+    """`scratch` with target cosines and lengths; unit embeddings, their classes and flags are written."""
     num_rows, dim = embeddings.shape
     operands = layout.operands(call.precision)
     num_padded, padded_dim = passes.x.shape
     scratch = embeddings.new_empty(slots.NUM_SCRATCH, num_padded, dtype=torch.float32)
     launch.start(
-        row_kernels.rows_kernel, num_padded // ROWS,
-        embeddings, weight, labels, passes.x, passes.inverse_x, passes.known, scratch,
-        num_rows, num_padded, len(weight), call.ignore_index, dim,
+        row_kernels.rows_kernel, num_padded // ROWS + num_flag_programs(passes.flags),
+        embeddings, weight, labels, passes.x, passes.inverse_x, passes.known, scratch, passes.flags,
+        num_rows, num_padded, len(weight), passes.flags.shape[1], call.ignore_index, dim,
         *labels.stride(), *embeddings.stride(), *weight.stride(),
         DIM=padded_dim, PRECISION=operands.dot, BLOCK_D=layout.power_of_2(padded_dim),
-        BLOCK_N=ROWS,
+        BLOCK_N=ROWS, BLOCK_F=FLAGS_BLOCK,
     )  # fmt: skip
     return scratch
 

@@ -25,45 +25,56 @@ def inverse_norm(squares, dtype: tl.constexpr):
 
 
 @triton.jit(
-    do_not_specialize=["num_rows", "num_padded", "num_classes", "ignore_index"],
+    do_not_specialize=["num_rows", "num_padded", "num_classes", "num_flags", "ignore_index"],
     do_not_specialize_on_alignment=["labels_ptr"],
 )
 def rows_kernel(
     # tensors: (B, dim), (C, dim), (B,)
     x_ptr, w_ptr, labels_ptr,
-    # out: (padded B, DIM), (padded B,), (B,), scratch
-    unit_ptr, inverse_ptr, known_ptr, scratch_ptr,
+    # out: (padded B, DIM), (padded B,), (B,), scratch; flags as of `flags_kernel`
+    unit_ptr, inverse_ptr, known_ptr, scratch_ptr, flags_ptr,
     # run-time scalars
-    num_rows, num_padded, num_classes, ignore_index, dim,
+    num_rows, num_padded, num_classes, num_flags, ignore_index, dim,
     label_stride, x_row_stride, x_column_stride, w_row_stride, w_column_stride,
     # specialisation; BLOCK_D is at least DIM
     DIM: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_F: tl.constexpr,
 ):  # fmt: skip
-    """Unit rows, lengths, target cosines (of class 0 without one), labels; grid (padded B / BLOCK_N,)."""
-    rows = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-    is_row = rows < num_rows
-    labels = tl.load(labels_ptr + rows * label_stride, mask=is_row, other=0).to(tl.int64)
-    wrong = (labels < 0) | (labels >= num_classes)
-    known = tl.where(labels == ignore_index, -1, tl.where(wrong, WRONG, labels))
-    tl.store(known_ptr + rows, known, mask=is_row)
-    columns = tl.maximum(known, 0)
+    """Unit rows, lengths, target cosines (of class 0 without one), labels; and the flags of tiles.
 
-    offs_d = tl.arange(0, BLOCK_D)
-    mask = is_row[:, None] & (offs_d < dim)[None, :]
-    x_ptrs = x_ptr + rows[:, None] * x_row_stride + offs_d[None, :] * x_column_stride
-    w_ptrs = w_ptr + columns[:, None] * w_row_stride + offs_d[None, :] * w_column_stride
-    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
-    w = tl.load(w_ptrs, mask=mask, other=0.0).to(tl.float32)
-    squares = tl.sum(x * x, axis=1)
-    inverse = inverse_norm(squares, x_ptr.dtype.element_ty)
-    inverse_w = inverse_norm(tl.sum(w * w, axis=1), w_ptr.dtype.element_ty)
-    unit = as_operand(x * inverse[:, None], unit_ptr.dtype.element_ty, PRECISION)
-    unit_ptrs = unit_ptr + rows[:, None] * DIM + offs_d[None, :]
-    tl.store(unit_ptrs, unit, mask=(offs_d < DIM)[None, :])
-    tl.store(inverse_ptr + rows, inverse)
-    cos = tl.sum(x * w, axis=1) * (inverse * inverse_w)
-    tl.store(scratch_ptr + COS * num_padded + rows, cos)
-    tl.store(scratch_ptr + NORM * num_padded + rows, tl.sqrt(squares))
+    Grid (padded B / BLOCK_N, and the programs of `flags_kernel`,): two kernels in one launch.
+    """
+    num_programs = num_padded // BLOCK_N
+    if tl.program_id(0) >= num_programs:
+        write_flags(
+            labels_ptr, flags_ptr, tl.program_id(0) - num_programs, num_rows, num_classes, num_flags,
+            label_stride, ignore_index, BLOCK_F,
+        )  # fmt: skip
+    else:
+        rows = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+        is_row = rows < num_rows
+        labels = tl.load(labels_ptr + rows * label_stride, mask=is_row, other=0).to(tl.int64)
+        wrong = (labels < 0) | (labels >= num_classes)
+        known = tl.where(labels == ignore_index, -1, tl.where(wrong, WRONG, labels))
+        tl.store(known_ptr + rows, known, mask=is_row)
+        columns = tl.maximum(known, 0)
+
+        offs_d = tl.arange(0, BLOCK_D)
+        mask = is_row[:, None] & (offs_d < dim)[None, :]
+        x_ptrs = x_ptr + rows[:, None] * x_row_stride + offs_d[None, :] * x_column_stride
+        w_ptrs = w_ptr + columns[:, None] * w_row_stride + offs_d[None, :] * w_column_stride
+        x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
+        w = tl.load(w_ptrs, mask=mask, other=0.0).to(tl.float32)
+        squares = tl.sum(x * x, axis=1)
+        inverse = inverse_norm(squares, x_ptr.dtype.element_ty)
+        inverse_w = inverse_norm(tl.sum(w * w, axis=1), w_ptr.dtype.element_ty)
+        unit = as_operand(x * inverse[:, None], unit_ptr.dtype.element_ty, PRECISION)
+        unit_ptrs = unit_ptr + rows[:, None] * DIM + offs_d[None, :]
+        tl.store(unit_ptrs, unit, mask=(offs_d < DIM)[None, :])
+        tl.store(inverse_ptr + rows, inverse)
+        cos = tl.sum(x * w, axis=1) * (inverse * inverse_w)
+        tl.store(scratch_ptr + COS * num_padded + rows, cos)
+        tl.store(scratch_ptr + NORM * num_padded + rows, tl.sqrt(squares))
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -100,12 +111,27 @@ def flags_kernel(
 
     Grid (padded B / FLAG_ROWS * num_flags / BLOCK, rounded up,).
     """
+    write_flags(
+        labels_ptr, flags_ptr, tl.program_id(0), num_rows, num_classes, num_flags, 1, -1, BLOCK
+    )
+
+
+@triton.jit
+def write_flags(
+    labels_ptr, flags_ptr, program, num_rows, num_classes, num_flags, label_stride, ignore_index,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The flags of one block of rows and BLOCK tiles of classes."""
     blocks = tl.cdiv(num_flags, BLOCK)
-    row_block = tl.program_id(0) // blocks
+    row_block = program // blocks
     rows = row_block * FLAG_ROWS + tl.arange(0, FLAG_ROWS)
-    tiles = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    labels = tl.load(labels_ptr + rows, mask=rows < num_rows, other=-FLAG_CLASSES).to(tl.int32)
-    held = tl.where(labels < 0, -1, labels // FLAG_CLASSES)
+    tiles = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    is_row = rows < num_rows
+    labels = tl.load(labels_ptr + rows.to(tl.int64) * label_stride, mask=is_row, other=0).to(
+        tl.int64
+    )
+    is_class = is_row & (labels != ignore_index) & (labels >= 0) & (labels < num_classes)
+    held = tl.where(is_class, labels // FLAG_CLASSES, -1).to(tl.int32)
     flags = tl.max((held[:, None] == tiles[None, :]).to(tl.int32), axis=0)
     flags = tl.where((tiles + 1) * FLAG_CLASSES > num_classes, 1, flags)
     out = flags_ptr + row_block.to(tl.int64) * num_flags + tiles
