@@ -4,7 +4,7 @@ import pytest
 import torch
 from margin_oracle import inputs
 
-from fusedface.kernels import AdaFace, CurricularFace, HeadOptions, MVArc, checks
+from fusedface.kernels import LDAM, AdaFace, CurricularFace, HeadOptions, MVArc, checks
 from fusedface.kernels.gpu import primitive, whole
 from fusedface.kernels.gpu.loss_operators import NUM_RESULTS
 from fusedface.kernels.interface.whole import Call
@@ -56,12 +56,16 @@ def whole_arguments(margin, *, needs_embeddings, dim=16):
     state = [torch.tensor(value) for value in margin.initial_state().values()]
     call = HeadOptions(margin=margin).call(training=True, precision="float32")
     return (
-        embeddings.requires_grad_(needs_embeddings), weight.requires_grad_(), labels, state, *call,
-        needs_embeddings,
+        embeddings.requires_grad_(needs_embeddings), weight.requires_grad_(), labels, state,
+        margin.class_margins(embeddings.device), *call, needs_embeddings,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("margin", "needs_embeddings"), [(AdaFace(), True), (MVArc(), False)])
+@pytest.mark.parametrize(
+    ("margin", "needs_embeddings"),
+    [(AdaFace(), True), (MVArc(), False), (LDAM(class_counts=(7,) * 40), True)],
+    ids=str,
+)
 def test_opcheck_of_a_whole_loss(margin, needs_embeddings):
     """Its state is written to, which the schema says. Nobody writes to the padding of what is saved."""
     torch.library.opcheck(
@@ -75,7 +79,7 @@ def test_opcheck_of_the_backward_of_a_whole_loss():
     values = whole_arguments(CurricularFace(), needs_embeddings=True)
     out = whole.loss._operator(*values)
     saved = [values[0], values[1], *out[NUM_RESULTS:]]
-    call = Call(*values[4:-1])
+    call = Call(*values[5:-1])
     for d_loss, d_losses in ((torch.ones(()), None), (None, torch.ones(6))):
         torch.library.opcheck(
             torch.ops.fusedface.margin_loss_backward.default,
