@@ -49,8 +49,7 @@ def margin_loss(
         weight: class centres (C, D), floating point, C >= 2; need not be normalised.
         labels: (B,) integers in [0, C), or `ignore_index`.
         margin: one of `MARGINS`, such as `CurricularFace(m=0.5, s=64.0)`, or `HeadOptions` with one.
-        state: running numbers by name (`HeadOptions.initial_state()`), 0-d, float32 or float64. Without
-            it, each has its initial value.
+        state: running numbers by name, 0-d, float32 or float64; by default `HeadOptions.initial_state()`.
         training: update `state` with this batch, in place, before it is used. The second forward that
             gradient checkpointing runs, inside the backward, uses `state` as it is. With `sample_rate`
             below 1, draw the classes; the gradient of `weight` is then sparse if `weight` is a leaf.
@@ -68,8 +67,8 @@ def margin_loss(
 
     Raises:
         TypeError: an input is not a tensor or has the wrong dtype, or an option is of the wrong type.
-        ValueError: shapes or devices disagree, a label is out of range, an option is unknown, or (as
-            NonFiniteInputError) an input is not finite. See `checks.check_values` for GPUs.
+        ValueError: shapes or devices disagree, a label is out of range, or an option is unknown.
+        NonFiniteInputError: a ValueError; an input is not finite. See `checks.check_values` for GPUs.
     """
     chosen = head_options(margin, options)
     checks.check_tensors(embeddings, weight, labels, sharded=process_group is not None)

@@ -148,15 +148,22 @@ def finish_kernel(
         of_target = (-target_slope * total).to(kept_ptr.dtype.element_ty)
         tl.store(kept_ptr + row * pitch + label, of_target, mask=label >= 0)
     if WITH_LENGTH:
-        loss += tl.load(scratch_ptr + PENALTY * num_padded + row)
-        of_length = tl.load(scratch_ptr + PENALTY_SLOPE * num_padded + row)
-        if EXACT:
-            of_length -= a * tl.load(scratch_ptr + LENGTH_SLOPE * num_padded + row)
-        of_length = tl.where(is_valid, of_length, 0.0)
-        tl.store(saved_ptr + OF_LENGTH * num_padded + row, of_length)
+        penalty, of_length = length_terms(scratch_ptr + row, num_padded, a, EXACT)
+        loss += penalty
+        tl.store(saved_ptr + OF_LENGTH * num_padded + row, tl.where(is_valid, of_length, 0.0))
     tl.store(loss_ptr + row, tl.where(is_valid, loss, 0.0))
     tl.store(saved_ptr + A * num_padded + row, a)
     tl.store(saved_ptr + V * num_padded + row, v)
+
+
+@triton.jit
+def length_terms(row_ptr, num_padded, a, EXACT: tl.constexpr):
+    """The penalty of a row, and the gradient of its loss in the length; `a` is s times the loss's slope."""
+    penalty = tl.load(row_ptr + PENALTY * num_padded)
+    of_length = tl.load(row_ptr + PENALTY_SLOPE * num_padded)
+    if EXACT:
+        of_length -= a * tl.load(row_ptr + LENGTH_SLOPE * num_padded)
+    return penalty, of_length
 
 
 @triton.jit

@@ -53,15 +53,8 @@ def margin_kernel(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Threshold, T and T' of all rows, after the state has taken them in; grid (1,)."""
-    count = tl.zeros((BLOCK,), dtype=tl.int32)
-    wrong = tl.zeros((BLOCK,), dtype=tl.int32)
-    for start in range(0, num_rows, BLOCK):
-        rows = start + tl.arange(0, BLOCK)
-        known = tl.load(known_ptr + rows, mask=rows < num_rows, other=-1)
-        count += (known != -1).to(tl.int32)
-        wrong += (known == WRONG).to(tl.int32)
-    num_valid = tl.sum(count, axis=0).to(tl.float32)
-    tl.store(fits_ptr, tl.sum(wrong, axis=0) == 0)
+    num_valid, num_wrong = counted(known_ptr, num_rows, BLOCK)
+    tl.store(fits_ptr, num_wrong == 0)
     tl.store(numbers_ptr + NUM_VALID, num_valid)
 
     first, second = 0.0, 1.0
@@ -117,6 +110,19 @@ def margin_kernel(
         tl.store(scratch_ptr + TARGET * num_padded + rows, value, mask=mask)
         tl.store(scratch_ptr + SLOPE * num_padded + rows, slope, mask=mask)
         tl.store(cos_y_ptr + rows, tl.where(is_valid, cos, float("nan")), mask=mask)
+
+
+@triton.jit
+def counted(known_ptr, num_rows, BLOCK: tl.constexpr):
+    """The number of valid rows, as float32, and that of wrong labels."""
+    count = tl.zeros((BLOCK,), dtype=tl.int32)
+    wrong = tl.zeros((BLOCK,), dtype=tl.int32)
+    for start in range(0, num_rows, BLOCK):
+        rows = start + tl.arange(0, BLOCK)
+        known = tl.load(known_ptr + rows, mask=rows < num_rows, other=-1)
+        count += (known != -1).to(tl.int32)
+        wrong += (known == WRONG).to(tl.int32)
+    return tl.sum(count, axis=0).to(tl.float32), tl.sum(wrong, axis=0)
 
 
 @triton.jit
