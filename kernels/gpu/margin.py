@@ -53,7 +53,7 @@ def margin_kernel(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Threshold, T and T' of all rows, after the state has taken them in; grid (1,)."""
-    num_valid, num_wrong = counted(known_ptr, num_rows, BLOCK)
+    num_valid, num_wrong = counted(known_ptr, num_rows, BLOCK)  # pyright: ignore[reportGeneralTypeIssues]
     tl.store(fits_ptr, num_wrong == 0)
     tl.store(numbers_ptr + NUM_VALID, num_valid)
 
