@@ -21,15 +21,11 @@ def go_on(trainer: "Trainer", checkpoint: Checkpoint | None, changes: list[str])
         ValueError: it does not fit the recipe, or an entry is damaged; the message names file and entry.
     """
     if checkpoint is not None:
+        is_new = any(line.startswith("train.compile:") for line in changes)
         with trainer.processes.together():
-            _load(
-                trainer,
-                checkpoint,
-                is_new=any(line.startswith("train.compile:") for line in changes),
-            )
-        trainer.display.note(
-            f"going on after step {trainer.progress.step} of {trainer.plan.num_steps}"
-        )
+            _load(trainer, checkpoint, is_new=is_new)
+        step = trainer.progress.step
+        trainer.display.note(f"going on after step {step} of {trainer.plan.num_steps}")
     if not changes:
         return
     step = trainer.progress.step
