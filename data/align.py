@@ -110,7 +110,7 @@ def read_landmarks(path: Path, root: Path) -> list[Landmarks]:
     try:
         rows = list(enumerate(csv.reader(read_lines(path)), start=1))
     except csv.Error as error:
-        raise ValueError(f"{path} is no CSV: {error}") from None
+        raise ValueError(f"{path} cannot be read as CSV: {error}") from None
     rows = [(number, row) for number, row in rows if row]
     if rows and _numbers(rows[0][1][1:]) is None:
         rows = rows[1:]  # a header

@@ -81,7 +81,7 @@ def _csv_rows(path: Path, lines: list[str]) -> list[tuple[int, list[str]]]:
     try:
         return [(n, [f.strip() for f in r]) for n, r in enumerate(csv.reader(lines), start=1)]
     except csv.Error as error:
-        raise ValueError(f"{path} is no CSV: {error}") from None
+        raise ValueError(f"{path} cannot be read as CSV: {error}") from None
 
 
 def _plain(path: Path, root: Path, rows: list[tuple[int, list[str]]]) -> list[_Pair]:

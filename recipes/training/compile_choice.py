@@ -68,9 +68,9 @@ def choose(
             on=False, why=f"no use of it on {precision.device.type} is known", is_auto=True
         )
     minutes = num_macs() / (MACS_PER_SECOND * num_threads) / 60
-    run = f"the run trains for about {minutes:,.0f} minutes, and compiling pays from {PAYS_AFTER // 60} on"
+    run = f"the run trains for about {minutes:,.0f} minutes, and compiling"
     if 60 * minutes < PAYS_AFTER:
-        return Choice(on=False, why=run, is_auto=True)
+        return Choice(on=False, why=f"{run} never pays before {PAYS_AFTER // 60}", is_auto=True)
     if has_loops():
         return Choice(on=False, why="the layers have compiled loops on this CPU", is_auto=True)
-    return Choice(on=True, why=run, is_auto=True)
+    return Choice(on=True, why=f"{run} pays from {PAYS_AFTER // 60} on", is_auto=True)

@@ -115,7 +115,7 @@ def test_bad_lists_are_refused(tmp_path, text, words):
 
 def test_a_csv_that_is_none_is_refused(tmp_path):
     (tmp_path / "pairs.csv").write_text("x" * 200_000 + ",b,1,0\n")
-    with pytest.raises(ValueError, match=r"pairs\.csv is no CSV: field larger"):
+    with pytest.raises(ValueError, match=r"pairs\.csv cannot be read as CSV: field larger"):
         read_pairs(tmp_path / "pairs.csv")
 
 

@@ -19,7 +19,7 @@ CHOICES = {
 
 
 def test_a_kept_record_is_found_only_for_values_of_its_types():
-    """1 equals True, but is no choice of `sample_correction`."""
+    """1 equals True, but `sample_correction` must be True or False."""
     assert head_options(ArcFace(), {"sample_correction": True}).sample_correction is True
     with pytest.raises(TypeError, match="sample_correction must be True or False, got 1"):
         head_options(ArcFace(), {"sample_correction": 1})

@@ -34,7 +34,7 @@ FEW = [
     ("mvarc t=1.2", "float16", 100, 80),
     ("cosface", "float32", 64, 80),
 ]  # fmt: skip
-# Those with tensor cores that work beside the threads run twice.
+# Steps with wgmma, which runs while the threads go on, are run twice.
 IN_TWO_ORDERS = [("curricularface", "bfloat16", dim, 90) for dim in (128, 512)]
 
 
