@@ -73,7 +73,9 @@ def margin_loss(
         others = (labels, state, class_margins, call, needs_embeddings)
         tensors[:2] = _apply(embeddings, weight, others, tensors)
     else:
-        tensors = _forward(embeddings, weight, labels, state, class_margins, call, needs_embeddings)
+        tensors = work.forward(
+            embeddings, weight, labels, state, class_margins, call, needs_embeddings
+        )
     # Of what is kept only the rows, so that the memory of a step does not outlive it.
     loss, per_sample, target_cosine, fits, rows, *_ = tensors
     rest = functools.partial(_rest, rows, target_cosine, len(state), call.keep)
@@ -135,7 +137,7 @@ class _Loss(torch.autograd.Function):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, embeddings: Tensor, weight: Tensor, others: tuple[Any, ...], made: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        made += _forward(embeddings, weight, *others)
+        made += work.forward(embeddings, weight, *others)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(embeddings, weight, *made[NUM_RESULTS:])
         ctx.call = others[3]
@@ -170,26 +172,14 @@ def _gradients(
 _apply = super(torch.autograd.Function, _Loss).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _forward(
-    embeddings: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    state: list[Tensor],
-    class_margins: Tensor | None,
-    call: Call,
-    needs_embeddings: bool,
-) -> tuple[Tensor, ...]:
-    if call.training and state:
-        torch.autograd.graph.increment_version(state)
-    return work.forward(embeddings, weight, labels, state, class_margins, call, needs_embeddings)
-
-
 def _forward_operator(
     embeddings: Tensor, weight: Tensor, labels: Tensor, state: list[Tensor],
     class_margins: Tensor | None, *scalars: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     *call, needs_embeddings = scalars
-    return _forward(embeddings, weight, labels, state, class_margins, Call(*call), needs_embeddings)
+    return work.forward(
+        embeddings, weight, labels, state, class_margins, Call(*call), needs_embeddings
+    )
 
 
 def _backward_operator(embeddings: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,8 @@ def forward(
     needs_embeddings: bool,
 ) -> tuple[Tensor, ...]:
     """`Results` and `Kept`; `state` is updated in place in training."""
+    if call.training and state:
+        torch.autograd.graph.increment_version(state)
     kept = class_centres.unit_rows(weight, call.precision, call.training) or ()
     signature = (
         *_signature(embeddings, weight), labels.dtype, labels.stride(), call, needs_embeddings, len(kept)
