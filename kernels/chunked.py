@@ -40,8 +40,9 @@ from fusedface.kernels.products import Products
 from fusedface.kernels.sgd import RowsSGD
 
 LOG2_E = math.log2(math.e)
-CHUNK_ELEMENTS = 2**19  # of y: 2 MB in float32, and three more such tensors without compiled loops
+CHUNK_ELEMENTS = 2**20  # of y: 4 MB in float32, and three more such tensors without compiled loops
 MIN_CHUNK, MAX_CHUNK = 256, 4096  # classes: fewer make slow products, more overflow the cache
+CHUNK_STEP = 16  # classes: 64 bytes of a row of y in float32, a line of the cache
 KEPT_BYTES = 2**24  # of freed memory, at least, so that products find theirs again
 COMPILED_FROM = 2**17  # numbers of y: with fewer, compiling takes longer than most runs gain
 
@@ -231,8 +232,10 @@ def library_for(rows: int, classes: int) -> Library | None:
 
 
 def chunk_size(rows: int, classes: int) -> int:
-    """The number of classes at a time."""
-    return min(max(CHUNK_ELEMENTS // rows, MIN_CHUNK), MAX_CHUNK, classes)
+    """The number of classes at a time, about as many in every chunk: products of few are slow."""
+    most = min(max(CHUNK_ELEMENTS // rows, MIN_CHUNK), MAX_CHUNK)
+    even = math.ceil(classes / math.ceil(classes / most))
+    return min(math.ceil(even / CHUNK_STEP) * CHUNK_STEP, most, classes)
 
 
 def classes_computed_once(rows: int, classes: int, dim: int, precision: str) -> int:

@@ -1,6 +1,7 @@
 """Matrix products with low-precision operands, added up in float32."""
 
 import functools
+import platform
 from typing import Any
 
 import torch
@@ -10,11 +11,11 @@ from torch import Tensor
 class Products:
     """The matrix products of one pass over the class centres.
 
-    In "float32" and "tf32" they are plain, on x86 CPUs by oneDNN. In "bfloat16" and "float16" operands
-    are rounded; on CUDA the result is float32, on CPU torch has only products that round their result
-    too (as under autocast), and what is summed over chunks is float32. A CPU runs "float16" as
-    "bfloat16", and without bfloat16 arithmetic both in float32, which is faster there and more exact.
-    Products with the coefficients of a gradient never use float16, in which those underflow.
+    In "float32" and "tf32" they are plain, on x86 CPUs by oneDNN, on Intel's by MKL. In "bfloat16" and
+    "float16" operands are rounded; on CUDA the result is float32, on CPU torch has only products that
+    round their result too (as under autocast), and what is summed over chunks is float32. A CPU runs
+    "float16" as "bfloat16", and without bfloat16 arithmetic both in float32, which is faster there and
+    more exact. Products with the coefficients of a gradient never use float16, in which those underflow.
 
     Args:
         device: where the operands are.
@@ -28,7 +29,9 @@ class Products:
         half = torch.float16 if precision == "float16" and self._on_cuda else torch.bfloat16
         self._half = half
         self.dtype = torch.float32 if self._plain else half  # of operands
-        self._onednn = device.type == "cpu" and onednn_is_usable()
+        self._onednn = device.type == "cpu" and onednn_is_usable() and not mkl_is_fast()
+        self.takes_turned = not (self._onednn and self.dtype == torch.float32)
+        """Whether an operand of `as_they_come` that is turned in memory costs little; else it is copied."""
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """A new tensor a b, of (N, K) and (K, M)."""
@@ -38,11 +41,14 @@ class Products:
         """The same, where a holds coefficients of a gradient."""
         return self._times(a, b, torch.bfloat16)
 
-    def as_they_come(self, a: Tensor, b: Tensor) -> Tensor:
-        """The same of operands that are rounded already; the result is rounded to their dtype."""
+    def as_they_come(self, a: Tensor, b: Tensor, space: Tensor | None = None) -> Tensor:
+        """The same of operands that are rounded already; the result is rounded to their dtype.
+
+        It may be `space` (N, M), which saves memory that is not in the cache.
+        """
         if self._onednn and a.dtype == torch.float32:
             return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
-        return _mm(a, b)
+        return _mm(a, b, out=space)
 
     def _times(self, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
         if self._plain:
@@ -70,12 +76,31 @@ def bfloat16_is_fast() -> bool:
 
 
 def onednn_is_usable() -> bool:
-    """Whether torch can multiply float32 matrices by oneDNN, as fast as by MKL on any x86 CPU.
+    """Whether torch can multiply float32 matrices by oneDNN on this x86 CPU.
 
-    On AMD's it is twice as fast (docs/performance.md). torch has no public name for it: `torch.mm`
-    takes MKL. Off inside `torch.backends.mkldnn.flags(enabled=False)`.
+    On AMD's it is twice as fast as MKL (docs/performance.md). torch has no public name for it:
+    `torch.mm` takes MKL. Off inside `torch.backends.mkldnn.flags(enabled=False)`.
     """
     return torch._C._get_mkldnn_enabled() and _onednn_is_there()
+
+
+@functools.cache
+def mkl_is_fast() -> bool:
+    """Whether MKL has its fast products here, which it has on Intel's processors only.
+
+    There it is as fast as oneDNN or faster, takes turned operands as they are, and writes to memory that
+    is there already.
+    """
+    return torch.backends.mkl.is_available() and "GenuineIntel" in _vendor()
+
+
+def _vendor() -> str:
+    """What holds the name of the processor's maker, if the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            return next((line for line in lines if line.startswith("vendor_id")), "")
+    except OSError:
+        return platform.processor()  # on Windows it ends with the maker
 
 
 @functools.cache

@@ -27,16 +27,19 @@ def sum_up(
     x, negatives = of.x_base2.to(of.products.dtype), _negatives(of)
     gradient = gradient_like(library, of.weight) if keep and in_gradient else None
     kept = Kept(of, keep, gradient)
-    unit = x.new_empty(of.chunk_size, of.x.shape[1])
+    unit, part, cosines = (
+        x.new_empty(shape) for shape in (of.chunk_shape, x.shape, of.num_cosines)
+    )
     for nth, centres in _chunks(of, _all_chunks(of)):
         place, w = kept.place(nth, len(centres)), unit[: len(centres)]
         library.unit_rows(centres, min_norm(of.weight.dtype), place.inverse, w)
-        y = of.products.as_they_come(x, w.T)
+        space = None if place.keeps_cosines else cosines[: len(x) * len(w)].view(len(x), -1)
+        y = of.products.as_they_come(x, w.T, space)
         numerators = y if place.numerators is None else place.numerators
         library.take_in(y, nth * of.chunk_size, negatives, sums, numerators, place.reference)
         kept.take_in(nth, place, numerators)
         if with_direction:
-            library.add_part(sums, of.products.as_they_come(numerators, w))
+            library.add_part(sums, of.products.as_they_come(numerators, w, part))
     return sums, kept
 
 
@@ -73,37 +76,42 @@ def _unit_gradients(
     The last is (K, D), without the targets'.
     """
     lse, x_negatives = lse.contiguous(), x_negatives.contiguous()
-    yield from _of_kept(library, of, lse, x_negatives, kept)
+    d_w = of.x.new_empty(of.chunk_shape, dtype=of.products.dtype)
+    yield from _of_kept(library, of, lse, x_negatives, kept, d_w)
     known = {chunk.nth for chunk in kept}
     others = [nth for nth in _all_chunks(of) if nth not in known]
     x, x_negatives = (rows.to(of.products.dtype) for rows in (of.x_base2, x_negatives))
     negatives, lengths = _negatives(of), of.x.new_empty(of.chunk_size)
-    unit = x.new_empty(of.chunk_size, of.x.shape[1])
+    unit, cosines = (x.new_empty(shape) for shape in (of.chunk_shape, of.num_cosines))
     for nth, centres in _chunks(of, others):
         first, inverse, w = nth * of.chunk_size, lengths[: len(centres)], unit[: len(centres)]
         library.unit_rows(centres, min_norm(of.weight.dtype), inverse, w)
-        y = of.products.as_they_come(w, x.T)
+        y = of.products.as_they_come(w, x.T, cosines[: len(w) * len(x)].view(len(w), -1))
         library.coefficients(y, first, negatives, lse)
-        yield first, centres, inverse, of.products.as_they_come(y, x_negatives)
+        yield first, centres, inverse, of.products.as_they_come(y, x_negatives, d_w[: len(w)])
 
 
 def _of_kept(
-    library: Library, of: Operands, lse: Tensor, x_negatives: Tensor, kept: Sequence[KeptChunk]
+    library: Library,
+    of: Operands,
+    lse: Tensor,
+    x_negatives: Tensor,
+    kept: Sequence[KeptChunk],
+    d_w: Tensor,
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """`_unit_gradients` of the chunks whose numerators were kept."""
-    is_plain, num_rows = of.products.dtype == torch.float32, len(x_negatives)
-    # bfloat16 products take a turned operand as it is, float32's would copy it first.
-    turned = of.x.new_empty(of.chunk_size if is_plain else 0, num_rows)
-    scaled = None if is_plain else x_negatives.new_empty(of.x.shape, dtype=of.products.dtype)
+    """`_unit_gradients` of the chunks whose numerators were kept; `d_w` is space for those of one."""
+    takes_turned = of.products.takes_turned
+    turned = of.x.new_empty(0 if takes_turned else of.chunk_size, len(x_negatives))
+    scaled = x_negatives.new_empty(of.x.shape, dtype=of.products.dtype)
     for nth, y, reference, inverse in kept:
-        if scaled is None:
-            q = turned[: y.shape[1]]
-            library.turn_rows(y, reference, lse, q)
-            d_w = of.products.as_they_come(q, x_negatives)
-        else:
+        if takes_turned:
             library.scale_rows(x_negatives, reference, lse, scaled)
-            d_w = of.products.as_they_come(y.T, scaled)
-        yield nth * of.chunk_size, _centres(of, nth), inverse, d_w
+            left, right = y.T, scaled
+        else:
+            left, right = turned[: y.shape[1]], x_negatives
+            library.turn_rows(y, reference, lse, left)
+        d_unit = of.products.as_they_come(left, right, d_w[: y.shape[1]])
+        yield nth * of.chunk_size, _centres(of, nth), inverse, d_unit
 
 
 def is_written_to(into: Tensor) -> bool:

@@ -45,6 +45,11 @@ class Place(NamedTuple):
     reference: Tensor | None  # (B,); None: they are not kept
     inverse: Tensor  # (K,)
 
+    @property
+    def keeps_cosines(self) -> bool:
+        """Whether the memory of the chunk's cosines is kept, for the numerators in it."""
+        return self.numerators is None and self.reference is not None
+
 
 class Kept:
     """What one forward keeps.
@@ -86,11 +91,9 @@ class Kept:
 
     def take_in(self, nth: int, place: Place, numerators: Tensor) -> None:
         """Keep a chunk, if it is one to keep; all is written to its place."""
-        if place.reference is None:
-            return
-        if place.numerators is None:
+        if place.keeps_cosines:
             self._apart.append(numerators)
-        else:
+        elif place.reference is not None:
             self._inside.append(KeptChunk(nth, numerators, place.reference, place.inverse))
 
     def release(self) -> list[Tensor]:

@@ -38,6 +38,16 @@ class Operands(NamedTuple):
         return self.x.dtype
 
     @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """(K, D) of the class centres of a full chunk."""
+        return self.chunk_size, self.x.shape[1]
+
+    @property
+    def num_cosines(self) -> int:
+        """B K of a full chunk."""
+        return len(self.x) * self.chunk_size
+
+    @property
     def excess(self) -> tuple[float, float, float]:
         """(a, l, k) of a hard negative: N(y) - y = (a y + l) y + k in base 2."""
         square, linear, constant = self.hard

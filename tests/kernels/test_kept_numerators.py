@@ -4,7 +4,7 @@ import pytest
 import torch
 from margin_oracle import compare, fresh_state, inputs, loss_and_gradients, relative, run
 
-from fusedface.kernels import ArcFace, CurricularFace, MagFace, chunked, margin_loss
+from fusedface.kernels import ArcFace, CurricularFace, MagFace, chunked, margin_loss, products
 from fusedface.kernels.chunks import build, compiled
 from fusedface.kernels.chunks import kept as kept_numerators
 
@@ -21,6 +21,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(chunked, "COMPILED_FROM", 0)
     monkeypatch.setattr(chunked, "MIN_CHUNK", CHUNK)
     monkeypatch.setattr(chunked, "MAX_CHUNK", CHUNK)
+    monkeypatch.setattr(chunked, "CHUNK_STEP", CHUNK)
 
 
 def keep(monkeypatch, chunks, rows, itemsize=4):
@@ -28,9 +29,12 @@ def keep(monkeypatch, chunks, rows, itemsize=4):
     monkeypatch.setattr(kept_numerators, "KEPT_BYTES", int(chunks * CHUNK * rows * itemsize))
 
 
+@pytest.mark.parametrize("by_mkl", [False, True])
 @pytest.mark.parametrize("chunks", [0, 0.9, 3.5, 8])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_of_any_number_of_chunks(shape, chunks, monkeypatch):
+def test_of_any_number_of_chunks(shape, chunks, by_mkl, monkeypatch):
+    """By the products of any maker's processor."""
+    monkeypatch.setattr(products, "mkl_is_fast", lambda: by_mkl)
     rows, dim = SHAPES[shape]
     keep(monkeypatch, chunks, rows)
     embeddings, weight, labels = inputs(rows, CLASSES, dim)
