@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from fusedface.bench.case import Case
+from fusedface.bench.fastest import Fastest, fastest
 from fusedface.bench.results import describe, read
 from fusedface.bench.rows import Row
 from fusedface.bench.tables import limits, milliseconds
+from fusedface.kernels import ArcFace, CurricularFace, NormFace
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BEGIN, END = "<!-- begin: bench readme -->", "<!-- end: bench readme -->"
@@ -17,6 +19,9 @@ INTRODUCTION = (
     "before it is timed.\n*Start*: every negative is hard; *late*: few are. MiB: peak beyond the inputs, "
     "gradients included."
 )
+LOSSES = {
+    margin.name: type(margin).__name__ for margin in (CurricularFace(), ArcFace(), NormFace())
+}
 LABELS = {
     "fused curricularface float32": "**fused CurricularFace, float32**",
     "fused curricularface bfloat16": "**fused CurricularFace, bfloat16 products**",
@@ -65,7 +70,19 @@ def _headline(path: Path, document: dict[str, Any]) -> str:
     shapes = [(r.case.num_rows, r.case.num_classes, r.case.dim) for r in rows]
     shape = next((s for s in HEADLINES if s in shapes), shapes[0])
     where = f"{describe(document['machine'])}. [All figures](bench/results/{path.name})."
-    return f"{_heading(shape)} on {where}\n\n{_table(rows, shape)}"
+    return f"{_heading(shape)} on {where}\n{_range(rows)}\n\n{_table(rows, shape)}"
+
+
+def _range(rows: Sequence[Row]) -> str:
+    """A sentence on all ratios of a result."""
+    ratios = [one.ratio for one in fastest(rows)]
+    if not ratios:
+        return ""
+    shapes = {(row.case.num_rows, row.case.num_classes, row.case.dim) for row in rows}
+    return (
+        f"Over {len(shapes)} sizes, for each loss and precision, the fastest alternative takes "
+        f"{min(ratios):.2f} to {max(ratios):.1f} times as long."
+    )
 
 
 def full(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
@@ -84,7 +101,29 @@ def _kernels(document: dict[str, Any]) -> list[str]:
     rows = [Row.from_dict(row) for row in document["rows"]]
     shapes = dict.fromkeys((r.case.num_rows, r.case.num_classes, r.case.dim) for r in rows)
     tables = [part for shape in shapes for part in (f"{_heading(shape)}:", _table(rows, shape))]
-    return [*filter(None, [limits(document)]), *tables]
+    return [*filter(None, [limits(document), _ratios(fastest(rows))]), *tables]
+
+
+def _ratios(found: Sequence[Fastest]) -> str:
+    """Table of the time of the fastest alternative over ours; empty for none."""
+    by_line: dict[tuple, dict[str, Fastest]] = {}
+    for one in found:
+        shape = one.case.num_rows, one.case.num_classes, one.case.dim
+        by_line.setdefault((shape, one.loss, one.precision), {})[one.case.phase] = one
+    lines = [
+        "The time of the fastest alternative of the same loss and precision, divided by ours:\n",
+        "| B, C, D | loss, precision | start | late | fastest alternative, start and late |",
+        "|---|---|---|---|---|",
+    ]
+    for (shape, loss, precision), phases in by_line.items():
+        start, late = (phases.get(phase) for phase in ("start", "late"))
+        ratios = " | ".join("" if one is None else f"{one.ratio:.2f}" for one in (start, late))
+        names = dict.fromkeys(one.name for one in (start, late) if one is not None)
+        sizes = f"{shape[0]}, {shape[1]:,}, {shape[2]}"
+        lines.append(
+            f"| {sizes} | {LOSSES.get(loss, loss)}, {precision} | {ratios} | {', '.join(names)} |"
+        )
+    return "\n".join(lines) if by_line else ""
 
 
 def _steps(document: dict[str, Any]) -> list[str]:
