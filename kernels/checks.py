@@ -92,8 +92,8 @@ def check_keeps_nothing(embeddings: Tensor, weight: Tensor) -> None:
     """Raise ValueError if a backward could follow: only whole losses in kernels keep exponentials."""
     if torch.is_grad_enabled() and (embeddings.requires_grad or weight.requires_grad):
         raise ValueError(
-            "keep_exponentials=True needs backend='triton' on a CUDA device, a margin with a form (not "
-            "MagFace or LDAM), and no weighting, sample_rate, process_group or fused update: leave it out"
+            "keep_exponentials=True needs backend='triton' on a CUDA device, a margin with a form, "
+            "and no weighting of one's own, sample_rate, process_group or fused update: leave it out"
         )
 
 

@@ -24,8 +24,8 @@ _FITS = torch.ones((), dtype=torch.bool)  # labels that do not are an error alre
 
 def serves(embeddings: Tensor, weight: Tensor, call: Call) -> bool:
     """Whether `margin_loss` can take them; torch.compile leaves out the loops of chunked.py instead."""
-    if call.target > Target.QUALITY:  # rows.c has neither margins of classes nor of lengths
-        return False
+    if call.target > Target.QUALITY or call.weighting:
+        return False  # rows.c has no margins of classes or of lengths, and no weights of samples
     if torch.compiler.is_compiling() or not embeddings.device.type == weight.device.type == "cpu":
         return False
     is_plain = embeddings.dtype == weight.dtype == torch.float32 and weight.is_contiguous()

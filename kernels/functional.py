@@ -28,6 +28,7 @@ from fusedface.kernels.interface.whole import Call
 from fusedface.kernels.margins import Margin, State, defines_form
 from fusedface.kernels.options import HeadOptions, head_options
 from fusedface.kernels.output import MarginOutput
+from fusedface.kernels.weightings import weighting_form
 
 
 def margin_loss(
@@ -90,7 +91,7 @@ def margin_loss(
     if ranks is not None:
         run = ranks.over(run)
     if run.whole is not None and update is None:
-        states = {name: state[name] for name in chosen.margin.initial_state()}
+        states = {name: state[name] for name in chosen.initial_state()}
         call = _call(chosen, states, embeddings.device, len(weight), training, precision)
         if call is not None and run.whole_serves(embeddings, weight, call):
             return _whole_loss(run, embeddings, weight, labels, chosen, state, states, call)
@@ -119,7 +120,7 @@ def _call(
 ) -> Call | None:  # fmt: skip
     """The numbers of a whole loss; None if these options or this state need the plain path."""
     # A margin without a form may have no hash.
-    if options.weighting is not None or not defines_form(options.margin):
+    if not defines_form(options.margin) or weighting_form(options.weighting) is None:
         return None
     class_margins = options.margin.class_margins(device)
     if class_margins is not None and len(class_margins) < num_classes:
@@ -145,13 +146,13 @@ def _whole_loss(
     labels: Tensor,
     options: HeadOptions,
     state: State,
-    of_margin: State,
+    used: State,
     call: Call,
 ) -> MarginOutput:
     """`plain_loss.margin_loss` by a backend that has all of it in its kernels."""
     whole = run.whole
     assert whole is not None
-    per_sample, names, states = options.reduction == "none", tuple(of_margin), [*of_margin.values()]
+    per_sample, names, states = options.reduction == "none", tuple(used), [*used.values()]
     class_margins = options.margin.class_margins(embeddings.device)
     if run.whole_checks:
         checks.check_state_values(state)

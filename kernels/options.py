@@ -10,7 +10,7 @@ from fusedface.kernels.interface.negatives import Reweighting
 from fusedface.kernels.interface.whole import Call
 from fusedface.kernels.margins import CurricularFace, Margin, defines_form, form_of
 from fusedface.kernels.margins.records import check_types, choices, require
-from fusedface.kernels.weightings import Weighting
+from fusedface.kernels.weightings import Weighting, weighting_form
 
 BackendName = Literal["auto", "reference", "chunked", "triton"]
 Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
@@ -52,7 +52,7 @@ class HeadOptions:
     """Whether the forward keeps a number of every logit for the backward, which then computes no cosine
     again: 6 B C D operations instead of 8. This takes B x C x 2 bytes (both rounded up to 128 and 256),
     which no other head does. Only for `backend="triton"` with products in bfloat16, D <= 512, and a margin
-    with a form (no weighting, no sampled or shared class centres). Elsewhere a forward with
+    with a form (no weighting of one's own, no sampled or shared class centres). Elsewhere a forward with
     gradients raises ValueError; one without gradients keeps nothing. See docs/performance.md."""
     backend: BackendName = "auto"
     """"reference" materialises (B, C), "chunked" and "triton" (CUDA) do not; "auto" picks one."""
@@ -75,8 +75,8 @@ class HeadOptions:
 
     def call(self, training: bool, precision: str) -> Call | None:
         """The options for a backend that has a whole loss in its kernels; None if they lack a part."""
-        form = form_of(self.margin)
-        if form is None or self.weighting is not None:
+        form, weights = form_of(self.margin), weighting_form(self.weighting)
+        if form is None or weights is None:
             return None
         n = self.margin.reweighting({name: zeros(()) for name in self.margin.initial_state()})
         state_is_linear = isinstance(n.linear, Tensor)
@@ -87,6 +87,7 @@ class HeadOptions:
             self.reduction == "mean",
             self.margin.s, n.square, n.constant, precision,
             state_is_linear or n != Reweighting(), abs(linear), self.keep_exponentials,
+            weights.kind.value, weights.first_share, weights.growth,
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fusedface.kernels.interface.whole import WeightingForm, Weights
 from fusedface.kernels.margins.base import State
 from fusedface.kernels.margins.records import check_types, require
 
@@ -31,6 +32,10 @@ class Weighting:
     def weights(self, losses: Tensor, state: State) -> Tensor:
         """The weight of each sample by its loss, (B,) -> (B,)."""
         return torch.ones_like(losses)
+
+    def form(self) -> WeightingForm | None:
+        """The same in numbers, if kernels know the kind; not inherited."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,10 @@ class SelfPaced(Weighting):
         """1 below the bound, else 0."""
         return (losses < self._bound(losses, state)).to(losses.dtype)
 
+    def form(self) -> WeightingForm:
+        """See `Weighting.form`."""
+        return WeightingForm(Weights.BELOW, self.first_share, self.growth)
+
     def _bound(self, losses: Tensor, state: State) -> Tensor:
         """The bound; none before there was a batch, as in evaluating a new head."""
         bound = state["loss_bound"].to(losses.dtype)
@@ -88,6 +97,20 @@ class SelfPacedLinear(SelfPaced):
     def weights(self, losses: Tensor, state: State) -> Tensor:
         """1 for a loss of 0, falling to 0 at the bound."""
         return (1.0 - losses / self._bound(losses, state)).clamp_min(0.0)
+
+    def form(self) -> WeightingForm:
+        """See `Weighting.form`."""
+        return WeightingForm(Weights.LINEAR_BELOW, self.first_share, self.growth)
+
+
+EQUAL = WeightingForm(Weights.EQUAL, 0.5, 1.0)
+
+
+def weighting_form(weighting: Weighting | None) -> WeightingForm | None:
+    """The form that the weighting's own class defines, if it does; that of equal weights for None."""
+    if weighting is None:
+        return EQUAL
+    return weighting.form() if "form" in vars(type(weighting)) else None
 
 
 WEIGHTINGS: dict[str, type[Weighting]] = {w.name: w for w in (SelfPaced, SelfPacedLinear)}

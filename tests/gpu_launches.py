@@ -21,7 +21,7 @@ from fusedface.kernels import HeadOptions
 from fusedface.kernels.gpu import backward, choice, forward, layout, whole
 from fusedface.kernels.gpu import launch as launching
 from fusedface.kernels.gpu.arguments import Numbers
-from fusedface.kernels.gpu.loss_operators import NUM_RESULTS, Kept
+from fusedface.kernels.gpu.loss_operators import NUM_RESULTS
 from fusedface.kernels.gpu.tiles import SHARED_MEMORY, Limits, shipped
 
 TARGETS = {
@@ -101,15 +101,19 @@ def record(
 
 def record_whole(
     num_rows, num_classes, dim, margin, *, target="sm_90", precision="bfloat16", training=True,
-    dtype=torch.float32, labels=torch.int64, monkeypatch, **options,
+    dtype=torch.float32, labels=torch.int64, of_rows=False, monkeypatch, **options,
 ):  # fmt: skip
-    """The launches of a forward and a backward of a margin that has a form (margins/form.py)."""
-    call = HeadOptions(margin=margin, **options).call(training, precision)
+    """The launches of a forward and a backward of a margin that has a form (margins/form.py).
+
+    With `of_rows` the losses of the samples have a gradient too.
+    """
+    chosen = HeadOptions(margin=margin, **options)
+    call = chosen.call(training, precision)
     with torch.device("meta"):
         x = torch.empty(num_rows, dim, dtype=dtype)
         w = torch.empty(num_classes, dim, dtype=dtype)
         y = torch.empty(num_rows, dtype=labels)
-        state = [torch.empty(()) for _ in margin.initial_state()]
+        state = [torch.empty(()) for _ in chosen.initial_state()]
         d_loss, d_losses = torch.empty(()), torch.empty(num_rows)
     choice.forget()
     with recorded(monkeypatch, target) as launches:
@@ -117,9 +121,9 @@ def record_whole(
         whole.backward(
             x,
             w,
-            Kept(*out[NUM_RESULTS:]),
+            out[NUM_RESULTS:],
             d_loss,
-            d_losses,
+            d_losses if of_rows else None,
             call,
             True,
             True,

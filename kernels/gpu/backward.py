@@ -39,11 +39,14 @@ class Saved(NamedTuple):
 class Factors(NamedTuple):
     """Four numbers a row (4, padded B), divided by `unscale` (0-d): see `reductions.row_factors_kernel`.
 
-    A fifth, not divided, is the gradient in the length (`reductions.factors_kernel`).
+    A fifth, not divided, is the gradient in the length (`reductions.write_factors`). All gradients are
+    multiplied by `outer` (0-d).
     """
 
     rows: Tensor
     unscale: Tensor
+    outer: Tensor
+    signed: bool  # whether a may be below 0
 
 
 def backward(
@@ -94,14 +97,22 @@ def row_factors(
     """The factors of the rows; nothing is read back."""
     num = len(saved.labels)
     padded = layout.padded_rows(num)
-    factors = Factors(lse.new_empty(slots.NUM_FACTORS, padded), lse.new_empty(()))
+    factors = empty_factors(lse, slots.NUM_FACTORS, padded)
     launch.start(
         reductions.row_factors_kernel, 1,
-        lse, d_lse, d_cos_y, saved.labels, threshold, *factors,
+        lse, d_lse, d_cos_y, saved.labels, threshold, factors.rows, factors.unscale, factors.outer,
         num, padded, numbers.scale, 2.0 ** layout.operands(numbers.precision).shift,
         BLOCK_B=layout.ROW_MULTIPLE,
     )  # fmt: skip
     return factors
+
+
+def empty_factors(like: Tensor, num_factors: int, num_padded: int) -> Factors:
+    """Memory for the factors of a backward that may be given a gradient for each row."""
+    rows, unscale, outer = (
+        like.new_empty(shape, dtype=torch.float32) for shape in ((num_factors, num_padded), (), ())
+    )
+    return Factors(rows, unscale, outer, signed=True)
 
 
 def centre_gradient(saved: Saved, factors: Factors, numbers: Numbers, d_weight: Tensor) -> None:
@@ -113,14 +124,15 @@ def centre_gradient(saved: Saved, factors: Factors, numbers: Numbers, d_weight: 
         start(
             kernels.centre_gradient_kernel, layout.ceil_div(num_classes, tile.block_c),
             saved.x.rows, saved.w.rows, saved.w.rows, saved.w.inverse,
-            saved.labels, saved.flags, *factors, saved.linear, d_weight,
+            saved.labels, saved.flags, factors.rows, factors.unscale, factors.outer, saved.linear,
+            d_weight,
             num_rows, factors.rows.shape[1], num_classes, saved.flags.stride(0), *numbers.scalars,
             tile=tile, DIM=dim, WIDTH=d_weight.shape[1], MODE=numbers.mode,
-            PRECISION=layout.operands(numbers.precision).dot, SIGNED=True,
+            PRECISION=layout.operands(numbers.precision).dot, SIGNED=factors.signed,
         )  # fmt: skip
 
     shape = (num_rows, num_classes, dim)
-    variant = (numbers.mode, d_weight.dtype, d_weight.shape[1])
+    variant = (numbers.mode, d_weight.dtype, d_weight.shape[1], factors.signed)
     choice.first_that_runs("centres", shape, d_weight.device, numbers.precision, run, variant)
 
 
@@ -136,7 +148,7 @@ def embedding_gradient(
     num_parts, num_rows, dim = parts.shape
     launch.start(
         rows.embedding_gradient_kernel, num_rows,
-        parts, *factors,
+        parts, factors.rows, factors.unscale, factors.outer,
         saved.embeddings, saved.weight, saved.w.rows, saved.labels, saved.x.inverse,
         saved.w.inverse, out,
         num_rows, factors.rows.shape[1], num_parts, out.shape[1],
@@ -217,13 +229,14 @@ def _coefficients(
             num_rows, factors.rows.shape[1], saved.flags.stride(0), chunk.first, chunk.size,
             *numbers.scalars,
             tile=tile, DIM=dim, MODE=numbers.mode, PRECISION=layout.operands(numbers.precision).dot,
-            SIGNED=True,
+            SIGNED=factors.signed,
         )  # fmt: skip
         return blocks
 
     shape = (num_rows, num_classes, dim)
+    variant = (numbers.mode, factors.signed)
     return choice.first_that_runs(
-        "coefficients", shape, scratch.g.device, numbers.precision, run, numbers.mode
+        "coefficients", shape, scratch.g.device, numbers.precision, run, variant
     )
 
 
@@ -240,7 +253,7 @@ def _products(
         start(
             chunk_gradients.products_kernel, of_embeddings + of_centres,
             scratch.g, scratch.along, saved.x.rows, saved.w.rows, saved.w.inverse, factors.unscale,
-            scratch.parts, d_weight,
+            factors.outer, scratch.parts, d_weight,
             num_rows, len(saved.weight), chunk.first, chunk.size, scratch.part_classes,
             of_embeddings, num_along, int(is_later),
             tile=tile, DIM=dim, WIDTH=saved.weight.shape[1],

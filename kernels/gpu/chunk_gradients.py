@@ -97,11 +97,12 @@ def store_coefficients(
         "num_embedding_tiles",
         "num_along",
         "is_later",
-    ]
+    ],
+    do_not_specialize_on_alignment=["outer_ptr"],
 )
 def products_kernel(
-    # tensors: (padded B, chunk), (num_along, chunk), unit rows (B, DIM) and (C, DIM), (C,), 0-d
-    g_ptr, along_ptr, x_ptr, w_ptr, inverse_w_ptr, unscale_ptr,
+    # tensors: (padded B, chunk), (num_along, chunk), unit rows (B, DIM) and (C, DIM), (C,), 0-d, 0-d
+    g_ptr, along_ptr, x_ptr, w_ptr, inverse_w_ptr, unscale_ptr, outer_ptr,
     # out: (num_parts, B, DIM), added to if `is_later`; like the class centres, (C, WIDTH)
     parts_ptr, d_weight_ptr,
     # run-time scalars
@@ -126,7 +127,7 @@ def products_kernel(
     else:
         centre_product(
             program - num_embedding_tiles, g_ptr, along_ptr, x_ptr, w_ptr, inverse_w_ptr, unscale_ptr,
-            d_weight_ptr, num_rows, num_classes, first_class, chunk, num_along,
+            outer_ptr, d_weight_ptr, num_rows, num_classes, first_class, chunk, num_along,
             DIM, WIDTH, PRECISION, BLOCK_C, BLOCK_D, BLOCK_K,
         )  # fmt: skip
 
@@ -179,7 +180,7 @@ def add_parts(acc, out, mask, is_later, DIM: tl.constexpr):
 
 @triton.jit
 def centre_product(
-    program, g_ptr, along_ptr, x_ptr, w_ptr, inverse_w_ptr, unscale_ptr, d_weight_ptr,
+    program, g_ptr, along_ptr, x_ptr, w_ptr, inverse_w_ptr, unscale_ptr, outer_ptr, d_weight_ptr,
     num_rows, num_classes, first_class, chunk, num_along,
     DIM: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -204,7 +205,7 @@ def centre_product(
     for block in range(num_along):
         along += tl.load(along_ptr + block * chunk + first + offs_c)
     classes = first_class + first + offs_c
-    factor = tl.load(inverse_w_ptr + classes) * tl.load(unscale_ptr)
+    factor = tl.load(inverse_w_ptr + classes) * (tl.load(unscale_ptr) * tl.load(outer_ptr))
     first_row = (first_class + first).to(tl.int64)
     out = d_weight_ptr + first_row * WIDTH
     store_projected(

@@ -12,7 +12,7 @@ the gradient is computed from stored coefficients g, one chunk of classes at a t
 
 Unit rows, coefficients and factors are padded to whole tiles, so that no loop masks them. a and v were
 divided by their largest magnitude (reductions.py), so that they fit float16 and bfloat16; `unscale` undoes
-this.
+this. `outer` is what all gradients are multiplied by besides, such as the gradient in the reduced loss.
 """
 
 import triton
@@ -56,12 +56,15 @@ def with_targets(g, labels_ptr, factors_ptr, rows, num_rows, num_padded, columns
     return tl.where(labels[:, None] == columns[None, :], v[:, None], g)
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_padded", "num_classes", "num_flags"])
+@triton.jit(
+    do_not_specialize=["num_rows", "num_padded", "num_classes", "num_flags"],
+    do_not_specialize_on_alignment=["outer_ptr"],
+)
 def centre_gradient_kernel(
     # tensors: unit rows (B, DIM) and (C, DIM), padded; once more w for the epilogue; (C,), padded
     x_ptr, w_ptr, w_again_ptr, inverse_w_ptr,
-    # tensors: (B,), flags of tiles, (4, padded B) of row_factors_kernel, 0-d, 0-d
-    labels_ptr, flags_ptr, factors_ptr, unscale_ptr, linear_ptr,
+    # tensors: (B,), flags of tiles, (4, padded B) of `reductions.write_factors`, 0-d, 0-d, 0-d
+    labels_ptr, flags_ptr, factors_ptr, unscale_ptr, outer_ptr, linear_ptr,
     # out: like the class centres, (C, WIDTH)
     d_weight_ptr,
     # run-time scalars
@@ -105,7 +108,7 @@ def centre_gradient_kernel(
     # Read w again, through another argument: kept across the loop it would take the registers of d_w.
     w = tl.load(w_again_ptr + w_offset + w_offsets).to(tl.float32)
     along = tl.sum(d_w * w, axis=1)
-    factor = tl.load(inverse_w_ptr + columns) * tl.load(unscale_ptr)
+    factor = tl.load(inverse_w_ptr + columns) * (tl.load(unscale_ptr) * tl.load(outer_ptr))
     d_weight = (d_w - along[:, None] * w) * factor[:, None]
     # WIDTH is known to the compiler: with stores that it cannot join, products in the loop wait for others.
     out = d_weight_ptr + first.to(tl.int64) * WIDTH + (offs_c[:, None] * WIDTH + offs_d[None, :])

@@ -16,7 +16,7 @@ from fusedface.kernels.gpu.tile import wide_index
 
 @triton.jit(do_not_specialize=["num_rows", "num_padded"])
 def scaled_rows_kernel(
-    # (B, dim), (padded B,), (B,), (padded B, pitch), (4, padded B) of factors_kernel -> (padded B, DIM)
+    # (B, dim), (padded B,), (B,), (padded B, pitch), (4, padded B) of `write_factors` -> (padded B, DIM)
     x_ptr, inverse_ptr, labels_ptr, kept_ptr, factors_ptr, scaled_ptr,
     num_rows, num_padded, dim, pitch, row_stride, column_stride,
     DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -41,10 +41,14 @@ def scaled_rows_kernel(
     tl.store(out, scaled, mask=(offs_d < DIM)[None, :])
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_classes", "num_embedding_tiles"])
+@triton.jit(
+    do_not_specialize=["num_rows", "num_classes", "num_embedding_tiles"],
+    do_not_specialize_on_alignment=["outer_ptr"],
+)
 def kept_products_kernel(
-    # tensors: (padded B, pitch), (padded B, DIM) of scaled_rows_kernel, unit rows (C, DIM) twice, (C,), 0-d
-    kept_ptr, scaled_ptr, w_ptr, w_again_ptr, inverse_w_ptr, unscale_ptr,
+    # tensors: (padded B, pitch), (padded B, DIM) of scaled_rows_kernel, unit rows (C, DIM) twice, (C,)
+    # and two 0-d
+    kept_ptr, scaled_ptr, w_ptr, w_again_ptr, inverse_w_ptr, unscale_ptr, outer_ptr,
     # out: (num_parts, B, DIM); like the class centres, (C, WIDTH)
     parts_ptr, d_weight_ptr,
     # run-time scalars
@@ -65,15 +69,15 @@ def kept_products_kernel(
     else:
         centre_rows_product(
             program - num_embedding_tiles, kept_ptr, scaled_ptr, w_ptr, w_again_ptr, inverse_w_ptr,
-            unscale_ptr, d_weight_ptr, num_rows, num_classes, pitch,
+            unscale_ptr, outer_ptr, d_weight_ptr, num_rows, num_classes, pitch,
             DIM, WIDTH, PRECISION, BLOCK_C, BLOCK_K, ROW,
         )  # fmt: skip
 
 
 @triton.jit
 def centre_rows_product(
-    program, kept_ptr, scaled_ptr, w_ptr, w_again_ptr, inverse_w_ptr, unscale_ptr, d_weight_ptr,
-    num_rows, num_classes, pitch,
+    program, kept_ptr, scaled_ptr, w_ptr, w_again_ptr, inverse_w_ptr, unscale_ptr, outer_ptr,
+    d_weight_ptr, num_rows, num_classes, pitch,
     DIM: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, ROW: tl.constexpr,
 ):  # fmt: skip
@@ -97,7 +101,7 @@ def centre_rows_product(
     of_row = (offs_d < DIM)[None, :]
     w = tl.load(w_ptr + w_tile + w_offsets, mask=of_row, other=0.0).to(tl.float32)
     along = tl.sum(d_w * w, axis=1)
-    factor = tl.load(inverse_w_ptr + classes) * tl.load(unscale_ptr)
+    factor = tl.load(inverse_w_ptr + classes) * (tl.load(unscale_ptr) * tl.load(outer_ptr))
     # Read again, through another argument: kept in registers, these rows would spill.
     w = tl.load(w_again_ptr + w_tile + w_offsets, mask=of_row, other=0.0).to(tl.float32)
     d_weight = (d_w - along[:, None] * w) * factor[:, None]

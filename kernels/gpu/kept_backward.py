@@ -60,7 +60,7 @@ def _products(
         start(
             kept.kept_products_kernel, of_embeddings + of_centres,
             exponentials, scaled, saved.w.rows, saved.w.rows, saved.w.inverse, factors.unscale,
-            parts, d_weight,
+            factors.outer, parts, d_weight,
             num_rows, num_classes, pitch, split.classes, of_embeddings,
             tile=tile, DIM=dim, WIDTH=saved.weight.shape[1],
             PRECISION=layout.operands(numbers.precision).dot, ROW=layout.power_of_2(dim),

@@ -18,7 +18,6 @@ from fusedface.kernels.gpu.arguments import check_operands
 from fusedface.kernels.gpu.loss_operators import (
     NUM_KEPT,
     NUM_RESULTS,
-    Kept,
     numbers_of,
 )
 from fusedface.kernels.interface.negatives import modulation_of
@@ -83,7 +82,7 @@ def margin_loss(
 
 
 def _rest(memory_of_rows: Tensor, target_cosine: Tensor, num_states: int, keep: bool) -> Rest:
-    numbers, saved, stats = memory.rows_of(memory_of_rows, len(target_cosine), keep)
+    numbers, saved, _, stats = memory.rows_of(memory_of_rows, len(target_cosine), keep)
     max_cosine = stats[0]
     if torch.compiler.is_compiling() or not _is_plain(memory_of_rows):
         modulation, num_hard = modulation_of(*stats[1:].unbind()), stats[1].long()
@@ -155,10 +154,11 @@ class _Loss(torch.autograd.Function):
 def _gradients(
     ctx: Any, d_loss: Tensor | None, d_losses: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    embeddings, weight, *kept = ctx.saved_tensors
+    saved = ctx.saved_tensors
+    embeddings, weight, kept = saved[0], saved[1], saved[2:]
     needs_embeddings, needs_weight, _, _ = ctx.needs_input_grad
     d_embeddings, d_weight = work.backward(
-        embeddings, weight, Kept(*kept), d_loss, d_losses, ctx.call, needs_embeddings, needs_weight
+        embeddings, weight, kept, d_loss, d_losses, ctx.call, needs_embeddings, needs_weight
     )
     return (
         d_embeddings if needs_embeddings else None,
@@ -178,7 +178,7 @@ def _forward_operator(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     *call, needs_embeddings = scalars
     return work.forward(
-        embeddings, weight, labels, state, class_margins, Call(*call), needs_embeddings
+        embeddings, weight, labels, state, class_margins, Call(*call), needs_embeddings, apart=True
     )
 
 
@@ -188,7 +188,7 @@ def _backward_operator(embeddings: Tensor, weight: Tensor, *others: Any) -> tupl
     return work.backward(
         embeddings,
         weight,
-        Kept(*kept),
+        kept,
         d_loss,
         d_losses,
         Call(*call),

@@ -23,7 +23,7 @@ class Kept(NamedTuple):
 
     rows: Tensor  # float32: `memory.Rows`
     passes: Tensor  # bytes: `memory.Passes`
-    w: Tensor  # unit rows and inverse lengths (`UnitRows`)
+    w: Tensor  # unit class centres and inverse lengths (`UnitRows`)
     inverse_w: Tensor
 
 
@@ -90,7 +90,7 @@ def _fake_forward(
     kept = Kept(
         rows=new(memory.num_of_rows(num_rows, call.keep), dtype=torch.float32),
         passes=new(
-            memory.bytes_of_passes(num_rows, num_classes, dim, call, with_direction),
+            memory.bytes_of_passes(num_rows, num_classes, dim, call, with_direction, with_w=False),
             dtype=torch.uint8,
         ),
         w=new(

@@ -1,5 +1,7 @@
 """The margin of all rows: the state that takes the batch in, then T, its slope T' and the threshold.
 
+Unit class centres are made in the same launch.
+
 The formulae are those of kernels/margins, which are the specification (target.py). Every branch is chosen
 so that a NaN stays one.
 """
@@ -7,6 +9,7 @@ so that a NaN stays one.
 import triton
 import triton.language as tl
 
+from fusedface.kernels.gpu.rows import write_unit_rows
 from fusedface.kernels.gpu.slots import (
     COS,
     LENGTH_SLOPE,
@@ -38,7 +41,7 @@ NOTHING, COSINES, LENGTHS = (tl.constexpr(average.value) for average in Average)
 
 
 @triton.jit(
-    do_not_specialize=["num_rows", "num_padded"],
+    do_not_specialize=["num_rows", "num_padded", "num_classes"],
     do_not_specialize_on_alignment=["first_ptr", "second_ptr", "margins_ptr"],
 )
 def margin_kernel(
@@ -46,13 +49,45 @@ def margin_kernel(
     known_ptr, scratch_ptr, first_ptr, second_ptr, margins_ptr,
     # out: saved, numbers, (B,), 0-d bool
     saved_ptr, numbers_ptr, cos_y_ptr, fits_ptr,
-    # run-time scalars: of the margin, its state, N
+    # class centres (C, dim); out: unit rows (padded C, DIM), (padded C,)
+    w_ptr, unit_ptr, inverse_ptr,
+    # run-time scalars: of the margin, its state, N; of the class centres
     num_rows, num_padded, n0, n1, n2, n3, n4, momentum, linear,
+    num_classes, dim, row_stride, column_stride,
     # specialisation: of T, of the state, what training does to it, whether it is N's coefficient
     KIND: tl.constexpr, NUM_STATES: tl.constexpr, AVERAGE: tl.constexpr, STATE_IS_LINEAR: tl.constexpr,
     BLOCK: tl.constexpr,
+    # specialisation: of the unit rows, as of `unit_rows_kernel`
+    DIM: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Threshold, T and T' of all rows, after the state has taken them in; grid (1,)."""
+    """Threshold, T and T' of all rows; and unit class centres, where nobody has them.
+
+    Grid (1, and padded C / BLOCK_N for the class centres,): two kernels in one launch. The work on the rows
+    is that of one program, and takes no time next to that on the class centres.
+    """
+    if tl.program_id(0) > 0:
+        write_unit_rows(
+            w_ptr, unit_ptr, inverse_ptr, tl.program_id(0) - 1, num_classes, dim, row_stride, column_stride,
+            DIM, PRECISION, BLOCK_D, BLOCK_N,
+        )  # fmt: skip
+    else:
+        margin_of_rows(
+            known_ptr, scratch_ptr, first_ptr, second_ptr, margins_ptr,
+            saved_ptr, numbers_ptr, cos_y_ptr, fits_ptr,
+            num_rows, num_padded, n0, n1, n2, n3, n4, momentum, linear,
+            KIND, NUM_STATES, AVERAGE, STATE_IS_LINEAR, BLOCK,
+        )  # fmt: skip
+
+
+@triton.jit
+def margin_of_rows(
+    known_ptr, scratch_ptr, first_ptr, second_ptr, margins_ptr,
+    saved_ptr, numbers_ptr, cos_y_ptr, fits_ptr,
+    num_rows, num_padded, n0, n1, n2, n3, n4, momentum, linear,
+    KIND: tl.constexpr, NUM_STATES: tl.constexpr, AVERAGE: tl.constexpr, STATE_IS_LINEAR: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Threshold, T and T' of all rows, after the state has taken them in."""
     num_valid, num_wrong = counted(known_ptr, num_rows, BLOCK)  # pyright: ignore[reportGeneralTypeIssues]
     tl.store(fits_ptr, num_wrong == 0)
     tl.store(numbers_ptr + NUM_VALID, num_valid)

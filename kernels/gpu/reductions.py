@@ -14,30 +14,50 @@ from fusedface.kernels.gpu.slots import (
     OF_LENGTH,
     THRESHOLD,
     TOTAL,
+    UNSCALE,
     A,
     V,
 )
 from fusedface.kernels.gpu.tile import INFINITE, LOG2_E, threshold_step
+from fusedface.kernels.gpu.weighting import weigh_rows
 
-SMALLEST = tl.constexpr(1e-37)  # a divisor when every gradient is zero
+SMALLEST = tl.constexpr(
+    2.0**-112
+)  # a divisor when every gradient is zero; float16 has 2^12 over it
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(
+    do_not_specialize=["num_rows", "num_padded"], do_not_specialize_on_alignment=["bound_ptr"]
+)
 def reduce_kernel(
-    # (B,), numbers -> 0-d
-    loss_ptr, numbers_ptr, reduced_ptr,
-    num_rows,
-    MEAN: tl.constexpr, BLOCK: tl.constexpr,
+    # tensors: (B,); in and out: (B,), saved, numbers; the state of the weights, 0-d
+    known_ptr, loss_ptr, saved_ptr, numbers_ptr, bound_ptr,
+    # out: 0-d, (4 or, with a length, 5, padded B)
+    reduced_ptr, factors_ptr,
+    num_rows, num_padded, boost, first_share, growth,
+    MEAN: tl.constexpr, IS_KEPT: tl.constexpr, WITH_LENGTH: tl.constexpr,
+    # the weights of the samples: their kind, whether their state takes the batch in, where it is noted
+    WEIGHTING: tl.constexpr, LEARNS: tl.constexpr, BOUND: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The sum or the mean of the losses; grid (1,)."""
+    """Weights of the samples, the sum or the mean of the losses, the factors of its gradient; grid (1,)."""
+    if WEIGHTING:
+        weigh_rows(
+            known_ptr, loss_ptr, saved_ptr, bound_ptr, numbers_ptr + BOUND, num_rows, num_padded,
+            first_share, growth, WEIGHTING, LEARNS, WITH_LENGTH, BLOCK,
+        )  # fmt: skip
+    count = 1.0
+    if MEAN:
+        count = tl.maximum(tl.load(numbers_ptr + NUM_VALID), 1.0)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for start in range(0, num_rows, BLOCK):
         rows = start + tl.arange(0, BLOCK)
         total += tl.load(loss_ptr + rows, mask=rows < num_rows, other=0.0)
-    reduced = tl.sum(total, axis=0)
-    if MEAN:
-        reduced = reduced / tl.maximum(tl.load(numbers_ptr + NUM_VALID), 1.0)
-    tl.store(reduced_ptr, reduced)
+    tl.store(reduced_ptr, tl.sum(total, axis=0) / count)
+    write_factors(
+        saved_ptr, saved_ptr, factors_ptr, numbers_ptr + UNSCALE, num_rows, num_padded, 0, 1.0 / count,
+        boost, False, IS_KEPT, WITH_LENGTH, BLOCK,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -81,21 +101,34 @@ def statistics_kernel(
 def factors_kernel(
     # tensors: saved, numbers; gradients in the reduced loss, 0-d, and in those of the rows, (B,)
     saved_ptr, numbers_ptr, d_loss_ptr, d_losses_ptr,
-    # out: (4, padded B), 0-d
-    factors_ptr, unscale_ptr,
+    # out: (4 or, with a length, 5, padded B), 0-d, 0-d
+    factors_ptr, unscale_ptr, outer_ptr,
     num_rows, num_padded, row_stride, boost,
     MEAN: tl.constexpr, OF_LOSS: tl.constexpr, OF_ROWS: tl.constexpr, IS_KEPT: tl.constexpr,
     WITH_LENGTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`row_factors_kernel` from what `finish_kernel` saved; grid (1,), BLOCK divides padded B.
-
-    For kept exponentials only v and f = a over their sum. With a length, its gradient, which is not scaled.
-    """
+    """The factors of the rows where not only the reduced loss has a gradient; grid (1,)."""
+    tl.store(outer_ptr, 1.0)
     common = 0.0
     if OF_LOSS:
         common = tl.load(d_loss_ptr).to(tl.float32)
         if MEAN:
             common = common / tl.maximum(tl.load(numbers_ptr + NUM_VALID), 1.0)
+    write_factors(
+        saved_ptr, d_losses_ptr, factors_ptr, unscale_ptr, num_rows, num_padded, row_stride, common, boost,
+        OF_ROWS, IS_KEPT, WITH_LENGTH, BLOCK,
+    )  # fmt: skip
+
+
+@triton.jit
+def write_factors(
+    saved_ptr, d_losses_ptr, factors_ptr, unscale_ptr, num_rows, num_padded, row_stride, common, boost,
+    OF_ROWS: tl.constexpr, IS_KEPT: tl.constexpr, WITH_LENGTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`row_factors_kernel` from what `finish_kernel` saved; BLOCK divides padded B.
+
+    For kept exponentials only v and f = a over their sum. With a length, its gradient, which is not scaled.
+    """
     largest = tl.zeros((BLOCK,), dtype=tl.float32)
     for start in range(0, num_rows, BLOCK):
         a, v = weighed(
@@ -155,8 +188,8 @@ def upstream(d_losses_ptr, rows, mask, row_stride, common, OF_ROWS: tl.constexpr
 
 @triton.jit(do_not_specialize=["num_rows", "num_padded"])
 def row_factors_kernel(
-    # (B,), (B,), (B,), (B,), (B,) -> (4, padded B), 0-d
-    lse_ptr, d_lse_ptr, d_cos_y_ptr, labels_ptr, threshold_ptr, factors_ptr, unscale_ptr,
+    # (B,), (B,), (B,), (B,), (B,) -> (4, padded B), 0-d, 0-d
+    lse_ptr, d_lse_ptr, d_cos_y_ptr, labels_ptr, threshold_ptr, factors_ptr, unscale_ptr, outer_ptr,
     num_rows, num_padded, scale, boost,
     BLOCK_B: tl.constexpr,
 ):  # fmt: skip
@@ -165,6 +198,7 @@ def row_factors_kernel(
     In order: the threshold for `hard_step`, log2 |a| - log2(e) lse, v and a. a and v are divided by their
     largest magnitude and multiplied by `boost`. Past the last row nothing is hard, and a and v are 0.
     """
+    tl.store(outer_ptr, 1.0)
     largest = tl.zeros((BLOCK_B,), dtype=tl.float32)
     for start in range(0, num_rows, BLOCK_B):
         rows = start + tl.arange(0, BLOCK_B)

@@ -20,7 +20,7 @@ from fusedface.kernels.gpu import choice, launch, layout
 MOST_SIGNATURES = 1024  # recordings that are kept
 ALIGNMENT = 512  # bytes, of what lies in a workspace: that of PyTorch's allocator
 ALLOCATIONS = ("empty", "empty_like", "new_empty")
-VIEWS = ("select", "slice", "unsqueeze", "view", "alias", "detach")
+VIEWS = ("select", "slice", "split_with_sizes", "unsqueeze", "view", "alias", "detach")
 
 
 def found(signature: Hashable) -> "Callable[..., tuple[Tensor, ...]] | None":

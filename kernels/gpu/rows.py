@@ -84,8 +84,20 @@ def unit_rows_kernel(
     num_rows, dim, row_stride, column_stride,
     DIM: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Unit rows and inverse lengths of BLOCK_N rows, zeros past the last; grid (padded rows / BLOCK_N,)."""
-    rows = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+    """See `write_unit_rows`; grid (padded rows / BLOCK_N,)."""
+    write_unit_rows(
+        rows_ptr, unit_ptr, inverse_ptr, tl.program_id(0), num_rows, dim, row_stride, column_stride,
+        DIM, PRECISION, BLOCK_D, BLOCK_N,
+    )  # fmt: skip
+
+
+@triton.jit
+def write_unit_rows(
+    rows_ptr, unit_ptr, inverse_ptr, program, num_rows, dim, row_stride, column_stride,
+    DIM: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Unit rows and inverse lengths of one block of BLOCK_N rows, zeros past the last."""
+    rows = (program * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
     offs_d = tl.arange(0, BLOCK_D)
     mask = rows < num_rows
     values = tl.load(
@@ -160,10 +172,13 @@ def target_cosine_kernel(
     tl.store(norms_ptr + row, tl.sqrt(squares))
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_padded", "num_parts"])
+@triton.jit(
+    do_not_specialize=["num_rows", "num_padded", "num_parts"],
+    do_not_specialize_on_alignment=["outer_ptr"],
+)
 def embedding_gradient_kernel(
-    # in: parts of the gradient (num_parts, B, DIM); factors (4 or, with a length, 5, padded B); 0-d
-    parts_ptr, factors_ptr, unscale_ptr,
+    # in: parts of the gradient (num_parts, B, DIM); factors (4 or, with a length, 5, padded B); 0-d, 0-d
+    parts_ptr, factors_ptr, unscale_ptr, outer_ptr,
     # (B, dim), (C, dim), unit rows (C, DIM), (B,), (B,), (C,) -> (B, dim)
     x_ptr, w_ptr, unit_w_ptr, labels_ptr, inverse_x_ptr, inverse_w_ptr, d_embeddings_ptr,
     num_rows, num_padded, num_parts, dim, x_row_stride, x_column_stride, w_row_stride, w_column_stride,
@@ -200,8 +215,9 @@ def embedding_gradient_kernel(
     x_ptrs = x_ptr + row * x_row_stride + offs_d * x_column_stride
     x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32) * inverse
     along = tl.sum(d_unit * x, axis=0)
-    d_x = (d_unit - along * x) * (inverse * tl.load(unscale_ptr))
+    outer = tl.load(outer_ptr)
+    d_x = (d_unit - along * x) * (inverse * (tl.load(unscale_ptr) * outer))
     if WITH_LENGTH:
-        d_x += tl.load(factors_ptr + LENGTH_FACTOR * num_padded + row) * x
+        d_x += tl.load(factors_ptr + LENGTH_FACTOR * num_padded + row) * outer * x
     out = d_embeddings_ptr + row * dim + offs_d
     tl.store(out, d_x.to(d_embeddings_ptr.dtype.element_ty), mask=mask)

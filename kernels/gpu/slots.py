@@ -14,13 +14,16 @@ THRESHOLD, LSE, A, V = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.con
 OF_LENGTH, TOTAL = tl.constexpr(4), tl.constexpr(5)
 NUM_SAVED = 5
 NUM_FACTORS = 4  # and one more where gradient flows through the lengths, that in the length
+MOST_FACTORS = 5
 LENGTH_FACTOR = tl.constexpr(NUM_FACTORS)
 # Of `scratch`: target cosine, length, T, T', and of lengths with gradient: dT/da, the penalty, its dg/da.
 COS, NORM, TARGET, SLOPE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 LENGTH_SLOPE, PENALTY, PENALTY_SLOPE = tl.constexpr(4), tl.constexpr(5), tl.constexpr(6)
 NUM_SCRATCH = 7
-# Of `numbers`: the linear coefficient of N, the number of valid rows, the states that were used.
+# Of `numbers`: the linear coefficient of N, the number of valid rows, the states that were used, and what
+# undoes the division of the factors. That is aligned to 16 bytes, as kernels are given its address.
 LINEAR, NUM_VALID, STATE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-NUM_NUMBERS = 4
+UNSCALE = tl.constexpr(8)
+NUM_NUMBERS = 12
 # Of `stats`: see NegativeStats.
 NUM_STATS = 5

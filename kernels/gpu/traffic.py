@@ -109,7 +109,7 @@ def backward(problem: Problem, num_parts: int = 0, num_blocks: int = 0) -> list[
     per_row = rows * LABEL + layout.padded_rows(rows) * NUM_FACTORS * FLOAT32 + FLOAT32
     x, w, flags = problem.x, problem.w, problem.flags
     inverse = FLOAT32 * layout.padded_classes(classes)
-    d_weight = classes * dim * itemsize + inverse + FLOAT32  # unscale
+    d_weight = classes * dim * itemsize + inverse + 2 * FLOAT32  # unscale, outer
     if problem.is_narrow:
         num_bytes = x + w + per_row + flags + d_weight
         return [Pass("centre_gradient_kernel", 2 * problem.product, num_bytes)]

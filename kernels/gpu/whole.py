@@ -11,7 +11,6 @@ from fusedface.kernels.gpu import (
     class_centres,
     kept_backward,
     launch,
-    layout,
     loss,
     loss_forward,
     memory,
@@ -20,9 +19,9 @@ from fusedface.kernels.gpu import (
     slots,
 )
 from fusedface.kernels.gpu.arguments import UnitRows
-from fusedface.kernels.gpu.backward import Factors, Saved
-from fusedface.kernels.gpu.loss_forward import BLOCK
-from fusedface.kernels.gpu.loss_operators import NUM_KEPT, Kept, numbers_of
+from fusedface.kernels.gpu.backward import Factors, Saved, empty_factors
+from fusedface.kernels.gpu.loss_forward import BLOCK, block_of_factors, boost
+from fusedface.kernels.gpu.loss_operators import numbers_of
 from fusedface.kernels.interface.whole import Call
 from fusedface.kernels.margins.form import OF_LENGTHS
 
@@ -35,13 +34,19 @@ def forward(
     class_margins: Tensor | None,
     call: Call,
     needs_embeddings: bool,
+    apart: bool = False,
 ) -> tuple[Tensor, ...]:
-    """`Results` and `Kept`; `state` is updated in place in training."""
+    """`Results`, and what is kept for the backward; `state` is updated in place in training.
+
+    What is kept is `Kept`, or its first two tensors: then the second holds the unit class centres too,
+    which costs the host less. With `apart`, or where the optimiser left them, they have their own tensors.
+    """
     if call.training and state:
         torch.autograd.graph.increment_version(state)
     kept = class_centres.unit_rows(weight, call.precision, call.training) or ()
     signature = (
-        *_signature(embeddings, weight), labels.dtype, labels.stride(), call, needs_embeddings, len(kept)
+        *_signature(embeddings, weight), labels.dtype, labels.stride(), call, needs_embeddings, len(kept),
+        apart,
     )  # fmt: skip
 
     of_classes = () if class_margins is None else (class_margins,)
@@ -56,7 +61,7 @@ def forward(
         margins, kept = others[:num_margins], others[num_margins:]
         class_margins, w = margins[0] if margins else None, UnitRows(*kept) if kept else None
         return loss_forward.forward(
-            embeddings, weight, labels, state, class_margins, w, call, needs_embeddings
+            embeddings, weight, labels, state, class_margins, w, call, needs_embeddings, apart
         )
 
     tensors = (embeddings, weight, labels, *state, *of_classes, *kept)
@@ -90,7 +95,7 @@ def statistics(rows: Tensor, target_cosine: Tensor, keep: bool) -> tuple[Tensor,
 def backward(
     embeddings: Tensor,
     weight: Tensor,
-    kept: Kept,
+    kept: tuple[Tensor, ...],
     d_loss: Tensor | None,
     d_losses: Tensor | None,
     call: Call,
@@ -99,29 +104,29 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients in the embeddings (B, D) and the class centres (C, D), empty where not needed.
 
-    `d_loss` (0-d) and `d_losses` (B,) are the gradients in the reduced loss and in the samples' losses;
-    None is zero.
+    `kept` is what `forward` gave. `d_loss` (0-d) and `d_losses` (B,) are the gradients in the reduced loss
+    and in the samples' losses; None is zero.
     """
     given = tuple(gradient for gradient in (d_loss, d_losses) if gradient is not None)
-    rows, passes, w, inverse_w = kept
+    num_kept = len(kept)
     signature = (
         *_signature(embeddings, weight), d_loss is None,
         None if d_losses is None else d_losses.stride(), call,
-        needs_embeddings, needs_weight, len(passes),
+        needs_embeddings, needs_weight, len(kept[1]), num_kept,
     )  # fmt: skip
     # Whoever packs and unpacks saved tensors may have put them somewhere else.
-    is_aligned = (
-        not (rows.data_ptr() | passes.data_ptr() | w.data_ptr() | inverse_w.data_ptr()) % 16
-    )
+    is_aligned = not (kept[0].data_ptr() | kept[1].data_ptr()) % 16
+    if is_aligned and num_kept > 2:
+        is_aligned = not (kept[2].data_ptr() | kept[3].data_ptr()) % 16
     if is_aligned and (known := replay.found(signature)):
         d_embeddings, d_weight = known(embeddings, weight, *kept, *given)
         return d_embeddings, d_weight
 
     def compute(embeddings: Tensor, weight: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
-        left = list(others[NUM_KEPT:])
+        left = list(others[num_kept:])
         gradients = [None if gradient is None else left.pop(0) for gradient in (d_loss, d_losses)]
         return _backward(
-            embeddings, weight, Kept(*others[:NUM_KEPT]), gradients[0], gradients[1], call,
+            embeddings, weight, others[:num_kept], gradients[0], gradients[1], call,
             needs_embeddings, needs_weight,
         )  # fmt: skip
 
@@ -135,7 +140,7 @@ def backward(
 def _backward(
     embeddings: Tensor,
     weight: Tensor,
-    kept: Kept,
+    kept: tuple[Tensor, ...],
     d_loss: Tensor | None,
     d_losses: Tensor | None,
     call: Call,
@@ -143,31 +148,42 @@ def _backward(
     needs_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     (num_rows, dim), n = embeddings.shape, numbers_of(call)
-    numbers, saved, _ = memory.rows_of(kept.rows, num_rows, call.keep)
-    passes = memory.passes_of(kept.passes, num_rows, len(weight), dim, call)
-    num_padded = saved.shape[1]
+    rows, apart = memory.rows_of(kept[0], num_rows, call.keep), kept[2:]
+    passes = memory.passes_of(kept[1], num_rows, len(weight), dim, call, with_w=not apart)
+    w = UnitRows(*apart) if apart else UnitRows(passes.w, passes.inverse_w)
     with launch.on_device(embeddings.device):
-        with_length = call.target in OF_LENGTHS
-        num_factors = slots.NUM_FACTORS + with_length
-        factors = Factors(saved.new_empty(num_factors, num_padded), saved.new_empty(()))
-        launch.start(
-            reductions.factors_kernel, 1,
-            saved, numbers, numbers if d_loss is None else d_loss,
-            numbers if d_losses is None else d_losses, *factors,
-            num_rows, num_padded, 0 if d_losses is None else d_losses.stride(0),
-            2.0 ** layout.operands(n.precision).shift,
-            MEAN=call.mean, OF_LOSS=d_loss is not None, OF_ROWS=d_losses is not None,
-            IS_KEPT=call.keep, WITH_LENGTH=with_length, BLOCK=min(BLOCK, num_padded & -num_padded),
-        )  # fmt: skip
+        factors = _factors(rows, d_loss, d_losses, num_rows, call)
         needed = Saved(
-            embeddings, weight, passes.known, numbers, passes.direction,
-            UnitRows(passes.x, passes.inverse_x), UnitRows(kept.w, kept.inverse_w), passes.flags,
+            embeddings, weight, passes.known, rows.numbers, passes.direction,
+            UnitRows(passes.x, passes.inverse_x), w, passes.flags,
         )  # fmt: skip
         if call.keep:
             return kept_backward.gradients(
                 needed, passes.exponentials, factors, n, needs_embeddings, needs_weight
             )
         return of_classes.gradients(needed, factors, n, needs_embeddings, needs_weight)
+
+
+def _factors(
+    rows: memory.Rows, d_loss: Tensor | None, d_losses: Tensor | None, num_rows: int, call: Call
+) -> Factors:
+    """Those of the forward, if only the reduced loss has a gradient."""
+    with_length = call.target in OF_LENGTHS
+    num_factors = slots.NUM_FACTORS + with_length
+    if d_losses is None and d_loss is not None:
+        unscale = rows.numbers[slots.UNSCALE.value]
+        return Factors(rows.factors[:num_factors], unscale, d_loss, signed=False)
+    numbers, num_padded = rows.numbers, rows.saved.shape[1]
+    factors = empty_factors(rows.saved, num_factors, num_padded)
+    launch.start(
+        reductions.factors_kernel, 1,
+        rows.saved, numbers, numbers if d_loss is None else d_loss,
+        numbers if d_losses is None else d_losses, factors.rows, factors.unscale, factors.outer,
+        num_rows, num_padded, 0 if d_losses is None else d_losses.stride(0), boost(call),
+        MEAN=call.mean, OF_LOSS=d_loss is not None, OF_ROWS=d_losses is not None,
+        IS_KEPT=call.keep, WITH_LENGTH=with_length, BLOCK=block_of_factors(num_padded),
+    )  # fmt: skip
+    return factors
 
 
 def _signature(embeddings: Tensor, weight: Tensor) -> tuple[object, ...]:

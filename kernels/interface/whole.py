@@ -1,9 +1,26 @@
 """A whole margin loss, for backends whose kernels also do the work on the B numbers of a batch."""
 
 from collections.abc import Callable
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+
+class Weights(IntEnum):
+    """Kinds of weights of samples by their own loss that kernels know (gpu/weighting.py)."""
+
+    EQUAL = 0
+    BELOW = 1  # 1 below a bound, else 0
+    LINEAR_BELOW = 2  # from 1 for a loss of 0 to 0 at the bound
+
+
+class WeightingForm(NamedTuple):
+    """A weighting in numbers: see `weightings.SelfPaced`."""
+
+    kind: Weights
+    first_share: float
+    growth: float
 
 
 class Call(NamedTuple):
@@ -31,6 +48,9 @@ class Call(NamedTuple):
     reweights: bool
     linear_bound: float
     keep: bool = False  # whether a forward keeps exponentials for its backward
+    weighting: int = Weights.EQUAL.value  # with the next two as in `WeightingForm`
+    first_share: float = 0.5
+    growth: float = 1.0
 
 
 class WholeLoss(NamedTuple):
@@ -68,6 +88,7 @@ class Whole(Protocol):
     ) -> WholeLoss:
         """Compute in float32; in training the state, 0-d float32 tensors, is updated in place.
 
+        The state is the margin's, then the weighting's.
         `class_margins` are m_j, at least (C,), of a margin that differs between classes.
         """
         ...

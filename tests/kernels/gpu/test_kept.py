@@ -84,7 +84,7 @@ def test_launches_of_a_step(monkeypatch):
     names = Counter(launch.name for launch in launches)
     assert names["kept_products_kernel"] == names["lse_kernel"] == 1
     assert not names["coefficients_kernel"]
-    assert len(launches) == 10
+    assert len(launches) == 8
 
 
 CASES = [

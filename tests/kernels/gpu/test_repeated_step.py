@@ -50,7 +50,7 @@ def test_a_repeated_step_allocates_few_tensors(margin, monkeypatch):
     for name in ("empty", "zeros", "full"):
         monkeypatch.setattr(torch, name, None)
     out, embeddings, weight = step()
-    assert len(made) == 9 + 3
+    assert len(made) == 7 + 2
     assert embeddings.grad.shape == embeddings.shape
     assert embeddings.grad.is_contiguous()
     assert weight.grad.shape == weight.shape
@@ -100,18 +100,20 @@ def test_a_part_of_two_inputs_with_one_memory_is_not_repeated():
     assert choice.decided.replays["apart"] is not None
 
 
+@pytest.mark.parametrize("with_w", [False, True])
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("num_rows", [1, 130])
-def test_what_is_kept_does_not_overlap(num_rows, keep):
+def test_what_is_kept_does_not_overlap(num_rows, keep, with_w):
     """Every number of every view can be told from the others, and views are aligned for the kernels."""
     call = MarginHead(DIM, CLASSES, CosFace()).options.call(True, "bfloat16")._replace(keep=keep)
     with_direction = memory.has_direction(DIM, call, needs_embeddings=True)
-    size = memory.bytes_of_passes(num_rows, CLASSES, DIM, call, with_direction)
+    size = memory.bytes_of_passes(num_rows, CLASSES, DIM, call, with_direction, with_w)
     pieces = (
         torch.zeros(memory.num_of_rows(num_rows, keep)), torch.zeros(size, dtype=torch.uint8)
     )  # fmt: skip
     of_rows = memory.rows_of(pieces[0], num_rows, keep)
-    of_passes = memory.passes_of(pieces[1], num_rows, CLASSES, DIM, call)
+    of_passes = memory.passes_of(pieces[1], num_rows, CLASSES, DIM, call, with_w)
+    assert len(of_passes.w) == len(of_passes.inverse_w) == (256 if with_w else 0)
     assert len(of_passes.direction) == (0 if keep else num_rows)
     assert len(of_passes.exponentials) == (layout.padded_rows(num_rows) if keep else 0)
     for views in (of_rows, of_passes):

@@ -135,7 +135,9 @@ def test_bytes_of_chunks(case, monkeypatch):
             )
         expected += sum(chosen[0][name].nbytes for name in per_class if name in chosen[0])
         if one.kernel == "products_kernel":
-            expected -= (len(chosen) - 1) * 4  # one number, `unscale`, is counted once
+            expected -= (
+                len(chosen) - 1
+            ) * 8  # two numbers, `unscale` and `outer`, are counted once
         assert one.bytes == expected, one.kernel
         assert one.scratch == scratch, one.kernel
 

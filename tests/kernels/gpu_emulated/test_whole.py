@@ -6,7 +6,7 @@ from emulated_head import emulated
 from margin_oracle import all_margins, fresh_state, inputs, matched_state
 from ptx_emulator import Options
 
-from fusedface.kernels import functional, margin_loss
+from fusedface.kernels import SelfPaced, SelfPacedLinear, functional, margin_loss
 from fusedface.kernels.gpu import centre_step, choice, class_centres, forward, launch, layout
 
 ROWS, CLASSES = 19, 70
@@ -18,12 +18,13 @@ def batch(seed, dim, dtype):
     return embeddings[order].to(dtype), weight.roll(seed, 0), labels[order]
 
 
-def step(margin, state, embeddings, weight, labels):
+def step(margin, state, embeddings, weight, labels, **options):
     """All that a training step gives, of the tensors as they lie in memory."""
     x, w = (tensor.detach().requires_grad_() for tensor in (embeddings, weight))
     out = margin_loss(
-        x, w, labels, margin, state=state, backend="triton", precision="bfloat16", training=True
-    )
+        x, w, labels, margin, state=state, backend="triton", precision="bfloat16", training=True,
+        **options,
+    )  # fmt: skip
     out.loss.backward()
     numbers = [out.loss, out.per_sample_loss, out.target_cosine, out.max_negative_cosine]
     numbers += [out.hard_negatives, *out.modulation, *state.values(), x.grad, w.grad]
@@ -36,21 +37,31 @@ def test_as_the_plain_path_in_bfloat16(name, monkeypatch):
     check_as_the_plain_path(name, monkeypatch)
 
 
+@pytest.mark.parametrize("kind", [SelfPaced, SelfPacedLinear], ids=lambda kind: kind.name)
+def test_weights_of_samples_as_the_plain_path(kind, monkeypatch):
+    """Also as a first batch sets the bound and a second one raises it; without a race."""
+    check_as_the_plain_path("arcface", monkeypatch, kind(first_share=0.3))
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", all_margins())
 def test_every_margin_as_the_plain_path_in_bfloat16(name, monkeypatch):
     check_as_the_plain_path(name, monkeypatch)
 
 
-def check_as_the_plain_path(name, monkeypatch):
+def check_as_the_plain_path(name, monkeypatch, weighting=None):
     margin = all_margins()[name]
     embeddings, weight, labels = batch(0, 32, torch.bfloat16)
     weight, labels[::5] = weight.bfloat16(), -1
     results = []
     for _ in range(2):
-        state = matched_state(margin, embeddings)
-        with emulated(80):
-            results.append(step(margin, state, embeddings, weight, labels))
+        state, bound = matched_state(margin, embeddings), torch.tensor(0.0)
+        state |= {} if weighting is None else {"loss_bound": bound}
+        with emulated(80, Options(check_races=True)):
+            results.append([
+                number for _ in range(1 if weighting is None else 2)
+                for number in step(margin, state, embeddings, weight, labels, weighting=weighting)
+            ])  # fmt: skip
         monkeypatch.setattr(functional, "_kept_call", lambda *args: None)
     # Gradients are rounded to bfloat16 at the end.
     torch.testing.assert_close(*results, rtol=1e-2, atol=1e-5)

@@ -217,7 +217,6 @@ def test_only_what_is_asked_for_is_computed(schedule, monkeypatch):
     assert started == [
         "rows_kernel",
         "margin_kernel",
-        "unit_rows_kernel",
         "lse_kernel",
         "finish_kernel",
         "reduce_kernel",
