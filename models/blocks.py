@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusedface.models.loops.depthwise import convolve
+from fusedface.models.loops.eager import is_plain
 from fusedface.models.loops.library import loops
 from fusedface.models.loops.norm import norm
 from fusedface.models.prelu import PReLU
@@ -32,8 +33,8 @@ class NarrowPointwise(nn.Conv2d):
 class ConvBN(nn.Sequential):
     """Convolution, BN and, if there is a third entry, an activation.
 
-    In training on a CPU, BN and activation are one operator, and depthwise convolutions have a backward of
-    their own (`models/loops`).
+    On a CPU, BN and activation are one operator, and depthwise convolutions have a backward of their own
+    (`models/loops`).
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as Sequential has it
@@ -41,7 +42,8 @@ class ConvBN(nn.Sequential):
         if len(self) not in (2, 3):  # someone appended a layer, or took a slice
             return super().forward(input)
         conv, bn, *act = self
-        return norm(bn, act[0] if act else None, convolve(conv, input, loops), loops)
+        is_own = is_plain(conv, nn.Conv2d)  # no hook keeps what it returns, which is new
+        return norm(bn, act[0] if act else None, convolve(conv, input, loops), loops, is_own=is_own)
 
 
 def conv_bn(

@@ -1,8 +1,14 @@
 """How large a network is: parameters, and multiply-adds for one image."""
 
+from typing import Any
+
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+CONVOLUTION = "convolution"
+ATTENTION = "_scaled_dot_product_"  # how the names of its kernels begin
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -25,8 +31,43 @@ def count_macs(module: nn.Module, input_size: tuple[int, int] = (112, 112)) -> i
     image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
     try:
         module.eval()  # in training BN would fail on one image, or update
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), _Counter() as counter:
             module(image)
     finally:
         module.train(was_training)
-    return counter.get_total_flops() // 2  # torch counts a multiplication and an addition
+    return counter.macs
+
+
+class _Counter(TorchDispatchMode):
+    """Counts while it is active. torch's FlopCounterMode imports the tracer and Triton: over a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to be skipped, it would import the tracer. Nothing compiled runs here."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.macs += _macs(func.overloadpacket.__name__, args, out)
+        return out
+
+
+def _macs(operator: str, args: tuple[Any, ...], out: Any) -> int:
+    """Multiply-adds of an operator of ATen."""
+    if operator in PRODUCTS:
+        left: Tensor = args[-2]  # the first argument of two is the bias
+        return out.numel() * left.shape[-1]
+    if operator == CONVOLUTION:
+        x, weight, *_ = args
+        is_transposed = args[6]
+        return (x if is_transposed else out).numel() * weight[0].numel()
+    if operator.startswith(ATTENTION) and not operator.endswith("backward"):
+        query, key, value = args[:3]  # (..., S, E), (..., T, E), (..., T, V)
+        return query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+    return 0

@@ -1,4 +1,4 @@
-"""Which calls the loops may serve: plain eager training on a CPU, which no one traces or watches."""
+"""Which calls the loops may serve: plain eager ones on a CPU, which no one traces or watches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +11,9 @@ from torch.nn.modules import module as modules
 
 Layer = TypeVar("Layer", bound=nn.Module)
 COMPILED_FROM = 2**17  # numbers of a tensor; smaller ones do not start the compiler
+INFERENCE_FROM = (
+    16  # images, of which a verification embeds as many at a time; fewer do not start it
+)
 _switch = {"on": True}
 
 
@@ -26,14 +29,23 @@ def torchs_operators() -> Iterator[None]:
 
 
 def serves(x: Tensor) -> bool:
-    """Whether x is what the loops take: large, channels last, float32 or bfloat16, with gradients on."""
+    """Whether x is what the loops of training take: `_is_taken`, with gradients on."""
+    return _is_taken(x) and torch.is_grad_enabled()
+
+
+def serves_inference(x: Tensor) -> bool:
+    """Whether x is what the loops of inference take: `_is_taken`, of many images, with gradients off."""
+    return _is_taken(x) and not torch.is_grad_enabled() and len(x) >= INFERENCE_FROM
+
+
+def _is_taken(x: Tensor) -> bool:
+    """Whether x is large, channels last, float32 or bfloat16."""
     return (
         not torch.compiler.is_compiling()  # first: a compiler that traces this sees nothing else
         and type(x) in (Tensor, nn.Parameter)  # not a symbol, a fake or a subclass
         and _switch["on"]
         and not _is_traced()
         and x.device.type == "cpu"
-        and torch.is_grad_enabled()
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.dim() == 4
         and x.numel() >= COMPILED_FROM

@@ -42,6 +42,8 @@ class Loops:
         self._norm_forward, self._norm_backward = library.norm_forward, library.norm_backward
         self._norm_forward.argtypes = [c_void_p] * 3
         self._norm_backward.argtypes = [c_void_p] * 7
+        self._norm_by_running = library.norm_by_running
+        self._norm_by_running.argtypes = [c_void_p] * 2
         self._depthwise_backward = library.depthwise_backward
         self._global_depthwise_backward = library.global_depthwise_backward
         for function in (self._depthwise_backward, self._global_depthwise_backward):
@@ -54,6 +56,14 @@ class Loops:
         out, statistics = torch.empty_like(x), Statistics(*affine.weight.new_empty(3, x.shape[1]))
         self._norm_forward(byref(_norm(x, affine, statistics, eps)), x.data_ptr(), out.data_ptr())
         return out, statistics
+
+    def norm_by_running(
+        self, x: Tensor, affine: Affine, mean: Tensor, variance: Tensor, eps: float
+    ) -> None:
+        """Normalise x (B, C, H, W) in its own memory, by statistics (C,) of earlier batches."""
+        unread = mean  # 1 / sqrt(variance + eps): it follows from the others
+        of = _norm(x, affine, Statistics(mean, unread, variance), eps)
+        self._norm_by_running(byref(of), x.data_ptr())
 
     def norm_backward(
         self, grad: Tensor, x: Tensor, affine: Affine, statistics: Statistics, with_dx: bool

@@ -1,4 +1,4 @@
-/* Batch normalisation in training, with the activation after it: a pass for sums and a pass that writes, each way.
+/* Batch normalisation with the activation after it. In training: a pass for sums and a pass that writes, each way.
 
    Legend: x (N, C) the rows of a channels-last tensor; mean, scale ... (C). y = (x - mean) inverse weight + bias, and
    the result is y, or slope y where y <= 0 (PReLU), or 0 there (ReLU). Rows are cut into P parts whatever the number of
@@ -182,6 +182,29 @@ void norm_forward(const Norm *of, const void *x, void *to) {
     join(of);
     find_scale(of, pass);
     FOR_EACH_PART(write_out)
+}
+
+/* y = x scale + level, with one rounding each as torch's operator has it, so that the bits are the same. */
+INLINE void write_line(const Norm *of, const Pass *pass, long p, const int half, const int activation) {
+    const long C = of->channels;
+    const float *scale = pass->scale, *level = pass->level, *slope = of->slope;
+    for (long i = part(of, p); i < part(of, p + 1); i++) {
+#pragma omp simd
+        for (long c = 0; c < C; c++) {
+            float y = fmaf(at(pass->x, i * C + c, half), scale[c], level[c]);
+            put(pass->to, i * C + c, activated(y, activation == PRELU ? slope[c] : 0.0f, activation), half);
+        }
+    }
+}
+
+/* By `mean` and `variance` of earlier batches, in the memory of x. */
+void norm_by_running(const Norm *of, void *x) {
+    Pass now = {.x = x, .to = x}, *pass = &now;
+    for (long c = 0; c < of->channels; c++) {
+        pass->scale[c] = 1.0f / sqrtf(of->variance[c] + of->eps) * of->weight[c];
+        pass->level[c] = fmaf(-of->mean[c], pass->scale[c], of->bias[c]);
+    }
+    FOR_EACH_PART(write_line)
 }
 
 /* dx may be null: then it is not needed. */

@@ -1,13 +1,13 @@
-"""Batch normalisation joined with the activation after it: one operator in eager training on a CPU."""
+"""Batch normalisation joined with the activation after it: one operator in eager mode on a CPU."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusedface.models.loops.eager import is_parameter, is_plain, serves
+from fusedface.models.loops.eager import is_parameter, is_plain, serves, serves_inference
 from fusedface.models.loops.operands import MAX_CHANNELS, Affine, Statistics
 
 if TYPE_CHECKING:
@@ -15,33 +15,43 @@ if TYPE_CHECKING:
 
 
 def norm(
-    bn: nn.Module, act: nn.Module | None, x: Tensor, loops: Callable[[], "Loops | None"]
+    bn: nn.Module,
+    act: nn.Module | None,
+    x: Tensor,
+    loops: Callable[[], "Loops | None"],
+    *,
+    is_own: bool = False,
 ) -> Tensor:
     """`act(bn(x))`, or `bn(x)` without an activation, up to rounding.
 
-    Where the loops serve, PReLU's input is neither written nor kept for the backward.
+    Where the loops serve in training, PReLU's input is neither written nor kept for the backward. In
+    inference they write the result where x lies.
 
     Args:
         bn: nn.BatchNorm2d; whatever else stands in its place is called.
         act: PReLU or nn.ReLU; another activation is called.
         x: (B, C, H, W).
         loops: gives the library, and is called only where the loops serve.
+        is_own: whether nothing else reads x, so that it may be overwritten in inference.
     """
-    if serves(x) and _joins(bn, act, x) and (library := loops()) is not None:
-        assert isinstance(bn, nn.BatchNorm2d)
-        slope = act.weight if isinstance(act, nn.PReLU) else None
-        kind = "linear" if act is None else "relu" if slope is None else "prelu"
-        out, *statistics = _Joined.apply(x, bn.weight, bn.bias, slope, bn.eps, kind, library)
-        _remember(bn, Statistics(*statistics))
-        return out
+    if bn.training and serves(x) and _joins(bn, act, x) and (library := loops()) is not None:
+        return _by_batch(bn, act, x, library)
+    if (
+        is_own
+        and not bn.training
+        and serves_inference(x)
+        and _joins(bn, act, x)
+        and (library := loops()) is not None
+    ):
+        return _by_running(bn, act, x, library)
     out = bn(x)
     return out if act is None else act(out)
 
 
-def _joins(bn: nn.Module, act: nn.Module | None, x: Tensor) -> bool:
+def _joins(bn: nn.Module, act: nn.Module | None, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
+    """Whether they are layers that the loops know, of these channels."""
     return (
         is_plain(bn, nn.BatchNorm2d)
-        and bn.training
         and is_parameter(bn.weight)
         and is_parameter(bn.bias)
         and is_parameter(bn.running_mean)
@@ -58,6 +68,32 @@ def _joins(bn: nn.Module, act: nn.Module | None, x: Tensor) -> bool:
             )
         )
     )
+
+
+def _by_batch(bn: nn.BatchNorm2d, act: nn.Module | None, x: Tensor, library: "Loops") -> Tensor:
+    """In training: by the statistics of the batch."""
+    slope, kind = _slope(act)
+    out, *statistics = _Joined.apply(x, bn.weight, bn.bias, slope, bn.eps, kind, library)
+    _remember(bn, Statistics(*statistics))
+    return out
+
+
+def _by_running(bn: nn.BatchNorm2d, act: nn.Module | None, x: Tensor, library: "Loops") -> Tensor:
+    """In inference: by the running statistics, in the memory of x."""
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    slope, kind = _slope(act)
+    affine = _gap_free(bn.weight, bn.bias, kind, slope)
+    running = bn.running_mean.contiguous(), bn.running_var.contiguous()
+    library.norm_by_running(x, affine, *running, bn.eps)
+    return x
+
+
+def _slope(act: nn.Module | None) -> tuple[Tensor | None, str]:
+    """PReLU's slope, and which of `ACTIVATIONS` it is."""
+    if isinstance(act, nn.PReLU):
+        return act.weight, "prelu"
+    return None, "linear" if act is None else "relu"
 
 
 @torch.no_grad()

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedface.kernels import CentreSGD
 from fusedface.recipes.training.meter import FIGURES
 from fusedface.recipes.training.progress import Progress
 from fusedface.recipes.training.seeding import set_rng_state
@@ -29,12 +28,6 @@ IN_TRAINING = "in_training"
 """The entry with the weights in training, if "model" holds their average."""
 DISTILLER = "distiller"
 """The entry with the parameters of the distiller, which are trained with the network."""
-MOMENTUM: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
-    torch.optim.SGD: ("momentum_buffer",),
-    CentreSGD: ("momentum_buffer",),
-    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
-}
-"""The state tensors of an optimiser that have the shape of each parameter; AdamW also has "step"."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +94,7 @@ class Checkpoint:
                 "its optimizer holds no momentum of just the parameters of this recipe"
             )
         for index in sorted(state):
-            if not _is_momentum(state[index], parameters[index], MOMENTUM[type(optimizer)]):
+            if not _is_momentum(state[index], parameters[index], _momentum_names(optimizer)):
                 raise self.unusable(f"its optimizer's state {index} is not momentum")
         return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
@@ -146,6 +139,12 @@ def _is_plain(value: object) -> bool:
         and not value.is_meta
         and value.is_floating_point()
     )
+
+
+def _momentum_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """The state tensors that have the shape of each parameter; AdamW also has "step"."""
+    is_adamw = isinstance(optimizer, torch.optim.AdamW)
+    return ("exp_avg", "exp_avg_sq") if is_adamw else ("momentum_buffer",)
 
 
 def _is_momentum(values: object, parameter: Tensor, names: tuple[str, ...]) -> bool:

@@ -11,6 +11,7 @@ from fusedface.models import update_only_sampled
 from fusedface.models.backbone import Backbone
 from fusedface.recipes.configuration.optim import Optim
 from fusedface.recipes.training.rates import CENTRES
+from fusedface.recipes.training.untraced import untraced
 
 if TYPE_CHECKING:
     from fusedface.models import MarginHead
@@ -68,15 +69,20 @@ def build_optimizer(
 def _kind_of(
     optim: Optim, groups: list[dict[str, Any]], head: "MarginHead"
 ) -> torch.optim.Optimizer:
+    # A run on a GPU compiles, and so imports the tracer in any case.
+    is_eager = not _is_on_gpu(head.weight)
     if optim.kind == "adamw":
-        return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.momentum, optim.beta2))
+        adamw = untraced(torch.optim.AdamW) if is_eager else torch.optim.AdamW
+        return adamw(groups, lr=optim.lr, betas=(optim.momentum, optim.beta2))
     if _kernel_steps(head, optim):
         return CentreSGD(groups, head.weight, optim.lr, optim.momentum, nesterov=True)
-    sgd = torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=True)
+    sgd = untraced(torch.optim.SGD) if is_eager else torch.optim.SGD
+    optimizer = sgd(groups, lr=optim.lr, momentum=optim.momentum, nesterov=True)
     if optim.fuse_centres:
         momentum = optim.centres_momentum_dtype or optim.centres_dtype
-        head.fuse(sgd, momentum_dtype=torch.bfloat16 if momentum == "bfloat16" else None)
-    return sgd
+        dtype = torch.bfloat16 if momentum == "bfloat16" else None
+        head.fuse(optimizer, momentum_dtype=dtype)
+    return optimizer
 
 
 def _kernel_steps(head: "MarginHead", optim: Optim) -> bool:

@@ -12,4 +12,5 @@ def loops(monkeypatch):
     if library.loops() is None:
         pytest.skip(build.state(library.SOURCE))
     monkeypatch.setattr(eager, "COMPILED_FROM", 0)
+    monkeypatch.setattr(eager, "INFERENCE_FROM", 0)
     return library.loops()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fusedface.models import count_macs, count_parameters, create
@@ -112,6 +113,26 @@ def test_products_of_attention_count():
 
     module = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), Attention())
     assert count_macs(module, (4, 5)) == 20 * 3 * 3 + 3 * 3 * 20 + 3 * 3 * 20
+
+
+def test_products_of_other_forms_count():
+    """A turned convolution, a product that adds a bias, and attention in one call."""
+
+    class Products(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turned = nn.ConvTranspose2d(3, 4, 2, stride=2)
+            self.linear = nn.Linear(7, 5)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.linear(images.new_ones(6, 7))
+            query, keys = images.new_ones(1, 2, 4, 8), images.new_ones(1, 2, 6, 8)
+            F.scaled_dot_product_attention(query, keys, keys)
+            return self.turned(images)
+
+    # Each of 4 x 5 pixels of 3 channels reaches 2 x 2 of 4.
+    turned, linear, attention = 4 * 5 * 3 * 4 * 2 * 2, 6 * 7 * 5, 2 * (2 * 4 * 6 * 8)
+    assert count_macs(Products(), (4, 5)) == turned + linear + attention
 
 
 def test_counting_leaves_the_module_as_it_was():

@@ -1,5 +1,8 @@
 """Who is decayed by how much, and that Nesterov's formula is the one in use."""
 
+import copy
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -16,6 +19,7 @@ from fusedface.recipes.training import optim as optim_module
 from fusedface.recipes.training.average import WeightAverage
 from fusedface.recipes.training.optim import build_optimizer, parameter_groups
 from fusedface.recipes.training.rates import set_rate
+from fusedface.recipes.training.untraced import untraced
 
 QUIET = Console(quiet=True)
 
@@ -134,7 +138,9 @@ def test_a_gpu_steps_whole_class_centres_by_a_kernel(monkeypatch, rate, settings
     model = create("mobilefacenet", embedding_dim=8, input_size=(32, 32), width=0.25)
     head = MarginHead(8, 64, sample_rate=rate)
     on_cpu = build_optimizer(model, head, Optim(**settings))
-    assert type(on_cpu) is (torch.optim.AdamW if kind is torch.optim.AdamW else torch.optim.SGD)
+    expected = torch.optim.AdamW if kind is torch.optim.AdamW else torch.optim.SGD
+    assert isinstance(on_cpu, expected)
+    assert not isinstance(on_cpu, CentreSGD)
     monkeypatch.setattr(optim_module, "_is_on_gpu", lambda _: True)
     assert type(build_optimizer(model, head, Optim(**settings))) is kind
 
@@ -160,6 +166,56 @@ def test_a_run_goes_on_with_the_other_sgd_to_the_same_bits(monkeypatch, tmp_path
     ]
     assert len(momenta[0]) > 1
     assert all(map(torch.equal, *momenta))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_an_untraced_optimiser_is_torchs_to_the_bit(kind):
+    """Weights and state, also after a state was saved and loaded, and hooks of a step."""
+    options = {"lr": 0.1, "weight_decay": 0.01}
+    options |= {"momentum": 0.9, "nesterov": True} if kind is torch.optim.SGD else {}
+    torch.manual_seed(0)
+    ours = nn.Parameter(torch.randn(5, 3))
+    theirs = nn.Parameter(ours.detach().clone())
+    seen = []
+    optimizers = [untraced(kind)([ours], **options), kind([theirs], **options)]
+    for optimizer in optimizers:
+        optimizer.register_step_post_hook(lambda *arguments: seen.append(arguments[0]))
+    for step in range(4):
+        ours.grad = torch.randn(5, 3)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        assert torch.equal(ours, theirs)
+        assert ours.grad is None
+        if step == 1:
+            optimizers[0].load_state_dict(copy.deepcopy(optimizers[1].state_dict()))
+    states = [optimizer.state_dict()["state"][0] for optimizer in optimizers]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    assert seen == optimizers * 4
+    assert ours.requires_grad
+
+
+def test_a_run_on_a_cpu_does_not_import_the_tracer_of_torch_compile():
+    """Its import takes a second. Optimiser and multiply-adds are where torch would import it."""
+    code = """
+import sys, torch
+from fusedface.models import MarginHead, count_macs, create
+from fusedface.recipes.configuration.optim import Optim
+from fusedface.recipes.training.optim import build_optimizer, plain_state
+model, head = create("mobilefacenet", input_size=(32, 32), width=0.25), MarginHead(128, 5)
+assert count_macs(model, (32, 32)) > 0
+for kind in ("sgd", "adamw"):
+    optimizer = build_optimizer(model, head, Optim(kind=kind))
+    optimizer.zero_grad()
+    head(model(torch.randn(4, 3, 32, 32)), torch.arange(4)).loss.backward()
+    optimizer.step()
+    optimizer.load_state_dict(plain_state(optimizer))
+assert "torch._dynamo" not in sys.modules, "imported"
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_an_average_of_weights_by_hand():
