@@ -73,12 +73,13 @@ def margin_loss(
     """
     chosen = head_options(margin, options)
     checks.check_tensors(embeddings, weight, labels, sharded=process_group is not None)
-    state = _state_for(chosen, state, embeddings)
+    initial, num_classes, first_class = chosen.initial_state(), weight.shape[0], 0
+    state = _state_for(initial, state, embeddings)
     precision = pick_precision(chosen.precision, embeddings.device)  # before autocast is off
     is_sampled = training and chosen.sample_rate < 1.0
     training = training and not _is_recomputed()
     run = _backend(pick_backend(chosen.backend, embeddings, weight, update is not None))
-    ranks, num_classes, first_class = None, len(weight), 0
+    ranks = None
     if process_group is not None:
         ranks = sharded.meet(embeddings, weight, state, training, process_group)
         embeddings, labels = ranks.gather(embeddings, labels)
@@ -91,8 +92,8 @@ def margin_loss(
     if ranks is not None:
         run = ranks.over(run)
     if run.whole is not None and update is None:
-        states = {name: state[name] for name in chosen.initial_state()}
-        call = _call(chosen, states, embeddings.device, len(weight), training, precision)
+        states = {name: state[name] for name in initial}
+        call = _call(chosen, states, embeddings.device, weight.shape[0], training, precision)
         if call is not None and run.whole_serves(embeddings, weight, call):
             return _whole_loss(run, embeddings, weight, labels, chosen, state, states, call)
     checks.check_values(embeddings, labels, state, num_classes, chosen.ignore_index)
@@ -183,8 +184,7 @@ def _is_recomputed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-def _state_for(options: HeadOptions, state: State | None, embeddings: Tensor) -> State:
-    initial = options.initial_state()
+def _state_for(initial: dict[str, float], state: State | None, embeddings: Tensor) -> State:
     if state is None:
         return {
             name: torch.full((), value, device=embeddings.device) for name, value in initial.items()

@@ -84,7 +84,8 @@ def margin_loss(
 def _rest(memory_of_rows: Tensor, target_cosine: Tensor, num_states: int, keep: bool) -> Rest:
     numbers, saved, _, stats = memory.rows_of(memory_of_rows, len(target_cosine), keep)
     max_cosine = stats[0]
-    if torch.compiler.is_compiling() or not _is_plain(memory_of_rows):
+    is_watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+    if is_watched or not _is_plain(memory_of_rows):
         modulation, num_hard = modulation_of(*stats[1:].unbind()), stats[1].long()
         correct = target_cosine > max_cosine
     else:
@@ -118,17 +119,17 @@ def _is_direct(embeddings: Tensor, weight: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
+        and not torch._C._len_torch_dispatch_stack()
         and _is_plain(embeddings)
         and _is_plain(weight)
     )
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and not tensor.is_meta
-        and not torch._C._len_torch_dispatch_stack()
-    )
+    return type(tensor) in _PLAIN and not tensor.is_meta
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class _Loss(torch.autograd.Function):

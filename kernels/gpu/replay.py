@@ -106,18 +106,22 @@ class _Replay:
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         tensors = [*inputs, *map(torch.empty_like, self._patterns)]
-        with launch.on_device(inputs[0].device):
-            driver: Any = triton.runtime.driver.active
-            stream = driver.get_current_stream(driver.get_current_device())
-            if launch.takes_addresses:
-                bases = [tensor.data_ptr() for tensor in tensors]
-                given = [bases[place] + offset for place, offset in self._offsets]
-            else:
-                given = [_view(tensors[part.place], part) for part in self._parts]
-            self._start(given, stream)
+        if launch.takes_addresses:
+            bases = [tensor.data_ptr() for tensor in tensors]
+            given = [bases[place] + offset for place, offset in self._offsets]
+        else:
+            given = [_view(tensors[part.place], part) for part in self._parts]
+        driver: Any = triton.runtime.driver.active
+        device = inputs[0].device
+        if device.index in (None, driver.get_current_device()):
+            self._start(given, driver)
+        else:  # making a device current takes longer than a launch
+            with launch.on_device(device):
+                self._start(given, driver)
         return self._results(tensors)
 
-    def _start(self, given: list[Any], stream: int) -> None:
+    def _start(self, given: list[Any], driver: Any) -> None:
+        stream = driver.get_current_stream(driver.get_current_device())
         if not (_calls(_hooks.launch_enter_hook) or _calls(_hooks.launch_exit_hook)):
             for run, grid, function, packed, pick, numbers in self._starts:
                 run(grid, 1, 1, stream, function, packed, None, None, None, *pick(given), *numbers)

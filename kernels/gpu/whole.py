@@ -112,7 +112,7 @@ def backward(
     signature = (
         *_signature(embeddings, weight), d_loss is None,
         None if d_losses is None else d_losses.stride(), call,
-        needs_embeddings, needs_weight, len(kept[1]), num_kept,
+        needs_embeddings, needs_weight, kept[1].shape[0], num_kept,
     )  # fmt: skip
     # Whoever packs and unpacks saved tensors may have put them somewhere else.
     is_aligned = not (kept[0].data_ptr() | kept[1].data_ptr()) % 16
