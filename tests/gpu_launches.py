@@ -218,10 +218,13 @@ def usage(launch, target) -> Usage:
 
 
 def products_wait(cubin):
-    """Whether ptxas made each product on sm_90 wait for the one before (its warnings C7510 to C7520)."""
+    """Whether ptxas made each product on sm_90 wait for the one before (its warnings C7510 to C7520).
+
+    Where D is 16 a whole product may be one instruction, and then none is before it.
+    """
     names = [name for _, _, name in machine_code(cubin)]
     products = sum(name.startswith("HGMMA") for name in names)
-    return 0 < products <= sum(name.startswith("WARPGROUP.DEPBAR") for name in names)
+    return 1 < products <= sum(name.startswith("WARPGROUP.DEPBAR") for name in names)
 
 
 INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);")

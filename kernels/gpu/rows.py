@@ -24,6 +24,15 @@ def inverse_norm(squares, dtype: tl.constexpr):
     return inverse_length(squares, shortest)
 
 
+@triton.jit
+def rounded_product(x, y):
+    """x y, which a sum takes as it is: every lane then has the same bits of the sum.
+
+    A lane that holds one number of a row would fuse its own product with the sum of another lane's.
+    """
+    return tl.fma(x, y, tl.zeros(x.shape, tl.float32))
+
+
 @triton.jit(
     do_not_specialize=["num_rows", "num_padded", "num_classes", "num_flags", "ignore_index"],
     do_not_specialize_on_alignment=["labels_ptr"],
@@ -65,14 +74,14 @@ def rows_kernel(
         w_ptrs = w_ptr + columns[:, None] * w_row_stride + offs_d[None, :] * w_column_stride
         x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
         w = tl.load(w_ptrs, mask=mask, other=0.0).to(tl.float32)
-        squares = tl.sum(x * x, axis=1)
+        squares = tl.sum(rounded_product(x, x), axis=1)
         inverse = inverse_norm(squares, x_ptr.dtype.element_ty)
-        inverse_w = inverse_norm(tl.sum(w * w, axis=1), w_ptr.dtype.element_ty)
+        inverse_w = inverse_norm(tl.sum(rounded_product(w, w), axis=1), w_ptr.dtype.element_ty)
         unit = as_operand(x * inverse[:, None], unit_ptr.dtype.element_ty, PRECISION)
         unit_ptrs = unit_ptr + rows[:, None] * DIM + offs_d[None, :]
         tl.store(unit_ptrs, unit, mask=(offs_d < DIM)[None, :])
         tl.store(inverse_ptr + rows, inverse)
-        cos = tl.sum(x * w, axis=1) * (inverse * inverse_w)
+        cos = tl.sum(rounded_product(x, w), axis=1) * (inverse * inverse_w)
         tl.store(scratch_ptr + COS * num_padded + rows, cos)
         tl.store(scratch_ptr + NORM * num_padded + rows, tl.sqrt(squares))
 

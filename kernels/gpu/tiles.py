@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import triton
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,6 @@ BLOCKS = {
     "lse_kept": ("block_b", "block_c", "block_k"),
     "kept": ("block_b", "block_c", "block_d", "block_k"),
 }
-
-# With these versions of Triton the products of `centre_gradient_kernel` wait for one another on sm_90,
-# except in tiles of this shape.
-WAITING, UNSERIALISED = ("3.6.0",), (64, 128)
 
 # Blocks, num_warps, num_stages, then programs and max_registers where they are not 1 and 0.
 Shapes = dict[str, list[tuple[int, ...]]]
@@ -201,8 +196,6 @@ def shipped(
     reason are found when they are started (`choice.first_that_runs`).
     """
     shapes = _table(kernel, dim, precision, itemsize)[limits.architecture]
-    if (kernel, limits.architecture) == ("centres", "sm_90") and triton.__version__ in WAITING:
-        shapes = sorted(shapes, key=lambda shape: shape[:2] != UNSERIALISED)
     tiles = (_tile(kernel, shape, dim) for shape in shapes)
     fitting = (t for t in tiles if operand_bytes(t, dim, itemsize) <= limits.shared_memory)
     return tuple(dict.fromkeys(fitting))  # small rows make some of them equal

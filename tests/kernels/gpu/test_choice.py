@@ -223,15 +223,6 @@ def test_less_shared_memory_leaves_out_what_cannot_fit():
     assert set(small) < set(everything)
 
 
-@pytest.mark.parametrize(("version", "first"), [("3.6.0", 128), ("3.7.1", 64)])
-def test_where_products_would_wait_another_tile_shape_is_first(version, first, monkeypatch):
-    monkeypatch.setattr("triton.__version__", version)
-    limits = Limits("sm_90", SHARED_MEMORY["sm_90"])
-    found = shipped("centres", 128, "bfloat16", 2, limits)
-    assert found[0].block_c == first
-    assert len(found) == 4
-
-
 def test_the_backend_is_refused_where_it_cannot_run():
     x, w, y = torch.ones(2, 4), torch.ones(3, 4), torch.tensor([0, 1])
     from fusedface.kernels import ArcFace

@@ -7,7 +7,16 @@ from margin_oracle import all_margins, fresh_state, inputs, matched_state
 from ptx_emulator import Options
 
 from fusedface.kernels import SelfPaced, SelfPacedLinear, functional, margin_loss
-from fusedface.kernels.gpu import centre_step, choice, class_centres, forward, launch, layout
+from fusedface.kernels.gpu import (
+    centre_step,
+    choice,
+    class_centres,
+    forward,
+    launch,
+    layout,
+    rows,
+    slots,
+)
 
 ROWS, CLASSES = 19, 70
 
@@ -149,3 +158,23 @@ def test_a_step_of_class_centres(capability, dim, precision):
     torch.testing.assert_close(momentum, reference.state[theirs]["momentum_buffer"])
     assert torch.equal(kept.rows, made.rows)
     assert torch.equal(kept.inverse, made.inverse)
+
+
+@pytest.mark.parametrize("dim", [16, 20, 32])
+def test_all_columns_of_a_row_are_divided_by_the_length_that_is_stored(dim):
+    """To the bit. With few columns a row's lanes hold a number each, and all sum the squares themselves."""
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(128, dim, generator=generator) for _ in range(2))
+    labels, padded = torch.arange(128), layout.padded_dim(dim, "float32")
+    unit, inverse = torch.empty(128, padded), torch.empty(128)
+    known, scratch = torch.empty_like(labels), torch.empty(slots.NUM_SCRATCH, 128)
+    flags = torch.empty(layout.flags_shape(128, 128), dtype=torch.int8)
+    with emulated(80, Options(check_races=True)):
+        launch.start(
+            rows.rows_kernel, 128 // 4 + forward.num_flag_programs(flags),
+            x, w, labels, unit, inverse, known, scratch, flags,
+            128, 128, 128, flags.shape[1], -1, dim, 1, *x.stride(), *w.stride(),
+            DIM=padded, PRECISION="ieee", BLOCK_D=padded, BLOCK_N=4, BLOCK_F=forward.FLAGS_BLOCK,
+        )  # fmt: skip
+    assert torch.equal(unit[:, :dim], x * inverse[:, None])
+    torch.testing.assert_close(unit[:, :dim], torch.nn.functional.normalize(x))
