@@ -106,9 +106,11 @@ def margin_loss(
 @functools.cache
 def _backend(name: str) -> Backend:
     if name == "triton":
-        from fusedface.kernels.gpu import primitive, whole
+        from fusedface.kernels.gpu import keys, primitive, whole
 
-        return Backend(primitive.cosine_lse, primitive.target_cosine, whole.margin_loss)
+        return Backend(
+            primitive.cosine_lse, primitive.target_cosine, whole.margin_loss, keys=keys.keys
+        )
     if name == "chunked":
         whole = chunked_loss.margin_loss
         return Backend(chunked.cosine_lse, target_cosine, whole, chunked_loss.serves, True)

@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fusedface.kernels.interface.primitive import Backend, CosineLse, Primitive, Spec
+from fusedface.kernels.interface.primitive import Backend, CosineLse, Keys, Primitive, Spec
 from fusedface.kernels.interface.random_bits import random_bits
 from fusedface.kernels.interface.update import Sampled
+from fusedface.kernels.interface.whole import Call, Whole, WholeLoss
 
 LARGEST = 2**63 - 1
+IGNORED = -(2**62)  # a label that is neither a class nor wrong
 SLACK = 1e-6  # of a number of classes: rate C is rounded
 
 
@@ -70,7 +72,7 @@ def over(
     num_classes: int | Tensor,
     first_class: int | Tensor,
 ) -> Backend:
-    """The same primitive over a new sample of the class centres.
+    """The same backend over a new sample of the class centres.
 
     It takes one number from torch's generator of the labels' device. `labels` and `num_classes` are those
     of all processes, `first_class` is the first class of this one.
@@ -81,7 +83,46 @@ def over(
     check_sample_rate(rate, len(labels), num_classes)
     seed = torch.randint(LARGEST, (), device=labels.device)
     sample = Sample(rate, corrected, seed, first_class)
-    return Backend(partial(_cosine_lse, sample, run.cosine_lse), run.target_cosine)
+    whole = None
+    if run.whole is not None and not run.whole_checks:  # chunked.py has no whole loss of a sample
+        whole = partial(_whole_loss, sample, run.whole, run.keys)
+    return Backend(
+        partial(_cosine_lse, sample, run.cosine_lse), run.target_cosine, whole, _whole_serves
+    )
+
+
+def _whole_serves(embeddings: Tensor, weight: Tensor, call: Call) -> bool:  # noqa: ARG001
+    return not (call.keep or torch.compiler.is_compiling())
+
+
+def _whole_loss(
+    sample: Sample,
+    whole: Whole,
+    keys: Keys | None,
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    state: list[Tensor],
+    class_margins: Tensor | None,
+    call: Call,
+) -> WholeLoss:
+    """See `Whole`: over the sample as if it were all classes, which holds the target of every row."""
+    num_classes, count = len(weight), num_kept(len(weight), sample.rate, len(labels))
+    if count == num_classes:
+        return whole(embeddings, weight, labels, state, class_margins, call)
+    labels = labels.long()
+    ignored = labels == call.ignore_index
+    outside = ignored | (labels < 0) | (labels >= num_classes)
+    known = labels.masked_fill(outside, -1)
+    kept = draw(count, num_classes, known, sample, keys)
+    # A wrong label stays one: below 0, or past the last class of the sample too.
+    place = torch.where(outside, labels, torch.searchsorted(kept, known.clamp_min(0)))
+    if class_margins is not None:
+        class_margins = class_margins.index_select(0, kept)
+    shift = math.log((num_classes - 1) / (count - 1)) if sample.corrected else 0.0
+    call = call._replace(ignore_index=IGNORED, lse_shift=shift)
+    place = place.masked_fill(ignored, IGNORED)
+    return whole(embeddings, _take(weight, kept), place, state, class_margins, call)
 
 
 def _cosine_lse(
@@ -116,10 +157,15 @@ def _cosine_lse(
     return CosineLse(cos_y, lse, stats)
 
 
-def draw(count: int, num_classes: int, labels: Tensor, sample: Sample) -> Tensor:
+def draw(
+    count: int, num_classes: int, labels: Tensor, sample: Sample, keys_of: Keys | None = None
+) -> Tensor:
     """The kept classes, (count,) int64, rising: all of `labels` (B,) that are not -1, and others."""
-    numbers = torch.arange(num_classes + 1, device=labels.device) + sample.first_class
-    keys = random_bits(sample.seed, numbers) & LARGEST
+    if keys_of is not None and isinstance(sample.first_class, int):
+        keys = keys_of(sample.seed, num_classes + 1, sample.first_class)
+    else:
+        numbers = torch.arange(num_classes + 1, device=labels.device) + sample.first_class
+        keys = random_bits(sample.seed, numbers) & LARGEST
     # The last key belongs to no class and serves rows without a target, so that no size depends on values.
     keys.scatter_(0, labels.masked_fill(labels < 0, num_classes), LARGEST)
     return keys[:num_classes].topk(count, sorted=False).indices.sort().values

@@ -99,7 +99,7 @@ def finish_kernel(
     loss_ptr, stats_ptr, direction_ptr, kept_ptr,
     # run-time scalars
     num_rows, num_padded, num_classes, num_splits, pitch, scale, square, bend, constant, least_total,
-    s, gamma,
+    s, gamma, lse_shift,
     # specialisation
     DIM: tl.constexpr, MODE: tl.constexpr, SHIFT: tl.constexpr, FIXED: tl.constexpr,
     WITH_DIRECTION: tl.constexpr, KEEP: tl.constexpr, EXACT: tl.constexpr, FOCAL: tl.constexpr,
@@ -134,9 +134,8 @@ def finish_kernel(
         tl.store(direction_ptr + row * DIM + offs_d, direction / total, mask=offs_d < DIM)
     store_stats(totals_ptr, stats_ptr, row, num_rows, num_splits, bend, line, MODE, BLOCK_S)
 
-    loss, slope = cross_entropy(
-        lse - s * tl.load(scratch_ptr + TARGET * num_padded + row), gamma, FOCAL
-    )
+    target = tl.load(scratch_ptr + TARGET * num_padded + row)
+    loss, slope = cross_entropy((lse + lse_shift) - s * target, gamma, FOCAL)
     is_valid = label != -1
     a = tl.where(is_valid, s * slope, 0.0)
     target_slope = 1.0

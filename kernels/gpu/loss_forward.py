@@ -134,7 +134,7 @@ def _losses(
         per_sample, rows.stats, passes.direction,
         passes.exponentials if call.keep else rows.stats,
         num_rows, scratch.shape[1], num_classes, num_splits, passes.exponentials.shape[1],
-        *n.scalars, sums.reference.least_total, call.scale, call.gamma,
+        *n.scalars, sums.reference.least_total, call.scale, call.gamma, call.lse_shift,
         WITH_DIRECTION=with_direction, KEEP=call.keep, EXACT=call.exact, FOCAL=call.gamma != 0.0,
         WITH_LENGTH=call.target in OF_LENGTHS,
         BLOCK_S=layout.power_of_2(num_splits), BLOCK_D=layout.power_of_2(x.rows.shape[1]),

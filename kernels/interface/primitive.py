@@ -57,6 +57,10 @@ class TargetCosine(Protocol):
         ...
 
 
+Keys = Callable[[Tensor, int, int], Tensor]
+"""(seed, n, first) -> `random_bits` of n numbers from `first` on, without the sign; (n,) int64."""
+
+
 class Backend(NamedTuple):
     """The functions that a margin loss needs from a backend."""
 
@@ -68,6 +72,8 @@ class Backend(NamedTuple):
     """Whether `whole` takes these embeddings and class centres, and computes this call."""
     whole_checks: bool = False
     """Whether `whole` raises the errors of `checks.check_values` and `checks.check_centres` itself."""
+    keys: Keys | None = None
+    """In one kernel, where the backend has one."""
 
 
 def target_cosine(embeddings: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,6 +51,7 @@ class Call(NamedTuple):
     weighting: int = Weights.EQUAL.value  # with the next two as in `WeightingForm`
     first_share: float = 0.5
     growth: float = 1.0
+    lse_shift: float = 0.0  # added to the log-sum-exp: over all negatives, from that over a sample
 
 
 class WholeLoss(NamedTuple):

@@ -36,7 +36,7 @@ def step(margin, state, embeddings, weight, labels, **options):
     )  # fmt: skip
     out.loss.backward()
     numbers = [out.loss, out.per_sample_loss, out.target_cosine, out.max_negative_cosine]
-    numbers += [out.hard_negatives, *out.modulation, *state.values(), x.grad, w.grad]
+    numbers += [out.hard_negatives, *out.modulation, *state.values(), x.grad, w.grad.to_dense()]
     return [number.detach().clone().nan_to_num(7.0) for number in numbers]
 
 
@@ -52,13 +52,18 @@ def test_weights_of_samples_as_the_plain_path(kind, monkeypatch):
     check_as_the_plain_path("arcface", monkeypatch, kind(first_share=0.3))
 
 
+def test_a_sample_of_the_classes_as_the_plain_path(monkeypatch):
+    """Keys are drawn by a kernel, which the plain path does without."""
+    check_as_the_plain_path("curricularface", monkeypatch, sample_rate=0.5)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", all_margins())
 def test_every_margin_as_the_plain_path_in_bfloat16(name, monkeypatch):
     check_as_the_plain_path(name, monkeypatch)
 
 
-def check_as_the_plain_path(name, monkeypatch, weighting=None):
+def check_as_the_plain_path(name, monkeypatch, weighting=None, **options):
     margin = all_margins()[name]
     embeddings, weight, labels = batch(0, 32, torch.bfloat16)
     weight, labels[::5] = weight.bfloat16(), -1
@@ -66,10 +71,12 @@ def check_as_the_plain_path(name, monkeypatch, weighting=None):
     for _ in range(2):
         state, bound = matched_state(margin, embeddings), torch.tensor(0.0)
         state |= {} if weighting is None else {"loss_bound": bound}
+        options["weighting"] = weighting
+        torch.manual_seed(0)
         with emulated(80, Options(check_races=True)):
             results.append([
                 number for _ in range(1 if weighting is None else 2)
-                for number in step(margin, state, embeddings, weight, labels, weighting=weighting)
+                for number in step(margin, state, embeddings, weight, labels, **options)
             ])  # fmt: skip
         monkeypatch.setattr(functional, "_kept_call", lambda *args: None)
     # Gradients are rounded to bfloat16 at the end.
