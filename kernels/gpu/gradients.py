@@ -56,6 +56,15 @@ def with_targets(g, labels_ptr, factors_ptr, rows, num_rows, num_padded, columns
     return tl.where(labels[:, None] == columns[None, :], v[:, None], g)
 
 
+@triton.jit
+def blocks_passed(start, ROWS: tl.constexpr):
+    """How many blocks of FLAG_ROWS rows end within the ROWS rows from `start`."""
+    blocks = ROWS // FLAG_ROWS
+    if ROWS < FLAG_ROWS:
+        blocks = (start + ROWS) // FLAG_ROWS - start // FLAG_ROWS
+    return blocks
+
+
 @triton.jit(
     do_not_specialize=["num_rows", "num_padded", "num_classes", "num_flags"],
     do_not_specialize_on_alignment=["outer_ptr"],
@@ -88,6 +97,7 @@ def centre_gradient_kernel(
     d_w = tl.zeros((BLOCK_C, DIM), dtype=tl.float32)
 
     tile_ptr = x_ptr
+    flag_ptr = flags_ptr + first // FLAG_CLASSES
     # With a way around the loop, ptxas makes its products wait for one another (C7515).
     tl.assume(num_rows > 0)
     offs_b = tl.arange(0, BLOCK_B)
@@ -100,9 +110,9 @@ def centre_gradient_kernel(
         g = coefficients(
             cos, factors_ptr, rows, num_padded, scale, square, bend, line, constant, MODE, SIGNED
         )
-        if is_flagged(
-            flags_ptr, start // FLAG_ROWS, first // FLAG_CLASSES, num_flags, BLOCK_B, BLOCK_C
-        ):
+        flagged = is_flagged(flag_ptr, 0, 0, num_flags, BLOCK_B, BLOCK_C)
+        flag_ptr += blocks_passed(start, BLOCK_B) * num_flags
+        if flagged:
             g = with_targets(g, labels_ptr, factors_ptr, rows, num_rows, num_padded, columns)
         g = as_operand(g, x_ptr.dtype.element_ty, PRECISION)
         d_w = tl.dot(tl.trans(g), x, d_w, input_precision=PRECISION)
