@@ -1,7 +1,6 @@
 """LDAM: a margin that is larger for classes of few images."""
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -29,6 +28,8 @@ class LDAM(Margin):
     class_counts: tuple[int, ...] = field(default=(), repr=False, hash=False)
 
     name: ClassVar[str] = "ldam"
+    # Of each instance, in fact; ClassVar says to dataclasses that it is no setting.
+    _margins: ClassVar[dict[tuple[torch.device, torch.dtype], Tensor]]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,6 +39,8 @@ class LDAM(Margin):
         least = min(self.class_counts, default=1)
         if least < 1:
             raise ValueError(f"class_counts must be at least 1 each, got {least}")
+        # Not a cached_property, whose lock in Python 3.11 torch.compile cannot enter.
+        object.__setattr__(self, "_margins", {})
 
     def with_class_counts(self, counts: tuple[int, ...]) -> "LDAM":
         """The margin for these classes; unchanged if it has its own."""
@@ -77,7 +80,3 @@ class LDAM(Margin):
             margins = self.max_m * (counts.min() / counts) ** 0.25
             self._margins[device, dtype] = margins.to(device, dtype)
         return self._margins[device, dtype]
-
-    @cached_property
-    def _margins(self) -> dict[tuple[torch.device, torch.dtype], Tensor]:
-        return {}

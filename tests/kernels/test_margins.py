@@ -295,6 +295,13 @@ def test_magface_follows_the_lengths():
     assert slope[2].item() == pytest.approx(35 * (1 / 110**2 - 1 / 60**2))
 
 
+def test_ldam_compiles_from_its_first_step():
+    """On Python 3.11 the lock of a cached_property stopped the compiler; an eager step hid it."""
+    margin = LDAM(max_m=0.6, class_counts=(16, 1, 81))
+    margins = torch.compile(margin.class_margins, backend="eager", fullgraph=True)
+    torch.testing.assert_close(margins(torch.device("cpu")), torch.tensor([0.3, 0.6, 0.2]))
+
+
 def test_ldam_margins():
     """Classes of 1, 16 and 81 images: the largest margin, a half and a third of it."""
     margin = LDAM(max_m=0.6).with_class_counts((16, 1, 81))
