@@ -1,6 +1,7 @@
 """Each margin by itself: T and N against closed forms, its state against hand arithmetic, its checks."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -222,7 +223,7 @@ def test_parameters_of_the_wrong_kind_are_refused(make, words):
 
 def test_what_is_taken_unless_told():
     """The figures that the papers and their code use, as docs/losses.md has them."""
-    taken = {name: vars(make()) for name, make in MARGINS.items()}
+    taken = {name: asdict(make()) for name, make in MARGINS.items()}
     assert {name: values.pop("s") for name, values in taken.items()} == dict.fromkeys(MARGINS, 64.0)
     assert taken == {
         "normface": {},
