@@ -80,6 +80,8 @@ def _unit_gradients(
     yield from _of_kept(library, of, lse, x_negatives, kept, d_w)
     known = {chunk.nth for chunk in kept}
     others = [nth for nth in _all_chunks(of) if nth not in known]
+    if not others:
+        return
     x, x_negatives = (rows.to(of.products.dtype) for rows in (of.x_base2, x_negatives))
     negatives, lengths = _negatives(of), of.x.new_empty(of.chunk_size)
     unit, cosines = (x.new_empty(shape) for shape in (of.chunk_shape, of.num_cosines))
