@@ -28,7 +28,7 @@ class LDAM(Margin):
     class_counts: tuple[int, ...] = field(default=(), repr=False, hash=False)
 
     name: ClassVar[str] = "ldam"
-    # Of each instance, in fact; ClassVar says to dataclasses that it is no setting.
+    # Each instance has its own. ClassVar keeps it out of the settings.
     _margins: ClassVar[dict[tuple[torch.device, torch.dtype], Tensor]]
 
     def __post_init__(self) -> None:
