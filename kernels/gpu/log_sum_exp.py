@@ -36,6 +36,7 @@ from fusedface.kernels.gpu.tile import (
     lifts,
     logits,
     most_lift,
+    ordered_bits,
     panels,
     sliced_cosines,
     store_totals,
@@ -144,9 +145,9 @@ def attended(
         p = p * (hard * line + 1.0)
     elif MODE >= QUADRATIC:
         lift = lifts(cos, hard, bend, line, MODE)
-        least = tl.maximum(least, lane_maxima(most * hard - lift))
         p = p * lift + p
         sum_lift += lane_sums(lift)  # here, because further up it would spill
+        least = tl.maximum(least, lane_maxima(ordered_bits(most * hard - lift)))
     p = as_operand(p, w.dtype, PRECISION)
     weighted = tl.dot(p, w, weighted, input_precision=PRECISION)
     return (largest, total, max_cos, num_hard, least, sum_lift), weighted
@@ -208,16 +209,16 @@ def no_totals(BLOCK_B: tl.constexpr):
     nothing = tl.zeros((BLOCK_B, 4), dtype=tl.float32)
     lowest = tl.full((BLOCK_B, 4), NO_LARGEST, dtype=tl.float32)
     largest = tl.full((BLOCK_B,), NO_LARGEST, dtype=tl.float32)
-    return largest, nothing, lowest, nothing, nothing, nothing
+    return largest, nothing, lowest, nothing, ordered_bits(nothing), nothing
 
 
 @triton.jit
 def relative_to(reference, totals, FIXED: tl.constexpr):
-    """The totals with the reference of their sums, which is the same for all rows if FIXED."""
+    """The totals as `store_totals` takes them; the reference of the sums is one for all rows if FIXED."""
     largest, total, max_cos, num_hard, least, sum_lift = totals
     if FIXED:
         largest = tl.zeros(largest.shape, dtype=tl.float32) + reference
-    return largest, total, max_cos, num_hard, least, sum_lift
+    return largest, total, max_cos, num_hard, least.to(tl.float32, bitcast=True), sum_lift
 
 
 @triton.jit
@@ -256,7 +257,8 @@ def panel_taken_in(
     num_hard += lane_sums(hard)
     if MODE >= QUADRATIC:
         lift = lifts(cos, hard, bend, line, MODE)
-        least = tl.maximum(least, lane_maxima(most_lift(bend, line) * hard - lift))
+        below = ordered_bits(most_lift(bend, line) * hard - lift)
+        least = tl.maximum(least, lane_maxima(below))
         sum_lift += lane_sums(lift)
     if FIXED:
         p = tl.exp2(logits(cos, hard, -reference, scale, square, line, constant, MODE))

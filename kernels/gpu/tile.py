@@ -166,6 +166,15 @@ def lane_maxima(values):
 
 
 @triton.jit
+def ordered_bits(values):
+    """Integers in the order of float32 numbers of 0 or more; a number below 0 is below 0.
+
+    sm_90 takes the largest of three integers in one instruction, and of two floats.
+    """
+    return values.to(tl.int32, bitcast=True)
+
+
+@triton.jit
 def panels(tile):
     """The left and the right half of a tile's columns: worked on in turn, they take fewer registers.
 
