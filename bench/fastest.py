@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fusedface.bench.case import Case
-from fusedface.bench.rows import BASE_PRECISIONS, Row
+from fusedface.bench.heads.table import BASE_PRECISIONS
+from fusedface.bench.rows import Row
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from typing import Any, Self
 
 from fusedface.bench.case import Case
 
-BASE_PRECISIONS = ("float32", "bfloat16")  # of our heads, the denominators of ratios
 Triple = tuple[float, float, float]  # quartiles: 25, 50 and 75 %
 
 

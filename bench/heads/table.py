@@ -8,10 +8,10 @@ from torch import Tensor
 
 from fusedface.bench.heads import auto_chunked, packages, published
 from fusedface.bench.heads.loss import Loss, M, S
-from fusedface.bench.rows import BASE_PRECISIONS
 from fusedface.kernels import ArcFace, CurricularFace, Margin, NormFace
 from fusedface.kernels.options import Precision, TargetGradient
 
+BASE_PRECISIONS = ("float32", "bfloat16")  # of our heads, the denominators of ratios
 CPU_PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 GPU_PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16", "float16")
 
