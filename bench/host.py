@@ -9,10 +9,10 @@ Run: python cli.py bench host
 import contextlib
 import statistics
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fusedface.bench.stub_driver import StubDriver, installed
 from fusedface.kernels import (
@@ -22,7 +22,6 @@ from fusedface.kernels import (
     CosFace,
     CurricularFace,
     MagFace,
-    Margin,
     MVArc,
 )
 from fusedface.models import MarginHead
@@ -39,15 +38,20 @@ BETWEEN = 16  # steps between two waits for an empty GPU queue
 def run(device: torch.device, steps: int) -> list[dict[str, Any]]:
     """One row per margin: host time in microseconds, of the fastest of `steps` steps and of the median.
 
-    On a busy machine other programs interrupt a step, so the fastest step shows the work itself.
+    On a busy machine other programs interrupt a step, so the fastest step shows the work itself. The last
+    row is what PyTorch's autograd takes for a loss that computes nothing: no head in Python can take less.
     """
+    heads = [
+        MarginHead(DIM, NUM_CLASSES, margin, backend="triton", precision="bfloat16")
+        for margin in MARGINS
+    ]
+    rows = [_row(head.margin.name, head, device, steps) for head in heads]
+    return [*rows, _row("an empty function", _EmptyHead(), device, steps)]
+
+
+def _row(name: str, head: nn.Module, device: torch.device, steps: int) -> dict[str, Any]:
     stub = device.type != "cuda"
-    return [_row(margin, device, steps, stub) for margin in MARGINS]
-
-
-def _row(margin: Margin, device: torch.device, steps: int, stub: bool) -> dict[str, Any]:
     with installed(StubDriver()) if stub else contextlib.nullcontext():
-        head = MarginHead(DIM, NUM_CLASSES, margin, backend="triton", precision="bfloat16")
         head.to(device)
         embeddings = torch.randn(NUM_ROWS, DIM, device=device, requires_grad=True)
         labels = torch.randint(NUM_CLASSES, (NUM_ROWS,), device=device)
@@ -61,13 +65,41 @@ def _row(margin: Margin, device: torch.device, steps: int, stub: bool) -> dict[s
             _step(head, embeddings, labels)
             seconds.append(time.perf_counter() - begin)
     return {
-        "margin": margin.name,
+        "margin": name,
         "driver": "stub" if stub else "CUDA",
         "fastest_us": 1e6 * min(seconds),
         "median_us": 1e6 * statistics.median(seconds),
     }
 
 
-def _step(head: MarginHead, embeddings: Tensor, labels: Tensor) -> None:
+def _step(head: nn.Module, embeddings: Tensor, labels: Tensor) -> None:
     head.weight.grad = embeddings.grad = None
     head(embeddings, labels).loss.backward()
+
+
+class _Loss(NamedTuple):
+    loss: Tensor
+
+
+class _EmptyHead(nn.Module):
+    """Class centres and a loss of which nothing is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(NUM_CLASSES, DIM))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> _Loss:  # noqa: ARG002
+        return _Loss(_Empty.apply(embeddings, self.weight))
+
+
+class _Empty(torch.autograd.Function):
+    """Saves both inputs and gives both a gradient, without a value in it."""
+
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor, weight: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(embeddings, weight)
+        return embeddings.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG004  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tuple(map(torch.empty_like, ctx.saved_tensors))

@@ -25,8 +25,9 @@ def test_a_step_is_seven_launches_that_were_worked_out_before(monkeypatch):
     monkeypatch.setattr(host, "MARGINS", (CosFace(),))
     monkeypatch.setattr(host, "StubDriver", driver)
     monkeypatch.setattr(launch, "start", noting)
-    (row,) = host.run(torch.device("cpu"), steps=4)
+    row, empty = host.run(torch.device("cpu"), steps=4)
     assert (row["margin"], row["driver"]) == ("cosface", "stub")
     assert 0 < row["fastest_us"] <= row["median_us"]
+    assert (empty["margin"], len(drivers[1].started)) == ("an empty function", 0)
     assert len(drivers[0].started) == 7 * (host.WARM_UP + 4)
     assert len(worked_out) == 7 * 2  # when tile shapes are decided, and when launches are noted
