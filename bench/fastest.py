@@ -37,14 +37,14 @@ def fastest(rows: Iterable[Row]) -> list[Fastest]:
 
 def _fastest(case: Case, ours: str, rows: Sequence[Row]) -> Fastest | None:
     """None if the head is not ours, or nothing was timed that could take its place."""
-    loss, precision = _loss_and_precision(ours)
-    if precision not in BASE_PRECISIONS or ours != f"fused {loss} {precision}":
+    if not is_ours(ours):
         return None
+    loss, precision = loss_and_precision(ours)
     ratios = {
         row.head: row.ratios["both"][ours]
         for row in rows
         if not row.head.startswith("fused ")
-        and _loss_and_precision(row.head) == (loss, precision)
+        and loss_and_precision(row.head) == (loss, precision)
         and ours in row.ratios.get("both", {})
     }
     if not ratios:
@@ -53,7 +53,13 @@ def _fastest(case: Case, ours: str, rows: Sequence[Row]) -> Fastest | None:
     return Fastest(case, loss, precision, name.partition(f" {loss}")[0], ratio)
 
 
-def _loss_and_precision(head: str) -> tuple[str, str]:
+def is_ours(head: str) -> bool:
+    """Whether a head's times are a base of ratios: ours, in float32 or bfloat16, without a CUDA graph."""
+    loss, precision = loss_and_precision(head)
+    return precision in BASE_PRECISIONS and head == f"fused {loss} {precision}"
+
+
+def loss_and_precision(head: str) -> tuple[str, str]:
     """Of a head's name, such as "eager arcface bfloat16"; one that names no precision has float32."""
     *words, last = head.split()
     precisions = ("float32", "tf32", "bfloat16", "float16")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fusedface.bench.case import Case
-from fusedface.bench.fastest import Fastest, fastest
+from fusedface.bench.fastest import Fastest, fastest, is_ours, loss_and_precision
 from fusedface.bench.results import describe, read
 from fusedface.bench.rows import Row
 from fusedface.bench.tables import limits, milliseconds
@@ -67,7 +67,7 @@ def readme(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
 def _headline(path: Path, document: dict[str, Any]) -> str:
     """Machine and table of the first of HEADLINES that a result has, else of its first shape."""
     rows = [Row.from_dict(row) for row in document["rows"]]
-    shapes = [(r.case.num_rows, r.case.num_classes, r.case.dim) for r in rows]
+    shapes = [_shape(row.case) for row in rows]
     shape = next((s for s in HEADLINES if s in shapes), shapes[0])
     where = f"{describe(document['machine'])}. [All figures](bench/results/{path.name})."
     return f"{_heading(shape)} on {where}\n{_range(rows)}\n\n{_table(rows, shape)}"
@@ -75,14 +75,18 @@ def _headline(path: Path, document: dict[str, Any]) -> str:
 
 def _range(rows: Sequence[Row]) -> str:
     """A sentence on all ratios of a result."""
-    ratios = [one.ratio for one in fastest(rows)]
-    if not ratios:
+    found = fastest(rows)
+    if not found:
         return ""
-    shapes = {(row.case.num_rows, row.case.num_classes, row.case.dim) for row in rows}
+    ratios, num_sizes = [one.ratio for one in found], len({_shape(one.case) for one in found})
     return (
-        f"Over {len(shapes)} sizes, for each loss and precision, the fastest alternative takes "
-        f"{min(ratios):.2f} to {max(ratios):.1f} times as long."
+        f"In all {len(ratios)} comparisons at {num_sizes} sizes, the fastest alternative of the same loss and "
+        f"precision takes {min(ratios):.2f} to {max(ratios):.2f} times as long."
     )
+
+
+def _shape(case: Case) -> tuple[int, int, int]:
+    return case.num_rows, case.num_classes, case.dim
 
 
 def full(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
@@ -99,17 +103,21 @@ def full(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
 
 def _kernels(document: dict[str, Any]) -> list[str]:
     rows = [Row.from_dict(row) for row in document["rows"]]
-    shapes = dict.fromkeys((r.case.num_rows, r.case.num_classes, r.case.dim) for r in rows)
+    shapes = dict.fromkeys(_shape(row.case) for row in rows)
     tables = [part for shape in shapes for part in (f"{_heading(shape)}:", _table(rows, shape))]
-    return [*filter(None, [limits(document), _ratios(fastest(rows))]), *tables]
+    return [*filter(None, [limits(document), _ratios(rows)]), *tables]
 
 
-def _ratios(found: Sequence[Fastest]) -> str:
-    """Table of the time of the fastest alternative over ours; empty for none."""
-    by_line: dict[tuple, dict[str, Fastest]] = {}
+def _ratios(rows: Sequence[Row]) -> str:
+    """Table of the time of the fastest alternative over ours; empty if no head of ours has one."""
+    by_line: dict[tuple, dict[str, Fastest]] = {
+        (_shape(row.case), *loss_and_precision(row.head)): {}
+        for row in rows
+        if is_ours(row.head) and row.ms
+    }
+    found = fastest(rows)
     for one in found:
-        shape = one.case.num_rows, one.case.num_classes, one.case.dim
-        by_line.setdefault((shape, one.loss, one.precision), {})[one.case.phase] = one
+        by_line[_shape(one.case), one.loss, one.precision][one.case.phase] = one
     lines = [
         "The time of the fastest alternative of the same loss and precision, divided by ours:\n",
         "| B, C, D | loss, precision | start | late | fastest alternative, start and late |",
@@ -121,9 +129,10 @@ def _ratios(found: Sequence[Fastest]) -> str:
         names = dict.fromkeys(one.name for one in (start, late) if one is not None)
         sizes = f"{shape[0]}, {shape[1]:,}, {shape[2]}"
         lines.append(
-            f"| {sizes} | {LOSSES.get(loss, loss)}, {precision} | {ratios} | {', '.join(names)} |"
+            f"| {sizes} | {LOSSES.get(loss, loss)}, {precision} | {ratios} | "
+            f"{', '.join(names) or 'none was timed'} |"
         )
-    return "\n".join(lines) if by_line else ""
+    return "\n".join(lines) if found else ""
 
 
 def _steps(document: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
-"""All tests and benchmarks of the head on a GPU, in parts that fit into a short session.
+"""All tests and benchmarks of the head on a GPU, in parts that fit into nine minutes.
 
-Run: python -m bench gpu_suite --out gpu           (the same folder again resumes)
-     python -m bench gpu_suite --out try --device cpu --quick
+Run: python -m bench gpu-suite --out gpu           (the same folder again resumes)
+     python -m bench gpu-suite --out try --device cpu --quick
 
 Each part has a budget (suite_parts.py), all together under nine minutes. A part that was stopped at its
 limit gets twice its budget when the command is given again. Parts that were not run on a GPU yet: all.

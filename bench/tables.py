@@ -46,13 +46,13 @@ def _print_case(case: Case, rows: Sequence[Row], console: Console) -> None:
 
 
 def limits(document: dict[str, Any]) -> str:
-    """One sentence on the ceilings of a document; empty if nothing was timed."""
+    """A sentence on the ceilings of a document, after its note if it has one; empty if nothing was timed."""
     if not document["ceilings"]:
         return ""
     ceilings = document["ceilings"]
     products = ", ".join(f"{p} {rate / 1e12:.3g}" for p, rate in ceilings["flops"].items())
     return (
-        f"Measured in the same run: products {products} Tflop/s, "
+        f"{document.get('note', 'Measured in the same run')}: products {products} Tflop/s, "
         f"copies {ceilings['bytes'] / 1e9:.3g} GB/s, {ceilings['exps'] / 1e9:.3g} G exp2/s."
     )
 

@@ -28,10 +28,10 @@ SkipOption = Annotated[
     typer.Option("--skip", help="Part of the names of competitors not to run; may be repeated."),
 ]
 SecondsOption = Annotated[
-    float, typer.Option(help="Of timing a case, after which no round begins.")
+    float, typer.Option(help="Time limit of a case in seconds; no round begins after it.")
 ]
 MinutesOption = Annotated[
-    float, typer.Option(help="After which no case begins; run again with --resume.")
+    float, typer.Option(help="Time limit in minutes; no case begins after it. --resume goes on.")
 ]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Keep the cases in --out, measure the others.")

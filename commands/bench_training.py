@@ -10,7 +10,7 @@ from fusedface.recipes.host.terminal import working
 
 ModelOption = Annotated[str, typer.Option(help="A backbone.")]
 BatchOption = Annotated[int, typer.Option(min=2, help="Images a step.")]
-ClassesOption = Annotated[int, typer.Option(min=2, help="C.")]
+ClassesOption = Annotated[int, typer.Option(min=2, help="Number of classes C.")]
 SizeOption = Annotated[int, typer.Option(min=16, help="Pixels of a side, a multiple of 16.")]
 
 
@@ -71,7 +71,10 @@ def time_trained_step(
     tables.print_trained_steps(rows, console)
 
 
-def measure_unknowns(out: OutOption = None, device: DeviceOption = None) -> None:
+def measure_unknowns(
+    out: OutOption = None,
+    device: Annotated[str, typer.Option("--device", help="A GPU, such as cuda:1.")] = "cuda",
+) -> None:
     """Measure what the performance model assumes of a GPU: L2, graph nodes, programs at once."""
     from fusedface.bench import tables, unknowns
 

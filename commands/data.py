@@ -110,7 +110,7 @@ def data_pack(
 
 @app.command("make-bin")
 def data_make_bin(
-    root: Annotated[Path, typer.Argument(help="The folder the paths of PAIRS start from.")],
+    root: Annotated[Path, typer.Argument(help="The folder that the paths of PAIRS start from.")],
     pairs: Annotated[Path, typer.Argument(help="A pair list.")],
     out: Annotated[Path, typer.Argument(help="The .bin file to write.")],
 ) -> None:

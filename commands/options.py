@@ -49,7 +49,7 @@ SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out what is broken, and list it.")
 ]
 RootOption = Annotated[
-    Path | None, typer.Option("--root", help="The folder the paths of --pairs start from.")
+    Path | None, typer.Option("--root", help="The folder that the paths of a pair list start from.")
 ]
 SetOption = Annotated[
     list[str] | None,

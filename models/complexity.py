@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # and the place of the left operand
 CONVOLUTION = "convolution"
 ATTENTION = "_scaled_dot_product_"  # how the names of its kernels begin
 
@@ -26,15 +26,17 @@ def count_macs(module: nn.Module, input_size: tuple[int, int] = (112, 112)) -> i
         module: takes (1, 3, H, W) of its parameters' dtype and device.
         input_size: (H, W).
     """
-    was_training = module.training
+    were_training = [(layer, layer.training) for layer in module.modules()]
     parameter = next(module.parameters())
     image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
     try:
         module.eval()  # in training BN would fail on one image, or update
-        with torch.no_grad(), _Counter() as counter:
+        # In inference mode a layer reaches the counter whole, not as the products it is made of.
+        with torch.inference_mode(False), torch.no_grad(), _Counter() as counter:
             module(image)
     finally:
-        module.train(was_training)
+        for layer, was_training in were_training:
+            layer.training = was_training
     return counter.macs
 
 
@@ -61,7 +63,7 @@ class _Counter(TorchDispatchMode):
 def _macs(operator: str, args: tuple[Any, ...], out: Any) -> int:
     """Multiply-adds of an operator of ATen."""
     if operator in PRODUCTS:
-        left: Tensor = args[-2]  # the first argument of two is the bias
+        left: Tensor = args[PRODUCTS[operator]]
         return out.numel() * left.shape[-1]
     if operator == CONVOLUTION:
         x, weight, *_ = args

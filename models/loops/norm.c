@@ -184,7 +184,7 @@ void norm_forward(const Norm *of, const void *x, void *to) {
     FOR_EACH_PART(write_out)
 }
 
-/* y = x scale + level, with one rounding each as torch's operator has it, so that the bits are the same. */
+/* y = x scale + level with one rounding, as torch 2.13 has it in float32 on x86: the bits are the same there. */
 INLINE void write_line(const Norm *of, const Pass *pass, long p, const int half, const int activation) {
     const long C = of->channels;
     const float *scale = pass->scale, *level = pass->level, *slope = of->slope;

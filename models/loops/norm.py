@@ -34,7 +34,14 @@ def norm(
         loops: gives the library, and is called only where the loops serve.
         is_own: whether nothing else reads x, so that it may be overwritten in inference.
     """
-    if bn.training and serves(x) and _joins(bn, act, x) and (library := loops()) is not None:
+    if (
+        bn.training
+        and serves(x)
+        and _joins(bn, act, x)
+        and bn.track_running_stats
+        and bn.num_batches_tracked is not None
+        and (library := loops()) is not None
+    ):
         return _by_batch(bn, act, x, library)
     if (
         is_own

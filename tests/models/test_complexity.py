@@ -138,10 +138,17 @@ def test_products_of_other_forms_count():
 def test_counting_leaves_the_module_as_it_was():
     model = create("mobilefacenet", input_size=(32, 32), embedding_dim=16).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
+    frozen = next(layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)).eval()
     count_macs(model, (32, 32))
-    assert model.training
+    assert {layer for layer in model.modules() if not layer.training} == {frozen}
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(layer._forward_hooks for layer in model.modules())
+
+
+def test_counting_in_inference_mode():
+    layers = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2 * 4 * 5, 7))
+    with torch.inference_mode():
+        assert count_macs(layers, (4, 5)) == 4 * 5 * 3 * 2 + 2 * 4 * 5 * 7
 
 
 def test_grouped_and_strided_convolution_by_hand():

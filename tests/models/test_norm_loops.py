@@ -129,7 +129,9 @@ def test_inference_keeps_what_is_not_finite(loops):
     assert torch.equal(x.isneginf(), expected.isneginf())
 
 
-def test_a_block_infers_as_torch_does_and_leaves_its_input(loops):
+def test_a_block_infers_as_torch_does_and_leaves_its_input(loops, monkeypatch):
+    joined, run = [], loops.norm_by_running
+    monkeypatch.setattr(loops, "norm_by_running", lambda *given: joined.append(run(*given)))
     torch.manual_seed(0)
     block = nn.Sequential(conv_bn(3, 16, 3, padding=1, activation="prelu"), conv_bn(16, 8)).eval()
     x = images(3, 3, 12, 12)
@@ -138,7 +140,21 @@ def test_a_block_infers_as_torch_does_and_leaves_its_input(loops):
         found = block(x)
         with eager.torchs_operators():
             close(found, block(x), TOLERANCE[torch.float32])
+    assert len(joined) == 2
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("counter", ["kept", "none"])
+def test_statistics_that_are_not_tracked_stay(counter, loops):
+    """Torch then leaves the running statistics as they are, also where there is nothing to count with."""
+    pair = layers(6)
+    pair[0].track_running_stats = False
+    if counter == "none":
+        pair[0].num_batches_tracked = None
+    before, x = copy.deepcopy(pair), images(2, 6, 5, 5)
+    close(norm(*pair, x, library.loops), before(x.double().float()), TOLERANCE[torch.float32])
+    assert torch.equal(pair[0].running_mean, before[0].running_mean)
+    assert torch.equal(pair[0].running_var, before[0].running_var)
 
 
 def test_what_a_hook_keeps_is_not_overwritten(loops):

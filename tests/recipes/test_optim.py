@@ -1,6 +1,7 @@
 """Who is decayed by how much, and that Nesterov's formula is the one in use."""
 
 import copy
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -195,6 +196,25 @@ def test_an_untraced_optimiser_is_torchs_to_the_bit(kind):
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     assert seen == optimizers * 4
     assert ours.requires_grad
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_an_untraced_optimiser_is_copied_whole(kind, copied):
+    """By `copy` and by `pickle`: the copy is one too, with its own state, and steps its own weights."""
+    weight = nn.Parameter(torch.ones(2, 3))
+    optimizer = untraced(kind)([weight], lr=0.1, weight_decay=0.01)
+    weight.grad = torch.full((2, 3), 0.5)
+    optimizer.step()
+    other = copied(optimizer)
+    (mine,) = other.param_groups[0]["params"]
+    mine.grad = weight.grad.clone()
+    optimizer.step()
+    other.step()
+    assert isinstance(other, kind)
+    assert other is not optimizer
+    assert mine is not weight
+    assert torch.equal(mine, weight)
 
 
 def test_a_run_on_a_cpu_does_not_import_the_tracer_of_torch_compile():
