@@ -80,8 +80,8 @@ def _range(rows: Sequence[Row]) -> str:
         return ""
     ratios, num_sizes = [one.ratio for one in found], len({_shape(one.case) for one in found})
     return (
-        f"In all {len(ratios)} comparisons at {num_sizes} sizes, the fastest alternative of the same loss and "
-        f"precision takes {min(ratios):.2f} to {max(ratios):.2f} times as long."
+        f"In all {len(ratios)} comparisons at {num_sizes} sizes, the fastest alternative of the same loss "
+        f"and precision takes {min(ratios):.2f} to {max(ratios):.2f} times as long."
     )
 
 

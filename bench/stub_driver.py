@@ -18,6 +18,7 @@ from fusedface.kernels.gpu import (
     arguments,
     choice,
     chunk_gradients,
+    chunk_sums,
     combination,
     gradients,
     kept,
@@ -25,12 +26,14 @@ from fusedface.kernels.gpu import (
     log_sum_exp,
     margin,
     reductions,
+    row_update,
     rows,
     update,
 )
 
 KERNELS = (
     chunk_gradients,
+    chunk_sums,
     combination,
     gradients,
     kept,
@@ -38,6 +41,7 @@ KERNELS = (
     log_sum_exp,
     margin,
     reductions,
+    row_update,
     rows,
     update,
 )

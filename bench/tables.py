@@ -46,7 +46,7 @@ def _print_case(case: Case, rows: Sequence[Row], console: Console) -> None:
 
 
 def limits(document: dict[str, Any]) -> str:
-    """A sentence on the ceilings of a document, after its note if it has one; empty if nothing was timed."""
+    """A sentence on the ceilings of a document, after its note; empty if nothing was timed."""
     if not document["ceilings"]:
         return ""
     ceilings = document["ceilings"]

@@ -101,17 +101,18 @@ def record(
 
 def record_whole(
     num_rows, num_classes, dim, margin, *, target="sm_90", precision="bfloat16", training=True,
-    dtype=torch.float32, labels=torch.int64, of_rows=False, monkeypatch, **options,
+    dtype=torch.float32, labels=torch.int64, of_rows=False, transposed=False, monkeypatch, **options,
 ):  # fmt: skip
     """The launches of a forward and a backward of a margin that has a form (margins/form.py).
 
-    With `of_rows` the losses of the samples have a gradient too.
+    With `of_rows` the losses of the samples have a gradient too. `transposed`: the class centres are.
     """
     chosen = HeadOptions(margin=margin, **options)
     call = chosen.call(training, precision)
     with torch.device("meta"):
         x = torch.empty(num_rows, dim, dtype=dtype)
         w = torch.empty(num_classes, dim, dtype=dtype)
+        w = w.new_empty(dim, num_classes).T if transposed else w
         y = torch.empty(num_rows, dtype=labels)
         state = [torch.empty(()) for _ in chosen.initial_state()]
         d_loss, d_losses = torch.empty(()), torch.empty(num_rows)

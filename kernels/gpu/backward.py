@@ -142,18 +142,22 @@ def embedding_gradient(
     numbers: Numbers,
     parts: Tensor,
     out: Tensor,
-    is_kept: bool = False,
+    rounded_v: Tensor | None = None,
 ) -> None:
-    """Fill `out` (B, D) from parts (num, B, DIM); `is_kept`: of exponentials that lack their factors."""
+    """Fill `out` (B, D) from parts (num, B, DIM).
+
+    Parts from kept exponentials lack their factors and come with `rounded_v` (padded B,) (kept.py).
+    """
     num_parts, num_rows, dim = parts.shape
     launch.start(
         rows.embedding_gradient_kernel, num_rows,
-        parts, factors.rows, factors.unscale, factors.outer,
+        parts, factors.rows, factors.rows if rounded_v is None else rounded_v,
+        factors.unscale, factors.outer,
         saved.embeddings, saved.weight, saved.w.rows, saved.labels, saved.x.inverse,
         saved.w.inverse, out,
         num_rows, factors.rows.shape[1], num_parts, out.shape[1],
         *saved.embeddings.stride(), *saved.weight.stride(),
-        DIM=dim, IS_DIRECTION=bool(len(saved.direction)), IS_KEPT=is_kept,
+        DIM=dim, IS_DIRECTION=bool(len(saved.direction)), IS_KEPT=rounded_v is not None,
         WITH_LENGTH=len(factors.rows) > slots.NUM_FACTORS,
         PRECISION=layout.operands(numbers.precision).dot, BLOCK_D=layout.power_of_2(dim),
     )  # fmt: skip

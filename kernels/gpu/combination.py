@@ -227,7 +227,7 @@ def summed_again(
             w = tl.load(w_ptrs, mask=mask_d[None, :], other=0.0).to(tl.float32)
         else:
             w_ptrs = w_ptr + columns.to(tl.int64)[:, None] * w_row_stride
-            w_ptrs += offs_d[None, :] * w_column_stride
+            w_ptrs += offs_d.to(tl.int64)[None, :] * w_column_stride
             mask = (columns < num_classes)[:, None] & (offs_d < dim)[None, :]
             w = tl.load(w_ptrs, mask=mask, other=0.0).to(tl.float32)
             inverse = inverse_length(tl.sum(w * w, axis=1), shortest)

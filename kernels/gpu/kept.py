@@ -16,25 +16,27 @@ from fusedface.kernels.gpu.tile import wide_index
 
 @triton.jit(do_not_specialize=["num_rows", "num_padded"])
 def scaled_rows_kernel(
-    # (B, dim), (padded B,), (B,), (padded B, pitch), (4, padded B) of `write_factors` -> (padded B, DIM)
-    x_ptr, inverse_ptr, labels_ptr, kept_ptr, factors_ptr, scaled_ptr,
+    # (B, dim), (padded B,), (B,), (padded B, pitch), (4, padded B) of `write_factors`
+    x_ptr, inverse_ptr, labels_ptr, kept_ptr, factors_ptr,
+    # out: (padded B, DIM), (padded B,)
+    scaled_ptr, rounded_v_ptr,
     num_rows, num_padded, dim, pitch, row_stride, column_stride,
     DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """f x of BLOCK_N unit rows, rounded once; zeros past the last row; grid (padded B / BLOCK_N,).
 
-    Also each row's v as the products take it, into the first row of the factors.
+    Also each row's v, rounded as the products take it.
     """
     rows = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
     offs_d = tl.arange(0, BLOCK_D)
     mask = (rows < num_rows)[:, None] & (offs_d < dim)[None, :]
-    x_ptrs = x_ptr + rows[:, None] * row_stride + offs_d[None, :] * column_stride
+    x_ptrs = x_ptr + rows[:, None] * row_stride + offs_d.to(tl.int64)[None, :] * column_stride
     x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
     factor = tl.load(factors_ptr + 3 * num_padded + rows)
     labels = tl.load(labels_ptr + rows, mask=rows < num_rows, other=-1)
     kept_ptrs = kept_ptr + rows * pitch + labels
     of_target = tl.load(kept_ptrs, mask=(rows < num_rows) & (labels >= 0), other=0.0).to(tl.float32)
-    tl.store(factors_ptr + rows, factor * of_target)
+    tl.store(rounded_v_ptr + rows, factor * of_target)
     out = scaled_ptr + rows[:, None] * DIM + offs_d[None, :]
     inverse = tl.load(inverse_ptr + rows)
     scaled = (x * inverse[:, None] * factor[:, None]).to(scaled_ptr.dtype.element_ty)

@@ -28,15 +28,16 @@ def gradients(
     )
     scaled = torch.empty_like(saved.x.rows)
     num_padded, dim = scaled.shape
+    rounded_v = factors.rows.new_empty(num_padded)
     launch.start(
         kept.scaled_rows_kernel, num_padded // ROWS,
-        embeddings, saved.x.inverse, saved.labels, exponentials, factors.rows, scaled,
+        embeddings, saved.x.inverse, saved.labels, exponentials, factors.rows, scaled, rounded_v,
         len(embeddings), num_padded, embeddings.shape[1], exponentials.shape[1], *embeddings.stride(),
         DIM=dim, BLOCK_D=layout.power_of_2(dim), BLOCK_N=ROWS,
     )  # fmt: skip
     parts = _products(saved, exponentials, scaled, factors, numbers, needs_embeddings, d_weight)
     if needs_embeddings:
-        backward.embedding_gradient(saved, factors, numbers, parts, d_embeddings, is_kept=True)
+        backward.embedding_gradient(saved, factors, numbers, parts, d_embeddings, rounded_v)
     return d_embeddings, d_weight
 
 

@@ -11,7 +11,8 @@ SMALLEST_BLOCK = 16  # that tl.dot takes
 # Bytes of a chunk's coefficients: as many as stay in the L2 of an H100, or a share of the bytes of the unit
 # class centres, which a step holds anyway. So even many classes are at most a dozen chunks at B = 2 D.
 CHUNK_BYTES, CHUNK_SHARE = 42 * 2**20, 6
-LARGEST_OFFSET = 2**31 - 1  # kernels find their way within a chunk's coefficients in 32 bits
+# Kernels find their way in 32 bits within a chunk's coefficients, and within a tile of kept exponentials.
+LARGEST_OFFSET = 2**31 - 1
 # The same for the gradient of the class centres that learn in the backward: of a share of their own bytes,
 # so that the host starts kernels for at most a few dozen chunks.
 UPDATE_SHARE = 64

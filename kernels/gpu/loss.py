@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fusedface.kernels.gpu import loss_operators, memory, slots
+from fusedface.kernels.gpu import layout, loss_operators, memory, slots
 from fusedface.kernels.gpu.arguments import check_operands
 from fusedface.kernels.gpu.loss_operators import (
     NUM_KEPT,
@@ -107,6 +107,16 @@ def check_keep(call: Call, num_classes: int, dim: int) -> None:
         )
     if dim > LONGEST_KEPT:
         raise ValueError(f"{option} needs embeddings of at most {LONGEST_KEPT} numbers, got {dim}")
+    most = (
+        layout.LARGEST_OFFSET
+        // layout.ROW_MULTIPLE
+        // layout.CLASS_MULTIPLE
+        * layout.CLASS_MULTIPLE
+    )
+    if num_classes > most:
+        raise ValueError(
+            f"{option} needs at most {most:,} classes, got {num_classes:,}: leave it out"
+        )
     if not numbers_of(call).reference(num_classes).fixed:
         raise ValueError(
             f"{option} needs a smaller scale, or fewer classes: at s={call.scale:g} with {num_classes:,} "

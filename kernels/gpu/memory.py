@@ -18,7 +18,7 @@ from fusedface.kernels.interface.whole import Call
 class Rows(NamedTuple):
     """Views of the first piece, float32: what statistics come from. A step's output holds it."""
 
-    numbers: Tensor  # (4,), as in slots.py: among them the state that was used
+    numbers: Tensor  # (12,), as in slots.py: among them the state that was used
     saved: Tensor  # (5, padded B), as in slots.py; with `Call.keep` a row more
     factors: Tensor  # (5, padded B), of the reduced loss's gradient (`reductions.write_factors`)
     stats: Tensor  # (5, B), as in NegativeStats

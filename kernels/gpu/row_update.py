@@ -65,7 +65,7 @@ def row_update_kernel(
         if IS_SAMPLED:
             rows = tl.load(sampled_ptr + rows, mask=is_row, other=0)
         groups = tl.arange(0, BLOCK_G)[None, :, None]
-        columns = groups * 4 + tl.arange(0, 4)[None, None, :]
+        columns = (groups * 4 + tl.arange(0, 4)[None, None, :]).to(tl.int64)
         mask = is_row & (columns < dim)
         numbers = (rows + tl.load(first_class_ptr)) * ((dim + 3) // 4) + groups
         seed = tl.load(seed_ptr)

@@ -2,7 +2,8 @@
 
 A row without direction becomes zero and takes no gradient, one too long to square becomes NaN
 (`kernels/interface/normalisation.py`).
-Unit rows are padded with zeros to DIM columns, so that no kernel after this one masks columns.
+Unit rows are padded with zeros to DIM columns, so that no kernel after this one masks columns. Columns are
+counted in 64 bits where they have a stride: that of a transposed matrix is as long as its number of rows.
 """
 
 import triton
@@ -70,8 +71,12 @@ def rows_kernel(
 
         offs_d = tl.arange(0, BLOCK_D)
         mask = is_row[:, None] & (offs_d < dim)[None, :]
-        x_ptrs = x_ptr + rows[:, None] * x_row_stride + offs_d[None, :] * x_column_stride
-        w_ptrs = w_ptr + columns[:, None] * w_row_stride + offs_d[None, :] * w_column_stride
+        x_ptrs = (
+            x_ptr + rows[:, None] * x_row_stride + offs_d.to(tl.int64)[None, :] * x_column_stride
+        )
+        w_ptrs = (
+            w_ptr + columns[:, None] * w_row_stride + offs_d.to(tl.int64)[None, :] * w_column_stride
+        )
         x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
         w = tl.load(w_ptrs, mask=mask, other=0.0).to(tl.float32)
         squares = tl.sum(rounded_product(x, x), axis=1)
@@ -110,7 +115,7 @@ def write_unit_rows(
     offs_d = tl.arange(0, BLOCK_D)
     mask = rows < num_rows
     values = tl.load(
-        rows_ptr + rows[:, None] * row_stride + offs_d[None, :] * column_stride,
+        rows_ptr + rows[:, None] * row_stride + offs_d.to(tl.int64)[None, :] * column_stride,
         mask=mask[:, None] & (offs_d < dim)[None, :],
         other=0.0,
     ).to(tl.float32)
@@ -171,8 +176,12 @@ def target_cosine_kernel(
     label = tl.maximum(tl.load(labels_ptr + row), 0)
     offs_d = tl.arange(0, BLOCK_D)
     mask = offs_d < dim
-    x = tl.load(x_ptr + row * x_row_stride + offs_d * x_column_stride, mask=mask, other=0.0)
-    w = tl.load(w_ptr + label * w_row_stride + offs_d * w_column_stride, mask=mask, other=0.0)
+    x = tl.load(
+        x_ptr + row * x_row_stride + offs_d.to(tl.int64) * x_column_stride, mask=mask, other=0.0
+    )
+    w = tl.load(
+        w_ptr + label * w_row_stride + offs_d.to(tl.int64) * w_column_stride, mask=mask, other=0.0
+    )
     x, w = x.to(tl.float32), w.to(tl.float32)
     squares = tl.sum(x * x, axis=0)
     inverse = inverse_norm(squares, x_ptr.dtype.element_ty)
@@ -186,8 +195,9 @@ def target_cosine_kernel(
     do_not_specialize_on_alignment=["outer_ptr"],
 )
 def embedding_gradient_kernel(
-    # in: parts of the gradient (num_parts, B, DIM); factors (4 or, with a length, 5, padded B); 0-d, 0-d
-    parts_ptr, factors_ptr, unscale_ptr, outer_ptr,
+    # in: parts of the gradient (num_parts, B, DIM); factors (4 or, with a length, 5, padded B); from kept
+    # exponentials v as they have it (padded B,); 0-d, 0-d
+    parts_ptr, factors_ptr, rounded_v_ptr, unscale_ptr, outer_ptr,
     # (B, dim), (C, dim), unit rows (C, DIM), (B,), (B,), (C,) -> (B, dim)
     x_ptr, w_ptr, unit_w_ptr, labels_ptr, inverse_x_ptr, inverse_w_ptr, d_embeddings_ptr,
     num_rows, num_padded, num_parts, dim, x_row_stride, x_column_stride, w_row_stride, w_column_stride,
@@ -198,7 +208,7 @@ def embedding_gradient_kernel(
 
     A direction still lacks its factor a and the target's share v w_y. Other parts hold that share, often
     the largest term, but computed with rounded operands: it is replaced by the share in float32. Parts from
-    kept exponentials lack the factor, and `scaled_rows_kernel` has left the share's v.
+    kept exponentials lack the factor, and `scaled_rows_kernel` has rounded the share's v.
     """
     row = tl.program_id(0).to(tl.int64)
     offs_d = tl.arange(0, BLOCK_D)
@@ -208,7 +218,7 @@ def embedding_gradient_kernel(
         part = parts_ptr + (i * num_rows + row) * DIM + offs_d
         d_unit += tl.load(part, mask=mask, other=0.0)
     label = tl.maximum(tl.load(labels_ptr + row), 0)
-    w_ptrs = w_ptr + label * w_row_stride + offs_d * w_column_stride
+    w_ptrs = w_ptr + label * w_row_stride + offs_d.to(tl.int64) * w_column_stride
     w = tl.load(w_ptrs, mask=mask, other=0.0).to(tl.float32) * tl.load(inverse_w_ptr + label)
     v = tl.load(factors_ptr + 2 * num_padded + row)
     if IS_DIRECTION:
@@ -217,11 +227,11 @@ def embedding_gradient_kernel(
         rounded_v = as_operand(v, unit_w_ptr.dtype.element_ty, PRECISION)
         if IS_KEPT:
             d_unit = d_unit * tl.load(factors_ptr + 3 * num_padded + row)
-            rounded_v = tl.load(factors_ptr + row)
+            rounded_v = tl.load(rounded_v_ptr + row)
         rounded_w = tl.load(unit_w_ptr + label * DIM + offs_d, mask=mask, other=0.0)
         d_unit += v * w - rounded_v.to(tl.float32) * rounded_w.to(tl.float32)
     inverse = tl.load(inverse_x_ptr + row)
-    x_ptrs = x_ptr + row * x_row_stride + offs_d * x_column_stride
+    x_ptrs = x_ptr + row * x_row_stride + offs_d.to(tl.int64) * x_column_stride
     x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32) * inverse
     along = tl.sum(d_unit * x, axis=0)
     outer = tl.load(outer_ptr)

@@ -28,7 +28,6 @@ def weigh_rows(
             bound = tl.minimum(bound * growth, LARGEST)
         else:
             bound = quantile(known_ptr, loss_ptr, num_rows, first_share, BLOCK)
-        tl.store(bound_ptr, bound)
     tl.store(used_ptr, bound)
     limit = tl.where(bound > 0.0, bound, INFINITE)
     for start in range(0, num_rows, BLOCK):
@@ -45,7 +44,9 @@ def weigh_rows(
         multiply(saved_ptr + V * num_padded + rows, weight, mask)
         if WITH_LENGTH:
             multiply(saved_ptr + OF_LENGTH * num_padded + rows, weight, mask)
-    tl.debug_barrier()  # other threads read what was stored
+    tl.debug_barrier()  # other threads read what was stored, and have read the bound
+    if LEARNS:
+        tl.store(bound_ptr, bound)
 
 
 @triton.jit

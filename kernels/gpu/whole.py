@@ -46,9 +46,9 @@ def forward(
     kept = class_centres.unit_rows(weight, call.precision, call.training) or ()
     signature = (
         *_signature(embeddings, weight), labels.dtype, labels.stride(), call, needs_embeddings, len(kept),
-        apart,
+        apart, len(state),
+        class_margins is None or (class_margins.dtype, class_margins.stride()),
     )  # fmt: skip
-
     of_classes = () if class_margins is None else (class_margins,)
     if known := replay.found(signature):
         return known(embeddings, weight, labels, *state, *of_classes, *kept)

@@ -18,7 +18,7 @@ def untraced(kind: type[Kind]) -> type[Kind]:
     """
     methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in LOADING}
     methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
-    methods["__reduce_ex__"] = lambda self, protocol: (_new, (kind,), self.__getstate__())
+    methods["__reduce_ex__"] = lambda self, _: (_new, (kind,), self.__getstate__())
     return cast(type[Kind], type(kind.__name__, (kind,), methods))
 
 

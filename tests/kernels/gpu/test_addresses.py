@@ -1,9 +1,12 @@
 """Offsets into what can exceed 2^31 elements are computed in 64 bits, read off the compiled kernels."""
 
+import math
 import re
 
 import pytest
-from gpu_launches import compiled, record
+from gpu_launches import compiled, record, record_whole
+
+from fusedface.kernels import CurricularFace
 
 # Pointers to (B, D), (C, D), (parts, B, D) or (B, chunk) numbers; the others address B or C numbers.
 MATRICES = {
@@ -21,18 +24,22 @@ LENGTHS = ("stride", "dim", "chunk")
 class Offsets:
     """Follows values through the IR: which 32-bit products of an index and a row length reach a pointer.
 
-    Numbers from `row_length` on count as lengths of rows.
+    Numbers from `row_length` on count as lengths of rows, and arguments whose names have one of `lengths`.
+    Indices are those of programs and what was loaded, and `of_ranges` those within a block too.
     """
 
-    def __init__(self, ir, row_length=256):
+    def __init__(self, ir, row_length=256, lengths=LENGTHS, of_ranges=False):
         self.row_length = row_length
+        self.sources = {"tt.get_program_id", "tt.load"} | (
+            {"tt.make_range"} if of_ranges else set()
+        )
         self.base = {}  # pointer -> argument it comes from
         self.index, self.length, self.product = set(), set(), set()
         self.bad, self.checked = [], 0
         for name, kind in re.findall(rf"({NAME}): (!tt\.ptr<\w+>|i32|i64)", ir):
             if "ptr" in kind:
                 self.base[name] = name[1:]
-            elif any(length in name for length in LENGTHS):
+            elif any(length in name for length in lengths):
                 self.length.add(name)
             else:
                 self.index.add(name)
@@ -54,7 +61,7 @@ class Offsets:
         if operator == "tt.addptr":
             self._check(operands, line)
             self.base[result] = self.base.get(operands[0])
-        elif operator in ("tt.get_program_id", "tt.load"):
+        elif operator in self.sources:
             self.index.add(result)
         elif operator == "arith.constant":
             number = re.match(r"(?:dense<)?(-?\d+)>? : (?:i\d+|tensor<\S+xi\d+>)$", rest)
@@ -97,6 +104,20 @@ def test_offsets_have_64_bits(dim, monkeypatch):
         checked[launch.name] = offsets.checked
     without_matrices = {"row_factors_kernel", "combine_kernel"}
     assert {name for name, num in checked.items() if not num} <= without_matrices
+
+
+def test_column_offsets_of_transposed_class_centres_have_64_bits(monkeypatch):
+    """Their column stride is the number of classes, so D of them can exceed 2^31 too."""
+    launches, checked = record_whole(
+        64, 5_000_000, 512, CurricularFace(), target="sm_80", transposed=True, monkeypatch=monkeypatch
+    ), 0  # fmt: skip
+    for launch in {launch.name: launch for launch in launches}.values():
+        ir = compiled(launch, "sm_80").asm["ttir"]
+        if "column_stride: i32" in ir:
+            offsets = Offsets(ir, row_length=math.inf, lengths=("column_stride",), of_ranges=True)
+            assert offsets.bad == [], launch.name
+            checked += offsets.checked
+    assert checked
 
 
 def test_a_short_product_is_found():

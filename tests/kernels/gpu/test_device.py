@@ -16,7 +16,7 @@ from margin_oracle import (
     relative,
 )
 
-from fusedface.kernels import CurricularFace, margin_loss
+from fusedface.kernels import CurricularFace, HeadOptions, SelfPaced, margin_loss
 
 pytestmark = [
     pytest.mark.gpu,
@@ -79,6 +79,29 @@ def test_options(name, options):
     got = run(MARGINS[name], embeddings, weight, labels, state, precision="float32", **options)
     for actual, expected in zip(got, truth, strict=True):
         assert relative(actual, expected) < FLOAT32
+
+
+@pytest.mark.parametrize(
+    "options", [{"weighting": SelfPaced(growth=1.5)}, {"sample_rate": 0.5}], ids=str
+)
+@pytest.mark.parametrize("name", ["arcface", "curricularface"])
+def test_weights_and_samples_are_those_of_the_plain_path(name, options):
+    """Two steps in training: the second raises the bound. The plain path draws the same classes."""
+    embeddings, weight, labels = on_device(*inputs(200, 701, 128))
+    labels[::3] = -1
+    results = []
+    for backend in ("triton", "reference"):
+        torch.manual_seed(0)
+        chosen = HeadOptions(margin=MARGINS[name], backend=backend, precision="float32", **options)
+        state = {key: torch.tensor(v, device="cuda") for key, v in chosen.initial_state().items()}
+        for _ in range(2):
+            x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
+            out = margin_loss(x, w, labels, chosen, state=state, training=True)
+            out.loss.backward()
+        losses = out.per_sample_loss.detach()
+        results.append([losses, x.grad, w.grad.to_dense(), *state.values()])
+    for actual, expected in zip(*results, strict=True):
+        assert relative(actual.cpu(), expected.cpu()) < FLOAT32
 
 
 def torchs_own(problem, precision):

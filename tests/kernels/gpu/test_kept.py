@@ -8,7 +8,7 @@ import torch
 from gpu_launches import record_whole, usage
 from margin_oracle import without_form
 
-from fusedface.kernels import ArcFace, CosFace, CurricularFace, margin_loss
+from fusedface.kernels import ArcFace, CosFace, CurricularFace, HeadOptions, margin_loss
 from fusedface.kernels.gpu import arguments, loss, tiles
 from fusedface.models import MarginHead
 
@@ -37,6 +37,14 @@ def test_what_cannot_keep_them_says_so(changes, message, monkeypatch):
     x, w = torch.randn(4, dim, requires_grad=True), torch.randn(9, dim)
     with pytest.raises(ValueError, match=message):
         margin_loss(x, w, torch.arange(4), **given)
+
+
+def test_a_tile_of_exponentials_reaches_no_further_than_32_bits():
+    """128 rows of 16.7 million numbers are 2^31."""
+    call = HeadOptions(margin=CosFace(), keep_exponentials=True).call(True, "bfloat16")
+    loss.check_keep(call, 16_776_960, 128)
+    with pytest.raises(ValueError, match="at most 16,776,960 classes, got 16,776,961"):
+        loss.check_keep(call, 16_776_961, 128)
 
 
 @pytest.mark.parametrize("backend", ["chunked", "reference"])

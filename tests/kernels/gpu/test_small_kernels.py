@@ -9,7 +9,7 @@ from gpu_launches import TARGETS, record_whole, recorded, usage
 from margin_oracle import all_margins
 
 from fusedface.kernels import SelfPaced, SelfPacedLinear
-from fusedface.kernels.gpu import centre_step, class_centres
+from fusedface.kernels.gpu import centre_step, class_centres, keys
 
 SMALL = {"rows_kernel", "margin_kernel", "finish_kernel", "reduce_kernel", "factors_kernel"}
 # Each kind of T but the shift, each average, N with and without, each option that is compiled in.
@@ -51,6 +51,14 @@ def test_nothing_spills(target, dim, names, monkeypatch):
                 wrong.append(line)
     assert {name for name, *_ in seen} == SMALL
     assert not wrong, "\n".join(["spills or has atomics:", *wrong])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_keys_of_classes_do_not_spill(target, monkeypatch):
+    with recorded(monkeypatch, target) as launches:
+        keys._keys(torch.empty((), dtype=torch.int64, device="meta"), 85_743, 0)
+    (launch,) = launches
+    assert not usage(launch, target).spilled
 
 
 def test_inputs_of_half_precision_and_small_labels(monkeypatch):

@@ -6,7 +6,7 @@ from emulated_head import emulated
 from margin_oracle import all_margins, fresh_state, inputs, matched_state
 from ptx_emulator import Options
 
-from fusedface.kernels import SelfPaced, SelfPacedLinear, functional, margin_loss
+from fusedface.kernels import CosFace, SelfPaced, SelfPacedLinear, functional, margin_loss
 from fusedface.kernels.gpu import (
     centre_step,
     choice,
@@ -21,9 +21,9 @@ from fusedface.kernels.gpu import (
 ROWS, CLASSES = 19, 70
 
 
-def batch(seed, dim, dtype):
-    embeddings, weight, labels = inputs(ROWS, CLASSES, dim)
-    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(seed))
+def batch(seed, dim, dtype, rows=ROWS):
+    embeddings, weight, labels = inputs(rows, CLASSES, dim)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
     return embeddings[order].to(dtype), weight.roll(seed, 0), labels[order]
 
 
@@ -46,10 +46,35 @@ def test_as_the_plain_path_in_bfloat16(name, monkeypatch):
     check_as_the_plain_path(name, monkeypatch)
 
 
+@pytest.mark.parametrize("schedule", ["serial", "reversed"])
 @pytest.mark.parametrize("kind", [SelfPaced, SelfPacedLinear], ids=lambda kind: kind.name)
-def test_weights_of_samples_as_the_plain_path(kind, monkeypatch):
-    """Also as a first batch sets the bound and a second one raises it; without a race."""
-    check_as_the_plain_path("arcface", monkeypatch, kind(first_share=0.3))
+def test_weights_of_samples_as_the_plain_path(kind, schedule, monkeypatch):
+    """Also as a first batch sets the bound and a second one raises it, in any order of the warps."""
+    check_as_the_plain_path(
+        "arcface", monkeypatch, kind(first_share=0.3, growth=1.5), rows=100, schedule=schedule
+    )
+
+
+def test_a_margin_of_ones_own_does_not_repeat_the_launches_of_another():
+    """It gives the kernels the same numbers, but has a state of its own."""
+
+    class Own(CosFace):
+        name = "own"
+
+        def initial_state(self):
+            return {"seen": 0.5}
+
+        def form(self):
+            return super().form()
+
+    embeddings, weight, labels = batch(0, 32, torch.float32)
+    results = []
+    with emulated(80, Options()):
+        for margin in (CosFace(), CosFace(), Own(), Own()):  # noted, and then repeated
+            state = {"seen": torch.tensor(0.5)} if isinstance(margin, Own) else {}
+            results.append(step(margin, state, embeddings, weight, labels)[:3])
+            assert all(value == 0.5 for value in state.values())
+    assert all(all(map(torch.equal, results[0], other)) for other in results[1:])
 
 
 def test_a_sample_of_the_classes_as_the_plain_path(monkeypatch):
@@ -63,9 +88,11 @@ def test_every_margin_as_the_plain_path_in_bfloat16(name, monkeypatch):
     check_as_the_plain_path(name, monkeypatch)
 
 
-def check_as_the_plain_path(name, monkeypatch, weighting=None, **options):
+def check_as_the_plain_path(
+    name, monkeypatch, weighting=None, rows=ROWS, schedule="lockstep", **options
+):
     margin = all_margins()[name]
-    embeddings, weight, labels = batch(0, 32, torch.bfloat16)
+    embeddings, weight, labels = batch(0, 32, torch.bfloat16, rows)
     weight, labels[::5] = weight.bfloat16(), -1
     results = []
     for _ in range(2):
@@ -73,7 +100,7 @@ def check_as_the_plain_path(name, monkeypatch, weighting=None, **options):
         state |= {} if weighting is None else {"loss_bound": bound}
         options["weighting"] = weighting
         torch.manual_seed(0)
-        with emulated(80, Options(check_races=True)):
+        with emulated(80, Options(schedule, check_races=True)):
             results.append([
                 number for _ in range(1 if weighting is None else 2)
                 for number in step(margin, state, embeddings, weight, labels, **options)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from margin_oracle import all_margins, inputs, loss_and_gradients, matched_state, relative, run
 
-from fusedface.kernels import CurricularFace, MVArc, margin_loss
-from fusedface.kernels.gpu import choice, loss
+from fusedface.kernels import CosFace, CurricularFace, HeadOptions, MVArc, margin_loss
+from fusedface.kernels.gpu import choice, loss, whole
 from fusedface.kernels.gpu.arguments import Numbers
+from fusedface.kernels.gpu.loss_operators import NUM_RESULTS
 from fusedface.kernels.gpu.tiles import Tile
 
 MARGINS = all_margins() | {"mvarc t=1.2": MVArc(t=1.2)}
@@ -92,6 +93,21 @@ def test_samples_with_weights_below_zero():
         gradients.append((x.grad, w.grad))
     for expected, actual in zip(*gradients, strict=True):
         assert relative(actual, expected.double()) < 1e-4
+
+
+def test_the_backward_writes_to_nothing_that_was_saved():
+    """As its schema says; whoever saved the tensors may share them."""
+    embeddings, weight, labels = inputs(9, 150, 32)
+    call = HeadOptions(margin=CosFace(), keep_exponentials=True).call(True, "float32")
+    out = whole.forward(embeddings, weight, labels, [], None, call, True)
+    saved = out[NUM_RESULTS:]
+    before = [tensor.clone() for tensor in saved]
+    whole.backward(embeddings, weight, saved, torch.tensor(2.0), None, call, True, True)
+    assert all(
+        map(
+            torch.equal, (s.view(torch.uint8) for s in saved), (b.view(torch.uint8) for b in before)
+        )
+    )
 
 
 @pytest.mark.parametrize("frozen", ["embeddings", "weight"])

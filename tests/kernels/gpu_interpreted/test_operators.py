@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.fx.experimental.proxy_tensor
 from margin_oracle import inputs
 
 from fusedface.kernels import LDAM, AdaFace, CurricularFace, HeadOptions, MVArc, checks
-from fusedface.kernels.gpu import primitive, whole
+from fusedface.kernels.gpu import keys, primitive, whole
 from fusedface.kernels.gpu.loss_operators import NUM_RESULTS
 from fusedface.kernels.interface.whole import Call
 from fusedface.models import MarginHead
@@ -113,6 +114,19 @@ def test_a_training_step_is_one_graph(margin, monkeypatch):
         out.loss.backward()
         results.append([out.loss.detach(), x.grad, head.weight.grad, *head.buffers()])
     torch.testing.assert_close(*results)
+
+
+def test_opcheck_of_the_keys_of_classes():
+    seed = torch.tensor(5)
+    torch.library.opcheck(torch.ops.fusedface.class_keys.default, (seed, 1030, 7))
+
+
+def test_a_traced_sample_is_drawn_again_with_another_seed():
+    """Keys made outside of the operators would be constants of the graph, or memory that nobody fills."""
+    traced = torch.fx.experimental.proxy_tensor.make_fx(lambda seed: keys.keys(seed, 40, 0))(
+        torch.tensor(1)
+    )
+    assert torch.equal(traced(torch.tensor(2)), keys.keys(torch.tensor(2), 40, 0))
 
 
 def test_registered_names():

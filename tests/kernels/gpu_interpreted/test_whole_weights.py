@@ -7,6 +7,7 @@ import torch
 from margin_oracle import all_margins, inputs, matched_state, relative
 
 from fusedface.kernels import SelfPaced, SelfPacedLinear, checks, margin_loss
+from fusedface.kernels.gpu import loss_forward
 
 MARGINS = all_margins()
 FLOAT32 = 3e-5
@@ -55,6 +56,19 @@ def test_weights_of_samples_against_float64(name, options, weighting):
     shares = [(losses > 0).sum() for losses in found if losses.shape == labels.shape]
     assert 0 < shares[0] < (labels >= 0).sum()  # some samples have no weight
     for actual, truth in zip(found, truths, strict=True):
+        assert relative(actual, truth) < FLOAT32
+
+
+@pytest.mark.parametrize("block", [128, 1024])
+def test_more_rows_than_one_block_against_float64(block, monkeypatch):
+    """300 rows, padded to 384: the one program of a kernel takes three blocks of 128, or one and a rest."""
+    monkeypatch.setattr(loss_forward, "BLOCK", block)
+    embeddings, weight, labels = inputs(300, 40, 16)
+    labels[::7] = -1
+    weighting, tensors = WEIGHTINGS[0], (embeddings, weight, labels)
+    doubles = embeddings.double(), weight.double(), labels
+    truths = trained(weighting, "adaface", "reference", doubles)
+    for actual, truth in zip(trained(weighting, "adaface", "triton", tensors), truths, strict=True):
         assert relative(actual, truth) < FLOAT32
 
 
