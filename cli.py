@@ -93,6 +93,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 recipe.app.command("compare")(compare.compare_recipes)
+recipe.app.command("study")(compare.study_figures)
 recipe.app.command("map")(compare.map_sinking)
 bench.app.command("scaling")(bench_scaling.measure_growth)
 bench.app.command("ranks")(bench_scaling.time_processes)

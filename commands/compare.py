@@ -1,4 +1,4 @@
-"""`recipe compare` and `recipe map`: many runs, and the report on them."""
+"""`recipe compare`, `recipe study` and `recipe map`: many runs, and the report on them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -103,6 +103,24 @@ def compare_recipes(
     if losses is None:
         raise typer.Exit(130)
     raise typer.Exit(1 if any(FAILED in loss.verdicts for loss in losses) else 0)
+
+
+def study_figures(
+    file: Annotated[Path, typer.Argument(help="A file that --study has written.")],
+    reference: Annotated[
+        str, typer.Option(help="The loss, or the loss and ' + ' and its cure, that is compared.")
+    ] = "mobilefacenet-curricular",
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="A loss whose variants it is compared with; may be repeated."),
+    ] = None,
+) -> None:
+    """Print what the finished runs of a study say: means, and families of paired tests."""
+    from fusedface.recipes.compare.study_figures import print_study
+
+    if not file.exists():
+        raise ValueError(f"{file} does not exist")
+    print_study(file, reference, against or (), Console())
 
 
 PredictionsOption = Annotated[Path, typer.Option("--predictions", help="The file of predictions.")]

@@ -1,4 +1,4 @@
-"""`recipe ...`: list, show, run, judge; compare and map are in compare.py."""
+"""`recipe ...`: list, show, run, judge; compare, study and map are in compare.py."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,9 @@ from fusedface.commands.options import (
 )
 from fusedface.recipes.host.terminal import Table, say
 
-app = typer.Typer(help="Recipes: list, show, run, judge, compare, map.", no_args_is_help=True)
+app = typer.Typer(
+    help="Recipes: list, show, run, judge, compare, study, map.", no_args_is_help=True
+)
 
 
 @app.command("list")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from fusedface.recipes.compare.statistics import LossResult
-from fusedface.recipes.compare.tables import interval_text
+from fusedface.recipes.compare.tables import difference_text, interval_text
 from fusedface.recipes.compare.texts import cure_of, loss_of, seeds_text
 from fusedface.recipes.report.html import Cell, Table
 
@@ -14,14 +14,17 @@ NOTE = (
 
 
 def best_of_each(losses: Sequence[LossResult]) -> dict[str, list[LossResult]]:
-    """The finished variants of each loss with at least one cure, best first.
+    """The variants of each loss with at least one cure, best first, of those with the most finished seeds.
+
+    Means over different seeds are not compared: one seed may be an easy one.
 
     Args:
         losses: best final accuracy first.
     """
     found: dict[str, list[LossResult]] = {}
+    most = max((loss.final.count for loss in losses if loss.final is not None), default=0)
     for loss in losses:
-        if loss.final is not None:
+        if loss.final is not None and loss.final.count == most:
             found.setdefault(loss_of(loss.label), []).append(loss)
     return {label: ones for label, ones in found.items() if any(cure_of(one.label) for one in ones)}
 
@@ -41,7 +44,7 @@ def best_table(
             str(len(variants)),
             f"{100 * best.final.mean:.2f}" + _spread(best.final.std),
             cosine,
-            "reference" if test is None else f"{100 * test.difference.mean:+.2f}",
+            difference_text(best),
             "-" if test is None else interval_text(test),
             "-" if test is None or test.effect is None else f"{test.effect:+.1f}",
         ])  # fmt: skip

@@ -29,8 +29,9 @@ def headline(losses: Sequence[LossResult], names: Mapping[str, str], reference: 
 
 
 def _best(losses: Sequence[LossResult], names: Mapping[str, str]) -> str:
-    best = losses[0]
-    if best.final is None:
+    most = max((loss.final.count for loss in losses if loss.final is not None), default=0)
+    best = next((loss for loss in losses if loss.final and loss.final.count == most), None)
+    if best is None or best.final is None:
         return "No run came to its end."
     spread = "" if best.final.std is None else f" ± {100 * best.final.std:.1f}"
     seeds = seeds_text(best.final.count)

@@ -5,10 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fusedface.recipes.compare.best import best_table
+from fusedface.recipes.compare.contrast_tables import gains_table
+from fusedface.recipes.compare.contrasts import gains_of_cures
 from fusedface.recipes.compare.foretold import foretold_table
 from fusedface.recipes.compare.headline import headline
 from fusedface.recipes.compare.results import RunResult
-from fusedface.recipes.compare.statistics import LossResult, reference_label
+from fusedface.recipes.compare.statistics import (
+    LossResult,
+    accuracies_of,
+    by_label,
+    reference_label,
+)
 from fusedface.recipes.compare.tables import (
     cells,
     groups,
@@ -64,10 +71,12 @@ def write_page(results: Sequence[RunResult], losses: Sequence[LossResult], out: 
     first, *others = _figures(results, losses, names, out / "figures")
     reference = reference_label(results)
     best = best_table(losses, names, reference)
+    gains = gains_table(gains_of_cures(accuracies_of(by_label(results))), names)
     path = out / "report.html"
     sections = [
         Headline(headline(losses, names, reference)),
         *([best] if best else []),
+        *([gains] if gains else []),
         *_loss_tables(losses, names, READING.format(reference=names[reference])),
         first,
         foretold_table(results, names),

@@ -62,13 +62,28 @@ def paired_test(pairs: list[tuple[float, float]]) -> PairedTest:
     ours, others = zip(*pairs, strict=True)
     p = float(stats.ttest_rel(ours, others).pvalue)
     mean, std, count = difference.mean, difference.std, difference.count
-    half = float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count)
     return PairedTest(
         difference,
         None if math.isnan(p) else p,
-        interval=(mean - half, mean + half),
+        interval=t_interval(difference),
         effect=unbiased(count - 1) * mean / std if count > 2 else None,
     )
+
+
+def t_interval(difference: Spread, num_tests: int = 1) -> tuple[float, float] | None:
+    """The 95 % interval of a mean by Student's t; None for one seed.
+
+    Args:
+        difference: of at least two seeds.
+        num_tests: intervals that hold at once with 95 % (Bonferroni).
+    """
+    if difference.std is None:
+        return None
+    from scipy import stats
+
+    quantile = float(stats.t.ppf(1.0 - 0.025 / num_tests, difference.count - 1))
+    half = quantile * difference.std / math.sqrt(difference.count)
+    return difference.mean - half, difference.mean + half
 
 
 def unbiased(freedom: int) -> float:

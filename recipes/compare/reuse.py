@@ -55,7 +55,8 @@ def inputs_of(recipe: Recipe, device: torch.device) -> Inputs:
 def code_version() -> str:
     """The package's version and a digest of the sources that decide a result."""
     digest = hashlib.sha256()
-    files = [path for folder in DECIDING for path in (ROOT / folder).rglob("*.py")]
+    sources = ("*.py", "*.c")  # the loops in C do the arithmetic of CPUs
+    files = [p for folder in DECIDING for kind in sources for p in (ROOT / folder).rglob(kind)]
     for path in sorted([*files, *(ROOT / "recipes").glob("*.py")]):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return f"fusedface {metadata.version('fusedface')}, sources {digest.hexdigest()[:16]}"

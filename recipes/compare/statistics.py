@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from fusedface.recipes.compare.paired import PairedTest, Spread, holm, paired_test
+from fusedface.recipes.compare.contrasts import family
+from fusedface.recipes.compare.paired import PairedTest, Spread
+from fusedface.recipes.compare.texts import cure_of
 
 if TYPE_CHECKING:
     from fusedface.recipes.compare.results import RunResult
@@ -39,15 +41,17 @@ class LossResult:
     ms_per_step: float | None
     peak_memory_mib: float | None
     against: PairedTest | None
-    """The test of the reference loss against this one; None for the reference itself."""
+    """The test of the reference loss against this one; None for the reference itself, and without a seed
+    that both have finished."""
+    is_reference: bool = False
 
 
 def summarise(results: "Sequence[RunResult]") -> list[LossResult]:
     """The figures of each loss, best final accuracy first; losses without one come last, never left out.
 
     Args:
-        results: all runs. The reference of the tests is the first loss with CurricularFace; without
-            one, the first loss.
+        results: all runs. The reference of the tests is the first loss with CurricularFace that has no
+            cure; without one, the first loss.
     """
     groups = by_label(results)
     reference = reference_label(results)
@@ -56,7 +60,11 @@ def summarise(results: "Sequence[RunResult]") -> list[LossResult]:
     far = _common_far(results)
     tests = _paired_tests(groups, reference)
     losses = [
-        _loss_result(label, runs, top, far, tests.get(label)) for label, runs in groups.items()
+        replace(
+            _loss_result(label, runs, top, far, tests.get(label)),
+            is_reference=label == reference,
+        )
+        for label, runs in groups.items()
     ]
     return sorted(losses, key=lambda loss: -(loss.final.mean if loss.final else -1.0))
 
@@ -71,8 +79,9 @@ def by_label(results: "Iterable[RunResult]") -> "dict[str, list[RunResult]]":
 
 def reference_label(results: "Sequence[RunResult]") -> str:
     """The label of the loss that the tests compare with the others."""
-    labels = [r.run.label for r in results if r.run.recipe.head.margin.name == "curricularface"]
-    return (labels or [r.run.label for r in results])[0]
+    ours = [r.run.label for r in results if r.run.recipe.head.margin.name == "curricularface"]
+    labels = ours or [r.run.label for r in results]
+    return next((label for label in labels if not cure_of(label)), labels[0])
 
 
 def steps_to(accuracies: Sequence[tuple[int, float]], wanted: float) -> float | None:
@@ -161,20 +170,16 @@ def _common_far(results: "Sequence[RunResult]") -> str | None:
 
 def _paired_tests(by_label: "dict[str, list[RunResult]]", reference: str) -> dict[str, PairedTest]:
     """Tests of the reference against every other loss, on the seeds that both have finished."""
-    tests = {}
-    ours = {run.run.seed: final_accuracy(run) for run in by_label[reference]}
-    for label, runs in by_label.items():
-        theirs = {run.run.seed: final_accuracy(run) for run in runs}
-        pairs = [
-            (mine, other)
-            for seed, mine in ours.items()
-            if mine is not None and (other := theirs.get(seed)) is not None
-        ]
-        if label != reference and pairs:
-            tests[label] = paired_test(pairs)
-    known = [label for label in tests if tests[label].p is not None]
-    adjusted = holm([p for label in known if (p := tests[label].p) is not None])
-    for label, p_holm in zip(known, adjusted, strict=True):
-        test = tests[label]
-        tests[label] = replace(test, p_holm=p_holm)
-    return tests
+    others = [(reference, label) for label in by_label if label != reference]
+    tests = family(accuracies_of(by_label), others)
+    return {contrast.second: contrast.test for contrast in tests}
+
+
+def accuracies_of(by_label: "dict[str, list[RunResult]]") -> dict[str, dict[int, float]]:
+    """The final accuracies of the finished runs, by label and by seed."""
+    return {
+        label: {
+            run.run.seed: accuracy for run in runs if (accuracy := final_accuracy(run)) is not None
+        }
+        for label, runs in by_label.items()
+    }

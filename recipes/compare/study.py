@@ -51,13 +51,19 @@ def find(path: Path, runs: Sequence[PlannedRun], inputs: "Inputs") -> Found:
         inputs: what these runs rest on, see `inputs_of`.
 
     Raises:
-        ValueError: the file is damaged, or holds a planned run of other settings, code or data.
+        ValueError: the file is damaged, or holds runs of other code or data, or a planned run of other
+            settings.
     """
-    entries = {(entry["label"], entry["seed"]): entry for entry in _read(path)}
+    entries = {(entry["label"], entry["seed"]): entry for entry in read_study(path)}
     found = [(run, entries[key]) for run in runs if (key := (run.label, run.seed)) in entries]
-    differing = [line for run, entry in found for line in _differences(run, entry, inputs)]
+    differing = [line for entry in entries.values() for line in _other_inputs(entry, inputs)]
+    differing += [
+        f"{run.label}, seed {run.seed}: another recipe"
+        for run, entry in found
+        if entry["recipe"] != digest_of(run.recipe)
+    ]
     if differing:
-        revision = found[0][1]["machine"].get("git_revision")
+        revision = next(iter(entries.values()))["machine"].get("git_revision")
         raise ValueError(
             f"{path} holds runs that do not belong to this comparison; it has"
             f"{shortened(list(dict.fromkeys(differing)))}\nCheck out its revision ({revision}), or name "
@@ -82,7 +88,7 @@ def keep(path: Path, results: Iterable[RunResult], inputs: "Inputs") -> int:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(path.parent):
-        entries = _read(path)
+        entries = read_study(path)
         known = {(entry["label"], entry["seed"]) for entry in entries}
         entries += [
             _entry(result, inputs)
@@ -139,7 +145,12 @@ def _name(path: str | None) -> str | None:
     return None if path is None else Path(path).name
 
 
-def _read(path: Path) -> list[Entry]:
+def read_study(path: Path) -> list[Entry]:
+    """The runs of a file; none if it does not exist.
+
+    Raises:
+        ValueError: it is damaged, or two of its runs have the same label and seed and differ.
+    """
     if not path.exists():
         return []
     content: Any = read_json(path)
@@ -149,7 +160,14 @@ def _read(path: Path) -> list[Entry]:
     if not isinstance(entries, list) or not all(map(_is_entry, entries)):
         kinds = ", ".join(f"{name} ({kind.__name__})" for name, kind in KINDS.items())
         raise ValueError(f"{path} is damaged: each of its runs must have {kinds}")
-    return entries
+    seen: dict[tuple[str, int], Entry] = {}
+    for entry in entries:
+        label, seed = entry["label"], entry["seed"]
+        if seen.setdefault((label, seed), entry) != entry:
+            raise ValueError(
+                f"{path} holds two different runs of {label}, seed {seed}: remove the line of one"
+            )
+    return [*seen.values()]
 
 
 def _is_entry(entry: Any) -> bool:
@@ -166,15 +184,13 @@ def _is_entry(entry: Any) -> bool:
     )
 
 
-def _differences(run: PlannedRun, entry: Entry, inputs: "Inputs") -> list[str]:
-    found = [
+def _other_inputs(entry: Entry, inputs: "Inputs") -> list[str]:
+    """How the inputs of a run differ; every run of a file must fit, planned or not."""
+    return [
         f"{key}: {entry['inputs'].get(key, 'none')} instead of {value}"
         for key, value in inputs.items()
         if entry["inputs"].get(key) != value
     ]
-    if entry["recipe"] != digest_of(run.recipe):
-        found.append(f"{run.label}, seed {run.seed}: another recipe")
-    return found
 
 
 def _entry(result: RunResult, inputs: "Inputs") -> Entry:

@@ -80,7 +80,7 @@ def cells(loss: LossResult, num_runs: int) -> list[str]:
         if loss.cosine is None
         else f"{loss.cosine.mean:.2f}" + _of(loss.cosine.count, num_runs),
         _percent(loss.tar, num_runs),
-        "reference" if test is None else _percent(test.difference, num_runs, signed=True),
+        difference_text(loss, num_runs),
         *_sure(test),
         "-" if test is None or test.p_holm is None else f"{test.p:.3f} ({test.p_holm:.3f})",
         *(_number(steps, num_runs) for steps in loss.steps_to),
@@ -107,7 +107,7 @@ def rich_tables(losses: Sequence[LossResult]) -> Group:
     """The tables for the terminal."""
     num_runs = max(sum(loss.verdicts.values()) for loss in losses)
     names = headings(losses)
-    prefix = _common_prefix([loss.label for loss in losses])
+    prefix = common_prefix([loss.label for loss in losses])
     tables = []
     for title, columns in groups(names).items():
         headings_chosen = [names[i] for i in columns]
@@ -128,6 +128,16 @@ def interval_text(test: PairedTest) -> str:
     return f"{low:+.2f} to {high:+.2f}"
 
 
+def difference_text(loss: LossResult, num_runs: int | None = None) -> str:
+    """The reference less this loss in points; with `num_runs` with its spread and number of seeds."""
+    test = loss.against
+    if test is None:
+        return "reference" if loss.is_reference else "-"
+    if num_runs is None:
+        return f"{100 * test.difference.mean:+.2f}"
+    return _percent(test.difference, num_runs, signed=True)
+
+
 def _sure(test: PairedTest | None) -> list[str]:
     """The interval and the effect size of a test."""
     if test is None:
@@ -135,7 +145,7 @@ def _sure(test: PairedTest | None) -> list[str]:
     return [interval_text(test), "-" if test.effect is None else f"{test.effect:+.1f}"]
 
 
-def _common_prefix(labels: Sequence[str]) -> str:
+def common_prefix(labels: Sequence[str]) -> str:
     """The common beginning of all labels up to a hyphen, which is the backbone."""
     first = labels[0]
     ends = [i + 1 for i, letter in enumerate(first) if letter == "-"]

@@ -20,8 +20,9 @@ class Train:
     channels_last: bool = True
     """Keep images and convolution weights in channels-last order; faster on CPUs and on tensor cores."""
     compile: Switch = "auto"
-    """Compile the backbone's passes, and on a GPU those of the head (torch.compile). "auto": on a GPU, and
-    on a CPU if the run is long enough. A compiled step that fails or differs is not used."""
+    """Compile the backbone's passes, and on a GPU those of the head (torch.compile). "auto": on a GPU; on
+    a CPU without compiled loops, if the run is long enough. A compiled step that fails or differs is not
+    used."""
     cuda_graph: Switch = "auto"
     """Record a whole step as a CUDA graph, and replay it. "auto": on a GPU, if nothing stands against it. A
     recorded step that fails or differs is not used."""

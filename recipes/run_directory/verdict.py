@@ -155,10 +155,11 @@ def _chance(lines: Lines, accuracies: list[tuple[int, float]], from_weights: boo
         return None
     last = accuracies[-1][1]
     sets = [line for line in lines if line["kind"] == "evaluation"][-1]["verification"]
-    pairs = sum(f["num_pairs"] for f in sets.values())
-    error = CHANCE_SIGMAS * math.sqrt(0.25 / pairs)
+    # The accuracy is the mean of the sets', whatever their sizes.
+    variance = sum(0.25 / f["num_pairs"] for f in sets.values()) / len(sets) ** 2
+    error = CHANCE_SIGMAS * math.sqrt(variance)
     if last <= 0.5 + error:
-        return f"accuracy is {last:.1%}, within {CHANCE_SIGMAS:g} standard errors of 50 %"
+        return f"accuracy is {last:.1%}, which is not {CHANCE_SIGMAS:g} standard errors above 50 %"
     first_step, untrained = accuracies[0]
     if from_weights:
         return None

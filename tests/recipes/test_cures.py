@@ -14,6 +14,7 @@ from fusedface.recipes.compare import compare as compare_module
 from fusedface.recipes.compare.best import best_of_each, best_sentence, best_table
 from fusedface.recipes.compare.compare import compare
 from fusedface.recipes.compare.cures import cures
+from fusedface.recipes.compare.headline import headline
 from fusedface.recipes.compare.paired import PairedTest, Spread
 from fusedface.recipes.compare.plan import plan
 from fusedface.recipes.compare.protocols import PAPER_SET, PROTOCOLS, with_settings
@@ -84,7 +85,8 @@ def result(label, final, difference=None):
 
 def test_the_best_cured_arcface_is_named():
     losses = [
-        result("c", 0.9), result("a + half scale", 0.89, 0.01), result("c + half scale", 0.88, 0.02),
+        replace(result("c", 0.9), is_reference=True),
+        result("a + half scale", 0.89, 0.01), result("c + half scale", 0.88, 0.02),
         result("a", 0.7, 0.2), result("n", 0.6, 0.3), result("a + softmax first", None),
     ]  # fmt: skip
     assert {k: [x.label for x in v] for k, v in best_of_each(losses).items()} == {
@@ -96,10 +98,17 @@ def test_the_best_cured_arcface_is_named():
         ["CurricularFace", "none", "2", "90.00 ± 0.30", "0.40"],
         ["ArcFace", "half scale", "2", "89.00 ± 0.30", "0.40"],
     ]
+    assert table.rows[0][5] == "reference"
     assert list(table.rows[1][5:]) == ["+1.00", "+0.75 to +1.25", "+0.8"]
     assert best_sentence(losses, names, "c") == (
         "ArcFace is best with half scale; CurricularFace less this is +1.00 points (5 seeds, 95 % interval "
         "+0.75 to +1.25)."
+    )
+    one_seed = result("c + softmax first", 0.95)
+    one_seed = replace(one_seed, final=Spread(0.95, None, 1))
+    assert best_of_each([one_seed, *losses])["c"][0].label == "c"  # an easy seed proves nothing
+    assert headline([one_seed, losses[0]], names | {one_seed.label: "?"}, "c")[0] == (
+        "CurricularFace ends highest: 90.0 ± 0.3 % (5 seeds)."
     )
     assert best_sentence([losses[0], losses[3]], names, "c") == ""  # no cure was run
     assert best_table([losses[0], losses[3]], names, "c") is None

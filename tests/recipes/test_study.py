@@ -42,8 +42,24 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     path = written(tmp_path / "runs.json", [ENTRY, DAMAGE[damage]])
     with pytest.raises(ValueError, match=r"runs\.json is damaged: each of its runs must have"):
         study.find(path, [], {})
-    path = written(path, [ENTRY, ENTRY | {"train": {}, "evaluations": []}])
+    path = written(path, [ENTRY, ENTRY | {"seed": 6, "train": {}, "evaluations": []}])
     assert study.find(path, [], {}) == []
+
+
+def test_two_runs_of_one_label_and_seed_are_refused(tmp_path):
+    """As after a merge of two people's parts; the same line twice is one run."""
+    path = written(tmp_path / "runs.json", [ENTRY, ENTRY])
+    assert len(study.read_study(path)) == 1
+    path = written(path, [ENTRY, ENTRY | {"inputs": {"code": "of another day"}}])
+    with pytest.raises(ValueError, match="two different runs of arcface, seed 5"):
+        study.find(path, [], {})
+
+
+def test_a_run_of_other_code_is_refused_also_where_it_is_not_planned(tmp_path):
+    path = written(tmp_path / "runs.json", [ENTRY])
+    assert study.find(path, [], {"code": "of a day"}) == []
+    with pytest.raises(ValueError, match="code: of a day instead of of today"):
+        study.find(path, [], {"code": "of today"})
 
 
 def test_a_half_written_file_is_named(tmp_path):

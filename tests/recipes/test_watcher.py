@@ -162,6 +162,23 @@ def test_three_standard_errors_from_half_is_still_chance():
     assert verdict(falling() + evaluations(0.5, above)).verdict != "chance"
 
 
+def test_a_mean_over_sets_of_unequal_size_is_no_surer_than_its_smallest_set():
+    """Of 100 and 20,000 pairs: the standard error of the mean is sqrt(1/400 + 1/80000) / 2."""
+    error = math.sqrt(1 / 400 + 1 / 80_000) / 2
+
+    def ends_at(accuracy):
+        lines = evaluations(0.4, accuracy)
+        for line in lines:
+            (figures,) = line["verification"].values()
+            line["verification"] = {
+                "small": figures | {"num_pairs": 100}, "large": figures | {"num_pairs": 20_000}
+            }  # fmt: skip
+        return verdict(falling() + lines).verdict
+
+    assert ends_at(0.5 + 2.9 * error) == "chance"
+    assert ends_at(0.5 + 3.1 * error) != "chance"
+
+
 def test_better_than_untrained_by_anything_is_not_chance():
     better = math.nextafter(0.65, 1.0)
     assert verdict(falling() + evaluations(0.65, better)).verdict != "chance"
