@@ -73,6 +73,7 @@ def margin_loss(
     """
     chosen = head_options(margin, options)
     checks.check_tensors(embeddings, weight, labels, sharded=process_group is not None)
+    labels = labels.long()  # torch would cut `ignore_index` and C to the size of smaller integers
     initial, num_classes, first_class = chosen.initial_state(), weight.shape[0], 0
     state = _state_for(initial, state, embeddings)
     precision = pick_precision(chosen.precision, embeddings.device)  # before autocast is off

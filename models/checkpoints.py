@@ -47,7 +47,8 @@ def load_checkpoint(model: Backbone, path: str | Path) -> LoadedCheckpoint:
 
     Raises:
         ValueError: the file does not exist, is damaged or is not a checkpoint, or it does not fit the
-            backbone (the message lists tensors that are missing, unexpected or of another shape).
+            backbone (the message lists tensors that are missing, unexpected or of another shape, or
+            options without tensors of their own, such as an activation).
     """
     return _fill(model, interpret(read_archive(path), path), path)
 
@@ -68,15 +69,19 @@ def build_from_checkpoint(path: str | Path) -> Backbone:
             f"{path} holds tensors but not the backbone they belong to; "
             "create that backbone and use load_checkpoint(model, path)"
         )
-    try:
-        with torch.device("meta"):  # no memory for weights that a file lacks
-            shape = create(**contents.config)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: bad backbone configuration: {error}") from None
-    _fitting(shape, contents, path)
+    _fitting(_shape(contents.config, path), contents, path)
     model = create(**contents.config)
     _fill(model, contents, path)
     return model.eval()
+
+
+def _shape(config: dict[str, Any], path: str | Path) -> Backbone:
+    """A file's backbone without memory for its weights, which the file may lack."""
+    try:
+        with torch.device("meta"):
+            return create(**config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: bad backbone configuration: {error}") from None
 
 
 def interpret(archive: dict[Any, Any], path: str | Path) -> Contents:
@@ -157,9 +162,15 @@ def _tensors(values: dict[Any, Any], path: str | Path) -> dict[str, Tensor]:
 
 def _fill(model: Backbone, contents: Contents, path: str | Path) -> LoadedCheckpoint:
     """Copy a file's tensors into a backbone that they fit."""
-    model.load_state_dict(_fitting(model, contents, path))
-    if contents.preprocessing is not None:
-        model.preprocessing = contents.preprocessing
+    state, prepared = _fitting(model, contents, path), contents.preprocessing
+    if prepared is not None and prepared.input_size != model.input_size:
+        raise ValueError(
+            f"{path} prepares images of {prepared.input_size} pixels for a backbone that takes "
+            f"{model.input_size}"
+        )
+    model.load_state_dict(state)
+    if prepared is not None:
+        model.preprocessing = prepared
     return LoadedCheckpoint(contents.layout, model.preprocessing, contents.step)
 
 
@@ -174,4 +185,20 @@ def _fitting(model: Backbone, contents: Contents, path: str | Path) -> dict[str,
             + "\n".join(f"  {len(k)} {kind}: {listed(k)}" for kind, k in found.differences.items())
             + hint
         )
+    if others := _other_options(model, contents, path):
+        raise ValueError(
+            f"{path} fits the backbone {model.config} by its tensors, but not by {others}"
+        )
     return found.state
+
+
+def _other_options(model: Backbone, contents: Contents, path: str | Path) -> str:
+    """Options of the file's backbone that show in no tensor and differ, in words; or nothing."""
+    if contents.config is None:
+        return ""
+    theirs = _shape(contents.config, path).config
+    return ", ".join(
+        f"{name}, which is {value!r} in the file"
+        for name, value in theirs.items()
+        if name != "name" and name in model.config and model.config[name] != value
+    )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fusedface.models.preprocessing import Preprocessing
@@ -55,6 +56,16 @@ def match(expected: Mapping[str, Tensor], contents: Contents) -> Match:
         else:
             state[ours] = tensor
     return Match(state, {kind: keys for kind, keys in differences.items() if keys})
+
+
+def is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor is dense, and its memory holds as many numbers as its shape says.
+
+    A file of a few bytes may give one number with strides of 0, whose copy would take any memory.
+    """
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
 
 
 def listed(names: list[str]) -> str:

@@ -23,7 +23,8 @@ class FusedUpdate:
         optimizer: has `weight` in one of its groups.
         weight: the class centres (C, D).
         scaler: the gradient scaler of the loss, if there is one.
-        momentum_dtype: of the momentum buffer; that of the class centres if left out.
+        momentum_dtype: of the momentum buffer; that of the class centres if left out. A wider one is
+            rounded to that of the class centres by `optimizer.load_state_dict`.
         keeps_unit_rows: see `CentreUpdate`.
 
     Attributes:

@@ -164,7 +164,9 @@ class MarginHead(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> MarginOutput:
         """Loss and statistics of a batch; see `margin_loss` for shapes, dtypes and errors."""
-        learns = self.training and torch.is_grad_enabled()
+        # Its random number is drawn also where a checkpointed forward runs without gradients, so that the
+        # second forward finds torch's generator in the same state.
+        step = self.fused.next() if self.fused is not None and self.training else None
         return margin_loss(
             embeddings,
             self.weight,
@@ -173,7 +175,7 @@ class MarginHead(nn.Module):
             state=self.state,
             training=self.training,
             process_group=None if self.shard is None else self.shard.group,
-            update=self.fused.next() if self.fused is not None and learns else None,
+            update=step if torch.is_grad_enabled() else None,
         )
 
     def full_state_dict(self) -> dict[str, Tensor]:
@@ -198,7 +200,9 @@ class MarginHead(nn.Module):
         key = prefix + "weight"
         weight = state_dict.get(key)
         if self.shard is not None and isinstance(weight, Tensor) and weight.ndim == 2:
-            state_dict = state_dict | {key: self.shard.rows_of(weight, key)}
+            rows = self.shard.rows_of(weight, key)
+            # With `assign=True` the rows become the weight: a view would keep all class centres.
+            state_dict = state_dict | {key: rows.clone() if rows is not weight else rows}
         super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
 
     @torch.no_grad()

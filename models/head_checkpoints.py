@@ -10,10 +10,10 @@ bubbliiiing      with the backbone's tensors                       head.weight (
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fusedface.models.archives import read_archive
+from fusedface.models.contents import is_whole
 from fusedface.models.head import MarginHead
 from fusedface.models.layouts import LAYOUTS
 from fusedface.models.shard_files import ShardFiles
@@ -101,8 +101,7 @@ def _checked(value: object, name: object, path: str | Path) -> Tensor:
     """A dense tensor of finite floating-point numbers."""
     if (
         isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and not value.is_meta
+        and is_whole(value)
         and value.is_floating_point()
         and bool(value.isfinite().all())
     ):

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from fusedface.kernels.chunks import build
 from fusedface.kernels.chunks.library import Library, has_memory
+from fusedface.models.loops.eager import is_traced
 
 COMPILED_FROM = 2**17  # numbers; smaller tensors do not start the compiler
 
@@ -17,7 +17,7 @@ class PReLU(nn.PReLU):
     """nn.PReLU with the same results and a vectorised backward on CPUs: one pass if there is a C compiler.
 
     On CPUs torch's own backward took 42 % of MobileFaceNet's training step (docs/performance.md). GPUs,
-    compiled graphs and inference use torch's operator.
+    compiled and traced graphs, torch.func and inference use torch's operator.
     """
 
     computes_as = nn.PReLU
@@ -28,6 +28,7 @@ class PReLU(nn.PReLU):
             input.device.type != "cpu"
             or not torch.is_grad_enabled()
             or torch.compiler.is_compiling()
+            or is_traced()
         ):
             return F.prelu(input, self.weight)
         return _CpuPReLU.apply(input, self.weight.to(input.dtype))
@@ -40,12 +41,19 @@ class _CpuPReLU(torch.autograd.Function):
         return F.prelu(x, weight)
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         (grad,) = grad_outputs
+        if torch.is_grad_enabled():  # someone differentiates the backward
+            needed = [
+                t for t, needs in zip((x, weight), ctx.needs_input_grad, strict=True) if needs
+            ]
+            out = F.prelu(x, weight)
+            found = iter(torch.autograd.grad(out, needed, grad, create_graph=True))
+            d_x, d_weight = (next(found) if needs else None for needs in ctx.needs_input_grad)
+            return d_x, d_weight
         if (library := _library(x, weight)) is not None:
             grad = grad.contiguous(memory_format=torch.channels_last)
             return library.prelu_backward(grad, x, weight.contiguous())

@@ -1,7 +1,9 @@
 """How a backbone's images are prepared: size, crop, normalisation, and how mirrored features are joined."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import Any, Literal, Self
 
 import torch
@@ -41,9 +43,13 @@ class Preprocessing:
             raise ValueError(
                 f"mean and std must have 3 values each, R G B, got {self.mean} and {self.std}"
             )
+        if not all(isinstance(v, Real) and math.isfinite(v) for v in (*self.mean, *self.std)):
+            raise ValueError(f"mean and std must be finite numbers, got {self.mean} and {self.std}")
         if not all(value > 0 for value in self.std):
             raise ValueError(f"std must be above 0 in every channel, got {self.std}")
-        if len(self.input_size) != 2 or not all(size >= 1 for size in self.input_size):
+        if len(self.input_size) != 2 or not all(
+            isinstance(size, int) and size >= 1 for size in self.input_size
+        ):
             raise ValueError(f"input_size must be (height, width) in pixels, got {self.input_size}")
         if self.flip not in ("sum", "concat"):
             raise ValueError(f"flip must be 'sum' or 'concat', got {self.flip!r}")

@@ -78,9 +78,12 @@ def some_centres(files: ShardFiles, classes: Sequence[int]) -> Tensor:
     Only files that have some of them are read, one after the other.
 
     Raises:
+        IndexError: a class is outside [0, C).
         ValueError: one of these files is missing or damaged.
     """
     saved, wanted = files.tensors[WEIGHT], torch.tensor(classes, dtype=torch.int64)
+    if outside := [c for c in classes if not 0 <= c < saved.size[0]]:
+        raise IndexError(f"class {outside[0]} is not among the {saved.size[0]} of {files.path}")
     centres = torch.empty(len(classes), saved.size[1], dtype=saved.dtype)
     for part in saved.parts:
         places = ((wanted >= part.first) & (wanted < part.first + part.rows)).nonzero()[:, 0]

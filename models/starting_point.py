@@ -6,13 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fusedface.models.archives import read_archive
 from fusedface.models.backbone import Backbone
 from fusedface.models.checkpoints import interpret
-from fusedface.models.contents import Contents, listed, match
+from fusedface.models.contents import Contents, is_whole, listed, match
 from fusedface.models.preprocessing import Preprocessing
 from fusedface.models.shard_files import SHARDS, ShardFiles
 
@@ -134,8 +133,7 @@ def _classes(archive: dict[Any, Any], path: str | Path) -> Classes | None:
         centres = head.get("weight") if isinstance(head, dict) else None
         fits = (
             isinstance(centres, Tensor)
-            and centres.layout == torch.strided
-            and not centres.is_meta
+            and is_whole(centres)
             and centres.is_floating_point()
             and centres.ndim == 2
             and len(centres) == len(names)

@@ -140,11 +140,21 @@ def _built(source: Source[Called], compiler: list[str], kept: Path) -> Called:
             _run([*compiler, *_options(), "-o", str(compiled), str(written)])
             # Without OpenMP: its threads are those of torch, which is loaded, not a second set.
             _run([*compiler, "-shared", "-o", str(made), str(compiled), "-lm"])
-            library = source.wrapper(str(made))
-            _keep(made, kept)
-            return library
+            return _kept_and_loaded(source, made, kept)
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
         raise NotBuiltError(f"{compiler[0]} cannot make them: {_first_line(error)}") from None
+
+
+def _kept_and_loaded(source: Source[Called], made: Path, kept: Path) -> Called:
+    try:
+        library = source.wrapper(str(made))
+    except OSError:  # such as a folder for temporary files from which nothing may be run
+        _keep(made, kept)
+        if not is_only_ours(kept):
+            raise
+        return source.wrapper(str(kept))
+    _keep(made, kept)
+    return library
 
 
 def _run(command: list[str]) -> None:
@@ -165,6 +175,9 @@ def _keep(made: Path, kept: Path) -> None:
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:  # goes, whatever happens
             whole = Path(folder, kept.name)
             whole.write_bytes(made.read_bytes())
+            whole.chmod(
+                0o600
+            )  # whatever the umask is: a file that a group may write to is not used
             whole.replace(kept)
     except OSError:
         pass

@@ -44,7 +44,7 @@ def _is_taken(x: Tensor) -> bool:
         not torch.compiler.is_compiling()  # first: a compiler that traces this sees nothing else
         and type(x) in (Tensor, nn.Parameter)  # not a symbol, a fake or a subclass
         and _switch["on"]
-        and not _is_traced()
+        and not is_traced()
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.dim() == 4
@@ -57,7 +57,8 @@ def is_plain(layer: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:
     """Whether the layer computes as that kind does, and no hook wants to see what goes in or out."""
     own = type(layer)
     return vars(own).get("computes_as", own) is kind and not (
-        layer._forward_hooks
+        "forward" in vars(layer)  # someone put another one in its place
+        or layer._forward_hooks
         or layer._forward_pre_hooks
         or layer._backward_hooks
         or layer._backward_pre_hooks
@@ -75,7 +76,7 @@ def is_parameter(weight: Tensor | None) -> bool:
     )
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
     """Whether torch.func, forward-mode derivatives, a dispatch mode or a tracer sees the operators."""
     return (
         torch._C._are_functorch_transforms_active()

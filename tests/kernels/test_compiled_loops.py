@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -157,6 +157,26 @@ def test_a_library_is_kept_and_a_damaged_one_made_again(library, cache):
         assert build.library() is not None  # read, not compiled
     finally:
         del os.environ["FUSEDFACE_CC"]
+
+
+def test_a_library_is_kept_whatever_the_umask_is(library, cache):
+    """Of users with a group of their own, whose files the group may write to, too."""
+    before = os.umask(0o002)
+    try:
+        assert build.library() is not None
+    finally:
+        os.umask(before)
+    assert build.is_only_ours(cache / build.file_name())
+
+
+def test_a_folder_for_temporary_files_from_which_nothing_may_be_run(library, cache, monkeypatch):
+    def wrapper(path):
+        if not path.startswith(str(cache)):
+            raise OSError("failed to map segment from shared object")
+        return build.PASSES.wrapper(path)
+
+    assert build.load(replace(build.PASSES, wrapper=wrapper)) is not None
+    assert build.is_only_ours(cache / build.file_name())
 
 
 @pytest.mark.parametrize("flaw", ["file", "folder", "link"])

@@ -14,7 +14,15 @@ from margin_oracle import (
     run,
 )
 
-from fusedface.kernels import CurricularFace, MagFace, MVArc, NormFace, chunked, margin_loss
+from fusedface.kernels import (
+    ArcFace,
+    CurricularFace,
+    MagFace,
+    MVArc,
+    NormFace,
+    chunked,
+    margin_loss,
+)
 from fusedface.kernels.products import bfloat16_is_fast
 
 BACKENDS = ["reference", "chunked", "compiled"]
@@ -219,3 +227,20 @@ def test_only_what_is_asked_for_is_differentiated():
     torch.testing.assert_close(w.grad, both_w.grad)
     with torch.no_grad():
         assert not margin_loss(x, w, labels, NormFace()).loss.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8], ids=str)
+@pytest.mark.parametrize("num_classes", [256, 300, 40_000])
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+def test_labels_of_small_integers(backend, num_classes, dtype):
+    """Class 255 is not ignored as -1 would be in 8 bits, and no class is too large for the number C."""
+    classes = [0, 44, 255, 30_000, num_classes - 1]
+    largest = min(num_classes - 1, torch.iinfo(dtype).max)
+    labels = torch.tensor([c for c in classes if c <= largest])
+    embeddings, weight = torch.randn(len(labels), 4), torch.randn(num_classes, 4)
+    expected, found = (
+        margin_loss(embeddings, weight, labels.to(kind), ArcFace(), backend=backend)
+        for kind in (torch.int64, dtype)
+    )
+    assert torch.equal(found.per_sample_loss, expected.per_sample_loss)
+    assert (found.per_sample_loss > 0).all()

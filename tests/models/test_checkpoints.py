@@ -1,6 +1,7 @@
 """Checkpoints: what loads, what is refused and how, and that a refused file runs nothing."""
 
 import io
+import math
 import os
 import pickle
 import sys
@@ -67,6 +68,25 @@ def test_own_format_round_trip(tmp_path, name):
     assert built.config == original.config
     assert not built.training
     _assert_same_weights(built, original)
+
+
+@pytest.mark.parametrize(
+    ("name", "saved", "loaded", "option"),
+    [
+        ("mobilefacenet", {"activation": "relu6"}, {"activation": "relu"}, "activation, .*'relu6'"),
+        ("mobilefacenet", {"stem_activation": "relu", "activation": "relu6"},
+         {"stem_activation": "relu6", "activation": "relu6"}, "stem_activation, .*'relu'"),
+        ("edgeface_xs", {}, {"input_size": (64, 32)}, r"input_size, .*\[32, 32\]"),
+        ("iresnet18", {"input_size": (64, 32)}, {"input_size": (32, 64)}, r"input_size, .*\[64, 32\]"),
+    ],
+)  # fmt: skip
+def test_options_without_tensors_of_their_own_must_fit(tmp_path, name, saved, loaded, option):
+    torch.save(_own_format(_trained(name, **SMALL | saved)), tmp_path / "last.pt")
+    model = create(name, **SMALL | loaded)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=f"last.pt fits .* by its tensors, but not by {option}"):
+        load_checkpoint(model, tmp_path / "last.pt")
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_own_format_carries_its_preprocessing(tmp_path, small):
@@ -192,6 +212,9 @@ def test_integer_weights_are_refused(tmp_path, small):
         ({"model": {"a": 1}}, "must be tensors, they are not: a"),
         ({"step": "7"}, "key 'step' must be of type int, got str"),
         ({"preprocessing": {"flip": "mean"}}, "flip must be"),
+        ({"preprocessing": {"mean": ["a", "b", "c"]}}, "mean and std must be finite numbers"),
+        ({"preprocessing": {"std": [1.0, math.nan, 1.0]}}, "mean and std must be finite numbers"),
+        ({"preprocessing": {"input_size": [48, 48]}}, r"prepares images of \(48, 48\) pixels"),
         ({"backbone": {"name": "vit"}}, "unknown backbone 'vit'"),
         ({"backbone": {}}, "bad backbone configuration"),
         ({"backbone": {"name": "mbf", "width": "wide"}}, "width must be"),

@@ -5,7 +5,7 @@ import torch
 from margin_oracle import inputs
 from torch.utils.checkpoint import checkpoint
 
-from fusedface.kernels import AdaFace, ArcFace, CurricularFace, margin_loss
+from fusedface.kernels import AdaFace, ArcFace, CurricularFace, margin_loss, sampling
 from fusedface.models.head import MarginHead
 
 
@@ -156,6 +156,22 @@ def test_reset_parameters_forgets_the_training():
     head.reset_parameters()
     assert head.t == 0
     assert not torch.equal(head.weight, before)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_gradient_checkpointing_with_fused_centres_draws_the_same_classes_twice(
+    use_reentrant, monkeypatch
+):
+    """Also where the first forward runs without gradients, and so has no step to make."""
+    drawn, draw = [], sampling.draw
+    monkeypatch.setattr(sampling, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    head = MarginHead(8, 60, sample_rate=0.5, backend="chunked")
+    head.fuse(torch.optim.SGD(head.parameters(), lr=0.1))
+    x, labels = torch.randn(6, 8, requires_grad=True), torch.arange(6)
+    loss = checkpoint(lambda x: head(x, labels).loss, x, use_reentrant=use_reentrant)
+    loss.backward()
+    assert len(drawn) == 2
+    assert torch.equal(*drawn)
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])

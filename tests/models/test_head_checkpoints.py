@@ -65,6 +65,7 @@ WRONG = {
     "text": ({"kernel": "x"}, "finite floating-point"),
     "nan": ({"kernel": torch.full((DIM, CLASSES), float("nan"))}, "finite floating-point"),
     "sparse": ({"kernel": torch.eye(DIM).to_sparse()}, "finite floating-point"),
+    "one number for all": ({"weight": torch.zeros(1, 1).expand(2**44, 1)}, "finite floating-point"),
     "meta": ({"kernel": torch.ones(DIM, CLASSES, device="meta")}, "finite floating-point"),
     "long state": ({"kernel": torch.ones(DIM, CLASSES), "t": torch.ones(2)}, "'t' must be one number"),
     "turned": ({"weight": torch.ones(DIM, CLASSES)}, "16 classes in 30 dimensions, the head has 30 in 16"),

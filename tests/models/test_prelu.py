@@ -1,5 +1,7 @@
 """The fast PReLU is torch's PReLU."""
 
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -66,6 +68,40 @@ def test_gradcheck():
     fast, _ = pair(dtype=torch.float64)
     x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(fast, x)
+
+
+def gradient_penalty(layer, x):
+    """A loss on the gradient of a loss."""
+    x = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
+    layer.weight.grad = None
+    first.square().sum().backward()
+    return [x.grad, layer.weight.grad]
+
+
+def by_torch_func(layer, x):
+    def loss(weight, images):
+        return torch.func.functional_call(layer, {"weight": weight}, (images,)).pow(3).sum()
+
+    given = layer.weight.detach(), x
+    gradients = torch.func.grad(loss, argnums=(0, 1))(*given)
+    return [*gradients, torch.func.jvp(loss, given, gradients)[1]]
+
+
+@pytest.mark.parametrize("derive", [gradient_penalty, by_torch_func])
+def test_derivatives_of_every_kind_are_torchs(derive):
+    fast, plain = pair(dtype=torch.float64)
+    x = torch.randn(3, 5, 6, 7, dtype=torch.float64)
+    for found, expected in zip(derive(fast, x), derive(plain, x), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_trace_with_gradients_on_can_be_saved():
+    fast, plain = pair()
+    x, file = torch.randn(2, 5, 4, 4), io.BytesIO()
+    torch.jit.save(torch.jit.trace(fast, x), file)
+    file.seek(0)
+    assert torch.equal(torch.jit.load(file)(x), plain(x))
 
 
 def test_under_autocast():

@@ -71,6 +71,9 @@ def test_who_asks_for_the_head_gets_it(saved):
     classes = StartingPoint(path).classes
     for which in (range(CLASSES), [5, 0, 3], []):
         assert torch.equal(classes.centres_of(which), rows["weight"][list(which)])
+    for outside in (-1, CLASSES):
+        with pytest.raises(IndexError, match=f"class {outside} is not among the {CLASSES}"):
+            classes.centres_of([0, outside])
 
 
 def test_who_needs_the_network_needs_no_class_centres(saved):
