@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fusedface.bench.case import Case
-from fusedface.bench.heads.table import BASE_PRECISIONS
+from fusedface.bench.heads.loss import BASE_PRECISIONS
 from fusedface.bench.rows import Row
 
 

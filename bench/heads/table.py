@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from fusedface.bench.heads import auto_chunked, packages, published
-from fusedface.bench.heads.loss import Loss, M, S
+from fusedface.bench.heads.loss import BASE_PRECISIONS, Loss, M, S
 from fusedface.kernels import ArcFace, CurricularFace, Margin, NormFace
 from fusedface.kernels.options import Precision, TargetGradient
 
-BASE_PRECISIONS = ("float32", "bfloat16")  # of our heads, the denominators of ratios
 CPU_PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 GPU_PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16", "float16")
 
