@@ -24,7 +24,7 @@ from fusedface.recipes.evaluation.tables import (
     thresholds_table,
 )
 from fusedface.recipes.evaluation.templates import TemplateResult, template_figures
-from fusedface.recipes.evaluation.threshold_file import model_file, read_thresholds
+from fusedface.recipes.evaluation.threshold_file import model_file, thresholds_of_model
 from fusedface.recipes.evaluation.thresholds import SetThresholds
 from fusedface.recipes.host.terminal import say, working
 
@@ -57,13 +57,13 @@ def evaluate_checkpoint(
         device: such as "cpu"; None takes a GPU if there is one.
         console: where the figures are printed.
         all_pairs: take TAR, AUC and rank-1 from all pairs of a list's images instead of the listed ones.
-        fixed: a thresholds.json of other data; its thresholds are tested on these sets.
+        fixed: a thresholds.json of this network on other data; its thresholds are tested on these sets.
 
     Raises:
-        ValueError: the checkpoint, a list or an image cannot be read, embeddings are not finite, or all
-            pairs are not possible.
+        ValueError: the checkpoint, a list or an image cannot be read, embeddings are not finite, all pairs
+            are not possible, or `fixed` is of another network.
     """
-    known = None if fixed is None else read_thresholds(fixed)
+    known = None if fixed is None else thresholds_of_model(fixed, checkpoint)
     recogniser = open_recogniser(checkpoint, device)
     _check_names([path.stem for path in pair_lists] + [folder.name for folder in ijb_folders])
     measured: dict[str, Measured] = {}

@@ -80,15 +80,13 @@ def read_thresholds(path: Path) -> ThresholdFile:
     return ThresholdFile(model, sets)
 
 
-def thresholds_of(path: Path, model: Path, set_name: str | None) -> tuple[str, SetThresholds]:
-    """The name and thresholds of one set of a file, if they were measured with this model.
+def thresholds_of_model(path: Path, model: Path) -> ThresholdFile:
+    """All thresholds of a file, if they were measured with this model.
 
     Raises:
-        ValueError: they were measured with another model, the set is unknown, or the file has several sets
-            and none is named.
+        ValueError: the file cannot be read, or they were measured with another model.
     """
-    found = read_thresholds(path)
-    known = model_file(model)
+    found, known = read_thresholds(path), model_file(model)
     if known.sha256 != found.model.sha256:
         again = command("evaluate", model, "--root", "FACES", "--out", "RESULTS")
         raise ValueError(
@@ -96,6 +94,17 @@ def thresholds_of(path: Path, model: Path, set_name: str | None) -> tuple[str, S
             f"{known.file} ({known.sha256[:12]}), and thresholds do not carry over; measure this one with: "
             f"{again}"
         )
+    return found
+
+
+def thresholds_of(path: Path, model: Path, set_name: str | None) -> tuple[str, SetThresholds]:
+    """The name and thresholds of one set of a file, if they were measured with this model.
+
+    Raises:
+        ValueError: they were measured with another model, the set is unknown, or the file has several sets
+            and none is named.
+    """
+    found = thresholds_of_model(path, model)
     names = ", ".join(found.sets)
     if set_name is None and len(found.sets) > 1:
         raise ValueError(f"{path} holds several sets; choose one with --set: {names}")

@@ -80,6 +80,17 @@ def test_all_pairs_on_request(checkpoint, pairs, tmp_path):
     assert sorted(tmp_path.iterdir()) == before  # without a folder nothing is written
 
 
+def test_thresholds_of_another_network_are_refused(checkpoint, pairs, tmp_path):
+    """Only the name of the file says which set they are of, so they would be printed as this network's."""
+    evaluate(checkpoint, pairs, tmp_path / "results")
+    archive = torch.load(checkpoint, weights_only=True)
+    torch.save(archive | {"step": 4}, tmp_path / "newer.pt")
+    known = tmp_path / "results" / "thresholds.json"
+    with pytest.raises(ValueError, match=r"measured with model\.pt .* not with newer\.pt"):
+        evaluate(tmp_path / "newer.pt", pairs, fixed=known)
+    assert "some (known)" in evaluate(checkpoint, pairs, fixed=known)[1]
+
+
 def cells(table):
     return [[cell.plain for cell in row] for row in table.rows]
 
