@@ -85,7 +85,7 @@ def open_faces(
     """
     tests = {Path(path).stem: read_pairs(path, evaluation.root) for path in evaluation.pairs}
     if data.source == SYNTHETIC:
-        faces = _generated(data.synthetic, evaluation, tests, preprocessing.input_size, device)
+        faces = _generated(data.synthetic, evaluation, tests, preprocessing.image_size, device)
     else:
         faces = _from_files(data, evaluation, tests, preprocessing.image_size, note)
     _describe(faces, data.source, note)

@@ -115,3 +115,16 @@ def test_generated_people_of_the_evaluation_are_strangers(tmp_path):
     summary = run_recipe(recipe, tmp_path / "run", device="cpu", console=Console(quiet=True))
     assert summary.finished
     assert set(summary.verification) == {"synthetic"}
+
+
+def test_generated_faces_have_the_size_before_the_crop(tmp_path):
+    """A network of 32x16 cuts them out of 32x32; faces of 32x16 would be stretched first."""
+    settings = [
+        "data.source=synthetic", "data.synthetic.num_identities=4", "backbone.crop=center",
+        "backbone.input_size=[32,16]", "evaluation.num_identities=20", "evaluation.num_pairs=40",
+    ]  # fmt: skip
+    recipe = tiny_recipe(tmp_path)
+    recipe = replace(recipe, evaluation=replace(recipe.evaluation, pairs=()))
+    faces = faces_of(override(recipe, settings))
+    for images in (faces.train, faces.tests["synthetic"].images):
+        assert images.image(0).shape == (32, 32, 3)
