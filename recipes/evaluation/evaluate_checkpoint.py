@@ -6,13 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fusedface.data import PairList, open_source, read_pairs
+from fusedface.data import PairList, open_source
 from fusedface.data.drawn_pairs import fewer_people, sample_pairs
 from fusedface.data.ijb import read_templates
 from fusedface.data.sizes import other_sizes
 from fusedface.recipes.evaluation.evaluate import MAX_ALL_PAIRS, people_to_score
 from fusedface.recipes.evaluation.evaluation_files import write_evaluation
 from fusedface.recipes.evaluation.measure import Measured, measure
+from fusedface.recipes.evaluation.pair_lists import check_names, read_lists
 from fusedface.recipes.evaluation.recogniser import Recogniser
 from fusedface.recipes.evaluation.recognisers import open_recogniser
 from fusedface.recipes.evaluation.scores import PairScores
@@ -65,12 +66,10 @@ def evaluate_checkpoint(
     """
     known = None if fixed is None else thresholds_of_model(fixed, checkpoint)
     recogniser = open_recogniser(checkpoint, device)
-    _check_names([path.stem for path in pair_lists] + [folder.name for folder in ijb_folders])
+    check_names([path.stem for path in pair_lists] + [folder.name for folder in ijb_folders])
     measured: dict[str, Measured] = {}
-    for path in pair_lists:
-        pairs = read_pairs(path, root)
-        chosen = all_pairs or None
-        measured[path.stem] = _measure(recogniser, path.stem, pairs, chosen, console)
+    for name, pairs in read_lists(pair_lists, root).items():
+        measured[name] = _measure(recogniser, name, pairs, all_pairs or None, console)
     if not pair_lists and not ijb_folders:
         assert root is not None  # the command requires one
         pairs = drawn_pairs(root, lambda text: say(console, text))
@@ -88,13 +87,6 @@ def evaluate_checkpoint(
         written = write_evaluation(out, model, recogniser.as_dict(), measured, templates)
         say(console, f"wrote to {out}: {', '.join(written)}")
     return measured
-
-
-def _check_names(names: Sequence[str]) -> None:
-    """Raise ValueError if two sets would have the same name."""
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"sets are named after their files: {twice!r} is given twice, rename one")
 
 
 def drawn_pairs(root: Path, note: Callable[[str], None]) -> PairList:

@@ -13,12 +13,12 @@ from fusedface.data import (
     SyntheticFaces,
     from_index_pairs,
     open_source,
-    read_pairs,
     synthetic_pairs,
 )
 from fusedface.data.dataset import read_readable
 from fusedface.data.transforms import fit
 from fusedface.models import Backbone, LoadedCheckpoint, build_from_checkpoint, load_checkpoint
+from fusedface.recipes.evaluation.pair_lists import read_lists
 from fusedface.recipes.export.job import NUM_CALIBRATION
 from fusedface.recipes.run_directory.directory import RECIPE
 from fusedface.recipes.run_directory.summary import SUMMARY
@@ -105,9 +105,9 @@ def checking_pairs(
     """The pair lists by name; without any, pairs of generated people.
 
     Raises:
-        ValueError: a list cannot be read.
+        ValueError: see `read_lists`.
     """
     if lists:
-        return {path.stem: read_pairs(path, root) for path in lists}
+        return read_lists(lists, root)
     source = SyntheticFaces(NUM_PEOPLE, IMAGES_EACH, image_size=size)
     return {"generated": from_index_pairs(source, *synthetic_pairs(source, NUM_PAIRS))}

@@ -10,7 +10,6 @@ a path         none                pairs of every tenth person of the source (5 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,13 +24,13 @@ from fusedface.data import (
     open_source,
     other_sizes,
     overlaps,
-    read_pairs,
     synthetic_pairs,
 )
 from fusedface.data.drawn_pairs import sample_pairs
 from fusedface.models import Backbone, Preprocessing
 from fusedface.recipes.configuration.data import SYNTHETIC, Data, Synthetic
 from fusedface.recipes.configuration.evaluation import Evaluation
+from fusedface.recipes.evaluation.pair_lists import read_lists
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run_directory.metrics import Verification
 from fusedface.recipes.training.verifying import evaluate_shared
@@ -81,9 +80,9 @@ def open_faces(
         note: called with texts for the user on what was chosen.
 
     Raises:
-        ValueError: a path is wrong, or holds no usable faces.
+        ValueError: a path is wrong, or holds no usable faces; or a list is not fit for figures.
     """
-    tests = {Path(path).stem: read_pairs(path, evaluation.root) for path in evaluation.pairs}
+    tests = read_lists(evaluation.pairs, evaluation.root)
     if data.source == SYNTHETIC:
         faces = _generated(data.synthetic, evaluation, tests, preprocessing.image_size, device)
     else:
