@@ -9,6 +9,7 @@ message. Memory: about three times the file, and at most 500 MB in addition.
 import io
 import pickle
 import pickletools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -91,26 +92,42 @@ def _scalar(dtype: _Dtype, data: bytes) -> int | bool:
     return Array(dtype, data).values()[0].item()
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in the protocols of Python 2."""
-    if encoding not in ("latin1", "latin-1"):
-        raise RefusedPickle(f"it asks for the codec {encoding[:20]!r}")
-    return text.encode("latin-1")
+def _encoders(most: int) -> dict[tuple[str, str], Callable[..., bytes]]:
+    """What Python 3 writes bytes and bytearrays with, in protocols that have no operation for them.
 
+    Args:
+        most: bytes that they make in all. Python writes a text for each, so they are no more than the
+            file; another file could ask again and again for the bytes of one text.
+    """
+    made = 0
 
-def _bytearray(data: str | bytes = b"", encoding: str = "latin-1") -> bytes:
-    """A bytearray, which protocols before 5 write as a call; `bytearray(n)` would take n bytes."""
-    if isinstance(data, str):
-        return _encode(data, encoding)
-    if not isinstance(data, bytes):
-        raise RefusedPickle(f"it asks for a bytearray of a {type(data).__name__}")
-    return data
+    def encode(text: str, encoding: str) -> bytes:
+        nonlocal made
+        if encoding not in ("latin1", "latin-1"):
+            raise RefusedPickle(f"it asks for the codec {encoding[:20]!r}")
+        made += len(text)
+        if made > most:
+            raise RefusedPickle(
+                f"it asks for more bytes from its texts than the {most:,} that it has"
+            )
+        return text.encode("latin-1")
+
+    def as_bytes(data: str | bytes = b"", encoding: str = "latin-1") -> bytes:
+        """For a bytearray; `bytearray(n)` would take n bytes."""
+        if isinstance(data, str):
+            return encode(data, encoding)
+        if not isinstance(data, bytes):
+            raise RefusedPickle(f"it asks for a bytearray of a {type(data).__name__}")
+        return data
+
+    return {
+        ("_codecs", "encode"): encode,
+        ("builtins", "bytearray"): as_bytes,
+        ("__builtin__", "bytearray"): as_bytes,
+    }
 
 
 STAND_INS = {
-    ("_codecs", "encode"): _encode,
-    ("builtins", "bytearray"): _bytearray,
-    ("__builtin__", "bytearray"): _bytearray,
     ("numpy", "ndarray"): Array,
     ("numpy", "dtype"): _Dtype,
 } | {
@@ -125,9 +142,13 @@ STAND_INS = {
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="bytes")
+        self._stand_ins = STAND_INS | _encoders(len(data))
+
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         try:
-            return STAND_INS[module_name, global_name]
+            return self._stand_ins[module_name, global_name]
         except KeyError:
             name = f"{module_name}.{global_name}"[:80]
             raise RefusedPickle(f"it asks for {name}, which was not run") from None
@@ -143,7 +164,7 @@ def read_pickle(data: bytes) -> Any:
     """
     try:
         _check_operations(data)
-        return _Unpickler(io.BytesIO(data), encoding="bytes").load()
+        return _Unpickler(data).load()
     except RefusedPickle:
         raise
     except Exception as error:  # pickle and pickletools raise errors of many kinds

@@ -58,7 +58,7 @@ def _contents(path: Path) -> tuple[list[bytes], np.ndarray]:
     try:
         with readable(path):
             images, same = _two(read_pickle(path.read_bytes()))
-        return [_image(item) for item in _items(images)], _truths(same)
+        return _images(_items(images)), _truths(same)
     except RefusedPickle as error:
         raise ValueError(
             f"{path} is not a verification set, which is a pickle of (images, same): {error}"
@@ -128,15 +128,24 @@ def _two(value: Any) -> tuple[Any, Any]:
     return items[0], items[1]
 
 
-def _image(item: Any) -> bytes:
+def _images(items: list | tuple) -> list[bytes]:
+    """The encoded images; one that occurs several times is copied once."""
+    buffers = [_image(item) for item in items]
+    distinct = {id(buffer): buffer for buffer in buffers}
+    data = {key: bytes(buffer) for key, buffer in distinct.items()}
+    return [data[id(buffer)] for buffer in buffers]
+
+
+def _image(item: Any) -> bytes | bytearray:
+    """The bytes of an item, as the pickle holds them."""
     if isinstance(item, Array):
         values = item.values()
         if values.dtype != np.uint8:
             raise RefusedPickle(f"an image is an array of {values.dtype} instead of uint8")
-        return values.tobytes()
+        item = item.data
     if not isinstance(item, bytes | bytearray):
         raise RefusedPickle(f"a {type(item).__name__} in place of an image")
-    return bytes(item)
+    return item
 
 
 def _truths(value: Any) -> np.ndarray:

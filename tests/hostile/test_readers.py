@@ -1,5 +1,6 @@
 """Damaged and hostile files: each reader answers or refuses by name. `tests/fuzz.py` goes on for longer."""
 
+import codecs
 import os
 import pickle
 import struct
@@ -8,6 +9,7 @@ import sys
 import zipfile
 import zlib
 
+import numpy as np
 import pytest
 import torch
 from face_files import write_image, write_people
@@ -97,6 +99,7 @@ def bombs(folder):
         ("set.bin", b"(" * 10**6 + b"."),
         ("set.bin", b"\x80\x02" + b"]" + b"(h\0h\0e" * 30 + b"."),
         ("set.bin", pickle.dumps(bytearray(10))),
+        *(("set.bin", data) for data in _shared_images()),
         ("model.pt", (folder / "deflated.zip").read_bytes()),
         ("model.pt", (folder / "claims.pt").read_bytes()),
         ("model.safetensors", struct.pack("<Q", huge) + b"{}"),
@@ -108,6 +111,34 @@ def bombs(folder):
         ("recipe.toml", b"[backbone]\ninput_size = [17777777777712, 112]\n"),
         ("recipe.toml", b"[backbone]\nembedding_dim = 17777777777712\n"),
         ("pairs.txt", b"999999999\t999999999\n"),
+    ]
+
+
+class Call:
+    """A pickle of this calls a function when it is loaded."""
+
+    def __init__(self, function, arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def _shared_images():
+    """Sets of one pair and 10,000 images, all of them made from the same mebibyte of the file."""
+    size, count = 1 << 20, 10_000
+    array = np.zeros(size, np.uint8)
+    function, arguments = array.__reduce_ex__(5)
+    shared, text = bytearray(size), ("\0" * size, "latin1")
+    arguments = (shared, *arguments[1:])
+    return [
+        pickle.dumps(([item() for _ in range(count)], [True]), protocol=5)
+        for item in (
+            lambda: shared,
+            lambda: array,
+            lambda: Call(function, arguments),
+            lambda: Call(codecs.encode, text),
+        )
     ]
 
 
