@@ -106,8 +106,12 @@ class Preprocessing:
         """The inverse of `as_dict`.
 
         Raises:
-            ValueError: a field is unknown or has a bad value.
+            ValueError: it is no mapping, or a field is unknown or has a bad value.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(  # noqa: TRY004  the file's value, not the caller's type
+                f"preprocessing must have names and values, got a {type(values).__name__}"
+            )
         names = [field.name for field in fields(cls)]
         unknown = sorted(set(values) - set(names))
         if unknown:

@@ -63,7 +63,8 @@ class OnnxRecogniser(Recogniser):
             )
         (given,), (wanted,) = inputs, outputs
         self._input, self._output, self.size = given.name, wanted.name, _size(given, self.path)
-        self._batch = given.shape[0] if isinstance(given.shape[0], int) else BATCH_SIZE
+        self._is_fixed = isinstance(given.shape[0], int)
+        self._batch = given.shape[0] if self._is_fixed else BATCH_SIZE
         mean, std = _normalisation(model)
         self._contract = InputContract(self.size, mean, std)
         self.flip = _flip(self._session.get_modelmeta().custom_metadata_map, self.path)
@@ -91,18 +92,24 @@ class OnnxRecogniser(Recogniser):
         data, rows = self._contract.prepare(images), []
         for start in range(0, len(data), self._batch):
             part = data[start : start + self._batch]
-            missing = self._batch - len(part) if self._batch != BATCH_SIZE else 0
+            missing = self._batch - len(part) if self._is_fixed else 0
             padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
             try:
                 found = np.asarray(self._session.run([self._output], {self._input: padded})[0])
             except Exception as error:  # of many kinds, all of them the file's
                 raise ValueError(f"{self.path} cannot be run: {str(error)[:300]}") from None
-            if len(found) != len(padded) or found.dtype.kind != "f" or found[0].size < 2:
+            if not _holds_embeddings(found, len(padded)):
                 raise ValueError(
                     f"{self.path} is no face recogniser: {padded.shape} gives {found.dtype} {found.shape}"
                 )
             rows.append(found[: len(part)].reshape(len(part), -1))
         return np.concatenate(rows).astype(np.float64)
+
+
+def _holds_embeddings(found: np.ndarray, count: int) -> bool:
+    """Whether an output has at least two numbers for each of so many images."""
+    has_rows = found.ndim > 1 and len(found) == count
+    return has_rows and found.dtype.kind == "f" and found[0].size > 1
 
 
 def _open(path: Path) -> tuple["ModelProto", Any]:

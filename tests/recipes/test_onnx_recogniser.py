@@ -9,6 +9,7 @@ from PIL import Image
 from small_models import write_generated
 
 from fusedface.data.gallery import face_files
+from fusedface.recipes.evaluation.embedding import BATCH_SIZE
 from fusedface.recipes.evaluation.onnx_recogniser import OnnxRecogniser
 
 FLOAT = TensorProto.FLOAT
@@ -57,7 +58,7 @@ def test_a_file_that_normalises_is_fed_grey_levels(tmp_path, names, grey):
     np.testing.assert_allclose(found, 2 * (means if grey else (means - 127.5) / 127.5), rtol=1e-5)
 
 
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("batch", [1, 4, BATCH_SIZE])
 def test_a_file_of_one_batch_size(tmp_path, batch):
     folder = write_generated(tmp_path / "faces", people=2, images=3)
     images = face_files([folder])
@@ -85,6 +86,10 @@ def changed(**change):
         tensor.external_data.add(key="location", value="../../etc/passwd")
     if "preprocessing" in change:
         helper.set_model_props(model, {"preprocessing": change["preprocessing"]})
+    if "scalar" in change:
+        nodes, output = model.graph.node, model.graph.output[0]
+        nodes.append(helper.make_node("ReduceSum", ["embedding"], ["sum"], keepdims=0))
+        output.CopyFrom(helper.make_tensor_value_info("sum", FLOAT, []))
     if "nan" in change:
         model.graph.initializer[1].float_data[0] = float("nan")
     return model.SerializeToString()
@@ -97,6 +102,11 @@ REFUSED = {
     "external": (changed(external=True), "keeps tensors in other files .*'zero'"),
     "metadata": (changed(preprocessing="{"), "metadata 'preprocessing' is damaged"),
     "metadata, list": (changed(preprocessing="[1]"), "metadata 'preprocessing' is damaged"),
+    "metadata, empty list": (changed(preprocessing="[]"), "metadata 'preprocessing' is damaged"),
+    "one number": (
+        changed(scalar=True),
+        r"no face recogniser: \(1, 3, 32, 32\) gives float32 \(\)",
+    ),
     "metadata, bytes": (
         changed(preprocessing="QQQQ").replace(b"QQQQ", b"\xff\xfe\xfd\xfc"),
         r"net\.onnx is damaged: a name or the metadata",
