@@ -7,13 +7,18 @@ from fusedface.data.sources import FaceSource, SomeIdentities, SomeImages
 
 
 def fewer_people(source: FaceSource, max_images: int) -> FaceSource:
-    """The source, or some of its people, spread over it, if it has more than `max_images` images."""
+    """The source, or some of its people, spread over it, if it has more than `max_images` images.
+
+    They are two people at least, also where those have more images, for pairs are of one or of two.
+    """
     counts = np.bincount(source.labels, minlength=source.num_classes)
     if len(source) <= max_images:
         return source
     step = np.random.default_rng(0).permutation(source.num_classes)
-    fits = np.cumsum(counts[step]) <= max_images
-    return SomeIdentities(source, np.sort(step[fits]).tolist())
+    num_people = max(int((np.cumsum(counts[step]) <= max_images).sum()), 2)
+    if num_people >= source.num_classes:
+        return source
+    return SomeIdentities(source, np.sort(step[:num_people]).tolist())
 
 
 def sample_pairs(source: FaceSource, num_pairs: int, *, whole: bool = False) -> PairList:
@@ -25,7 +30,7 @@ def sample_pairs(source: FaceSource, num_pairs: int, *, whole: bool = False) -> 
         whole: also keep the images that are in no pair, so that all pairs can be scored.
 
     Raises:
-        ValueError: no person has two images, so there are no genuine pairs.
+        ValueError: there are too few genuine pairs, or no impostor pairs.
     """
     rng = np.random.default_rng(0)
     genuine = _genuine_pairs(source.labels, rng)[: num_pairs // 2]
@@ -35,6 +40,11 @@ def sample_pairs(source: FaceSource, num_pairs: int, *, whole: bool = False) -> 
             f"are for it have {len(genuine)}; give a list with --pairs"
         )
     impostor = _impostor_pairs(source.labels, len(genuine), rng)
+    if not len(impostor):
+        raise ValueError(
+            f"verification needs pairs of images of two people, none was drawn from {len(source):,} images "
+            f"of {len(np.unique(source.labels)):,} people; give a list with --pairs"
+        )
     pairs = np.concatenate([genuine, impostor])
     same = np.arange(len(pairs)) < len(genuine)
     fold = np.concatenate([np.arange(len(part)) % NUM_FOLDS for part in (genuine, impostor)])

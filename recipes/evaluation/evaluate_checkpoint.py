@@ -93,7 +93,7 @@ def drawn_pairs(root: Path, note: Callable[[str], None]) -> PairList:
     """Pairs drawn from the labelled faces of a folder (or pack, or list); always the same pairs.
 
     Raises:
-        ValueError: it holds no faces, or too few genuine pairs.
+        ValueError: it holds no faces, too few genuine pairs, or no impostor pairs.
     """
     source = open_source(root)
     for text in source.notes:
@@ -102,8 +102,8 @@ def drawn_pairs(root: Path, note: Callable[[str], None]) -> PairList:
     pairs = sample_pairs(fewer, NUM_DRAWN, whole=True)
     if fewer is not source:
         note(
-            f"{root}: {fewer.num_classes:,} of {source.num_classes:,} people are taken, whose "
-            f"{len(fewer):,} images make no more than {MAX_ALL_PAIRS:,} pairs"
+            f"{root}: {fewer.num_classes:,} of {source.num_classes:,} people are taken, with "
+            f"{len(fewer):,} images: all pairs of images are scored up to {MAX_ALL_PAIRS:,}"
         )
     return pairs
 

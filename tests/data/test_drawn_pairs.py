@@ -8,6 +8,7 @@ from tiny_run import NUM_IDENTITIES, NUM_IMAGES, write_faces
 
 from fusedface.data import open_source
 from fusedface.data.drawn_pairs import fewer_people, sample_pairs
+from fusedface.data.sources import FaceSource
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +55,31 @@ def test_fewer_people_are_whole_people(faces):
     assert np.bincount(some.labels).tolist() == [NUM_IMAGES] * 2
     assert set(some.class_names) < set(source.class_names)
     assert some.describe(0) == fewer_people(source, 2 * NUM_IMAGES + 1).describe(0)
+
+
+class Labelled(FaceSource):
+    """People with so many images each; the images are never read."""
+
+    def __init__(self, *counts):
+        self.labels = np.repeat(np.arange(len(counts)), counts)
+        self.class_names = [f"person {number}" for number in range(len(counts))]
+
+    def image(self, index):
+        raise NotImplementedError
+
+    def describe(self, index):
+        return f"image {index}"
+
+
+def test_two_people_are_left_however_many_images_they_have():
+    """One alone has no impostor pairs, which was found out after all images had been embedded."""
+    some = fewer_people(Labelled(300, 60, 40), 50)
+    assert some.num_classes == 2
+    both = Labelled(300, 60)
+    assert fewer_people(both, 320) is both
+    assert not sample_pairs(both, 60).same.all()
+
+
+def test_images_of_one_person_are_refused():
+    with pytest.raises(ValueError, match="none was drawn from 60 images of 1 people"):
+        sample_pairs(Labelled(60), 60)
