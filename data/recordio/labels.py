@@ -89,7 +89,7 @@ def _label_of(records: RecordFile, key: int, offset: int) -> float:
 
 
 def _by_ranges(records: RecordFile, index: Index) -> Images | None:
-    """By the records of the identities; None if the pack has none, or their ranges leave gaps."""
+    """By the records of the identities; None if it has none, or their ranges leave gaps or turn back."""
     if not len(index.keys) or index.keys[0] != 0:
         return None
     own = read_record(records, int(index.offsets[0]), 0)
@@ -100,10 +100,9 @@ def _by_ranges(records: RecordFile, index: Index) -> Images | None:
         return None
     keys, offsets = index.keys[1 : num_images + 1], index.offsets[1 : num_images + 1]
     ranges = read_headers(records, index.offsets[num_images + 1 :])
-    stops = ranges.labels[:, 1]
-    tiled = np.concatenate([[np.float32(1)], stops[:-1]]) == ranges.labels[:, 0]
-    if not (ranges.is_range.all() and tiled.all() and stops[-1] == np.float32(num_images + 1)):
+    if not (ranges.is_range.all() and _tile(ranges.labels, num_images)):
         return None
+    stops = ranges.labels[:, 1]
     # First key and end of each identity's images, rounded to float32.
     stop = np.minimum(stops.astype(np.int64) - 1, num_images)
     start = np.concatenate([[0], stop[:-1]])
@@ -119,6 +118,13 @@ def _by_ranges(records: RecordFile, index: Index) -> Images | None:
         return None
     labels[unsure] = looked_at.labels
     return Images(keys, offsets, labels, ())
+
+
+def _tile(ranges: np.ndarray, num_images: int) -> bool:
+    """Whether ranges of keys (P, 2), first key and end, follow one another from 1 to the last image."""
+    edges = np.concatenate([[np.float32(1)], ranges[:, 1]])
+    follow = (edges[:-1] == ranges[:, 0]).all() and (edges[1:] >= edges[:-1]).all()
+    return bool(follow and edges[-1] == np.float32(num_images + 1))
 
 
 def _refuse_gaps(records: RecordFile, index: Index) -> None:

@@ -124,6 +124,12 @@ def test_ranges_off_by_one_do_not_decide(tmp_path):
     assert open_source(tmp_path).labels.tolist() == [0, 0, 0, 1, 2, 2, 3, 4, 4, 4, 4]
 
 
+@pytest.mark.parametrize("wrong", [[(1, 10), (10, 5), (5, 12)], [(1, 0), (0, 9), (9, 12)]])
+def test_ranges_that_turn_back_do_not_decide(tmp_path, wrong):
+    write_pack_by_hand(tmp_path, people_records((5, 4, 2), ranges=wrong))
+    assert open_source(tmp_path).labels.tolist() == [0] * 5 + [1] * 4 + [2] * 2
+
+
 def test_a_label_that_disagrees_with_its_range_is_told(tmp_path):
     write_pack_by_hand(tmp_path, people_records((3, 3), labels=[0, 1, 0, 1, 1, 1]))
     source = open_source(tmp_path)
