@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from fusedface.data.pair_list import ImageFiles
-from fusedface.data.sources.images import is_image_name, printable
+from fusedface.data.sources.images import files_below, is_image_name, printable
 
 
 def read_gallery(root: Path) -> tuple[ImageFiles, list[str]]:
-    """The images of a gallery, and the person on each; hidden files and links out of it are left out.
+    """The images of a gallery, and the person on each; what is hidden and links out of it are left out.
 
     Raises:
         ValueError: it is not a folder, or holds no images.
@@ -21,7 +21,7 @@ def read_gallery(root: Path) -> tuple[ImageFiles, list[str]]:
     for entry in sorted(root.iterdir()):
         if entry.name.startswith("."):
             continue
-        found = sorted(entry.rglob("*")) if entry.is_dir() else [entry]
+        found = files_below(entry) if entry.is_dir() else [entry]
         for path in found:
             if is_image_name(path) and inside in path.resolve().parents:
                 paths.append(str(path.relative_to(root)))
@@ -34,7 +34,7 @@ def read_gallery(root: Path) -> tuple[ImageFiles, list[str]]:
 
 
 def face_files(paths: list[Path]) -> ImageFiles:
-    """The image files among `paths`, and those in folders among them, at any depth.
+    """The image files among `paths`, and those in folders among them, at any depth, unless they are hidden.
 
     Raises:
         ValueError: a path does not exist, or a folder holds no images.
@@ -42,7 +42,7 @@ def face_files(paths: list[Path]) -> ImageFiles:
     found: list[str] = []
     for path in paths:
         if path.is_dir():
-            inside = [str(p) for p in sorted(path.rglob("*")) if is_image_name(p)]
+            inside = [str(p) for p in files_below(path) if is_image_name(p)]
             if not inside:
                 raise ValueError(f"{path} holds no images")
             found += inside

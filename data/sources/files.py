@@ -10,6 +10,7 @@ import numpy as np
 from fusedface.data.sources.base import FaceSource, probe
 from fusedface.data.sources.images import (
     FOREIGN_SUFFIXES,
+    files_below,
     is_image_name,
     printable,
     read_encoded,
@@ -77,7 +78,7 @@ class FileSource(FaceSource):
 
 
 def open_folder(root: Path) -> FileSource:
-    """Open a folder with a folder per identity, at any depth; hidden files and links out are left out.
+    """Open a folder with a folder per identity, at any depth; what is hidden and links out are left out.
 
     Raises:
         ValueError: it holds no images, or images of fewer than two identities.
@@ -86,7 +87,7 @@ def open_folder(root: Path) -> FileSource:
     identities = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     inside = root.resolve()
     for identity in identities:
-        for path in sorted(identity.rglob("*")):
+        for path in files_below(identity):
             if is_image_name(path) and inside in path.resolve().parents:
                 paths.append(str(path.relative_to(root)))
                 names.append(identity.name)

@@ -151,6 +151,12 @@ def is_image_name(path: Path) -> bool:
     )
 
 
+def files_below(folder: Path) -> list[Path]:
+    """What is in a folder, at any depth, sorted; without hidden files and all that is in hidden folders."""
+    found = sorted(folder.rglob("*"))
+    return [p for p in found if not any(n.startswith(".") for n in p.relative_to(folder).parts)]
+
+
 def printable(text: str) -> str:
     """Text that can be written anywhere: bytes of a file name that are not Unicode are escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -9,6 +9,7 @@ from face_files import write_image, write_people
 from PIL import Image, features
 
 from fusedface.data import FaceSource, UnreadableImage, open_source
+from fusedface.data.gallery import face_files, read_gallery
 from fusedface.data.sources.images import MAX_IMAGE_BYTES, MAX_PIXELS, image_size, read_image
 
 
@@ -33,6 +34,20 @@ def test_folder_leaves_what_is_no_image_of_a_person(tmp_path):
     write_image(tmp_path / "bob" / "deeper" / "UPPER.JPG")
     source = open_source(tmp_path)
     assert (len(source), source.num_classes) == (10, 3)
+
+
+def test_hidden_folders_are_left(tmp_path):
+    """File managers and notebooks keep small copies in them, which were read as more photos."""
+    root = write_people(tmp_path / ".faces")
+    for folder in (".thumbs", ".ipynb_checkpoints", "more/.trash/old"):
+        write_image(root / "ann" / folder / "1.png")
+    (root / "ann" / ".cache").mkdir()
+    (root / "ann" / ".cache" / "clip.gif").touch()
+    source = open_source(root)
+    assert (len(source), source.notes) == (9, ())
+    images, people = read_gallery(root)
+    assert (len(images), people.count("ann")) == (9, 3)
+    assert len(face_files([root])) == 9
 
 
 def test_links_out_of_the_folder_are_left(tmp_path):
