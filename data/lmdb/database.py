@@ -63,14 +63,20 @@ class Database(MappedFile):
         """All keys in their order, byte by byte.
 
         Raises:
-            BadRecord: a page is broken.
+            BadRecord: a page is broken, or the keys are not in order.
         """
         self.check_unchanged()
         level = [] if self._root.page == EMPTY else [self._root.page]
         for _ in range(self._root.depth - 1):
             level = self._below(level)
+        last: bytes | None = None
         for page in level:
-            yield from self._leaf(page)
+            for entry in self._leaf(page):
+                # Else a page of pointers to one node would be thousands of entries.
+                if last is not None and entry.key <= last:
+                    raise self._bad(entry.offset, "its key is not above the one before")
+                last = entry.key
+                yield entry
 
     def read(self, entry: Entry) -> bytes:
         """The value of a key."""

@@ -236,6 +236,24 @@ def test_a_page_twice_is_refused(tmp_path):
         open_source(path)
 
 
+def test_keys_that_do_not_rise_are_refused(tmp_path):
+    """Pointers of a leaf that all lead to one node would be so many entries of one value."""
+    path = tmp_path / "set.lmdb"
+    write_lmdb(path, faces())
+    data = bytearray(path.read_bytes())
+    newer = max((0, 4096), key=lambda start: struct.unpack_from("<Q", data, start + 144)[0])
+    leaf = 4096 * struct.unpack_from("<Q", data, newer + 16 + 24 + 48 + 40)[0]
+    (first,) = struct.unpack_from("<H", data, leaf + 16)
+    for pointer in range(leaf + 18, leaf + struct.unpack_from("<H", data, leaf + 12)[0], 2):
+        struct.pack_into("<H", data, pointer, first)
+    path.write_bytes(data)
+    for skip_bad in (False, True):
+        with pytest.raises(
+            BadRecord, match=r"set.lmdb: byte \d+: its key is not above the one before"
+        ):
+            open_source(path, skip_bad=skip_bad)
+
+
 def test_a_file_that_is_cut_while_it_is_read(tmp_path):
     path = tmp_path / "set.lmdb"
     write_lmdb(path, faces())
