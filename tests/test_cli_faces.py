@@ -247,6 +247,8 @@ def test_crops_of_a_multiple_are_scaled(place, tmp_path):
         (["embed", "{faces}", "-o", "no/such/x.npz"], "does not exist"),
         (["identify", "{faces}/person00/0.png", "nowhere"], "nowhere is not a folder"),
         (["verify", "{faces}/person00/0.png", "nowhere.png"], "nowhere.png does not exist"),
+        (["verify", "{faces}/person00/0.png", "{faces}"], "faces is a folder; give the image of one face"),
+        (["identify", "{faces}/person00", "{faces}"], "person00 is a folder; give the image of one"),
         (["verify", "{faces}", "{faces}", "--thresholds", "no.json"], "no.json"),
     ],
 )  # fmt: skip

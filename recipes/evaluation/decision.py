@@ -76,6 +76,7 @@ def cosine_of(recogniser: Recogniser, one: Path, other: Path) -> float:
     Raises:
         ValueError: an image cannot be read or is not an aligned crop.
     """
+    _refuse_folders(one, other)
     vectors = embed_files(recogniser, [one, other])[1]
     first, second = unit(vectors)
     return float(np.clip(first @ second, -1, 1))
@@ -102,6 +103,7 @@ def search(recogniser: Recogniser, probe: Path, gallery: Path) -> list[Candidate
     Raises:
         ValueError: an image cannot be read or is not an aligned crop, or the gallery has no images.
     """
+    _refuse_folders(probe)
     images, people = read_gallery(gallery)
     (vector,) = unit(embed_files(recogniser, [probe])[1])
     refuse_unaligned(images, recogniser.size)
@@ -111,3 +113,10 @@ def search(recogniser: Recogniser, probe: Path, gallery: Path) -> list[Candidate
     cosines = np.clip(sums @ vector / counts, -1, 1)
     order = np.argsort(-cosines, kind="stable")
     return [Candidate(str(names[i]), int(counts[i]), float(cosines[i])) for i in order]
+
+
+def _refuse_folders(*faces: Path) -> None:
+    """Raise ValueError for a folder in place of a face."""
+    for path in faces:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give the image of one face")
