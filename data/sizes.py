@@ -58,6 +58,18 @@ def other_sizes(images: Images, size: tuple[int, int]) -> OtherSizes:
     return OtherSizes(size, len(images), looked_at, found)
 
 
+def scaled_note(images: Images, size: tuple[int, int], name: str) -> str | None:
+    """A line that says how many images are scaled; None if all have the size.
+
+    Args:
+        images: the source.
+        size: (H, W) that the images should have.
+        name: of the source, for the line.
+    """
+    others = other_sizes(images, size)
+    return f"{name}: {others}; they are scaled" if others.num_others else None
+
+
 def check_sizes(images: Images, size: tuple[int, int], name: str, *, resize: bool) -> str | None:
     """A warning if training images have another size than the network takes; None if all have that size.
 

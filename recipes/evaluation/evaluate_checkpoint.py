@@ -9,10 +9,11 @@ from rich.console import Console
 from fusedface.data import PairList, open_source
 from fusedface.data.drawn_pairs import fewer_people, sample_pairs
 from fusedface.data.ijb import read_templates
-from fusedface.data.sizes import other_sizes
+from fusedface.data.sizes import scaled_note
 from fusedface.recipes.evaluation.evaluate import MAX_ALL_PAIRS, people_to_score
 from fusedface.recipes.evaluation.evaluation_files import write_evaluation
 from fusedface.recipes.evaluation.measure import Measured, measure
+from fusedface.recipes.evaluation.out_folder import existing_folder
 from fusedface.recipes.evaluation.pair_lists import check_names, read_lists
 from fusedface.recipes.evaluation.recogniser import Recogniser
 from fusedface.recipes.evaluation.recognisers import open_recogniser
@@ -62,18 +63,20 @@ def evaluate_checkpoint(
 
     Raises:
         ValueError: the checkpoint, a list or an image cannot be read, embeddings are not finite, all pairs
-            are not possible, or `fixed` is of another network.
+            are not possible, `fixed` is of another network, or `out` is a file.
     """
     known = None if fixed is None else thresholds_of_model(fixed, checkpoint)
     recogniser = open_recogniser(checkpoint, device)
     check_names([path.stem for path in pair_lists] + [folder.name for folder in ijb_folders])
-    measured: dict[str, Measured] = {}
-    for name, pairs in read_lists(pair_lists, root).items():
-        measured[name] = _measure(recogniser, name, pairs, all_pairs or None, console)
+    sets = read_lists(pair_lists, root)
     if not pair_lists and not ijb_folders:
         assert root is not None  # the command requires one
-        pairs = drawn_pairs(root, lambda text: say(console, text))
-        measured[root.resolve().name] = _measure(recogniser, root.name, pairs, None, console)
+        sets[root.resolve().name] = drawn_pairs(root, lambda text: say(console, text))
+    if out is not None:
+        existing_folder(out)
+        out.mkdir(parents=True, exist_ok=True)
+    chosen = True if all_pairs and pair_lists else None
+    measured = {name: _measure(recogniser, name, of, chosen, console) for name, of in sets.items()}
     templates = {folder.name: _templates(recogniser, folder, console) for folder in ijb_folders}
     say(console, recogniser.describe())
     if measured:
@@ -112,9 +115,8 @@ def _measure(
     recogniser: Recogniser, name: str, pairs: PairList, all_pairs: bool | None, console: Console
 ) -> Measured:
     """Embed the images of a set and measure."""
-    others = other_sizes(pairs.images, recogniser.size)
-    if others.num_others:
-        say(console, f"{name}: {others}; they are scaled")
+    if note := scaled_note(pairs.images, recogniser.size, name):
+        say(console, note)
     people = people_to_score(pairs, all_pairs)
     with working(console, f"{name}: {len(pairs)} pairs of {len(pairs.images)} images"):
         return measure(recogniser.embed(pairs.images), pairs, people)

@@ -34,7 +34,7 @@ def write_evaluation(
     """Write all files of an evaluation.
 
     Args:
-        out: the folder.
+        out: a folder that exists.
         model: the evaluated file.
         network: facts on it for results.json.
         measured: results by set name.
@@ -43,7 +43,6 @@ def write_evaluation(
     Returns:
         The names of the written files.
     """
-    out.mkdir(parents=True, exist_ok=True)
     document = {"checkpoint": model.file, **network}
     document["verification"] = {name: found.as_dict() for name, found in measured.items()}
     if templates:

@@ -132,7 +132,7 @@ def _usage(kind: "Format", file: str, contract: InputContract) -> str:
 
 
 def _training(trained: "Trained") -> str:
-    recipe, summary = trained.recipe_toml(), trained.summary()
+    recipe, summary = trained.recipe_toml(), trained.summary
     if recipe is None:
         return (
             f"Not known: {trained.checkpoint.name} (layout {trained.loaded.layout}) says neither which "
@@ -141,21 +141,21 @@ def _training(trained: "Trained") -> str:
     lines = []
     if summary is not None:
         lines.append(
-            f"{summary['num_images']:,} images of {summary['num_identities']:,} people, "
-            f"{summary['steps']:,} steps on {summary['device']}; verdict: {summary['verdict']}."
+            f"{summary.num_images:,} images of {summary.num_identities:,} people, "
+            f"{summary.steps:,} steps on {summary.device}; verdict: {summary.verdict}."
         )
     lines.append(f"This checkpoint is of step {trained.loaded.step:,}. The recipe, with its data:")
     return "\n".join(lines) + f"\n\n```toml\n{recipe}```\n"
 
 
 def _results(trained: "Trained") -> str:
-    summary = trained.summary()
-    if not summary or not summary.get("verification"):
+    summary = trained.summary
+    if summary is None or not summary.verification:
         return "No figures are known.\n"
-    column = before_training(summary.get("init", ""))
+    column = before_training(summary.init)
     rows = [f"| set | figure | {column} | trained |", "|---|---|---|---|"]
-    for name, figures in summary["verification"].items():
-        before = figure_rows(summary.get("untrained", {}).get(name))
+    for name, figures in summary.verification.items():
+        before = figure_rows(summary.untrained.get(name))
         rows += [
             f"| {name} | {label} | {before.get(label, '-')} | {value} |"
             for label, value in figure_rows(figures).items()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fusedface.data import PairList, open_source
+from fusedface.data import Images, PairList, open_source
+from fusedface.data.sizes import scaled_note
 from fusedface.recipes.evaluation.input_contract import InputContract
+from fusedface.recipes.evaluation.out_folder import existing_folder
 from fusedface.recipes.evaluation.threshold_file import SUFFIX, model_file, write_thresholds
 from fusedface.recipes.export import onnx_int8
 from fusedface.recipes.export.card import model_card
@@ -39,7 +41,7 @@ def export(
     Args:
         source: a run directory or a checkpoint.
         formats: keys of `FORMATS`.
-        out: a folder; files of the same name are replaced.
+        out: a folder; files of the same name are replaced, and with a file its card and its thresholds.
         data: faces for the calibration of 8-bit formats; None generates faces.
         pair_lists: pairs for the comparison of accuracy and for thresholds. Without any, the comparison
             uses generated faces, and there are no thresholds, because they would not suit photos.
@@ -52,22 +54,23 @@ def export(
         The paths of the files, without those of the cards.
 
     Raises:
-        ValueError: something cannot be read, a format is unknown or not installed, a float32 file's
-            embeddings are not PyTorch's, or those of any file are not finite.
+        ValueError: something cannot be read, `out` is a file, a format is unknown or not installed, the
+            embeddings of a float32 file are not PyTorch's, or those of any file are not finite.
     """
     console = console or Console()
     chosen = [get_format(name) for name in dict.fromkeys(formats)]
-    _check_options(chosen, grey_levels, keep_float, data)
+    _check_options(chosen, grey_levels, keep_float)
     trained = open_trained(source)
     network = Deployed(trained.model, grey_levels)
     contract = network.contract
     pairs = checking_pairs(pair_lists, root, contract.size)
+    _say_scaled(pairs if pair_lists else {}, data, contract.size, console)
 
     def calibration():
         return contract.prepare(calibration_faces(data, contract.size))
 
     job = Job(network, trained.loaded.step, calibration, tuple(keep_float))
-    with tempfile.TemporaryDirectory(dir=_existing(out), prefix=".export-") as temporary:
+    with tempfile.TemporaryDirectory(dir=existing_folder(out), prefix=".export-") as temporary:
         files = {f.name: Path(temporary) / f"{trained.name}{f.suffix}" for f in chosen}
         for kind in chosen:
             with working(console, f"writing {files[kind.name].name}"):
@@ -92,10 +95,8 @@ def export(
     return written
 
 
-def _check_options(
-    chosen: Sequence[Format], grey_levels: bool, keep_float: Sequence[str], data: str | None
-) -> None:
-    """Raise ValueError for options that the chosen formats do not support, or faces that are not there."""
+def _check_options(chosen: Sequence[Format], grey_levels: bool, keep_float: Sequence[str]) -> None:
+    """Raise ValueError for options that the chosen formats do not support."""
     if grey_levels and any(not kind.has_graph for kind in chosen):
         raise ValueError(
             "a .safetensors file holds weights and no graph that could take grey levels: "
@@ -103,8 +104,18 @@ def _check_options(
         )
     if keep_float and all(kind.is_exact for kind in chosen):
         raise ValueError("--keep-float is of 8-bit files: give --format onnx-int8 too")
+
+
+def _say_scaled(
+    pairs: Mapping[str, PairList], data: str | None, size: tuple[int, int], console: Console
+) -> None:
+    """Say of the given faces how many have another size than the network takes; before minutes of work."""
+    faces: dict[str, Images] = {name: listed.images for name, listed in pairs.items()}
     if data is not None:
-        open_source(data)  # before minutes of work
+        faces[data] = open_source(data)
+    for name, images in faces.items():
+        if note := scaled_note(images, size, name):
+            say(console, note)
 
 
 def _compare(
@@ -145,13 +156,9 @@ def _int8_layers(
 
 
 def _move_files(folder: Path, out: Path) -> None:
-    """Move the files of a folder into `out`."""
+    """Move the files of a folder into `out`; thresholds that were those of a replaced file go."""
     out.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
+        (out / f"{path.name}{SUFFIX}").unlink(missing_ok=True)
+    for path in folder.iterdir():
         os.replace(path, out / path.name)
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or its nearest parent that exists."""
-    folder = folder.absolute()
-    return next(parent for parent in (folder, *folder.parents) if parent.is_dir())

@@ -1,10 +1,9 @@
 """The network to export, and the faces that it is checked with."""
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,10 +20,11 @@ from fusedface.models import Backbone, LoadedCheckpoint, build_from_checkpoint, 
 from fusedface.recipes.evaluation.pair_lists import read_lists
 from fusedface.recipes.export.job import NUM_CALIBRATION
 from fusedface.recipes.run_directory.directory import RECIPE
-from fusedface.recipes.run_directory.summary import SUMMARY
+from fusedface.recipes.run_directory.summary import SUMMARY, Summary, read_summary
 from fusedface.recipes.training.checkpoint_folder import BEST, PATTERN
 
 NUM_PEOPLE, IMAGES_EACH, NUM_PAIRS = 20, 6, 300  # of generated faces, if no pair list is given
+SEED = r"seed\d+"  # a run directory of a comparison
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,12 @@ class Trained:
     """A trained network and facts on it.
 
     Args:
-        name: name of the recipe, or of the file.
+        name: of the run directory, or of the file; files are named after it.
         checkpoint: the file.
         model: in evaluation mode, on the CPU.
         loaded: layout, preprocessing, step.
         run: the run directory of the checkpoint, if any.
+        summary: of the run; None if it has none.
     """
 
     name: str
@@ -44,32 +45,32 @@ class Trained:
     model: Backbone
     loaded: LoadedCheckpoint
     run: Path | None
+    summary: Summary | None
 
     def recipe_toml(self) -> str | None:
         """The recipe of the run as TOML; None without a run."""
         return None if self.run is None else (self.run / RECIPE).read_text(encoding="utf-8")
-
-    def summary(self) -> dict[str, Any] | None:
-        """The content of summary.json; None if there is none."""
-        path = None if self.run is None else self.run / SUMMARY
-        if path is None or not path.is_file():
-            return None
-        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def open_trained(path: Path) -> Trained:
     """Load the best checkpoint of a run directory (else the newest), or a checkpoint file.
 
     Raises:
-        ValueError: there is no checkpoint, or it cannot be loaded.
+        ValueError: there is no checkpoint, it cannot be loaded, or the summary of its run is damaged.
     """
     checkpoint = _checkpoint_of(path) if path.is_dir() else path
     model = build_from_checkpoint(checkpoint)
     loaded = load_checkpoint(model, checkpoint)
     run = checkpoint.resolve().parent.parent
     if loaded.layout != "fusedface" or not (run / RECIPE).is_file():
-        return Trained(checkpoint.stem, checkpoint, model, loaded, None)
-    return Trained(run.name, checkpoint, model, loaded, run)
+        return Trained(checkpoint.stem, checkpoint, model, loaded, None, None)
+    summary = read_summary(run / SUMMARY) if (run / SUMMARY).is_file() else None
+    return Trained(_name_of(run), checkpoint, model, loaded, run, summary)
+
+
+def _name_of(run: Path) -> str:
+    """Of a run directory; if that is only a seed, with the folder around it, in a comparison the loss."""
+    return f"{run.parent.name}-{run.name}" if re.fullmatch(SEED, run.name) else run.name
 
 
 def _checkpoint_of(run: Path) -> Path:

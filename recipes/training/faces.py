@@ -22,11 +22,11 @@ from fusedface.data import (
     check_sizes,
     from_index_pairs,
     open_source,
-    other_sizes,
     overlaps,
     synthetic_pairs,
 )
 from fusedface.data.drawn_pairs import sample_pairs
+from fusedface.data.sizes import scaled_note
 from fusedface.models import Backbone, Preprocessing
 from fusedface.recipes.configuration.data import SYNTHETIC, Data, Synthetic
 from fusedface.recipes.configuration.evaluation import Evaluation
@@ -116,9 +116,8 @@ def _from_files(
         train, tests = _hold_out(source, evaluation.num_pairs, note)
         return Faces(train, tests, dict.fromkeys(tests, STRANGERS))
     for name, pairs in tests.items():
-        others = other_sizes(pairs.images, size)
-        if others.num_others:
-            note(f"{name}: {others}; they are scaled")
+        if scaled := scaled_note(pairs.images, size, name):
+            note(scaled)
     found = overlaps(source, tests)
     return Faces(source, tests, {name: str(overlap) for name, overlap in found.items()})
 

@@ -80,6 +80,15 @@ def test_all_pairs_on_request(checkpoint, pairs, tmp_path):
     assert sorted(tmp_path.iterdir()) == before  # without a folder nothing is written
 
 
+def test_a_file_in_place_of_the_folder_is_refused_before_the_work(checkpoint, pairs, tmp_path):
+    """All figures were lost when the folder could not be made at the end."""
+    (tmp_path / "results").write_text("kept")
+    for out in (tmp_path / "results", tmp_path / "results" / "deeper"):
+        with pytest.raises(ValueError, match="results is a file; give a folder for the results"):
+            evaluate(checkpoint, pairs, out)
+    assert (tmp_path / "results").read_text() == "kept"
+
+
 def test_thresholds_of_another_network_are_refused(checkpoint, pairs, tmp_path):
     """Only the name of the file says which set they are of, so they would be printed as this network's."""
     evaluate(checkpoint, pairs, tmp_path / "results")

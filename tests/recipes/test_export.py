@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnx
 import pytest
 import torch
 from exported import EXACT, SIZE, by_insightface, by_pytorch, faces, quiet, unit
+from face_files import write_people
 from rich.console import Console
 from small_models import save_network
 from tiny_run import tiny_recipe, write_faces
@@ -291,6 +293,46 @@ def test_cards_and_files_of_thresholds(run, exported, unusual, tmp_path):
     assert not list(unusual.glob("*.json"))
 
 
+def test_runs_of_a_comparison_are_named_after_their_losses(run, tmp_path):
+    """Both were seed0, so the second export replaced the first."""
+    for loss in ("arcface", "curricularface"):
+        shutil.copytree(run, tmp_path / loss / "seed0")
+        (path,) = export(
+            tmp_path / loss / "seed0", ["safetensors"], tmp_path / "out", console=quiet()
+        )
+        assert path.name == f"{loss}-seed0.safetensors"
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 2
+
+
+def test_thresholds_of_a_replaced_file_go(exported, run, tmp_path):
+    shutil.copytree(exported, tmp_path / "out")
+    export(run, ["safetensors"], tmp_path / "out", console=quiet())
+    names = {path.name for path in exported.iterdir()} - {"run.safetensors.thresholds.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+def test_faces_of_another_size_are_told(run, tmp_path):
+    """Thresholds of stretched photos are none of aligned crops."""
+    people = write_people(tmp_path / "people")
+    (people / "some.txt").write_text(
+        "ann/ann_0001.png ann/ann_0002.png 1 0\nann/ann_0001.png cyd/cyd_0001.png 0 0\n"
+        "bob/bob_0001.png bob/bob_0002.png 1 1\nbob/bob_0001.png cyd/cyd_0001.png 0 1\n"
+    )
+    console = Console(file=io.StringIO(), width=200)
+    lists = [people / "some.txt"]
+    export(run, ["safetensors"], tmp_path, data=str(people), pair_lists=lists, console=console)
+    shown = console.file.getvalue()
+    assert "some: 5 of 5 images are not 32x32 (112x112: 5); they are scaled" in shown
+    assert "people: 9 of 9 images are not 32x32 (112x112: 9); they are scaled" in shown
+
+
+def test_a_damaged_summary_is_named(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"summary\.json is not a summary of a run"):
+        export(tmp_path / "run", ["safetensors"], tmp_path / "out", console=quiet())
+
+
 def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monkeypatch):
     right = formats.FORMATS["safetensors"]
 
@@ -318,6 +360,9 @@ def test_mistakes(run, tmp_path):
     with pytest.raises(ValueError, match="does not exist; give a folder"):
         attempt(run, "onnx-int8", data=str(tmp_path / "nobody"))
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").write_text("kept")
+    with pytest.raises(ValueError, match="out is a file; give a folder"):
+        attempt(run, "onnx")
 
 
 def test_command(run, tmp_path):
