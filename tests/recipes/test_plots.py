@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from summaries import summary
+from tiny_run import tiny_recipe
 from typer.testing import CliRunner
 
 from fusedface import cli
 from fusedface.kernels import ArcFace, CurricularFace, MVArc, NormFace
+from fusedface.recipes.configuration.settings import override, to_toml
 from fusedface.recipes.report.convergence import plot_convergence
 from fusedface.recipes.report.html import Figure, Link, Prose, Table, write_html
 from fusedface.recipes.report.margins import boundary_gap, factor, loss_ratio, pair_loss, slope
@@ -99,6 +101,22 @@ def test_groups(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no run"):
         group_runs([tmp_path / "empty"])
+
+
+def test_a_group_has_each_run_once_and_only_seeds_of_one_recipe(tmp_path):
+    """Runs with other settings were averaged with the others as if they were seeds."""
+    recipe = tiny_recipe(tmp_path)
+    runs = [run(tmp_path / name, "tiny", [3.0]) for name in "abc"]
+    for folder, change in zip(runs, ("train.seed=1", "train.seed=2", "optim.lr=0.5"), strict=True):
+        text = to_toml(override(recipe, [change]))
+        (folder / "recipe.toml").write_text(text, encoding="utf-8")
+    a, b, _ = runs
+    (tmp_path / "link").symlink_to(a)
+    assert group_runs([a, b, a, tmp_path / "link"]) == {"tiny": [a, b]}
+    with pytest.raises(
+        ValueError, match=r"c and .*a would be .* differ in optim\.lr: 0\.5 instead of"
+    ):
+        group_runs(runs)
 
 
 def test_band():
