@@ -8,6 +8,7 @@
 NIST does not distribute the sets any more; existing copies have this layout.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 from fusedface.data.align import align
 from fusedface.data.sources import Images
 from fusedface.data.sources.images import read_image
+from fusedface.data.sources.reading import readable
 from fusedface.data.sources.text_files import inside_path, read_lines
 
 FACES, POINTS, PAIRS = "*_face_tid_mid.txt", "*_name_5pts_score.txt", "*_template_pair_label.txt"
@@ -70,20 +72,30 @@ def read_templates(folder: Path) -> Templates:
     """
     faces = _rows(folder, FACES, 3)
     points = _rows(folder, POINTS, 12)
-    pairs = _rows(folder, PAIRS, 3)
     names, numbers = _names_and_numbers(folder, points, POINTS)
-    _, ids = _names_and_numbers(folder, faces, FACES)
-    if len(ids) != len(names):
-        raise ValueError(
-            f"{folder}: {FACES} lists {len(ids)} faces and {POINTS} {len(names)}; a line of each is a face"
-        )
-    pair = _numbers(folder, pairs, PAIRS)
+    same_names, ids = _names_and_numbers(folder, faces, FACES)
+    _refuse_other_names(folder, same_names, names)
     template, medium = ids.astype(np.int64).T
-    first, second, same = pair.astype(np.int64).T
+    first, second, same = _pairs(folder).T
     _check_pairs(folder, np.concatenate([first, second]), same, template)
     landmarks = numbers[:, :10].reshape(-1, 5, 2)
     images = CroppedImages(folder / IMAGES, names, landmarks)
     return Templates(images, numbers[:, 10], template, medium, first, second, same == 1)
+
+
+def _refuse_other_names(folder: Path, faces: list[str], points: list[str]) -> None:
+    """Raise ValueError unless two files list the same images in the same order."""
+    if len(faces) != len(points):
+        raise ValueError(
+            f"{folder}: {FACES} lists {len(faces)} faces and {POINTS} {len(points)}; a line of each is a "
+            "face"
+        )
+    for number, (one, other) in enumerate(zip(faces, points, strict=True), start=1):
+        if one != other:
+            raise ValueError(
+                f"{folder}: face {number} is {one[:80]!r} in {FACES} and {other[:80]!r} in {POINTS}; both "
+                "must list the same images in the same order"
+            )
 
 
 def _check_pairs(folder: Path, named: np.ndarray, same: np.ndarray, template: np.ndarray) -> None:
@@ -97,18 +109,40 @@ def _check_pairs(folder: Path, named: np.ndarray, same: np.ndarray, template: np
         )
 
 
+def _pairs(folder: Path) -> np.ndarray:
+    """The pairs (P, 3) int64. IJB-C has 15.7 million: as lists of fields they would take 5 GB."""
+    path = _only(folder, PAIRS)
+    with readable(path), warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a file without a line
+        try:
+            pairs = np.loadtxt(path, np.int64, comments=None, ndmin=2, encoding="utf-8-sig")
+        except (ValueError, Warning) as error:
+            raise ValueError(
+                f"{path}: expected lines of 'template template 0|1': {error}"
+            ) from None
+    if pairs.shape[1] != 3:
+        raise ValueError(f"{path}: expected 3 fields a line, got {pairs.shape[1]}")
+    return pairs
+
+
 def _rows(folder: Path, pattern: str, columns: int) -> list[list[str]]:
     """The fields of each line of the only file that matches that name."""
+    path = _only(folder, pattern)
+    rows = [line.split() for line in read_lines(path) if line.strip()]
+    if not rows:
+        raise ValueError(f"{path} is empty")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != columns:
+            raise ValueError(f"{path}:{number}: expected {columns} fields, got {len(row)}")
+    return rows
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    """The only file in `meta` that matches that name."""
     found = sorted((folder / "meta").glob(pattern))
     if len(found) != 1:
         raise ValueError(f"{folder}: expected one file meta/{pattern}, got {len(found)}")
-    rows = [line.split() for line in read_lines(found[0]) if line.strip()]
-    if not rows:
-        raise ValueError(f"{found[0]} is empty")
-    for number, row in enumerate(rows, start=1):
-        if len(row) != columns:
-            raise ValueError(f"{found[0]}:{number}: expected {columns} fields, got {len(row)}")
-    return rows
+    return found[0]
 
 
 def _names_and_numbers(

@@ -121,13 +121,34 @@ def test_evaluate_on_the_command_line(tmp_path):
         ("name_5pts_score", "0.png" + " nan" * 11 + "\n", "not finite"),
         ("template_pair_label", "0 99 1\n", "names template 99"),
         ("template_pair_label", "0 1 2\n", "must be 0 or 1"),
-        ("template_pair_label", "0 x 1\n", "could not convert"),
+        ("template_pair_label", "0 x 1\n", r"ijbx_template_pair_label\.txt: .* could not convert"),
+        (
+            "template_pair_label",
+            "0 1 1\n0 1\n",
+            r"ijbx_template_pair_label\.txt: .* columns changed",
+        ),
+        (
+            "template_pair_label",
+            "0 1\n",
+            r"ijbx_template_pair_label\.txt: expected 3 fields a line, got 2",
+        ),
+        ("template_pair_label", "", r"ijbx_template_pair_label\.txt: .* no data"),
     ],
 )
 def test_files_that_are_wrong_are_named(file, text, words, tmp_path):
     folder = write_set(tmp_path / "IJBX")
     (folder / "meta" / f"ijbx_{file}.txt").write_text(text)
     with pytest.raises(ValueError, match=words):
+        read_templates(folder)
+
+
+def test_faces_in_another_order_are_refused(tmp_path):
+    """Each face would have had the landmarks of another."""
+    folder = write_set(tmp_path / "IJBX")
+    path = folder / "meta" / "ijbx_face_tid_mid.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:3], lines[4], lines[3], *lines[5:]]))
+    with pytest.raises(ValueError, match=r"IJBX: face 4 is '4\.png' in .* and '3\.png' in .*5pts"):
         read_templates(folder)
 
 
