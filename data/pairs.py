@@ -85,8 +85,8 @@ def _csv_rows(path: Path, lines: list[str]) -> list[tuple[int, list[str]]]:
 
 
 def _plain(path: Path, root: Path, rows: list[tuple[int, list[str]]]) -> list[_Pair]:
-    if rows[0][1][2:3] and rows[0][1][2].lower() not in TRUE | FALSE:
-        rows = rows[1:]  # a header
+    if _is_header(rows[0][1]):
+        rows = rows[1:]
     pairs = []
     for number, fields in rows:
         where = f"{path}:{number}"
@@ -98,6 +98,11 @@ def _plain(path: Path, root: Path, rows: list[tuple[int, list[str]]]) -> list[_P
         one, other = (inside_path(field, root, where) for field in fields[:2])
         pairs.append(_Pair(number, one, other, fields[2].lower() in TRUE, int(fields[3])))
     return pairs
+
+
+def _is_header(fields: list[str]) -> bool:
+    """Whether a first line has names; a pair with a fault in it ends in the number of its fold."""
+    return len(fields) > 2 and fields[2].lower() not in TRUE | FALSE and not _is_number(fields[-1])
 
 
 def _two_lines(path: Path, root: Path, rows: list[tuple[int, list[str]]]) -> list[_Pair]:

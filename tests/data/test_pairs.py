@@ -7,6 +7,7 @@ from face_files import write_image, write_people
 from fusedface.data import SyntheticFaces, from_index_pairs, read_pairs, synthetic_pairs
 
 LFW = "2\t1\nann\t1\t3\nann\t1\tbob\t2\nbob\t1\t2\ncyd\t3\tbob\t2\n"
+PLAIN = "ann/ann_0001.png ann/ann_0002.png 1 0\nann/ann_0001.png bob/bob_0001.png 0 1\n"
 
 
 def test_lfw(tmp_path):
@@ -88,6 +89,12 @@ def test_identities_are_unknown_where_folders_contradict_the_list(tmp_path):
         ("1\t1\nann\t1\t9\nann\t1\tbob\t2\n", ["1 of 3 images", "line 2: ann/ann_0009"]),
         ("a.png b.png 1\n", ["pairs.txt:1", "path path same fold"]),
         ("ann/ann_0001.png ann/ann_0002.png 1 0\na b 2 0\n", ["pairs.txt:2"]),
+        (
+            "ann/ann_0001.png ann/ann_0002.png 2 0\n" + PLAIN,
+            ["pairs.txt:1", "got 'ann/ann_0001.png"],
+        ),
+        ("ann lee/1.png ann/ann_0002.png 0 0\n" + PLAIN, ["pairs.txt:1", "got 'ann lee/1.png"]),
+        ("ann lee/1.png ann lee/2.png 1 0\n" + PLAIN, ["pairs.txt:1", "got 'ann lee/1.png"]),
         (f"1\t1\n{'n' * 6000}\t1\t2\nann\t1\tbob\t2\n", ["pairs.txt:2", "too long for a file"]),
         (f"1\t1\n{'n/' * 3000}x\t1\t2\nann\t1\tbob\t2\n", ["pairs.txt:2", "too long for a path"]),
         (f"1\t1\n{'n/../' * 1200}x\t1\t2\nann\t1\tbob\t2\n", ["pairs.txt:2", "too long"]),
