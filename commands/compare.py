@@ -135,7 +135,7 @@ def map_sinking(
     predict: PredictOption = False,
     out: MapOutOption = Path("runs/map"),
     minutes: MinutesOption = None,
-    jobs: Annotated[int, typer.Option(help="Runs at once.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
     device: DeviceOption = None,
 ) -> None:
     """Map which settings sink: predict, train, and count the correct predictions."""

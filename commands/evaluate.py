@@ -37,7 +37,8 @@ OutOption = Annotated[
 ThresholdsOption = Annotated[
     Path | None,
     typer.Option(
-        "--thresholds", help="A thresholds.json of other data: try its thresholds on these."
+        "--thresholds",
+        help="A thresholds.json of this network on other data: try its thresholds on these.",
     ),
 ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cli_calls import invoke
 from rich.console import Console
 from summaries import summary
 
@@ -145,3 +146,7 @@ def test_outcomes_of_an_earlier_session_are_kept(tmp_path):
 def test_the_picture(tmp_path):
     plot_map([[(10, 0.1), (20, 0.3)]], [], 100, tmp_path / "map.png")
     assert {path.name for path in tmp_path.iterdir()} == {"map.png", "map.svg"}
+
+
+def test_no_runs_at_once_are_refused():
+    assert "--jobs" in invoke("recipe", "map", "--jobs", 0, code=2)
