@@ -95,22 +95,34 @@ def write_bin(pairs: PairList, path: Path) -> bool:
         Whether the folds stay the same: a .bin has ten contiguous folds, as equal as possible.
 
     Raises:
-        ValueError: `path` exists.
+        ValueError: `path` exists, lies in no folder, or does not end in .bin.
         UnreadableImage: an image cannot be decoded.
     """
-    if path.exists():
-        raise ValueError(f"{path} exists already; give another name")
+    _refuse_place(path)
     for i in range(len(pairs.images)):
         pairs.images.image(i)
     data = [pairs.images.encoded(i) for i in range(len(pairs.images))]
     order = np.argsort(pairs.fold, kind="stable")
     images = [data[i] for p in order for i in (pairs.first[p], pairs.second[p])]
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        pickle.dump((images, pairs.same[order].tolist()), file, protocol=PROTOCOL)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            pickle.dump((images, pairs.same[order].tolist()), file, protocol=PROTOCOL)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     folds = np.unique(pairs.fold[order], return_inverse=True)[1]
     return np.array_equal(folds, contiguous_folds(len(pairs)))
+
+
+def _refuse_place(path: Path) -> None:
+    """Raise ValueError where no set can be written, or none would be read."""
+    if path.suffix.lower() != SUFFIX:
+        raise ValueError(f"{path} must end in {SUFFIX}: a set is known by that")
+    if path.exists():
+        raise ValueError(f"{path} exists already; give another name")
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder of {path} does not exist; make it first")
 
 
 def _items(value: Any) -> list | tuple:

@@ -1,6 +1,8 @@
 """Verification sets: as Python 2 and 3 and NumPy 1 and 2 write them; hostile ones run nothing."""
 
+import errno
 import io
+import os
 import pickle
 import struct
 
@@ -245,3 +247,29 @@ def test_written_sets_read_back(tmp_path):
     with pytest.raises(ValueError, match="exists already"):
         write_bin(pairs, tmp_path / "x.bin")
     assert io.BytesIO(images[0]).read(2) == b"\xff\xd8"
+
+
+def full_disk(_, file, **__):
+    file.write(b"half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_sets_are_written_where_they_are_read(tmp_path, monkeypatch):
+    """The place is looked at before an image is; a set that is half written is taken away."""
+    write_people(tmp_path)
+    (tmp_path / "pairs.txt").write_text(
+        "ann/ann_0001.png ann/ann_0002.png 1 0\nann/ann_0001.png bob/bob_0001.png 0 1\n"
+    )
+    pairs = read_pairs(tmp_path / "pairs.txt")
+    with monkeypatch.context() as patch:
+        patch.setattr(pickle, "dump", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            write_bin(pairs, tmp_path / "x.bin")
+    (tmp_path / "ann" / "ann_0001.png").write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"lfw\.txt must end in \.bin"):
+        write_bin(pairs, tmp_path / "lfw.txt")
+    with pytest.raises(ValueError, match=r"the folder of .*gone/x\.bin does not exist"):
+        write_bin(pairs, tmp_path / "gone" / "x.bin")
+    with pytest.raises(UnreadableImage, match="ann_0001"):
+        write_bin(pairs, tmp_path / "x.bin")
+    assert not list(tmp_path.glob("x.bin*"))
