@@ -1,6 +1,7 @@
 """Verification pairs drawn from labelled faces: what they are of, and that they are always the same."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -69,6 +70,21 @@ class Labelled(FaceSource):
 
     def describe(self, index):
         return f"image {index}"
+
+
+@pytest.mark.parametrize("counts", [(1, 7, 2, 30, 1), (40,) * 9, (5, 1, 0, 3, 200)])
+def test_genuine_pairs_are_those_of_all_pairs_shuffled(counts):
+    """The pairs of a set stay the same over versions of this code: figures are compared over them."""
+    source = Labelled(*counts)
+    order = np.random.default_rng(1).permutation(len(source.labels))
+    source.labels = source.labels[order]
+    of_a_person = [np.flatnonzero(source.labels == person) for person in range(len(counts))]
+    everything = [pair for images in of_a_person for pair in combinations(images.tolist(), 2)]
+    expected = np.random.default_rng(0).permutation(np.array(everything))
+    for num_pairs in (60, 10**6):
+        pairs = sample_pairs(source, num_pairs, whole=True)
+        found = np.stack([pairs.first, pairs.second], axis=1)[pairs.same]
+        assert np.array_equal(found, expected[: num_pairs // 2])
 
 
 def test_two_people_are_left_however_many_images_they_have():
