@@ -21,7 +21,8 @@ class OwnFiles:
     pairs: Sequence[str | Path] = ()
     """Pair lists to verify on."""
     root: str | Path | None = None
-    """The folder that paths in the lists are relative to; None takes the folder of each list."""
+    """The folder that paths in the lists, or in the recipe's own, are relative to; None takes the folder of
+    each list."""
     init: str | Path | None = None
     """The checkpoint to begin with."""
     teacher: str | Path | None = None
@@ -29,7 +30,7 @@ class OwnFiles:
 
     def given_to(self, recipe: Recipe) -> Recipe:
         """A recipe on these files: see `with_data`, `with_init`, `with_teacher`."""
-        if self.data is not None or self.pairs:
+        if self.data is not None or self.pairs or self.root is not None:
             recipe = with_data(recipe, self.data, self.pairs, self.root)
         if self.init is not None:
             recipe = with_init(recipe, self.init)
@@ -44,8 +45,11 @@ def with_data(
     Args:
         recipe: where the other settings come from.
         data: a folder or a list file to train on; None keeps the recipe's source.
-        pairs: pair lists to verify on.
+        pairs: pair lists to verify on; without any the recipe keeps its own.
         root: the folder that paths in the lists are relative to; None takes the folder of each list.
+
+    Raises:
+        ValueError: a path is empty, or there is a root and no list.
     """
     if any(path is not None and not str(path).strip() for path in (data, root, *pairs)):
         raise ValueError("an empty path is none; leave it out, or write . for the current folder")
@@ -58,6 +62,11 @@ def with_data(
         pairs=tuple(str(Path(path).absolute()) for path in pairs) or recipe.evaluation.pairs,
         root=recipe.evaluation.root if root is None else str(Path(root).absolute()),
     )
+    if root is not None and not evaluation.pairs:
+        raise ValueError(
+            f"the paths of pair lists start from {root}, but there is no list; give one with --pairs, or "
+            "leave --root out"
+        )
     return replace(recipe, data=replace(recipe.data, source=source), evaluation=evaluation)
 
 

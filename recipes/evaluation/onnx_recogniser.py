@@ -20,9 +20,9 @@ from fusedface.recipes.evaluation.recogniser import Recogniser
 from fusedface.recipes.host.program import install_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from onnx import GraphProto, ModelProto, TensorProto
+    from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 MAX_BYTES = 1 << 30
 SMALLEST_SIDE, LARGEST_SIDE = 16, 1024  # pixels of an input
@@ -126,9 +126,7 @@ def _open(path: Path) -> tuple["ModelProto", Any]:
         model = onnx.load_model_from_string(data)
     except Exception:  # protobuf's, of many kinds
         raise ValueError(f"{path} is damaged or no ONNX file") from None
-    elsewhere = [
-        tensor.name for tensor in _tensors(model.graph) if tensor.data_location == EXTERNAL
-    ]
+    elsewhere = [tensor.name for tensor in _all_tensors(model) if tensor.data_location == EXTERNAL]
     if elsewhere:
         raise ValueError(
             f"{path} keeps tensors in other files (such as {str(elsewhere[0])[:80]!r}), which are not "
@@ -169,15 +167,31 @@ def cpu_session(model: bytes | str, log_severity: int = WARNING) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def _all_tensors(model: "ModelProto") -> "Iterator[TensorProto]":
+    """Every tensor of a model: of its graph and of its own functions."""
+    yield from _tensors(model.graph)
+    for function in model.functions:
+        yield from _of_attributes(function.attribute_proto)
+        for node in function.node:
+            yield from _of_attributes(node.attribute)
+
+
 def _tensors(graph: "GraphProto") -> "Iterator[TensorProto]":
     """Every tensor of a graph and of the graphs inside it."""
     yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
     for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
+        yield from _of_attributes(node.attribute)
+
+
+def _of_attributes(attributes: "Iterable[AttributeProto]") -> "Iterator[TensorProto]":
+    for attribute in attributes:
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
 
 
 def _size(given: Any, path: Path) -> tuple[int, int]:

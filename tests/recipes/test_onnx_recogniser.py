@@ -71,6 +71,13 @@ def test_a_file_of_one_batch_size(tmp_path, batch):
     assert fixed.shape == (6, 3)
 
 
+def put_elsewhere(tensor):
+    tensor.name = tensor.name or "inside"
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+
+
 def changed(**change):
     model = with_nodes("a", "b")
     given = model.graph.input[0].type.tensor_type
@@ -80,10 +87,14 @@ def changed(**change):
     if "inputs" in change:
         model.graph.input.append(helper.make_tensor_value_info("more", FLOAT, [1]))
     if "external" in change:
-        tensor = model.graph.initializer[0]
-        tensor.ClearField("float_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value="../../etc/passwd")
+        put_elsewhere(model.graph.initializer[0])
+    if "sparse" in change:
+        put_elsewhere(model.graph.sparse_initializer.add(dims=[1]).values)
+    if "function" in change:
+        node = model.functions.add(name="f", domain="own", output=["x"]).node.add(
+            op_type="Constant"
+        )
+        put_elsewhere(node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t)
     if "preprocessing" in change:
         helper.set_model_props(model, {"preprocessing": change["preprocessing"]})
     if "scalar" in change:
@@ -100,6 +111,8 @@ REFUSED = {
     "too large": (changed(shape=(1, 3, 4096, 4096)), "no face recogniser: it takes"),
     "two inputs": (changed(inputs=2), "it has 2 inputs and 1 outputs"),
     "external": (changed(external=True), "keeps tensors in other files .*'zero'"),
+    "external, sparse": (changed(sparse=True), "keeps tensors in other files .*'inside'"),
+    "external, in a function": (changed(function=True), "keeps tensors in other files .*'inside'"),
     "metadata": (changed(preprocessing="{"), "metadata 'preprocessing' is damaged"),
     "metadata, list": (changed(preprocessing="[1]"), "metadata 'preprocessing' is damaged"),
     "metadata, empty list": (changed(preprocessing="[]"), "metadata 'preprocessing' is damaged"),

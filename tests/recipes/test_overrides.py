@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fusedface.kernels import ArcFace, CurricularFace, MVArc
-from fusedface.recipes.configuration.own_files import with_data
+from fusedface.recipes.configuration.own_files import OwnFiles, with_data
 from fusedface.recipes.configuration.settings import (
     differences,
     from_dict,
@@ -164,3 +164,12 @@ def test_an_empty_path_is_refused(recipe):
     for arguments in (("", [], None), (None, [""], None), (None, ["a"], " ")):
         with pytest.raises(ValueError, match="an empty path"):
             with_data(recipe, *arguments)
+
+
+def test_a_root_alone_is_that_of_the_recipes_own_lists(recipe, tmp_path):
+    """It was passed over without a word."""
+    with pytest.raises(ValueError, match="there is no list; give one with --pairs"):
+        OwnFiles(root=tmp_path).given_to(recipe)
+    listed = OwnFiles(pairs=["a.txt"]).given_to(recipe)
+    moved = OwnFiles(root=tmp_path).given_to(listed)
+    assert moved == replace(listed, evaluation=replace(listed.evaluation, root=str(tmp_path)))
