@@ -22,10 +22,9 @@ def plot_convergence(
 ) -> None:
     """Plot accuracy, loss, cosines, t, modulation and gradients; bands show the seeds of each loss."""
     from fusedface.recipes.report import convergence
-    from fusedface.recipes.report.named_groups import with_short_names
-    from fusedface.recipes.report.runs import group_runs
+    from fusedface.recipes.report.named_groups import seeds_by_loss
 
-    _told(convergence.plot_convergence(with_short_names(group_runs(runs)), out))
+    _told(convergence.plot_convergence(seeds_by_loss(runs), out))
 
 
 @app.command("modulation")

@@ -6,13 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fusedface.recipes.configuration.settings import changed_settings, read_recipe
-from fusedface.recipes.run_directory.directory import RECIPE
 from fusedface.recipes.run_directory.metrics import FILE
 from fusedface.recipes.run_directory.reader import RunRecord, read_run
-
-BESIDES_RESULTS = ("train.seed", "summary")  # settings in which runs of one group may differ
-SHOWN_CHANGES = 3
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:
     A run that is given twice counts once.
 
     Raises:
-        ValueError: a folder has no run, or runs of one group differ in more than their seed.
+        ValueError: a folder has no run.
     """
     groups: dict[str, dict[Path, Path]] = {}  # of each label, by where a run really lies
     for folder in folders:
@@ -44,24 +39,7 @@ def group_runs(folders: Iterable[Path]) -> dict[str, list[Path]]:
             raise ValueError(f"{folder} holds no run: there is no {FILE} in it")
         for run in found:
             groups.setdefault(_label(run), {}).setdefault(run.resolve(), run)
-    alike = {label: [*runs.values()] for label, runs in groups.items()}
-    for runs in alike.values():
-        _refuse_unlike(runs)
-    return alike
-
-
-def _refuse_unlike(runs: Sequence[Path]) -> None:
-    """Raise ValueError if the recipes of runs differ in more than the seed; some runs may have none."""
-    known = [(run, read_recipe(run / RECIPE)) for run in runs if (run / RECIPE).is_file()]
-    for run, recipe in known[1:]:
-        first, expected = known[0]
-        changes = changed_settings(recipe, expected)
-        lines = [line for key, line in changes.items() if key not in BESIDES_RESULTS]
-        if lines:
-            raise ValueError(
-                f"{run} and {first} would be taken for seeds of one loss, but differ in "
-                f"{'; '.join(lines[:SHOWN_CHANGES])}; draw them in figures of their own"
-            )
+    return {label: [*runs.values()] for label, runs in groups.items()}
 
 
 def band(curves: Sequence[Sequence[tuple[int, float]]]) -> Band | None:

@@ -16,6 +16,7 @@ from fusedface.recipes.configuration.settings import override, to_toml
 from fusedface.recipes.report.convergence import plot_convergence
 from fusedface.recipes.report.html import Figure, Link, Prose, Table, write_html
 from fusedface.recipes.report.margins import boundary_gap, factor, loss_ratio, pair_loss, slope
+from fusedface.recipes.report.named_groups import seeds_by_loss
 from fusedface.recipes.report.runs import band, group_runs
 from fusedface.recipes.run_directory.reader import read_run
 
@@ -113,10 +114,12 @@ def test_a_group_has_each_run_once_and_only_seeds_of_one_recipe(tmp_path):
     a, b, _ = runs
     (tmp_path / "link").symlink_to(a)
     assert group_runs([a, b, a, tmp_path / "link"]) == {"tiny": [a, b]}
-    with pytest.raises(
-        ValueError, match=r"c and .*a would be .* differ in optim\.lr: 0\.5 instead of"
-    ):
-        group_runs(runs)
+    assert list(seeds_by_loss([a, b]).values()) == [[a, b]]
+    message = (
+        r"c and .*a would be taken for seeds .* differ in optim\.lr: 0\.5 instead of 0\.05; draw"
+    )
+    with pytest.raises(ValueError, match=message):
+        seeds_by_loss(runs)
 
 
 def test_band():
