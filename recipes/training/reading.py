@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from fusedface.data import FaceBatch
 from fusedface.recipes.host.processes import Processes
-from fusedface.recipes.training.signals import StopRequest
+from fusedface.recipes.training.signals import StopRequest, WorkerDeaths
 
 LOST, STOP, NEWS = 1, 2, 4  # bits that the processes exchange before a step
 
@@ -20,6 +20,7 @@ class Reader:
         batches: this process's parts of the remaining batches of an epoch.
         processes: the processes that share each batch.
         stop: knows whether this process has received a signal.
+        deaths: tells of a process that reads images and has died, only while a batch is read.
         report: called with images that some process could not read.
     """
 
@@ -28,10 +29,11 @@ class Reader:
         batches: Iterable[FaceBatch],
         processes: Processes,
         stop: StopRequest,
+        deaths: WorkerDeaths,
         report: Callable[[tuple[str, ...]], None],
     ) -> None:
         self._batches, self._processes = _read(batches), processes
-        self._stop, self._report = stop, report
+        self._stop, self._deaths, self._report = stop, deaths, report
 
     def next(self) -> FaceBatch | str | None:
         """The next batch; None at the end of an epoch; the name of a signal if any process has one.
@@ -41,17 +43,20 @@ class Reader:
         """
         batch, problem = None, None
         try:
-            batch = next(self._batches, None)
+            with self._deaths.reading():
+                batch = next(self._batches, None)
         except LostImagesError as error:
             problem = error
+        except RuntimeError as error:
+            problem = _lost_worker(error)
         name, unreadable = self._stop.signal_name, batch.unreadable if batch is not None else ()
         code = LOST * (problem is not None) | STOP * (name is not None) | NEWS * bool(unreadable)
         code = self._processes.any_code(code)
+        if code & STOP:  # also with LOST: the signal may have ended the processes that read images
+            return next(found for found in self._processes.gather(name) if found is not None)
         if code & LOST:
             texts = self._processes.gather(None if problem is None else str(problem))
             raise LostImagesError(next(text for text in texts if text is not None)) from problem
-        if code & STOP:
-            return next(found for found in self._processes.gather(name) if found is not None)
         if code & NEWS:
             for problems in self._processes.gather(unreadable):
                 self._report(problems)
@@ -65,9 +70,14 @@ def _read(batches: Iterable[FaceBatch]) -> Iterator[FaceBatch]:
     except ValueError as error:
         raise LostImagesError(_first_cause(error)) from error
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise LostImagesError(f"a process that reads images has died: {error}") from error
+        raise _lost_worker(error) from error
+
+
+def _lost_worker(error: RuntimeError) -> LostImagesError:
+    """What to raise if torch says that a process which reads images has died; raises other errors."""
+    if not str(error).startswith("DataLoader worker"):
+        raise error
+    return LostImagesError(f"a process that reads images has died: {error}")
 
 
 def _first_cause(error: ValueError) -> str:

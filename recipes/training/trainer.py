@@ -26,7 +26,7 @@ from fusedface.recipes.training.progress import Progress
 from fusedface.recipes.training.reading import LostImagesError, Reader
 from fusedface.recipes.training.seeding import rng_state
 from fusedface.recipes.training.shard_folder import save_rows
-from fusedface.recipes.training.signals import StopRequest
+from fusedface.recipes.training.signals import StopRequest, WorkerDeaths
 from fusedface.recipes.training.watch import SinkingWatch
 
 if TYPE_CHECKING:
@@ -98,28 +98,29 @@ class Trainer:
             log, self.progress, self.learner, self.plan, self.display, self.status, self.watch,
             self.processes,
         )  # fmt: skip
-        with StopRequest() as stop:
+        with StopRequest() as stop, WorkerDeaths() as deaths:
             if self.progress.untrained is None:
                 self.progress.untrained = self._evaluate(book)
                 if self.plan.timetable.saves_first:
                     self.save(best=False)
             signal_name = None
             try:
-                while self.progress.step < self.plan.num_steps and signal_name is None:
-                    signal_name = self._train_epoch(book, stop)
-                if signal_name is not None and self.progress.step > self.saved_step:
-                    self.save(best=False)
-            except NonFiniteTrainingError as error:
+                try:
+                    while self.progress.step < self.plan.num_steps and signal_name is None:
+                        signal_name = self._train_epoch(book, stop, deaths)
+                    if signal_name is not None and self.progress.step > self.saved_step:
+                        self.save(best=False)
+                except LostImagesError as error:
+                    self.save(best=False)  # the failed read precedes the step: the state is good
+                    raise OSError(str(error)) from error
+            except NonFiniteTrainingError as error:  # a GPU may tell only when the state is saved
                 return End("non_finite", error.step, str(error))
-            except LostImagesError as error:
-                self.save(best=False)  # the failed read precedes the step, so the state is good
-                raise OSError(str(error)) from error
         step = self.progress.step
         if step == self.plan.num_steps:
             return End("finished", step, f"trained all {step} steps")
         return End("interrupted", step, f"{signal_name} after {step} steps")
 
-    def _train_epoch(self, book: Logbook, stop: StopRequest) -> str | None:
+    def _train_epoch(self, book: Logbook, stop: StopRequest, deaths: WorkerDeaths) -> str | None:
         """Train the rest of the current epoch; returns the name of a signal if one stops it."""
         self.learner.prepare(self.progress.step)
         began = time.perf_counter()
@@ -127,7 +128,7 @@ class Trainer:
         batches = self.plan.batches.load(
             self.dataset, self.progress.step, num_workers=self.num_workers, pin_memory=on_gpu
         )
-        reader = Reader(batches, self.processes, stop, book.report_unreadable)
+        reader = Reader(batches, self.processes, stop, deaths, book.report_unreadable)
         while (batch := reader.next()) is not None:
             if isinstance(batch, str):
                 return batch
@@ -158,7 +159,8 @@ class Trainer:
         if self.plan.timetable.evaluates(step):
             self.progress.verification = self._evaluate(book)
             accuracy = mean_accuracy(self.progress.verification)
-            better = accuracy > self.progress.best_accuracy
+            # Without verification sets the newest network is taken for the best.
+            better = not self.progress.verification or accuracy > self.progress.best_accuracy
             self.progress.best_accuracy = max(accuracy, self.progress.best_accuracy)
         if self.plan.timetable.saves(step):
             self.save(better)

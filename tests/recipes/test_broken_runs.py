@@ -1,12 +1,14 @@
 """A full disk, a dead worker, other data under a run: a message, and nothing is lost."""
 
 import errno
+import multiprocessing
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,9 @@ from fusedface.recipes.configuration.settings import override, to_toml
 from fusedface.recipes.host import program
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.run_directory import files
-from fusedface.recipes.training import trainer
+from fusedface.recipes.training import learner, signals, trainer
+from fusedface.recipes.training.diagnose import NonFiniteTrainingError
+from fusedface.recipes.training.reading import LostImagesError
 
 QUIET = Console(quiet=True)
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="resource limits and SIGKILL are POSIX")
@@ -98,6 +102,70 @@ def test_a_worker_that_is_killed(faces, tmp_path, monkeypatch):
     run_recipe(recipe, tmp_path / "whole", device="cpu", console=QUIET)
     ours, theirs = newest(tmp_path / "run")["model"], newest(tmp_path / "whole")["model"]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def signalled_in_step(monkeypatch, step, number, *, main, worker, times=1):
+    """In the middle of a step another process sends a signal: to the run, to its workers, or both."""
+    original = trainer.Trainer._train_step
+
+    def train_step(self, batch):
+        if self.progress.step == step:
+            processes = [os.getpid()] * main
+            processes += [child.pid for child in multiprocessing.active_children()] * worker
+            code = (
+                "import os, sys, time\n"
+                f"for _ in range({times}):\n"
+                "    [os.kill(int(process), int(sys.argv[1])) for process in sys.argv[2:]]\n"
+                "    time.sleep(0.05)"
+            )
+            subprocess.run(
+                [sys.executable, "-c", code, str(number), *map(str, processes)], check=True
+            )
+            time.sleep(0.3)
+        original(self, batch)
+
+    monkeypatch.setattr(trainer.Trainer, "_train_step", train_step)
+
+
+@needs_posix
+@pytest.mark.parametrize(("workers", "times"), [(1, 1), (0, 2)])
+def test_sigterm_to_the_whole_group(faces, tmp_path, monkeypatch, workers, times):
+    """As torchrun and many job systems send it, also twice; the step in progress is made and saved."""
+    recipe = override(tiny_recipe(faces), [f"data.num_workers={workers}", "evaluation.every=0"])
+    signalled_in_step(monkeypatch, 4, signal.SIGTERM, main=True, worker=True, times=times)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        summary = run_recipe(recipe, tmp_path / "run", device="cpu", console=QUIET)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (summary.verdict, summary.steps) == ("interrupted", 5)
+    assert newest(tmp_path / "run")["step"] == 5
+
+
+@needs_posix
+def test_a_worker_that_is_killed_in_the_middle_of_a_step(faces, tmp_path, monkeypatch):
+    """The step is made and saved; torch's error does not break into it."""
+    recipe = override(tiny_recipe(faces), ["data.num_workers=1", "evaluation.every=0"])
+    signalled_in_step(monkeypatch, 4, signal.SIGKILL, main=False, worker=True)
+    with pytest.raises(OSError, match=r"reads images has died.*kept up to step 5.*--resume"):
+        run_recipe(recipe, tmp_path / "run", device="cpu", console=QUIET)
+    assert newest(tmp_path / "run")["step"] == 5
+
+
+@needs_posix
+def test_a_later_signal_has_its_usual_effect(monkeypatch):
+    told = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        with signals.StopRequest() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert (stop.signal_name, told) == ("SIGTERM", [])
+            monkeypatch.setattr(signals, "REPEAT_SECONDS", -1.0)
+            signal.raise_signal(signal.SIGTERM)
+            assert told == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("change", ["fewer", "other"])
@@ -189,6 +257,23 @@ def test_images_that_are_all_lost(faces, tmp_path, monkeypatch, workers):
     monkeypatch.setattr(dataset.FaceDataset, "set_epoch", original)
     (faces / "lost").rename(faces / "train")
     assert run_recipe(recipe, out, resume=True, device="cpu", console=QUIET).finished
+
+
+def test_images_lost_after_a_step_that_was_not_finite(faces, tmp_path, monkeypatch):
+    """A GPU tells of the step only when the state is to be saved."""
+
+    def lose(self, epoch):
+        if epoch == 1:
+            monkeypatch.setattr(learner.Learner, "check_finite", not_finite)
+            raise LostImagesError("all lost")
+
+    def not_finite(self):
+        raise NonFiniteTrainingError(4, "not finite at step 4")
+
+    monkeypatch.setattr(dataset.FaceDataset, "set_epoch", lose)
+    recipe = override(tiny_recipe(faces), ["evaluation.every=0"])
+    summary = run_recipe(recipe, tmp_path / "run", device="cpu", console=QUIET)
+    assert (summary.verdict, summary.verdict_step) == ("non_finite", 4)
 
 
 def test_faces_to_verify_that_are_lost(faces, tmp_path, monkeypatch):

@@ -259,6 +259,12 @@ def test_the_best_is_the_first_of_equals(faces, tmp_path, monkeypatch):
     assert best["step"] == 6
 
 
+def test_without_verification_sets_the_best_is_the_last(faces, tmp_path):
+    run(faces, tmp_path / "run", "evaluation.pairs=[]", "evaluation.every=0.75")
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
+    assert best["step"] == 12
+
+
 @pytest.mark.parametrize("error", [NonFiniteEmbeddingsError, ValueError])
 def test_what_is_wrong_before_the_first_step_is_a_mistake(faces, tmp_path, monkeypatch, error):
     """Of the network or the pairs as they were given: the error is passed on as it is."""
