@@ -1,7 +1,9 @@
 """Read a file of torch.save or safetensors without running code from it."""
 
+import errno
 import json
 import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -28,6 +30,8 @@ def read_archive(path: str | Path) -> dict[Any, Any]:
         ValueError: the file does not exist, is truncated, fails its checksums or has another format;
             it holds Python objects, which would run code if they were read; or its content is not a
             dictionary.
+        OSError: a file of torch.save cannot be read now, such as from a failing disk or without memory; it
+            may be whole.
     """
     path = Path(path)
     if not path.is_file():
@@ -58,10 +62,25 @@ def _read_torch_archive(path: Path) -> object:
             "tensors and plain values. Nothing in it was run; save a state_dict instead"
         ) from None
     except Exception as error:  # damaged files fail in torch in many ways
+        if (reason := _not_of_the_file(error, path)) is not None:
+            raise OSError(f"cannot read {path}: {reason}") from error
         raise ValueError(f"{path} is damaged or unreadable ({type(error).__name__})") from None
     if damage:
         raise ValueError(f"{path} is damaged: {damage}")
     return content
+
+
+def _not_of_the_file(error: Exception, path: Path) -> str | None:
+    """Why a file that may be whole could not be read, such as a failing disk; None if it is damaged."""
+    if isinstance(error, OSError):
+        # In a damaged file, zipfile looks for bytes where no file has any.
+        return None if error.errno == errno.EINVAL else error.strerror or str(error)
+    if not zipfile.is_zipfile(path):  # its sizes have no checksum
+        return None
+    allocated = re.search(r"tried to allocate (\d+) bytes", str(error))
+    # No tensor of a file takes more memory than the file, unless it lies about its size.
+    fits = allocated is not None and int(allocated[1]) <= path.stat().st_size
+    return "too little memory" if fits or isinstance(error, MemoryError) else None
 
 
 def _find_damage(path: Path) -> str | None:

@@ -80,23 +80,29 @@ class ShardFiles:
             ) from None
 
     def check(self, which: slice = slice(None)) -> None:
-        """Raise ValueError if one of these files is missing or damaged; the message names it.
+        """Check that these files are there and whole.
 
         Args:
             which: the files to check, in the order of their names.
+
+        Raises:
+            ValueError: a file is missing or damaged; the message names it.
+            OSError: a file cannot be read now; it may be whole.
         """
         for name in sorted(self.files)[which]:
             self.check_file(name)
 
     def check_file(self, name: str) -> None:
-        """Raise ValueError if the file of this name is missing or damaged."""
+        """Check the file of this name; raises as `check`."""
         path = self.folder / name
         try:
             digest = digest_of(path)
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise ValueError(
                 f"{self.path} lacks class centres: cannot read {path}: {error.strerror}"
             ) from None
+        except OSError as error:
+            raise OSError(f"cannot read {path}: {error.strerror}") from error
         if digest != self.files[name]:
             raise ValueError(
                 f"{self.path} has damaged class centres: {path} is not as it was written"

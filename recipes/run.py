@@ -209,7 +209,8 @@ def _open_log(
     if changes or not directory.recipe.exists():
         directory.write_recipe(to_toml(recipe))
     step = trainer.progress.step
-    trainer.checkpoints.remove_after(step)
+    for name in trainer.checkpoints.set_aside_after(step):
+        trainer.display.note(f"kept the damaged checkpoint as {name}")
     log = MetricsLog(directory.folder, step if resumed else -1)
     if log.notice:
         trainer.display.note(log.notice)

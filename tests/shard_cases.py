@@ -30,6 +30,7 @@ def stopped_copy(out, name, at=STEPS):
 def is_as_named(out):
     """Each folder of class centres is that of a checkpoint, with a file of each process."""
     found = {path.name: path for path in (out / "checkpoints").iterdir()}
+    found = {name: path for name, path in found.items() if not name.endswith(".damaged")}
     named = {
         torch.load(path, weights_only=True)[SHARDS]["folder"]
         for name, path in found.items()

@@ -11,10 +11,12 @@ from fusedface.models.shard_files import ShardFiles
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run_directory.files import atomic_file, link_or_copy, remove_partial
 from fusedface.recipes.training.checkpoint import Checkpoint
-from fusedface.recipes.training.shard_folder import remove_unused
+from fusedface.recipes.training.shard_folder import remove_unused, set_aside_unused
 
 BEST = "best.pt"
 PATTERN = "step-*.pt"
+DAMAGED = ".damaged"
+"""Ends the name of a file that a resumed run has set aside."""
 
 
 class CheckpointFolder:
@@ -47,7 +49,8 @@ class CheckpointFolder:
         if best:
             link_or_copy(path, self.folder / BEST)
         for old in self._all()[self.keep :]:
-            old.unlink(missing_ok=True)
+            if old != path:  # damaged files of later steps may still be there
+                old.unlink(missing_ok=True)
         remove_unused(self.folder)
         return path
 
@@ -60,11 +63,13 @@ class CheckpointFolder:
         Raises:
             ValueError: it is whole but of another version, or its name has another step; or the
                 processes see different folders.
+            OSError: a checkpoint cannot be read now, such as from a failing disk; it may be whole.
         """
         processes = processes or Processes()
         problems: list[str] = []
         for path in self._same(processes):
-            content, problem = _read(path, slice(processes.rank, None, processes.count))
+            with processes.together():
+                content, problem = _read(path, slice(processes.rank, None, processes.count))
             found = [text for text in processes.gather(problem) if text is not None]
             if found:
                 problems.append(found[0])
@@ -86,12 +91,17 @@ class CheckpointFolder:
         remove_partial(self.folder)
         remove_unused(self.folder)
 
-    def remove_after(self, step: int) -> None:
-        """Remove checkpoints of later steps, which are damaged or belong to steps that will be repeated."""
-        for path in self._all():
-            if _step(path) > step:
-                path.unlink(missing_ok=True)
+    def set_aside_after(self, step: int) -> list[str]:
+        """Rename the damaged checkpoints of later steps, with their class centres; returns the new names.
+
+        Nothing is removed: what is damaged for us may be whole for its owner.
+        """
+        later = [path for path in self._all() if _step(path) > step]
+        for path in later:
+            path.replace(path.with_name(path.name + DAMAGED))
+        set_aside_unused(self.folder, [path.stem for path in later], DAMAGED)
         remove_unused(self.folder)
+        return [path.name + DAMAGED for path in later]
 
     def _same(self, processes: Processes) -> list[Path]:
         """All checkpoint files; raises ValueError, on every process, if another process has others."""

@@ -5,6 +5,7 @@ written last and names its folder: a folder that no checkpoint names is what a k
 """
 
 import shutil
+from collections.abc import Collection
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,16 +53,35 @@ def remove_unused(checkpoints: Path) -> None:
 
     Nothing is removed while a checkpoint cannot be read: it may be restored, and then needs its folder.
     """
+    for folder in _unused(checkpoints):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def set_aside_unused(checkpoints: Path, names: Collection[str], suffix: str) -> None:
+    """Rename the folders of some checkpoints that no other checkpoint names.
+
+    Args:
+        checkpoints: the folder of the checkpoints.
+        names: of the checkpoints, without ".pt".
+        suffix: what is added to the name of a folder.
+    """
+    for folder in _unused(checkpoints):
+        if folder.name.startswith(tuple(names)):
+            aside = folder.with_name(folder.name + suffix)
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+            folder.rename(aside)
+
+
+def _unused(checkpoints: Path) -> list[Path]:
+    """The folders that no checkpoint names; none while a checkpoint cannot be read."""
     found = [*checkpoints.glob(f"*{SUFFIX}")]
     if not found:
-        return
+        return []
     try:
         used = {_folder_of(path) for path in checkpoints.glob("*.pt")}
     except Exception:  # damaged files fail in torch in many ways
-        return
-    for folder in found:
-        if folder.name not in used:
-            shutil.rmtree(folder, ignore_errors=True)
+        return []
+    return [folder for folder in found if folder.name not in used]
 
 
 def _new_folder(checkpoints: Path, step: int) -> Path:

@@ -17,6 +17,7 @@ from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
 
 from fusedface.data import dataset
+from fusedface.models import archives
 from fusedface.recipes.configuration.settings import override, to_toml
 from fusedface.recipes.host import program
 from fusedface.recipes.run import run_recipe
@@ -230,6 +231,31 @@ def test_no_room_at_any_size_is_one_message(faces, tmp_path, monkeypatch, size):
         assert "run the same command again" in message
     assert len(message.splitlines()) == 1
     assert not list(out.rglob("*.partial"))
+    assert run_recipe(recipe, out, resume=True, device="cpu", console=QUIET).finished
+
+
+def test_checkpoints_that_cannot_be_read_now(faces, tmp_path, monkeypatch):
+    """A disk or a network that fails for a while: the resumption stops, and takes nothing away."""
+    recipe, out = (
+        override(tiny_recipe(faces), ["schedule.steps=6", "evaluation.every=0"]),
+        tmp_path / "run",
+    )
+    run_recipe(recipe, out, device="cpu", console=QUIET)
+    (out / "summary.json").unlink()  # as if it had been killed after its last checkpoint
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "checkpoints").iterdir()}
+
+    def fail(*_args, **_options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives.torch, "load", fail)
+        with pytest.raises(
+            OSError, match=r"cannot read .*06\.pt: Input.*kept up to step 6.*--resume"
+        ):
+            run_recipe(recipe, out, resume=True, device="cpu", console=QUIET)
+    assert before == {
+        path.name: path.stat().st_mtime_ns for path in (out / "checkpoints").iterdir()
+    }
     assert run_recipe(recipe, out, resume=True, device="cpu", console=QUIET).finished
 
 

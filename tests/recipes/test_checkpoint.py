@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent, and the newest whole one is found."""
 
+import errno
 import os
 import random
 from pathlib import Path
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fusedface.models import build_from_checkpoint, create
+from fusedface.models import archives, build_from_checkpoint, create
+from fusedface.models.shard_files import SHARDS
 from fusedface.recipes.run_directory.files import atomic_file
 from fusedface.recipes.training.checkpoint import Checkpoint
 from fusedface.recipes.training.checkpoint_folder import BEST, CheckpointFolder
@@ -72,8 +74,68 @@ def test_a_damaged_newest_is_passed_over_and_named(folder, damage):
     assert newest.content["step"] == 1
     assert len(problems) == 1
     assert "step-00000002.pt" in problems[0]
-    folder.remove_after(1)
-    assert names(folder) == ["step-00000001.pt"]
+    assert folder.set_aside_after(1) == ["step-00000002.pt.damaged"]
+    assert names(folder) == ["step-00000001.pt", "step-00000002.pt.damaged"]
+
+
+def test_class_centres_of_a_damaged_checkpoint_are_kept_with_it(folder):
+    for step, best in ((1, False), (2, True), (3, False)):
+        name = f"step-{step:08d}"
+        (folder.folder / f"{name}.centres").mkdir(parents=True)
+        folder.save(step, content() | {SHARDS: {"folder": f"{name}.centres"}}, best=best)
+    best = (folder.folder / BEST).read_bytes()
+    (folder.folder / BEST).unlink()  # a copy, as where the file system has no links
+    (folder.folder / BEST).write_bytes(best)
+    for step in (2, 3):
+        path = folder.folder / f"step-{step:08d}.pt"
+        path.write_bytes(path.read_bytes()[:-200])
+    folder.set_aside_after(1)
+    assert names(folder) == [
+        BEST, "step-00000001.centres", "step-00000001.pt", "step-00000002.centres",
+        "step-00000002.pt.damaged", "step-00000003.centres.damaged", "step-00000003.pt.damaged",
+    ]  # fmt: skip
+
+
+def test_a_save_next_to_damaged_files_of_later_steps_stays(tmp_path):
+    folder = CheckpointFolder(tmp_path / "checkpoints", keep=1)
+    folder.save(2, content(2), best=False)
+    (folder.folder / "step-00000003.pt").write_bytes(b"damaged")
+    assert folder.save(2, content(2), best=False).exists()
+
+
+def out_of_memory(num_bytes):
+    return RuntimeError(
+        f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {num_bytes} bytes"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EIO, os.strerror(errno.EIO)), MemoryError(), out_of_memory(64)],
+    ids=repr,
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_passed_over(folder, monkeypatch, error):
+    for step in (1, 2):
+        folder.save(step, content(step), best=False)
+
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(archives.torch, "load", fail)
+    with pytest.raises(
+        OSError, match=r"cannot read .*step-00000002\.pt: (Input/output|too little)"
+    ):
+        folder.newest()
+
+
+def test_a_size_beyond_that_of_the_file_is_damage(folder, monkeypatch):
+    folder.save(1, content(), best=False)
+
+    def fail(*_args, **_options):
+        raise out_of_memory(2**50)
+
+    monkeypatch.setattr(archives.torch, "load", fail)
+    assert folder.newest()[0] is None
 
 
 def test_no_checkpoint(folder):
