@@ -108,11 +108,11 @@ class Checkpoint:
             raise self.unusable("its scaler holds no state of a gradient scaler")
         return state
 
-    def restore_generators(self) -> None:
-        """Restore the states of all random generators."""
+    def restore_generators(self, device: torch.device, *, is_shared: bool) -> None:
+        """Restore the states of all random generators; see `set_rng_state`."""
         state = self._entry("rng")
         try:
-            set_rng_state(state)
+            set_rng_state(state, device, is_shared=is_shared)
         except (LookupError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError):
             raise self.unusable("its rng holds no states of random generators") from None
 

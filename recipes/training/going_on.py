@@ -43,7 +43,9 @@ def _load(trainer: "Trainer", checkpoint: Checkpoint, *, is_new: bool) -> None:
     """
     progress, meter = checkpoint.progress(trainer.plan.num_steps)
     load_state(trainer.learner, checkpoint, meter, step=progress.step)
-    checkpoint.restore_generators()
+    checkpoint.restore_generators(
+        trainer.learner.precision.device, is_shared=trainer.processes.count > 1
+    )
     trainer.progress = progress
     progress.compiled = trainer.learner.compiling.go_on(progress.compiled, is_new=is_new)
     trainer.plan.losses.ended = progress.stages_ended

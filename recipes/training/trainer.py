@@ -211,7 +211,8 @@ class Trainer:
         # None also between a resumption and the next step.
         self.progress.compiled = self.progress.compiled if is_on is None else is_on
         progress = vars(self.progress) | spent | {"meter": rows}
-        content = state_of(self.learner) | {"rng": rng_state(), "progress": progress}
+        rng = rng_state(self.learner.precision.device)
+        content = state_of(self.learner) | {"rng": rng, "progress": progress}
         if (shard := self.learner.head.shard) is not None:
             centres = own_rows(self.learner.optimizer, self.learner.head.weight)
             folder = self.checkpoints.folder

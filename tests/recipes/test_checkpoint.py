@@ -16,6 +16,8 @@ from fusedface.recipes.training.checkpoint import Checkpoint
 from fusedface.recipes.training.checkpoint_folder import BEST, CheckpointFolder
 from fusedface.recipes.training.seeding import rng_state, seed_everything, set_rng_state
 
+CPU = torch.device("cpu")
+
 
 def content(value=0.0):
     return {"model": {"w": torch.full((1000,), value)}, "progress": {"note": "x"}}
@@ -175,11 +177,54 @@ def draws():
 def test_every_generator_is_restored_through_a_file(folder):
     seed_everything(3)
     draws()
-    folder.save(1, {"rng": rng_state()}, best=False)
+    folder.save(1, {"rng": rng_state(CPU)}, best=False)
     expected = draws()
     seed_everything(4)
-    set_rng_state(folder.newest()[0].content["rng"])
+    set_rng_state(folder.newest()[0].content["rng"], CPU, is_shared=False)
     assert draws() == expected
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """The states of the generators of four GPUs, of which only the number of draws is kept."""
+    drawn = torch.zeros(4, 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: drawn[device.index].clone())
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: drawn[device.index].copy_(state)
+    )
+    return drawn
+
+
+def gpu(index):
+    return torch.device("cuda", index)
+
+
+def test_each_process_gets_the_generator_on_its_own_gpu(gpus):
+    """The first process saves; it has drawn on its own GPU only, as the other one has on the other."""
+    gpus[0] = 7.0
+    saved = rng_state(gpu(0))
+    gpus.zero_()
+    for rank in (
+        0,
+        1,
+    ):  # each in a process of its own, of a machine with another number of GPUs too
+        set_rng_state(saved, gpu(rank), is_shared=True)
+    assert gpus[:, 0].tolist() == [7.0, 7.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("device", "is_shared", "drawn"), [(1, True, 7.0), (1, False, 5.0), (3, False, 7.0)]
+)
+def test_generators_of_all_gpus_as_earlier_versions_saved_them(gpus, device, is_shared, drawn):
+    saved = rng_state(CPU) | {"cuda": [torch.tensor([7.0]), torch.tensor([5.0])]}
+    set_rng_state(saved, gpu(device), is_shared=is_shared)
+    assert gpus[device] == drawn
+
+
+def test_a_run_that_changes_from_a_cpu_to_a_gpu_or_back(gpus):
+    set_rng_state(rng_state(CPU), gpu(0), is_shared=False)
+    gpus[0] = 7.0
+    set_rng_state(rng_state(gpu(0)), CPU, is_shared=False)
 
 
 def scaler_of(state):
