@@ -39,11 +39,22 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The text of a recipe file; reading it gives exactly `recipe`."""
+    """The text of a recipe file; reading it gives exactly `recipe`.
+
+    Raises:
+        ValueError: a setting holds bytes of a name that are not UTF-8, which no TOML file can hold.
+    """
+    values = to_dict(recipe)
+    for key, value in _flat(values).items():
+        texts = value if isinstance(value, list) else [value]
+        if any("\ud800" <= letter <= "\udfff" for text in texts for letter in str(text)):
+            raise ValueError(
+                f"{key} is {value!r}, which is not UTF-8: no recipe file can hold it; rename that path"
+            )
     # TOML allows characters that control a terminal; their escapes denote the same string.
     return HEADER + "".join(
         letter if letter == "\n" or visible(letter) == letter else f"\\U{ord(letter):08x}"
-        for letter in tomli_w.dumps(to_dict(recipe))
+        for letter in tomli_w.dumps(values)
     )
 
 

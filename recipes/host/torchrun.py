@@ -7,7 +7,13 @@ import torch
 
 def is_shared() -> bool:
     """Whether torchrun has started this process, with others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    # Other programs set WORLD_SIZE too; torchrun sets them all.
+    if not os.environ.keys() >= {"WORLD_SIZE", "RANK", "MASTER_ADDR"}:
+        return False
+    try:
+        return int(os.environ["WORLD_SIZE"]) > 1
+    except ValueError:
+        return False
 
 
 def own_device(device: torch.device) -> torch.device:

@@ -141,7 +141,12 @@ def speaks(error: BaseException) -> bool:
         return True
     try:
         return _say(_keys(), int(os.environ["RANK"]), str(error))
-    except (RuntimeError, dist.DistError):  # the store is gone
+    except (
+        KeyError,
+        ValueError,
+        RuntimeError,
+        dist.DistError,
+    ):  # the store is gone, or has no address
         return True
 
 

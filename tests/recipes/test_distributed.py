@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from cli_calls import mistake
 from distributed_cases import RUNS
 from distributed_parts import OF_TWO
 from gloo import outcome, run_cases
@@ -149,8 +150,32 @@ def test_an_error_of_all_is_said_once(monkeypatch):
     assert said == [True, False, False, True]
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "", "RANK": "0", "MASTER_ADDR": "localhost"},
+        {"WORLD_SIZE": "2", "RANK": "", "MASTER_ADDR": "localhost"},
+        {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"},
+    ],
+    ids=str,
+)
+def test_an_error_with_only_some_variables_of_torchrun_is_one_message(
+    monkeypatch, capsys, variables
+):
+    watch._store.cache_clear()
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    said = mistake(capsys, monkeypatch, "recipe", "show", "nope")
+    assert said.startswith("error: there is no recipe 'nope'")
+
+
 def test_what_torchrun_does_not_fit(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert own_device(torch.device("cpu")) == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

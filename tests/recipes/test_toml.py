@@ -1,6 +1,7 @@
 """A recipe file gives back exactly the recipe it was written from."""
 
 import dataclasses
+import os
 import types
 from typing import Union, get_args, get_origin, get_type_hints
 
@@ -9,8 +10,9 @@ import pytest
 from fusedface.kernels import AdaFace, HeadOptions
 from fusedface.recipes.configuration import recipe as records
 from fusedface.recipes.configuration.recipe import BackboneOptions, Evaluation, Recipe, Schedule
-from fusedface.recipes.configuration.settings import differences, read_recipe, to_toml
+from fusedface.recipes.configuration.settings import differences, override, read_recipe, to_toml
 from fusedface.recipes.registry import RECIPES, get_recipe
+from fusedface.recipes.run import run_recipe
 
 UNUSUAL = Recipe(
     name="unusual",
@@ -30,6 +32,18 @@ def test_round_trip(recipe, tmp_path):
     assert again == recipe
     assert differences(again, recipe) == []
     assert to_toml(again) == to_toml(recipe)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    """A run with it could not be resumed: no TOML file holds such a name."""
+    name = os.fsdecode(b"caf\xe9")
+    recipe = override(UNUSUAL, [f"data.source={name}"])
+    with pytest.raises(ValueError, match=r"data\.source is 'caf\\udce9', which is not UTF-8"):
+        run_recipe(recipe, tmp_path / "run", device="cpu")
+    pairs = dataclasses.replace(UNUSUAL, evaluation=Evaluation(pairs=(name,)))
+    with pytest.raises(ValueError, match=r"evaluation\.pairs is"):
+        to_toml(pairs)
+    assert not (tmp_path / "run").exists()
 
 
 def test_fields_that_may_be_none_are_none_by_default():
