@@ -14,7 +14,7 @@ from fusedface.models import StartingPoint
 from fusedface.recipes.configuration.recipe import Recipe
 from fusedface.recipes.configuration.settings import to_dict, to_toml
 from fusedface.recipes.host.device import pick_device
-from fusedface.recipes.host.memory import keep_freed_memory
+from fusedface.recipes.host.memory import enough_memory, keep_freed_memory
 from fusedface.recipes.host.processes import Processes, joined
 from fusedface.recipes.host.terminal import say
 from fusedface.recipes.host.torchrun import own_device
@@ -129,19 +129,20 @@ def _train(
     begun = processes.from_first(checkpoints.last_step) is not None
     with processes.together():
         start = None if begun else read_start(recipe.init, recipe.name)
-    trainer = make_trainer(
-        recipe, model, faces, checkpoints=checkpoints, precision=precision, display=display,
-        began=began, processes=processes,
-    )  # fmt: skip
+    with enough_memory():
+        trainer = make_trainer(
+            recipe, model, faces, checkpoints=checkpoints, precision=precision, display=display,
+            began=began, processes=processes,
+        )  # fmt: skip
     if start is not None:
         load_weights(start, trainer.learner, trainer.display.note)
     with ExitStack() as held:
         # Only now: a mistake in the recipe or in a path must leave no folder behind.
         changes = processes.from_first(lambda: _claim(reuse, held))
         try:
-            with processes.alive():
+            with processes.alive(), enough_memory():
                 return _run(recipe, reuse, changes, trainer, faces, start)
-        except OSError as error:  # such as a full disk, a dead worker, missing images
+        except OSError as error:  # such as a full disk, too little memory, missing images
             left = what_is_left(directory, trainer.progress.step, checkpoints.last_step())
             raise OSError(f"{error}. {left}") from error
 

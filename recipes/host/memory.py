@@ -1,8 +1,13 @@
-"""What the C library does with memory that a step on a CPU has freed. Imports nothing of ours."""
+"""What the C library does with memory that a step on a CPU has freed, and the error for too little of it.
+
+Imports nothing of ours.
+"""
 
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 """Environment variables by which a user has decided already."""
@@ -26,3 +31,26 @@ def keep_freed_memory() -> None:
     # The second setting ends glibc's own search for the first, which is to start with far too low.
     if any(library.mallopt(MMAP_THRESHOLD, limit) for limit in (LARGEST, LARGEST_BEFORE)):
         library.mallopt(TRIM_THRESHOLD, NEVER)
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Replace the errors for too little memory, of a GPU or of the computer, by an OSError.
+
+    Raises:
+        OSError: there is too little memory; the message says what takes less.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise OSError(
+            f"too little memory: lower optim.batch_size or set optim.accumulate ({lines[0][:200]})"
+        ) from error
+
+
+def _is_of_memory(error: Exception) -> bool:
+    of_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's; torch takes seconds to import
+    return isinstance(error, MemoryError) or of_gpu or "can't allocate memory" in str(error)

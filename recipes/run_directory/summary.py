@@ -71,8 +71,8 @@ class Summary:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps were trained."""
-        return self.steps == self.num_steps
+        """Whether all steps were trained, and none of them is known not to be finite."""
+        return self.steps == self.num_steps and self.verdict != "non_finite"
 
     def as_dict(self) -> dict[str, Any]:
         """For summary.json."""

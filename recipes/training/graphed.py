@@ -79,27 +79,33 @@ class GraphedStep:
 
     def _tried(self, batch: FaceBatch) -> Made:
         """The step by a new graph, or by itself if something is wrong with the graph."""
-        state = [*self._state()]
-        before = Before(state, self._device)
+        before = None
         try:
-            self._step(batch)
-            expected = [tensor.detach().clone() for tensor in state]
-            before.restore()
-            replay, made = self._recorder.record(lambda: self._step(batch))
-            replay()
-            apart = difference(before.changes(state), before.changes(expected))
-            problem = None
-            if not apart <= LARGEST_DIFFERENCE[self._dtype]:
-                problem = f"what it changes differs by {apart:.2g} of its length"
+            before = Before([*self._state()], self._device)  # takes the memory of all class centres
+            tried = self._recorded(batch, before)
         except RuntimeError as error:  # also of too little memory
             lines = str(error).strip().splitlines() or [""]
-            problem = f"{type(error).__name__}: {lines[0][:200]}"
-        else:
-            if problem is None:
-                self._graph = batch, replay, made
-                self._note(f"train.cuda_graph: on; its first step differs by {apart:.1g}")
-                return Made(made.row.clone(), made.embeddings)
-        self._note(f"train.cuda_graph: off, the recorded step did not pass its check: {problem}")
+            tried = f"{type(error).__name__}: {lines[0][:200]}"
+        if isinstance(tried, Made):
+            return tried
+        self._note(f"train.cuda_graph: off, the recorded step did not pass its check: {tried}")
         self.is_on = False
-        before.restore()
+        if before is not None:
+            before.restore()
+            before = None  # the step may need its memory
         return self._step(batch)
+
+    def _recorded(self, batch: FaceBatch, before: Before) -> Made | str:
+        """The step by a new graph, which is kept; or what is wrong with the graph."""
+        state = [*self._state()]
+        self._step(batch)
+        expected = [tensor.detach().clone() for tensor in state]
+        before.restore()
+        replay, made = self._recorder.record(lambda: self._step(batch))
+        replay()
+        apart = difference(before.changes(state), before.changes(expected))
+        if not apart <= LARGEST_DIFFERENCE[self._dtype]:
+            return f"what it changes differs by {apart:.2g} of its length"
+        self._graph = batch, replay, made
+        self._note(f"train.cuda_graph: on; its first step differs by {apart:.1g}")
+        return Made(made.row.clone(), made.embeddings)

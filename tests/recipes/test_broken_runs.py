@@ -302,6 +302,29 @@ def test_images_lost_after_a_step_that_was_not_finite(faces, tmp_path, monkeypat
     assert (summary.verdict, summary.verdict_step) == ("non_finite", 4)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"),
+    ],
+    ids=repr,
+)
+def test_too_little_memory_is_one_message(faces, tmp_path, monkeypatch, error):
+    original = trainer.Trainer._train_step
+
+    def train_step(self, batch):
+        if self.progress.step == 4:
+            raise error
+        original(self, batch)
+
+    monkeypatch.setattr(trainer.Trainer, "_train_step", train_step)
+    said = r"^too little memory: lower optim\.batch_size .*kept up to step 3; .*--resume"
+    with pytest.raises(OSError, match=said):
+        run_recipe(tiny_recipe(faces), tmp_path / "run", device="cpu", console=QUIET)
+
+
 def test_faces_to_verify_that_are_lost(faces, tmp_path, monkeypatch):
     """The run goes on before the evaluation that failed, not after it."""
     original = trainer.Trainer._train_step

@@ -15,7 +15,7 @@ from fusedface.models import MarginHead, create
 from fusedface.recipes.configuration.recipe import Optim
 from fusedface.recipes.configuration.settings import override
 from fusedface.recipes.run import run_recipe
-from fusedface.recipes.training import parts
+from fusedface.recipes.training import graphed, parts
 from fusedface.recipes.training.graph_choice import choose_recorder
 from fusedface.recipes.training.graphed import WARM_UP
 from fusedface.recipes.training.learner import Learner
@@ -128,6 +128,20 @@ def test_a_step_that_is_not_recorded_right_is_not_used(faces, tmp_path, fault, s
     text = run(faces, tmp_path / "graph", recorder)
     assert f"train.cuda_graph: off, the recorded step did not pass its check: {said}" in text
     assert recorder.recorded == 1
+    same(tmp_path / "graph", tmp_path / "plain")
+
+
+def test_too_little_memory_for_the_check_is_no_end(faces, tmp_path, monkeypatch):
+    run(faces, tmp_path / "plain")
+
+    def full(*_args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(graphed, "Before", full)
+    text = run(faces, tmp_path / "graph", Repeats())
+    assert (
+        "train.cuda_graph: off, the recorded step did not pass its check: OutOfMemoryError" in text
+    )
     same(tmp_path / "graph", tmp_path / "plain")
 
 

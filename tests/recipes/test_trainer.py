@@ -291,6 +291,26 @@ def test_faces_to_verify_that_are_lost_later_stop_the_run(faces, tmp_path, monke
         run(faces, tmp_path / "run")
 
 
+def test_a_last_step_that_was_not_finite_is_made_again(faces, tmp_path, monkeypatch):
+    """As the message says: with another rate. All steps are made, but the run has not finished."""
+    out, original = tmp_path / "run", Faces.evaluate
+
+    def evaluate(self, model, processes):
+        if [line["step"] for line in metrics(out)][-1:] == [12]:
+            raise NonFiniteEmbeddingsError("not finite")
+        return original(self, model, processes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Faces, "evaluate", evaluate)
+        summary = run(faces, out, "evaluation.every=0")
+    assert (summary.verdict, summary.steps, summary.finished) == ("non_finite", 12, False)
+    again = run(
+        faces, out, "evaluation.every=0", "optim.lr=0.01", resume=True, allow_change=["optim.lr"]
+    )
+    assert again.finished
+    assert again.recipe_changes[0]["step"] == 9
+
+
 def test_a_margin_is_told_how_many_images_a_class_has(tmp_path, faces):
     """LDAM trains on a folder whose classes are of different sizes, as it does on given counts."""
     people = tmp_path / "people"
