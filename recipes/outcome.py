@@ -1,5 +1,7 @@
 """The outcome of a run: its verdict, its summary, and what is printed at its end."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -67,7 +69,13 @@ def _summarise(recipe: Recipe, trainer: "Trainer", faces: "Faces", judgement: Ju
         overlap=faces.overlap,
         init=recipe.init.checkpoint or "",
         recipe_changes=progress.recipe_changes,
+        class_sizes=_sizes(getattr(trainer.plan.losses.stages[-1].margin, "class_counts", ())),
     )
+
+
+def _sizes(counts: Sequence[int]) -> dict[str, int]:
+    """See `Summary.class_sizes`."""
+    return {str(size): number for size, number in sorted(Counter(counts).items())}
 
 
 def report(summary: Summary, directory: RunDirectory, console: Console) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fusedface.kernels import Margin
 from fusedface.recipes.configuration.loss_stages import stages_of
 from fusedface.recipes.configuration.settings import read_recipe
 from fusedface.recipes.host.terminal import Table, plain
 from fusedface.recipes.run_directory.directory import RECIPE
 from fusedface.recipes.run_directory.metrics import FILE, read_metrics
-from fusedface.recipes.run_directory.summary import SUMMARY, VERDICT_COLOURS, read_summary
+from fusedface.recipes.run_directory.summary import SUMMARY, VERDICT_COLOURS, Summary, read_summary
 from fusedface.recipes.run_directory.verdict import Judgement, judge
 
 
@@ -28,7 +29,8 @@ def rejudge(folder: Path) -> Rejudged:
         folder: its directory.
 
     Raises:
-        ValueError: it has no summary, or one of its files is damaged.
+        ValueError: it has no summary, or one of its files is damaged; or the summary lacks what the margin
+            depends on.
     """
     if not (folder / SUMMARY).is_file():
         raise ValueError(
@@ -43,7 +45,7 @@ def rejudge(folder: Path) -> Rejudged:
         ended=how,
         end_message=summary.message,
         end_step=summary.verdict_step or summary.steps,
-        margin=recipe.head.margin,
+        margin=_margin(recipe.head.margin, summary, folder / SUMMARY),
         num_classes=summary.num_identities,
         margin_begins=_last_step_before(stages[-1].text, lines),
         from_weights=bool(summary.init),
@@ -51,6 +53,23 @@ def rejudge(folder: Path) -> Rejudged:
         warmup_steps=recipe.schedule.warmup_steps,
     )
     return Rejudged(folder, summary.verdict, found)
+
+
+def _margin(margin: Margin, summary: Summary, path: Path) -> Margin:
+    """The margin of a run's head, which is told the sizes of the classes if it depends on them."""
+    if getattr(margin, "class_counts", None) != ():  # it does not, or has its own
+        return margin
+    sizes = summary.class_sizes
+    if not sizes:
+        raise ValueError(
+            f"{path} is of an earlier version: it does not say how many images each person has, on which the "
+            f"loss {margin.name} depends"
+        )
+    is_whole = all(size.isdecimal() and type(n) is int and n > 0 for size, n in sizes.items())
+    if not is_whole or sum(sizes.values()) != summary.num_identities:
+        raise ValueError(f"{path} is damaged: class_sizes are not those of its num_identities")
+    counts = (int(size) for size, number in sizes.items() for _ in range(number))
+    return margin.with_class_counts(tuple(counts))
 
 
 def _last_step_before(stage: str, lines: Sequence[dict[str, Any]]) -> int:

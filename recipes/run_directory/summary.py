@@ -68,6 +68,8 @@ class Summary:
     """Changes of settings when the run was resumed: {"step": ..., "changes": [a line each]}."""
     cpu_seconds: float | None = None
     """Seconds of all CPU cores, of training and evaluation; None in summaries of earlier versions."""
+    class_sizes: dict[str, int] = field(default_factory=dict)
+    """How many people have so many training images, if the margin depends on that: {"20": 7, ...}."""
 
     @property
     def finished(self) -> bool:

@@ -28,6 +28,9 @@ def go_on(trainer: "Trainer", checkpoint: Checkpoint | None, changes: list[str])
         trainer.display.note(f"going on after step {step} of {trainer.plan.num_steps}")
     if not changes:
         return
+    if any(line.startswith("schedule.loss:") for line in changes):
+        # Conditions have ended stages of the other schedule, not of this one.
+        trainer.progress.stages_ended.clear()
     step = trainer.progress.step
     trainer.progress.recipe_changes.append({"step": step, "changes": changes})
     for line in changes:

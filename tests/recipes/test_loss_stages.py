@@ -176,3 +176,10 @@ def test_a_condition_ends_a_stage_in_a_run_and_a_resumed_run_repeats_it(faces, t
     for name, tensor in weights(12)["model"].items():
         assert torch.equal(again["model"][name], tensor), name
     assert again["progress"]["stages_ended"] == {0: step}
+
+    other = override(recipe, ["schedule.loss=0.9 s=16"])  # ends later than the one that has ended
+    (parted / "checkpoints" / "step-00000012.pt").unlink()
+    (parted / "summary.json").unlink()
+    options = {"device": "cpu", "console": Console(quiet=True)}
+    run_recipe(other, parted, resume=True, allow_change=["schedule.loss"], **options)
+    assert [line.get("stage") for line in read_run(parted).train][4] == "s=16"

@@ -18,6 +18,7 @@ from fusedface.recipes.evaluation.embedding import NonFiniteEmbeddingsError
 from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.run_directory.metrics import NoLog, mean_accuracy
+from fusedface.recipes.run_directory.rejudge import rejudge
 from fusedface.recipes.training import trainer
 from fusedface.recipes.training.faces import Faces
 from fusedface.recipes.training.logbook import Logbook
@@ -328,6 +329,13 @@ def test_a_margin_is_told_how_many_images_a_class_has(tmp_path, faces):
     told = LDAM(s=16.0, class_counts=counts).collapse_loss(NUM_IDENTITIES)
     assert summary.collapse_loss == told
     assert told != LDAM(s=16.0, class_counts=(6,) * 6).collapse_loss(NUM_IDENTITIES)
+    assert summary.class_sizes == {"4": 1, "6": NUM_IDENTITIES - 1}
+    found = rejudge(tmp_path / "run")
+    assert (found.before, found.now.message) == (summary.verdict, summary.message)
+    path = tmp_path / "run" / "summary.json"
+    path.write_text(json.dumps(summary.as_dict() | {"class_sizes": {}}), encoding="utf-8")
+    with pytest.raises(ValueError, match="how many images each person has"):
+        rejudge(tmp_path / "run")
 
 
 def test_self_paced_learning_keeps_and_logs_its_bound(tmp_path, faces):
