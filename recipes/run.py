@@ -16,7 +16,7 @@ from fusedface.recipes.configuration.settings import to_dict, to_toml
 from fusedface.recipes.host.device import pick_device
 from fusedface.recipes.host.memory import enough_memory, keep_freed_memory
 from fusedface.recipes.host.processes import Processes, joined
-from fusedface.recipes.host.terminal import say
+from fusedface.recipes.host.terminal import LastingConsole, say
 from fusedface.recipes.host.torchrun import own_device
 from fusedface.recipes.outcome import judged, report
 from fusedface.recipes.resume import Reuse, finished_before, newest_checkpoint, what_is_left
@@ -25,7 +25,11 @@ from fusedface.recipes.run_directory.environment import describe_environment
 from fusedface.recipes.run_directory.metrics import MetricsLog, NoLog
 from fusedface.recipes.run_directory.summary import Summary
 from fusedface.recipes.run_directory.verification_table import print_verification
-from fusedface.recipes.training.agreement import check_same_faces, check_same_recipe
+from fusedface.recipes.training.agreement import (
+    check_same_faces,
+    check_same_precision,
+    check_same_recipe,
+)
 from fusedface.recipes.training.checkpoint_folder import CheckpointFolder
 from fusedface.recipes.training.display import Display, make_display
 from fusedface.recipes.training.faces import Faces, open_faces
@@ -85,7 +89,7 @@ def run_recipe(
     )  # raises, before anything is made, if the run could not be resumed from its file
     directory = RunDirectory(Path(out), None if device is None else str(device))
     reuse = Reuse(directory, recipe, resume, allow_change)
-    return _run_in(recipe, reuse, target, console or Console(), processes)
+    return _run_in(recipe, reuse, target, console or LastingConsole(), processes)
 
 
 def _run_in(
@@ -99,6 +103,7 @@ def _run_in(
         print_verification(earlier, console)
         return earlier
     precision = pick_precision(recipe.train.precision, target)
+    check_same_precision(precision.name, processes)
     if target.type == "cpu":
         keep_freed_memory()
     display = make_display(console)
@@ -212,6 +217,7 @@ def _open_log(
         return NoLog()
     if changes or not directory.recipe.exists():
         directory.write_recipe(to_toml(recipe))
+    directory.remove_summary()
     step = trainer.progress.step
     for name in trainer.checkpoints.set_aside_after(step):
         trainer.display.note(f"kept the damaged checkpoint as {name}")

@@ -65,7 +65,7 @@ def read_recipe(path: str | Path) -> Recipe:
         ValueError: the file cannot be read, is not TOML, or `from_dict` refuses it.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ValueError(f"cannot read the recipe {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, too long, too deep

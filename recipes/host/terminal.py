@@ -6,7 +6,7 @@ effect. So every text goes through `plain`, every line through `say`, and every 
 
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -55,6 +55,18 @@ def bounded(text: str, longest: int = LONGEST_MESSAGE) -> str:
 def error_text(error: Exception) -> str:
     """The message of an error, safe for a terminal or a log; it may have several lines."""
     return bounded(visible(str(error), keep="\n"))
+
+
+class LastingConsole(Console):
+    """A console that goes quiet when nobody reads its output any more, such as a `tee` that has ended.
+
+    rich would end the program there, and a run would save nothing.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more."""
+        with suppress(SystemExit):
+            super().on_broken_pipe()
 
 
 def print_error(error: Exception) -> None:

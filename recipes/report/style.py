@@ -11,6 +11,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 # The palette of Okabe and Ito, darker colours first.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -65,5 +66,21 @@ def mark_chance(axes: Axes, label: str | None = None) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write PNG and SVG next to each other; the suffix of `path` does not matter."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _take_literally(figure)
     figure.savefig(path.with_suffix(".png"), metadata={"Software": None})
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+
+
+def _take_literally(figure: Figure) -> None:
+    """Have a $ in the name of a file or a person drawn as it is, and not taken for a formula."""
+    logarithmic = [
+        axis
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        if axis.get_scale() == "log"
+    ]
+    ticks = [t for a in logarithmic for t in (*a.get_major_ticks(), *a.get_minor_ticks())]
+    powers = {label for tick in ticks for label in (tick.label1, tick.label2)}  # of ten: formulas
+    for text in figure.findobj(Text):
+        if text not in powers:
+            text.set_parse_math(False)  # pyright: ignore[reportAttributeAccessIssue]

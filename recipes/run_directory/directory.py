@@ -87,6 +87,10 @@ class RunDirectory:
         """Write summary.json, atomically."""
         write_text(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
+    def remove_summary(self) -> None:
+        """Remove summary.json, because its run goes on."""
+        (self.folder / SUMMARY).unlink(missing_ok=True)
+
     def read_summary(self) -> Summary | None:
         """The summary of a run that has stopped, else None.
 

@@ -62,8 +62,8 @@ def _margin(margin: Margin, summary: Summary, path: Path) -> Margin:
     sizes = summary.class_sizes
     if not sizes:
         raise ValueError(
-            f"{path} is of an earlier version: it does not say how many images each person has, on which the "
-            f"loss {margin.name} depends"
+            f"{path} is of an earlier version: it does not say how many images each person has, which the "
+            f"loss {margin.name} needs"
         )
     is_whole = all(size.isdecimal() and type(n) is int and n > 0 for size, n in sizes.items())
     if not is_whole or sum(sizes.values()) != summary.num_identities:

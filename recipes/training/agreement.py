@@ -27,6 +27,17 @@ def check_same_recipe(recipe: Recipe, processes: Processes) -> None:
             raise ValueError(f"rank {rank} was given another recipe than rank 0:\n  {listed}")
 
 
+def check_same_precision(name: str, processes: Processes) -> None:
+    """Raise ValueError, on every rank, unless all have the same precision, which may depend on a device."""
+    found = processes.gather(name)
+    for rank, other in enumerate(found):
+        if other != found[0]:
+            raise ValueError(
+                f"the precision is {found[0]} on rank 0 and {other} on rank {rank}, whose devices differ: "
+                "set train.precision"
+            )
+
+
 def check_same_runs(recipes: Sequence[Recipe], processes: Processes) -> None:
     """Raise ValueError, on every rank, unless all have the same recipes for a comparison."""
     counts = processes.gather(len(recipes))

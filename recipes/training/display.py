@@ -132,8 +132,10 @@ class LiveDisplay:
 
 
 def make_display(console: Console) -> Display:
-    """The live panel on a terminal, plain lines elsewhere."""
-    return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
+    """The live panel on a terminal that can redraw it, plain lines elsewhere."""
+    # FORCE_COLOR makes a file a terminal for rich, and a panel would be written to it again and again.
+    redraws = console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
+    return LiveDisplay(console) if redraws else PlainDisplay(console)
 
 
 def _figures(status: Status) -> list[tuple[str, str]]:

@@ -103,6 +103,8 @@ class EmbeddingCache:
             size = self.path.stat().st_size
             with self.path.open("rb") as file:
                 header = file.read(HEADER)
+        if size < HEADER and self._header.startswith(header):
+            return  # what a full disk cut short; `add` writes it again
         if header != self._header:
             raise self._damaged("its first line")
         count = (size - HEADER) // self._row.itemsize

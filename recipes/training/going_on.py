@@ -24,6 +24,7 @@ def go_on(trainer: "Trainer", checkpoint: Checkpoint | None, changes: list[str])
         is_new = any(line.startswith("train.compile:") for line in changes)
         with trainer.processes.together():
             _load(trainer, checkpoint, is_new=is_new)
+        changes = changes + _changed_precision(trainer, changes)
         step = trainer.progress.step
         trainer.display.note(f"going on after step {step} of {trainer.plan.num_steps}")
     if not changes:
@@ -37,6 +38,16 @@ def go_on(trainer: "Trainer", checkpoint: Checkpoint | None, changes: list[str])
         trainer.display.note(f"changed after step {step}: {line}")
     if checkpoint is not None:
         trainer.save(best=False)  # recorded before a step is made with other settings
+
+
+def _changed_precision(trainer: "Trainer", changes: list[str]) -> list[str]:
+    """A line if train.precision=auto is another precision on this device than on that of the checkpoint."""
+    before, now = trainer.progress.precision, trainer.learner.precision.name
+    trainer.progress.precision = now
+    is_told = any(line.startswith("train.precision:") for line in changes)
+    if before in (None, now) or is_told:
+        return []
+    return [f"the precision: {now} instead of {before}, by the device"]
 
 
 def _load(trainer: "Trainer", checkpoint: Checkpoint, *, is_new: bool) -> None:

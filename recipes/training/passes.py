@@ -136,7 +136,8 @@ class Passes:
     def first_non_finite(self) -> str:
         """Name the first tensor of the newest step that is not finite; see `diagnose`."""
         parts = self.images.chunk(self._num_parts)
-        found = (first_non_finite(self._model, self._head, self.inputs(part)) for part in parts)
+        # All parts, also after one is found: other processes may find none, and each part needs them all.
+        found = [first_non_finite(self._model, self._head, self.inputs(part)) for part in parts]
         return next((what for what in found if what != THE_LOSS), THE_LOSS)
 
     def inputs(self, images: Tensor) -> Tensor:

@@ -93,13 +93,19 @@ def make_plan(recipe: Recipe, source: FaceSource, processes: Processes) -> Plan:
         timetable=Timetable(
             num_steps=steps,
             log_every=train.log_every,
-            evaluate_every=math.ceil(recipe.evaluation.every * batches.steps_per_epoch),
+            evaluate_every=_steps(recipe.evaluation.every, batches.steps_per_epoch),
             checkpoint_every=train.checkpoint_every,
             # A resumed run then no longer needs the checkpoint that it began with.
             saves_first=recipe.init.checkpoint is not None,
         ),
         freeze=train.freeze,
     )
+
+
+def _steps(epochs: float, steps_per_epoch: int) -> int:
+    """The steps of a time in epochs, rounded up; 0 only for 0 epochs."""
+    # Rounded first, because .55 of 100 steps are 55.00000000000001 in float64.
+    return max(math.ceil(round(epochs * steps_per_epoch, 6)), int(epochs > 0))
 
 
 def _check_accumulate(accumulate: int, num_images: int, num_processes: int, smallest: int) -> None:

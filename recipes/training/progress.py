@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from fusedface.recipes.run_directory.metrics import Verification, is_number, is_verification
 
-LATER = {"recipe_changes", "stages_ended", "cpu_seconds"}
+LATER = {"recipe_changes", "stages_ended", "cpu_seconds", "precision"}
 """Entries that checkpoints of earlier versions lack."""
 
 
@@ -34,6 +34,8 @@ class Progress:
     """Changes of settings when the run was resumed: {"step": ..., "changes": [a line each]}."""
     stages_ended: dict[int, int] = field(default_factory=dict)
     """The stages of `schedule.loss` that a condition has ended: {index: number of steps made by then}."""
+    precision: str | None = None
+    """The dtype of the backbone's products, such as "bfloat16"; None in checkpoints of earlier versions."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -61,6 +63,7 @@ class Progress:
                 lambda v: isinstance(v, list) and all(type(p) is str for p in v),
                 "texts",
             ),
+            ("precision", lambda v: v is None or type(v) is str, "a dtype or none"),
             ("compiled", lambda v: v is None or type(v) is bool, "true, false or none"),
             ("recipe_changes", _are_changes, "steps with their changes"),
             ("stages_ended", _are_counts, "steps by the index of a stage"),

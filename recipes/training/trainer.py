@@ -84,7 +84,8 @@ class Trainer:
         self.display, self.status, self.watch = display, status, watch
         self.processes = processes or Processes()
         self._cpu_began = cpu_seconds()
-        self.progress = Progress(stages_ended=plan.losses.ended)
+        name = learner.precision.name
+        self.progress = Progress(stages_ended=plan.losses.ended, precision=name)
         self.saved_step = 0
         self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
 

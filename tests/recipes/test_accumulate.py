@@ -52,14 +52,17 @@ def parts_of(margin, *more):
     return Net(*more), MarginHead(DIM, CLASSES, margin).double()
 
 
-def pass_through(model, head, num_parts):
-    """Gradients by the trainer's own code; returns the loss."""
-    passes = Passes(
+def pass_of(model, head, num_parts):
+    return Passes(
         model, head, torch.amp.GradScaler("cpu", enabled=False),
         precision=Precision(CPU, torch.float32), channels_last=True, processes=Processes(),
         distiller=None, num_parts=num_parts,
     )  # fmt: skip
-    return passes(batch(), is_frozen=False).out.loss.item()
+
+
+def pass_through(model, head, num_parts):
+    """Gradients by the trainer's own code; returns the loss."""
+    return pass_of(model, head, num_parts)(batch(), is_frozen=False).out.loss.item()
 
 
 def same_gradients(ours, theirs):
@@ -102,6 +105,17 @@ def test_normalisation_and_dropout_of_each_part_count_once():
     assert torch.equal(torch.rand(1), next_number)
     same_gradients(in_parts, (model, head))
     assert in_parts[0].layers[1].num_batches_tracked == 4
+
+
+def test_all_parts_are_searched_for_what_is_not_finite():
+    """Another process may find nothing, and go on to the next part, which needs all processes."""
+    model, head = parts_of(CurricularFace(s=16.0))
+    passes = pass_of(model, head, num_parts=4)
+    passes(batch(), is_frozen=False)
+    head.weight.data[0] = torch.nan
+    sizes = len(model.sizes)
+    assert passes.first_non_finite() == "the head's weight"
+    assert len(model.sizes) == sizes + 4
 
 
 def test_a_run_in_parts_goes_on_as_any_other(tmp_path):

@@ -1,6 +1,7 @@
 """A run goes on with its own recipe, images and states; what is to change is said and recorded."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -186,6 +187,30 @@ def test_what_a_checkpoint_holds_is_checked(run, name):
     with pytest.raises(ValueError, match=rf"cannot go on from .*step-00000006\.pt: .*{said}"):
         resume(run)
     assert snapshot(run) == before
+
+
+def test_a_changed_precision_is_recorded(run):
+    """train.precision=auto on another device."""
+    edit_checkpoint(run, put("progress/precision", "float16"))
+    summary = resume(run)
+    ((said,),) = (change["changes"] for change in summary.recipe_changes)
+    assert re.fullmatch(r"the precision: b?float\d\d instead of float16, by the device", said)
+
+
+def test_the_summary_of_a_run_that_goes_on_is_gone(finished, tmp_path, monkeypatch):
+    """Killed again, the run must not have the verdict of an earlier end."""
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    summary = finished[1].as_dict() | {"verdict": "interrupted", "steps": 9}
+    (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    (run / "checkpoints" / "step-00000012.pt").unlink()
+
+    def step(self, batch):
+        raise StopError
+
+    monkeypatch.setattr(trainer.Trainer, "_train_step", step)
+    with pytest.raises(StopError):
+        resume(run)
+    assert not (run / "summary.json").exists()
 
 
 def test_a_checkpoint_beyond_the_end_of_the_run(run):

@@ -7,6 +7,7 @@ from PIL import Image
 from summaries import summary
 
 from fusedface.recipes.report.curves import plot_curves
+from fusedface.recipes.report.style import new_figure, save, use_style
 
 SUMMARY = summary(seed=4, initial_loss=41.0, collapse_loss=39.5).as_dict()
 
@@ -38,6 +39,25 @@ def test_labels_and_landmarks_are_in_the_figure(tmp_path):
     for label in ("training loss", "random embeddings", "collapsed", "own class", "some_set", "chance",
                   "a-recipe, seed 4", "negatives that are hard"):  # fmt: skip
         assert label in text, label
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path):
+    figures = {"accuracy": 0.7, "accuracy_std": 0.02}
+    line = {"kind": "evaluation", "step": 10, "verification": {"a$_$b": figures}}
+    write_run(tmp_path, [train_line(10), line])
+    _, svg = plot_curves(tmp_path)
+    assert "a$_$b" in svg.read_text(encoding="utf-8")
+
+
+def test_powers_of_ten_are_formulas(tmp_path):
+    with use_style():
+        figure = new_figure(3, 2)
+        axes = figure.subplots()
+        axes.semilogx([1e-3, 1.0], [1e-3, 1.0])
+        axes.set_title("a$_$b")
+        save(figure, tmp_path / "log.png")
+    assert all(tick.label1.get_parse_math() for tick in axes.xaxis.get_major_ticks())
+    assert not axes.title.get_parse_math()
 
 
 def test_a_margin_without_t_has_no_curve_of_it(tmp_path):

@@ -67,6 +67,20 @@ def test_nothing_is_claimed_before_it_is_known():
 
 def test_the_display_fits_the_console():
     assert isinstance(make_display(Console(file=io.StringIO())), PlainDisplay)
-    live = make_display(Console(file=io.StringIO(), force_terminal=True))
+    # As FORCE_COLOR makes a console of a file.
+    to_file = Console(file=io.StringIO(), force_terminal=True)
+    assert isinstance(make_display(to_file), PlainDisplay)
+    variables = {"TERM": "dumb"}
+    dumb = Console(file=Screen(), force_terminal=True, _environ=variables)
+    assert isinstance(make_display(dumb), PlainDisplay)
+    variables["TERM"] = "xterm"
+    live = make_display(Console(file=Screen(), force_terminal=True, _environ=variables))
     assert isinstance(live, LiveDisplay)
     live.close()
+
+
+class Screen(io.StringIO):
+    """The file of a terminal."""
+
+    def isatty(self):
+        return True

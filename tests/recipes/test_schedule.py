@@ -8,9 +8,12 @@ import torch
 from fusedface.data import FaceDataset, SyntheticFaces
 from fusedface.models import Preprocessing
 from fusedface.recipes.configuration.recipe import Schedule
+from fusedface.recipes.configuration.settings import override
+from fusedface.recipes.host.processes import Processes
+from fusedface.recipes.registry import get_recipe
 from fusedface.recipes.training.batches import Batches
 from fusedface.recipes.training.learning_rate import LearningRate, num_steps
-from fusedface.recipes.training.plan import Timetable
+from fusedface.recipes.training.plan import Timetable, make_plan
 
 
 def rates(base, steps, **settings):
@@ -98,6 +101,17 @@ def test_what_follows_which_step():
     rare = Timetable(num_steps=7, log_every=9, evaluate_every=0, checkpoint_every=9)
     for follows in (rare.logs, rare.evaluates, rare.saves):
         assert [step for step in steps if follows(step)] == [7]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps"), [(0.55, 55), (0.551, 56), (1.5, 150), (0.0, 0), (1e-9, 1)]
+)
+def test_a_time_in_epochs_in_steps(epochs, steps):
+    recipe = override(
+        get_recipe("mobilefacenet-arcface"), [f"evaluation.every={epochs}", "optim.batch_size=2"]
+    )
+    plan = make_plan(recipe, SyntheticFaces(20, 10, image_size=(32, 32)), Processes())
+    assert plan.timetable.evaluate_every == steps
 
 
 def test_each_epoch_is_augmented_anew():

@@ -261,17 +261,17 @@ def test_damaged_caches_are_named(network, tmp_path):
     damage(file, 256 + 24 + 3, b"\x99")
     with pytest.raises(ValueError, match=rf"{file.name} is damaged.*\(row 0\); remove it"):
         teacher_of(network, cache=str(tmp_path)).embed(images)
-    for broken in (b"x", whole[:100], b"{" + whole):
+    for broken in (b"x", b"mine" + whole[:100], b"{" + whole):
         file.write_bytes(broken)
         with pytest.raises(ValueError, match=rf"{file.name} is damaged"):
             teacher_of(network, cache=str(tmp_path))
     with pytest.raises(ValueError, match=r"teacher\.cache must be a folder"):
         teacher_of(network, cache=str(file))
-    file.write_bytes(whole[:-30])  # a full disk: the last row is computed again
-    assert torch.equal(
-        teacher_of(network, cache=str(tmp_path)).embed(images), teacher_of(network).embed(images)
-    )
-    assert file.read_bytes() == whole
+    for size in (0, 100, 255, len(whole) - 30):  # a full disk: the missing rows are computed again
+        file.write_bytes(whole[:size])
+        again = teacher_of(network, cache=str(tmp_path)).embed(images)
+        assert torch.equal(again, teacher_of(network).embed(images))
+        assert file.read_bytes() == whole
 
 
 def test_student_and_teacher_of_other_sizes_and_lengths(faces, tmp_path):

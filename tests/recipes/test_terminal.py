@@ -1,7 +1,9 @@
 """What reaches a terminal: names as they are, errors of bounded length, tables that cut no figure."""
 
 import io
+import os
 import random
+import sys
 
 import pytest
 from rich.cells import cell_len
@@ -9,6 +11,7 @@ from rich.console import Console
 
 from fusedface.recipes.host.terminal import (
     LONGEST_MESSAGE,
+    LastingConsole,
     Table,
     bounded,
     error_text,
@@ -24,6 +27,24 @@ def printed(what, width=80, **options):
     console = Console(file=stream, width=width, **options)
     say(console, what) if isinstance(what, str) else console.print(what)
     return stream.getvalue()
+
+
+class Unread(io.StringIO):
+    """A pipe whose reader has ended."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_a_console_that_nobody_reads_goes_quiet(monkeypatch):
+    moved = []
+    monkeypatch.setattr(os, "dup2", lambda *descriptors: moved.append(descriptors))
+    monkeypatch.setattr(sys.stdout, "fileno", lambda: 1, raising=False)
+    console = LastingConsole(file=Unread())
+    say(console, "a line")
+    say(console, "another line")
+    assert console.quiet
+    assert len(moved) == 1  # what is still to be flushed at the end goes nowhere
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,13 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_with_a_byte_order_mark(tmp_path):
+    """As some editors write it."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(to_toml(UNUSUAL), encoding="utf-8-sig")
+    assert read_recipe(path) == UNUSUAL
+
+
 def test_fields_that_may_be_none_are_none_by_default():
     """TOML has no null: what is None is left out, so leaving it out must mean None."""
     kinds = [kind for kind in vars(records).values() if dataclasses.is_dataclass(kind)]
