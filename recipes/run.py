@@ -217,13 +217,13 @@ def _open_log(
         return NoLog()
     if changes or not directory.recipe.exists():
         directory.write_recipe(to_toml(recipe))
-    directory.remove_summary()
     step = trainer.progress.step
     for name in trainer.checkpoints.set_aside_after(step):
         trainer.display.note(f"kept the damaged checkpoint as {name}")
     log = MetricsLog(directory.folder, step if resumed else -1)
     if log.notice:
         trainer.display.note(log.notice)
+    directory.remove_summary()
     precision = trainer.learner.precision
     begun = {"seed": recipe.train.seed, "precision": precision.name}
     begun |= {"processes": trainer.processes.count, **describe_environment(precision.device)}

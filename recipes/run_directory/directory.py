@@ -5,7 +5,7 @@ environment.json    versions, device, revision, seed, of every start and resumpt
 metrics.jsonl       a line per logged step and per evaluation
 tensorboard/        the same as events
 checkpoints/        step-*.pt, the newest few, and best.pt; with several processes their class centres
-                    are in folders step-*.centres
+                    are in folders step-*.centres; names that end in .damaged are of damaged ones
 summary.json        verdict and results
 curves.png, .svg    the training curve
 run.lock            the process that runs in it; only while it runs

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from fusedface.data import FaceBatch, FaceDataset, collate_whole
-from fusedface.recipes.training.signals import ignore_signals
+from fusedface.recipes.training.signals import ignore_interrupts
 
 
 class Batches:
@@ -63,5 +63,5 @@ class Batches:
             collate_fn=collate_whole,
             # Without its own generator, a loader draws from the global one at every epoch.
             generator=torch.Generator(),
-            worker_init_fn=ignore_signals,
+            worker_init_fn=ignore_interrupts,
         )

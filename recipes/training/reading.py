@@ -43,8 +43,10 @@ class Reader:
         """
         batch, problem = None, None
         try:
-            with self._deaths.reading():
-                batch = next(self._batches, None)
+            # After a signal, the processes that read images may be dead.
+            if self._stop.signal_name is None:
+                with self._deaths.reading():
+                    batch = next(self._batches, None)
         except LostImagesError as error:
             problem = error
         except RuntimeError as error:

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM as a request: the running step ends, then the run saves and stops.
 
-They may come to a whole group of processes, so those that read images ignore them. If one of those dies,
-the run hears of it between two steps.
+They may come to a whole group of processes. SIGTERM ends those that read images, and the run must not hear
+of that in the middle of a step.
 """
 
 import signal
@@ -116,13 +116,12 @@ class WorkerDeaths:
             self._has_died = True
 
 
-def ignore_signals(worker: int) -> None:  # noqa: ARG001
-    """Make a worker process ignore Ctrl-C and SIGTERM, which may be sent to every process of a run.
+def ignore_interrupts(worker: int) -> None:  # noqa: ARG001
+    """Make a worker process ignore Ctrl-C, which a terminal sends to every process of a run.
 
-    It ends when its loader tells it to, or when the process of the run has gone.
+    Not SIGTERM: by it, Python ends those that are left when the run ends, and waits for them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _is_main() -> bool:

@@ -22,8 +22,10 @@ from typer.testing import CliRunner
 from fusedface import cli
 from fusedface.recipes.configuration.settings import to_toml
 from fusedface.recipes.host import watch
+from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.host.torchrun import own_device
 from fusedface.recipes.run import run_recipe
+from fusedface.recipes.training.agreement import check_same_precision
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,6 +172,18 @@ def test_an_error_with_only_some_variables_of_torchrun_is_one_message(
         monkeypatch.setenv(name, value)
     said = mistake(capsys, monkeypatch, "recipe", "show", "nope")
     assert said.startswith("error: there is no recipe 'nope'")
+
+
+def test_another_precision_on_another_device_is_refused():
+    class OfTwo(Processes):
+        def gather(self, value):
+            return [value, "float32"]
+
+    check_same_precision("float32", OfTwo())
+    with pytest.raises(
+        ValueError, match=r"bfloat16 on rank 0 and float32 on rank 1.*train\.precision"
+    ):
+        check_same_precision("bfloat16", OfTwo())
 
 
 def test_what_torchrun_does_not_fit(monkeypatch):
