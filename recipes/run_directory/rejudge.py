@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fusedface.kernels import Margin
 from fusedface.recipes.configuration.loss_stages import stages_of
 from fusedface.recipes.configuration.settings import read_recipe
 from fusedface.recipes.host.terminal import Table, plain
@@ -12,6 +11,9 @@ from fusedface.recipes.run_directory.directory import RECIPE
 from fusedface.recipes.run_directory.metrics import FILE, read_metrics
 from fusedface.recipes.run_directory.summary import SUMMARY, VERDICT_COLOURS, Summary, read_summary
 from fusedface.recipes.run_directory.verdict import Judgement, judge
+
+if TYPE_CHECKING:
+    from fusedface.kernels import Margin
 
 
 class Rejudged(NamedTuple):
@@ -55,7 +57,7 @@ def rejudge(folder: Path) -> Rejudged:
     return Rejudged(folder, summary.verdict, found)
 
 
-def _margin(margin: Margin, summary: Summary, path: Path) -> Margin:
+def _margin(margin: "Margin", summary: Summary, path: Path) -> "Margin":
     """The margin of a run's head, which is told the sizes of the classes if it depends on them."""
     if getattr(margin, "class_counts", None) != ():  # it does not, or has its own
         return margin
