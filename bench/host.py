@@ -49,7 +49,9 @@ def run(device: torch.device, steps: int) -> list[dict[str, Any]]:
     return [*rows, _row("an empty function", _EmptyHead(), device, steps)]
 
 
-def _row(name: str, head: nn.Module, device: torch.device, steps: int) -> dict[str, Any]:
+def _row(
+    name: str, head: "MarginHead | _EmptyHead", device: torch.device, steps: int
+) -> dict[str, Any]:
     stub = device.type != "cuda"
     with installed(StubDriver()) if stub else contextlib.nullcontext():
         head.to(device)
@@ -72,7 +74,7 @@ def _row(name: str, head: nn.Module, device: torch.device, steps: int) -> dict[s
     }
 
 
-def _step(head: nn.Module, embeddings: Tensor, labels: Tensor) -> None:
+def _step(head: "MarginHead | _EmptyHead", embeddings: Tensor, labels: Tensor) -> None:
     head.weight.grad = embeddings.grad = None
     head(embeddings, labels).loss.backward()
 

@@ -67,7 +67,7 @@ def _genuine_pairs(labels: np.ndarray, count: int, rng: np.random.Generator) -> 
     person = np.searchsorted(pair_ends, drawn, side="right")
     pairs = np.empty((len(drawn), 2), dtype=np.int64)
     for which in np.unique(person):
-        size, of = sizes[which], person == which
+        size, of = int(sizes[which]), person == which
         own = images[ends[which] - size : ends[which]]
         numbers = drawn[of] - pair_ends[which] + size * (size - 1) // 2
         pairs[of] = own[_pair_of(numbers, size)]
