@@ -106,7 +106,7 @@ class Preprocessing:
         """The inverse of `as_dict`.
 
         Raises:
-            ValueError: it is no mapping, or a field is unknown or has a bad value.
+            ValueError: `values` is not a mapping, or a field is unknown or has a bad value.
         """
         if not isinstance(values, Mapping):
             raise ValueError(  # noqa: TRY004  the file's value, not the caller's type

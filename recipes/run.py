@@ -84,9 +84,7 @@ def run_recipe(
     if not processes.is_first:
         console = Console(quiet=True)
     check_same_recipe(recipe, processes)
-    to_toml(
-        recipe
-    )  # raises, before anything is made, if the run could not be resumed from its file
+    to_toml(recipe)  # raises before anything is made, if a run could not be resumed from its file
     directory = RunDirectory(Path(out), None if device is None else str(device))
     reuse = Reuse(directory, recipe, resume, allow_change)
     return _run_in(recipe, reuse, target, console or LastingConsole(), processes)

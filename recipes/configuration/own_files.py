@@ -64,8 +64,8 @@ def with_data(
     )
     if root is not None and not evaluation.pairs:
         raise ValueError(
-            f"the paths of pair lists start from {root}, but there is no list; give one with --pairs, or "
-            "leave --root out"
+            f"--root {root} is where the paths of pair lists start, and no list is given; "
+            "give one with --pairs, or leave --root out"
         )
     return replace(recipe, data=replace(recipe.data, source=source), evaluation=evaluation)
 

@@ -56,7 +56,8 @@ def open_trained(path: Path) -> Trained:
     """Load the best checkpoint of a run directory (else the newest), or a checkpoint file.
 
     Raises:
-        ValueError: there is no checkpoint, it cannot be loaded, or the summary of its run is damaged.
+        ValueError: the folder has no checkpoint, a checkpoint cannot be loaded, or its run's summary is
+            damaged.
     """
     checkpoint = _checkpoint_of(path) if path.is_dir() else path
     model = build_from_checkpoint(checkpoint)

@@ -141,12 +141,8 @@ def speaks(error: BaseException) -> bool:
         return True
     try:
         return _say(_keys(), int(os.environ["RANK"]), str(error))
-    except (
-        KeyError,
-        ValueError,
-        RuntimeError,
-        dist.DistError,
-    ):  # the store is gone, or has no address
+    # The store is gone, or has no address.
+    except (KeyError, ValueError, RuntimeError, dist.DistError):
         return True
 
 

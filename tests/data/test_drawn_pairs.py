@@ -88,7 +88,7 @@ def test_genuine_pairs_are_those_of_all_pairs_shuffled(counts):
 
 
 def test_two_people_are_left_however_many_images_they_have():
-    """One alone has no impostor pairs, which was found out after all images had been embedded."""
+    """Images of one person make no impostor pair. That is told before any image is embedded."""
     some = fewer_people(Labelled(300, 60, 40), 50)
     assert some.num_classes == 2
     both = Labelled(300, 60)

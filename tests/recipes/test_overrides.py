@@ -168,7 +168,7 @@ def test_an_empty_path_is_refused(recipe):
 
 def test_a_root_alone_is_that_of_the_recipes_own_lists(recipe, tmp_path):
     """It was passed over without a word."""
-    with pytest.raises(ValueError, match="there is no list; give one with --pairs"):
+    with pytest.raises(ValueError, match="no list is given; give one with --pairs"):
         OwnFiles(root=tmp_path).given_to(recipe)
     listed = OwnFiles(pairs=["a.txt"]).given_to(recipe)
     moved = OwnFiles(root=tmp_path).given_to(listed)
