@@ -12,7 +12,7 @@ from typing import Any
 from fusedface.bench import results
 from fusedface.bench.case import Case
 from fusedface.bench.case_run import CaseRun
-from fusedface.bench.heads.table import CPU_PRECISIONS, GPU_PRECISIONS, heads
+from fusedface.bench.heads.table import heads, precisions
 from fusedface.bench.memory import Meter
 from fusedface.bench.plan import Plan, chosen, free
 from fusedface.bench.roofline import Ceilings, measure
@@ -47,8 +47,7 @@ def run_to_file(
     if resume and out is not None and out.exists():
         kept = [Row.from_dict(row) for row in results.read(out)["rows"]]
     note("measuring the limits of this machine")
-    precisions = GPU_PRECISIONS if plan.device.type == "cuda" else CPU_PRECISIONS
-    ceilings = measure(plan.device, precisions) if plan.rounds else None
+    ceilings = measure(plan.device, precisions(plan.device)) if plan.rounds else None
     more = {"ceilings": None if ceilings is None else ceilings.as_dict()}
     document: dict[str, Any] = {}
 

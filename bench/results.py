@@ -27,6 +27,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda if on_gpu else None,
+        "instructions": None if on_gpu else torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {name: found for name in PACKAGES if (found := installed_version(name))},
         "revision": git_revision(),
@@ -68,7 +69,8 @@ def read(path: Path) -> dict[str, Any]:
 def describe(facts: dict[str, Any]) -> str:
     """One line on the machine."""
     threads = "" if facts.get("cuda") else f", {facts['threads']} threads"
-    return f"{facts['device']}{threads}, torch {facts['packages']['torch']}, {facts['date']}"
+    instructions = f" ({found})" if (found := facts.get("instructions")) else ""
+    return f"{facts['device']}{instructions}{threads}, torch {facts['packages']['torch']}, {facts['date']}"
 
 
 def _processor() -> str:

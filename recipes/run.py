@@ -105,6 +105,11 @@ def _run_in(
     if target.type == "cpu":
         keep_freed_memory()
     display = make_display(console)
+    if precision.is_emulated:
+        display.note(
+            "this processor has no bfloat16 arithmetic and emulates it, which takes many times as long: "
+            "train.precision=float32 or auto is faster here"
+        )
     try:
         summary = _train(recipe, reuse, precision, display, processes)
     finally:

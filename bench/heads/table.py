@@ -1,7 +1,7 @@
 """The list of all heads that are compared."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from fusedface.bench.heads import auto_chunked, packages, published
 from fusedface.bench.heads.loss import BASE_PRECISIONS, Loss, M, S
 from fusedface.kernels import ArcFace, CurricularFace, Margin, NormFace
 from fusedface.kernels.options import Precision, TargetGradient
+from fusedface.kernels.products import bfloat16_is_fast
 
 CPU_PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 GPU_PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16", "float16")
@@ -51,7 +52,25 @@ def heads(t: float, device: torch.device) -> list[Head]:
     """
     on_device = torch.tensor(t, device=device)
     plain = _normface(on_device) if t == 0.0 else ()
-    return [*_curricularface(on_device), *_arcface(on_device), *plain]
+    everything = [*_curricularface(on_device), *_arcface(on_device), *plain]
+    return [_or_why_not(head, device) for head in everything]
+
+
+def precisions(device: torch.device) -> tuple[Precision, ...]:
+    """Precisions that a device has arithmetic for.
+
+    On a CPU without that of bfloat16 torch's emulation takes tens of times as long, and our head
+    computes in float32.
+    """
+    if device.type == "cuda":
+        return GPU_PRECISIONS
+    return CPU_PRECISIONS if bfloat16_is_fast() else ("float32",)
+
+
+def _or_why_not(head: Head, device: torch.device) -> Head:
+    if head.missing or head.precision in precisions(device):
+        return head
+    return replace(head, missing=f"this processor has no {head.precision} arithmetic")
 
 
 def _curricularface(t: Tensor) -> list[Head]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fusedface.kernels.products import bfloat16_is_fast
+
 BFLOAT16_COMPUTE_CAPABILITY = (8, 0)  # Ampere: older GPUs only emulate bfloat16
 
 
@@ -25,6 +27,12 @@ class Precision:
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether this CPU has no instructions for the dtype."""
+        in_half = self.dtype != torch.float32
+        return self.device.type == "cpu" and in_half and not bfloat16_is_fast()
 
     def grad_scaler(self) -> torch.amp.GradScaler:
         """A scaler against vanishing float16 gradients; it is disabled for other dtypes."""
@@ -54,12 +62,6 @@ def _fastest(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         has_bfloat16 = torch.cuda.get_device_capability(device) >= BFLOAT16_COMPUTE_CAPABILITY
         return torch.bfloat16 if has_bfloat16 else torch.float16
-    if device.type == "cpu" and _cpu_multiplies_bfloat16():
+    if device.type == "cpu" and bfloat16_is_fast():
         return torch.bfloat16
     return torch.float32
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    """Whether the CPU reports AVX512-BF16 or AMX; False if this torch cannot tell."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -12,7 +12,7 @@ from fusedface.bench import kernels, results, roofline, tables
 from fusedface.bench.case import Case, default_shapes, fitting_classes, parse_cases
 from fusedface.bench.check import TOLERANCES, Tolerance, check, truth
 from fusedface.bench.failures import WrongResultError
-from fusedface.bench.heads import published
+from fusedface.bench.heads import published, table
 from fusedface.bench.heads.table import Head, heads
 from fusedface.bench.plan import Plan, chosen
 from fusedface.bench.rows import Row
@@ -35,6 +35,16 @@ def test_every_head_agrees_with_the_reference(phase):
             checked.append(head.name)
             assert head.precision != "float32" or errors.weight < 2e-5, head.name
     assert {"official curricularface", "partial fc arcface", "eager arcface"} <= set(checked)
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_a_processor_without_bfloat16_has_no_rows_of_it(monkeypatch, has_bfloat16):
+    """Torch's emulation takes tens of times as long: a ratio to it would say nothing of our head."""
+    monkeypatch.setattr(table, "bfloat16_is_fast", lambda: has_bfloat16)
+    left_out = {head.name for head in heads(SMALL.t, CPU) if "no bfloat16" in head.missing}
+    named = {head.name for head in heads(SMALL.t, CPU) if head.name.endswith(" bfloat16")}
+    assert len(named) >= 6
+    assert left_out == (set() if has_bfloat16 else named)
 
 
 def test_the_truth_is_that_of_a_plain_cross_entropy():

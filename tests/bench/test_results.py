@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import torch
 
 from fusedface.bench import markdown, plots, results, tables
 from fusedface.bench.case import Case
@@ -53,6 +54,13 @@ def test_a_table_holds_each_head_that_ran_and_says_what_ran_out_of_memory(tmp_pa
     assert "Liger" not in text
     assert "Some CPU, 2 threads, torch 2.13.0, 2026-01-02" in text
     assert "bench/results/cpu.json" in text
+
+
+def test_a_machine_is_described_with_its_instructions():
+    """Two processors of one name may differ in them, and in every ratio."""
+    now = results.machine(torch.device("cpu"))
+    assert f" ({torch.backends.cpu.get_cpu_capability()}), " in results.describe(now)
+    assert results.describe(MACHINE) == "Some CPU, 2 threads, torch 2.13.0, 2026-01-02"
 
 
 def test_only_what_is_between_the_markers_is_rewritten(tmp_path):
