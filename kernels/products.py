@@ -11,7 +11,7 @@ from torch import Tensor
 class Products:
     """The matrix products of one pass over the class centres.
 
-    In "float32" and "tf32" they are plain, on x86 CPUs by oneDNN, on Intel's by MKL. In "bfloat16" and
+    In "float32" and "tf32" they are plain, on x86 CPUs by oneDNN or MKL, by which is faster. In "bfloat16" and
     "float16" operands are rounded; on CUDA the result is float32, on CPU torch has only products that
     round their result too (as under autocast), and what is summed over chunks is float32. A CPU runs
     "float16" as "bfloat16", and without bfloat16 arithmetic both in float32, which is faster there and
@@ -78,7 +78,7 @@ def bfloat16_is_fast() -> bool:
 def onednn_is_usable() -> bool:
     """Whether torch can multiply float32 matrices by oneDNN on this x86 CPU.
 
-    On AMD's it is twice as fast as MKL (docs/performance.md). torch has no public name for it:
+    On AMD's with AVX-512 it is twice as fast as MKL (docs/performance.md). torch has no public name for it:
     `torch.mm` takes MKL. Off inside `torch.backends.mkldnn.flags(enabled=False)`.
     """
     return torch._C._get_mkldnn_enabled() and _onednn_is_there()
@@ -86,12 +86,12 @@ def onednn_is_usable() -> bool:
 
 @functools.cache
 def mkl_is_fast() -> bool:
-    """Whether MKL has its fast products here, which it has on Intel's processors only.
+    """Whether MKL is as fast as oneDNN here or faster: it uses AVX-512 on Intel's processors only.
 
-    There it is as fast as oneDNN or faster, takes turned operands as they are, and writes to memory that
-    is there already.
+    MKL also takes turned operands as they are, and writes to memory that is there already.
     """
-    return torch.backends.mkl.is_available() and "GenuineIntel" in _vendor()
+    has_no_more = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return torch.backends.mkl.is_available() and (has_no_more or "GenuineIntel" in _vendor())
 
 
 def _vendor() -> str:

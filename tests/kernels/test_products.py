@@ -102,3 +102,20 @@ def test_a_backward_within_autocast_rounds_nothing(onednn, num_classes):
                 out.loss.backward()
             found.append((x.grad, w.grad))
     assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize(
+    ("vendor", "capability", "by_mkl"),
+    [
+        ("vendor_id : GenuineIntel", "AVX512", True),
+        ("vendor_id : GenuineIntel", "AVX2", True),
+        ("vendor_id : AuthenticAMD", "AVX512", False),
+        ("vendor_id : AuthenticAMD", "AVX2", True),
+    ],
+)
+def test_mkl_serves_where_it_uses_what_the_processor_has(monkeypatch, vendor, capability, by_mkl):
+    """It leaves AVX-512 unused on processors that are not Intel's."""
+    monkeypatch.setattr(products, "_vendor", lambda: vendor)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert products.mkl_is_fast.__wrapped__() is by_mkl
