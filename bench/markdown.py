@@ -19,6 +19,12 @@ INTRODUCTION = (
     "before it is timed.\n*Start*: every negative is hard; *late*: few are. MiB: peak beyond the inputs, "
     "gradients included."
 )
+RANGES = (
+    "The time of the fastest alternative of the same loss and precision, divided by ours:",
+    "",
+    "| machine | comparisons | ratios | |",
+    "|---|---|---|---|",
+)
 LOSSES = {
     margin.name: type(margin).__name__ for margin in (CurricularFace(), ArcFace(), NormFace())
 }
@@ -59,30 +65,31 @@ def documents(folder: Path = RESULTS) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def readme(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
-    """Text for README.md: machine and one shape (HEADLINES) of each result of `bench kernels`."""
-    parts = [_headline(*one) for one in found if one[1]["benchmark"] == "kernels"]
-    return "\n\n".join([INTRODUCTION, *parts])
+    """Text for README.md: the ratios of each result of `bench kernels`, and one shape of the fullest."""
+    results = {
+        path: (describe(document["machine"]), [Row.from_dict(row) for row in document["rows"]])
+        for path, document in found
+        if document["benchmark"] == "kernels"
+    }
+    lines = [_range(path, *results[path]) for path in results]
+    where, rows = max(results.values(), key=lambda one: sum(bool(row.ms) for row in one[1]))
+    return "\n".join([INTRODUCTION, "", *RANGES, *lines, "", _headline(where, rows)])
 
 
-def _headline(path: Path, document: dict[str, Any]) -> str:
-    """Machine and table of the first of HEADLINES that a result has, else of its first shape."""
-    rows = [Row.from_dict(row) for row in document["rows"]]
+def _headline(where: str, rows: Sequence[Row]) -> str:
+    """Table of the first of HEADLINES that a result has, else of its first shape."""
     shapes = [_shape(row.case) for row in rows]
     shape = next((s for s in HEADLINES if s in shapes), shapes[0])
-    where = f"{describe(document['machine'])}. [All figures](bench/results/{path.name})."
-    return f"{_heading(shape)} on {where}\n{_range(rows)}\n\n{_table(rows, shape)}"
+    return f"{_heading(shape)} on {where}:\n\n{_table(rows, shape)}"
 
 
-def _range(rows: Sequence[Row]) -> str:
-    """A sentence on all ratios of a result."""
+def _range(path: Path, where: str, rows: Sequence[Row]) -> str:
+    """A line of RANGES: all ratios of a result."""
     found = fastest(rows)
-    if not found:
-        return ""
     ratios, num_sizes = [one.ratio for one in found], len({_shape(one.case) for one in found})
-    return (
-        f"In all {len(ratios)} comparisons at {num_sizes} sizes, the fastest alternative of the same loss "
-        f"and precision takes {min(ratios):.2f} to {max(ratios):.2f} times as long."
-    )
+    span = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "none was timed"
+    link = f"[all figures](bench/results/{path.name})"
+    return f"| {where} | {len(ratios)} at {num_sizes} sizes | {span} | {link} |"
 
 
 def _shape(case: Case) -> tuple[int, int, int]:

@@ -11,8 +11,8 @@ from torch import Tensor
 class Products:
     """The matrix products of one pass over the class centres.
 
-    In "float32" and "tf32" they are plain, on x86 CPUs by oneDNN or MKL, by which is faster. In "bfloat16" and
-    "float16" operands are rounded; on CUDA the result is float32, on CPU torch has only products that
+    In "float32" and "tf32" they are plain, on x86 CPUs by oneDNN or MKL, whichever is faster. In "bfloat16"
+    and "float16" operands are rounded; on CUDA the result is float32, on CPU torch has only products that
     round their result too (as under autocast), and what is summed over chunks is float32. A CPU runs
     "float16" as "bfloat16", and without bfloat16 arithmetic both in float32, which is faster there and
     more exact. Products with the coefficients of a gradient never use float16, in which those underflow.

@@ -57,5 +57,30 @@ def test_the_tables_name_it():
     tables = markdown.full(documents)
     assert "| 256, 1,000, 128 | CurricularFace, float32 | 0.95 |  | eager |" in tables
     assert "| CurricularFace, bfloat16 |  |  | none was timed |" in tables
-    said = "In all 1 comparisons at 1 sizes, the fastest alternative of the same loss and precision takes"
-    assert f"{said} 0.95 to 0.95 times as long" in markdown.readme(documents)
+    assert "| 1 at 1 sizes | 0.95 to 0.95 | [all figures](bench/results/cpu.json) |" in (
+        markdown.readme(documents)
+    )
+
+
+def test_the_readme_has_a_line_for_each_machine_and_the_table_of_the_fullest():
+    def result(device, *rows):
+        machine = {
+            "device": device, "threads": 2, "packages": {"torch": "2.13.0"}, "date": "2026-01-02",
+        }  # fmt: skip
+        return {
+            "benchmark": "kernels", "machine": machine, "ceilings": None,
+            "rows": [one.as_dict() for one in rows],
+        }  # fmt: skip
+
+    few, many = ours(), [*ours(), row("eager curricularface", 1.2, 2.0)]
+    documents = [
+        (markdown.RESULTS / "a.json", result("One CPU", *few)),
+        (markdown.RESULTS / "b.json", result("Other CPU", *many)),
+    ]
+    text = markdown.readme(documents)
+    assert text.count("all figures") == 2
+    assert (
+        "| One CPU, 2 threads, torch 2.13.0, 2026-01-02 | 0 at 0 sizes | none was timed |" in text
+    )
+    assert "D = 128 on Other CPU, 2 threads" in text
+    assert "D = 128 on One CPU" not in text
