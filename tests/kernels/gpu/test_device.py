@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from emulated_head import inputs as inputs_clear_of_the_threshold
 from margin_oracle import (
     all_margins,
     fresh_state,
@@ -22,6 +23,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
+DEVICE = "cuda"  # gpu_emulated/test_of_device.py sets it to the emulated GPU's
 MARGINS = all_margins()
 # Aligned, ragged, smallest, odd; D a power of two, padded to one, and padded to a multiple of 128.
 SHAPES = [
@@ -38,14 +40,14 @@ BUDGET = 2.0  # times the error torch makes in the same precision
 
 
 def on_device(*tensors):
-    return [tensor.to("cuda") for tensor in tensors]
+    return [tensor.to(DEVICE) for tensor in tensors]
 
 
 def run(margin, embeddings, weight, labels, state, **options):
     x, w, y = on_device(embeddings, weight, labels)
     x.requires_grad_()
     w.requires_grad_()
-    state = {name: value.to("cuda") for name, value in state.items()}
+    state = {name: value.to(DEVICE) for name, value in state.items()}
     out = margin_loss(x, w, y, margin, state=state, backend="triton", **options)
     out.loss.sum().backward()
     return out.per_sample_loss.cpu(), x.grad.cpu(), w.grad.cpu()
@@ -93,7 +95,7 @@ def test_weights_and_samples_are_those_of_the_plain_path(name, options):
     for backend in ("triton", "reference"):
         torch.manual_seed(0)
         chosen = HeadOptions(margin=MARGINS[name], backend=backend, precision="float32", **options)
-        state = {key: torch.tensor(v, device="cuda") for key, v in chosen.initial_state().items()}
+        state = {key: torch.tensor(v, device=DEVICE) for key, v in chosen.initial_state().items()}
         for _ in range(2):
             x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
             out = margin_loss(x, w, labels, chosen, state=state, training=True)
@@ -125,14 +127,14 @@ def torchs_own(problem, precision):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "tf32"])
-@pytest.mark.parametrize("shape", [(512, 4096, 128), (200, 3001, 256), (256, 4096, 512)], ids=str)
+@pytest.mark.parametrize("shape", [(512, 1024, 128), (200, 999, 256), (256, 1024, 512)], ids=str)
 @pytest.mark.parametrize("name", ["arcface", "mvarc", "curricularface"])
-def test_rounded_operands_stay_within_the_budget(name, shape, precision, monkeypatch):
-    embeddings, weight, labels = inputs(*shape)
+def test_rounded_operands_stay_within_the_budget(name, shape, precision):
     margin = MARGINS[name]
+    embeddings, weight, labels = inputs_clear_of_the_threshold(margin, *shape)
     problem = (margin, embeddings, weight, labels, matched_state(margin, embeddings))
     truth = loss_and_gradients(*problem, reduction="sum")
-    torchs = torchs_own(problem, precision, monkeypatch)
+    torchs = torchs_own(problem, precision)
     got = run(*problem, precision=precision, reduction="sum")
     for actual, other, expected in zip(got, torchs, truth, strict=True):
         assert relative(actual, expected) <= BUDGET * relative(other, expected)
@@ -154,7 +156,7 @@ def test_rows_without_direction_duplicates_and_poles(name, dim, precision):
     results = []
     backends = (
         ("reference", "cpu", torch.float64, "float32"),
-        ("triton", "cuda", torch.float32, precision),
+        ("triton", DEVICE, torch.float32, precision),
     )
     for backend, device, dtype, products in backends:
         x = torch.stack([embeddings, embeddings], dim=2).to(device, dtype)[..., 0].requires_grad_()
@@ -178,7 +180,7 @@ def test_rows_without_direction_duplicates_and_poles(name, dim, precision):
 def test_statistics(name, dim):
     embeddings, weight, labels = on_device(*inputs(40, 203, dim))
     labels[7] = -1
-    state = {key: value.to("cuda") for key, value in fresh_state(MARGINS[name]).items()}
+    state = {key: value.to(DEVICE) for key, value in fresh_state(MARGINS[name]).items()}
     expected, got = (
         margin_loss(
             embeddings,
@@ -203,7 +205,9 @@ def test_statistics(name, dim):
 def test_an_embedding_that_is_not_finite_shows_in_its_row():
     embeddings, weight, labels = on_device(*inputs(8, 100, 128))
     embeddings[3, 5] = torch.nan
-    out = margin_loss(embeddings, weight, labels, CurricularFace(), precision="bfloat16")
+    out = margin_loss(
+        embeddings, weight, labels, CurricularFace(), backend="triton", precision="bfloat16"
+    )
     assert out.per_sample_loss.isnan().nonzero().flatten().tolist() == [3]
 
 
@@ -236,7 +240,7 @@ def test_input_dtypes_and_autocast(dtype):
         MARGINS["curricularface"], embeddings, weight, labels, state,
         precision=str(dtype).removeprefix("torch."),
     )  # fmt: skip
-    with torch.autocast("cuda", dtype=dtype):
+    with torch.autocast(DEVICE, dtype=dtype):
         automatic = run(MARGINS["curricularface"], embeddings, weight, labels, state)
     for one, other in zip(forced, automatic, strict=True):
         assert torch.equal(one, other)
