@@ -44,6 +44,8 @@ class Decided:
         """The tile shapes that run, by case, variant of the kernel and device."""
         self.replays: dict[Hashable, Any] = {}
         """Launches of these tile shapes by signature (replay.py); None where they cannot be repeated."""
+        self.readied: set[Hashable] = set()
+        """Losses whose statistics have been computed once, so that their kernel is loaded (loss.py)."""
         self.watch: Callable[[Case, Callable[[Tile, Start], object]], None] | None = None
         """Sees every choice before it is made, and nothing is replayed, within `watched_by`."""
 
@@ -62,6 +64,7 @@ class Decided:
         """Decide again when a kernel is next started."""
         self.tiles.clear()
         self.replays.clear()
+        self.readied.clear()
 
 
 decided = Decided()

@@ -34,8 +34,14 @@ observer = threading.local()
 
 
 def start(kernel: Any, grid: int, *args: object, tile: Any = None, **constants: object) -> None:
-    """Start `grid` programs; `tile` (`tiles.Tile`) gives the blocks, warps and stages."""
+    """Start `grid` programs; `tile` (`tiles.Tile`) gives the blocks, warps and stages.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured, and the kernel would have to be loaded.
+    """
     options = constants | _options(tile)
+    if isinstance(args[0], torch.Tensor) and is_capturing(args[0].device):
+        _check_loaded(kernel, kernel.warmup(*args, grid=(grid,), **options))
     compiled = kernel[(grid,)](*args, **options)
     if compiled is not None and (note := getattr(observer, "note", None)):
         names = kernel.arg_names[len(args) :]
@@ -60,6 +66,15 @@ def start_unspilled(
         if compiled.n_spills:
             raise SpillsError(f"{4 * compiled.n_spills} bytes of a thread are spilled")
     start(kernel, grid, *args, tile=tile, **constants)
+
+
+def _check_loaded(kernel: Any, compiled: Any) -> None:
+    """The driver's own error would end the capture and not say why."""
+    if compiled is not None and compiled.module is None:
+        raise RuntimeError(
+            f"{kernel.__name__} has to be loaded, which cannot be done while a CUDA graph is captured: run "
+            "one step of the same sizes, strides and dtypes before"
+        )
 
 
 def _options(tile: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fusedface.kernels.gpu import layout, loss_operators, memory, slots
+from fusedface.kernels.gpu import choice, layout, loss_operators, memory, slots
 from fusedface.kernels.gpu.arguments import check_operands
 from fusedface.kernels.gpu.loss_operators import (
     NUM_KEPT,
@@ -63,7 +63,8 @@ def margin_loss(
             check_keep(call, *weight.shape)
         else:
             call = call._replace(keep=False)
-    if not _is_direct(embeddings, weight):
+    is_direct = _is_direct(embeddings, weight)
+    if not is_direct:
         tensors = _operator(
             embeddings, weight, labels, state, class_margins, *call, needs_embeddings
         )
@@ -78,6 +79,9 @@ def margin_loss(
     # Of what is kept only the rows, so that the memory of a step does not outlive it.
     loss, per_sample, target_cosine, fits, rows, *_ = tensors
     rest = functools.partial(_rest, rows, target_cosine, len(state), call.keep)
+    if is_direct and (key := (weight.device, len(labels), call.keep)) not in choice.decided.readied:
+        rest()  # loads its kernel: a CUDA graph has the statistics in it, and nothing is loaded by then
+        choice.decided.readied.add(key)
     return WholeLoss(loss, per_sample, target_cosine, fits, rest)
 
 

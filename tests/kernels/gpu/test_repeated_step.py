@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fusedface.bench.stub_driver import StubDriver, installed
-from fusedface.kernels import AdaFace, CosFace, CurricularFace
+from fusedface.kernels import AdaFace, CosFace, CurricularFace, functional
 from fusedface.kernels.gpu import choice, launch, layout, memory, replay, rows
 from fusedface.models import MarginHead
 
@@ -56,6 +56,30 @@ def test_a_repeated_step_allocates_few_tensors(margin, monkeypatch):
     assert weight.grad.shape == weight.shape
     assert (out.loss.shape, out.loss.dtype) == ((), torch.float32)
     assert out.per_sample_loss.shape == out.target_cosine.shape == (ROWS,)
+
+
+@pytest.mark.parametrize("margin", [CosFace(), CurricularFace(), AdaFace()], ids=lambda m: m.name)
+def test_one_step_loads_all_that_a_captured_one_starts(driver, margin, monkeypatch):
+    """A captured step computes the statistics too, which the step before it did not read."""
+    step = a_step(margin)
+    step()
+    loaded = list(driver.loaded)
+    monkeypatch.setattr(launch, "is_capturing", lambda device: True)
+    monkeypatch.setattr(functional, "_is_recorded", lambda tensor: True)
+    started = len(driver.started)
+    step()
+    assert driver.loaded == loaded
+    assert "statistics_kernel" in [name for name, _ in driver.started[started:]]
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_captured_step_says_that_another_has_to_come_before(monkeypatch):
+    step = a_step(CosFace())
+    monkeypatch.setattr(launch, "is_capturing", lambda device: True)
+    with pytest.raises(RuntimeError, match=r"rows_kernel has to be loaded.*: run one step"):
+        step()
+    monkeypatch.undo()
+    step()
 
 
 @pytest.mark.usefixtures("driver")
