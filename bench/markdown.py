@@ -32,6 +32,7 @@ LABELS = {
     "fused curricularface float32": "**fused CurricularFace, float32**",
     "fused curricularface bfloat16": "**fused CurricularFace, bfloat16 products**",
     "fused curricularface bfloat16, CUDA graph": "fused CurricularFace, bfloat16, in a CUDA graph",
+    "fused curricularface bfloat16, exponentials kept": "the same, exponentials kept for the backward",
     "official curricularface": "official formulation (boolean indexing)",
     "eager curricularface": "best eager formulation (`torch.where`)",
     "eager curricularface bfloat16": "the same, bfloat16 products",

@@ -68,12 +68,15 @@ def least_work(case: Case) -> Work:
 def work(case: Case, head: "Head", device: torch.device) -> Work:
     """The work of forward and backward: of our head by its schedule, of another head the least possible.
 
-    Our head computes the cosines twice. On a GPU its bytes come from `kernels.gpu.traffic`. On a CPU it
-    computes some only once, reads the class centres twice and writes their gradient once.
+    Our head computes the cosines twice, or once if it keeps B C exponentials of 2 bytes. On a GPU its
+    bytes come from `kernels.gpu.traffic`. On a CPU it computes some cosines only once, reads the class
+    centres twice and writes their gradient once.
     """
     least = least_work(case)
     if not head.is_fused:
         return least
+    if head.keeps_exponentials:  # written once, read by both products of the backward
+        return Work(least.flops, least.bytes + 6.0 * least.exps, least.exps)
     flops = 8.0 * case.num_rows * case.num_classes * case.dim
     if device.type != "cuda" or without_triton():
         once = case.num_rows * chunked.classes_computed_once(

@@ -65,17 +65,18 @@ def plan(device: torch.device, quick: bool, skip: Sequence[str] = ()) -> list[Pa
     }
     tiny = ("--batch", "8", "--classes", "6", "--size", "32") if quick else ()
     parts = [
-        Part("tests", 110.0, _tests()),
+        Part("tests", 100.0, _tests()),
         _kernels(
             "errors", 40.0, shapes["errors"],
             "--rounds", "0", "--no-memory", "--skip", "auto-chunked",
             *_only(OURS_AND_SMALL), *skipped,
         ),
         _kernels(
-            "kernels", 110.0, shapes["kernels"],
+            "kernels", 105.0, shapes["kernels"],
             "--rounds", "15", "--seconds", "3", "--skip", "auto-chunked", *skipped,
         ),
         _trained_step(quick, tiny),
+        Part("host", 15.0, ("host", "--steps", "10" if quick else "500")),
         _kernels(
             "large", 60.0, shapes["large"],
             "--rounds", "9", "--seconds", "3", "--skip", "compiled", "--skip", "auto-chunked",

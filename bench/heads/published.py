@@ -17,13 +17,13 @@ from fusedface.kernels import Margin, margin_loss
 from fusedface.kernels.options import Precision
 
 
-def fused(margin: Margin, precision: Precision, t: Tensor) -> Loss:
-    """Our `margin_loss` with the "auto" backend."""
+def fused(margin: Margin, precision: Precision, t: Tensor, **options: Any) -> Loss:
+    """Our `margin_loss` with the "auto" backend; `options` are those of `HeadOptions`."""
     state = dict.fromkeys(margin.initial_state(), t)
+    options["precision"] = precision
 
     def loss(embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        out = margin_loss(embeddings, weight, labels, margin, state=state, precision=precision)
-        return out.loss
+        return margin_loss(embeddings, weight, labels, margin, state=state, **options).loss
 
     return loss
 

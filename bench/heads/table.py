@@ -22,7 +22,8 @@ class Head:
 
     `margin` and `target_gradient` define its loss and gradient, so that both can be checked against the
     reference. `precision` is the dtype of the operands of its products. `missing` says why it cannot run
-    here; empty if it can. `in_graph`: its time is that of a CUDA graph's replay.
+    here; empty if it can. `in_graph`: its time is that of a CUDA graph's replay. `keeps_exponentials`:
+    as in `HeadOptions`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Head:
     target_gradient: TargetGradient = "exact"
     missing: str = ""
     in_graph: bool = False
+    keeps_exponentials: bool = False
 
     @property
     def is_fused(self) -> bool:
@@ -183,7 +185,7 @@ def _auto_chunked(margin: Margin) -> list[Head]:
 
 
 def _fused(margin: Margin, t: Tensor) -> list[Head]:
-    """Our head in every precision of the device; CurricularFace also in a CUDA graph."""
+    """Our head in every precision of the device; CurricularFace also in a CUDA graph, and with E kept."""
     on_gpu = t.device.type == "cuda"
     ours = [
         Head(
@@ -195,15 +197,22 @@ def _fused(margin: Margin, t: Tensor) -> list[Head]:
         for precision in (GPU_PRECISIONS if on_gpu else CPU_PRECISIONS)
     ]
     if on_gpu and isinstance(margin, CurricularFace):
-        ours.append(
+        ours += [
             Head(
                 f"fused {margin.name} bfloat16, CUDA graph",
                 margin,
                 lambda: published.fused(margin, "bfloat16", t),
                 precision="bfloat16",
                 in_graph=True,
-            )
-        )
+            ),
+            Head(
+                f"fused {margin.name} bfloat16, exponentials kept",
+                margin,
+                lambda: published.fused(margin, "bfloat16", t, keep_exponentials=True),
+                precision="bfloat16",
+                keeps_exponentials=True,
+            ),
+        ]
     return ours
 
 

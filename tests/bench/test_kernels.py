@@ -243,3 +243,14 @@ def test_figures():
     assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
     # A slow round slows both: the ratio of the medians would be 1, the paired ratio is 2.
     assert paired_ratio([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == 2.0
+
+
+def test_kept_exponentials_save_a_product_and_move_bytes():
+    case = Case(512, 85_742, 512)
+    head = Head(
+        "fused curricularface bfloat16, exponentials kept", CurricularFace(), published.fused,
+        precision="bfloat16", keeps_exponentials=True,
+    )  # fmt: skip
+    work, least = roofline.work(case, head, CPU), roofline.least_work(case)
+    assert work.flops == least.flops == 6 * 512 * 85_742 * 512
+    assert work.bytes - least.bytes == 3 * 2 * 512 * 85_742
