@@ -198,11 +198,13 @@ def logits(margin: Margin, embeddings, cos, labels, state, straight_through=Fals
 def loss_and_gradients(
     margin, embeddings, weight, labels, state, *,
     gamma=0.0, reduction="mean", ignore_index=-1, straight_through=False, of_cosines=None, added=None,
+    shares=None,
 ):  # fmt: skip
     """Per-sample loss (B,) and the gradients of the reduced loss, all float64.
 
     `of_cosines` makes all cosines of embeddings and weight, where they are not to be the exact ones;
-    `added` (B, C) is added to the logits of negatives.
+    `added` (B, C) is added to the logits of negatives. With `shares` (B,) the gradients are those of the
+    sum of the losses times these.
     """
     x = embeddings.detach().double().requires_grad_()
     w = weight.detach().double().requires_grad_()
@@ -218,6 +220,8 @@ def loss_and_gradients(
         loss = (1 - torch.exp(-loss)) ** gamma * loss
     loss = loss + penalty * valid
     reduced = {"mean": loss.sum() / valid.sum(), "sum": loss.sum(), "none": loss.sum()}[reduction]
+    if shares is not None:
+        reduced = (loss * shares.double()).sum()
     return loss.detach(), *torch.autograd.grad(reduced, (x, w))
 
 

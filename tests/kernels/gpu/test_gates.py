@@ -85,8 +85,8 @@ def test_launches_of_a_step(margin, dim, monkeypatch):
 
 
 AGAINST_FLOAT64 = {
-    "tiles with targets and without, repeated labels": "test_duplicate_classes_and_duplicate_labels",
-    "rows that are summed again, t = 1": "test_rows_that_the_fixed_reference_does_not_suit",
+    "tiles with targets and without, repeated labels": "test_repeated_labels",
+    "rows that are summed again, t = 1": "test_rows_that_are_summed_again",
     "factors a <= 0": "test_gradients_that_push_the_loss_up",
 }
 
@@ -95,7 +95,8 @@ AGAINST_FLOAT64 = {
 def test_paths_that_are_rare_are_tested(what):
     name = AGAINST_FLOAT64[what]
     shown(5, f"{what}: against float64", "tested", name)
-    text = (Path(__file__).parents[1] / "gpu_interpreted" / "test_edges.py").read_text("utf-8")
+    path = Path(__file__).parents[1] / "gpu_emulated" / "test_rare_paths.py"  # as compiled
+    text = path.read_text("utf-8")
     assert re.search(rf"^def {name}\(", text, re.MULTILINE)
 
 

@@ -38,6 +38,16 @@ def test_a_product(capability):
     assert shares["total"] == pytest.approx(sum(counter.values()) * 32 / 64**2)
 
 
+# Instructions of a thread for a logit of CurricularFace in bfloat16, some tenths above what was counted.
+# Of the first design flash took 47 on sm_80, with 120 shuffles and 21 barriers a tile, and 30 on sm_90.
+BUDGETS = {
+    ("flash_kernel", 80): {"total": 36.0, "shfl": 0.7, "barrier": 0.6},
+    ("flash_kernel", 90): {"total": 26.0, "shfl": 0.1, "barrier": 0.1},
+    ("centre_gradient_kernel", 80): {"total": 43.0, "shfl": 0.4, "barrier": 0.6},
+    ("centre_gradient_kernel", 90): {"total": 33.0, "shfl": 0.1, "barrier": 0.3},
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{}".format)
 def test_what_a_logit_costs(capability):
@@ -52,4 +62,7 @@ def test_what_a_logit_costs(capability):
             products += shares["mma_sync"]
             assert 1.0 <= shares["mufu"] < 1.5, kernel
             assert shares["ld_global"] < 1.0, kernel
+            if triton.__version__.startswith("3.7."):
+                for name, most in BUDGETS[kernel.name, capability].items():
+                    assert shares[name] <= most, (kernel, name)
     assert products == (4 * 128 * 32 / (16 * 8 * 16) if capability == 80 else 0.0)
