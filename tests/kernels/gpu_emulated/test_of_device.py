@@ -8,15 +8,24 @@ import torch
 from emulated_head import emulated
 
 
-@pytest.fixture(scope="module")
-def tests():
-    """The module `gpu/test_device.py`, whose device is the emulated GPU."""
-    path = Path(__file__).parents[1] / "gpu" / "test_device.py"
-    spec = importlib.util.spec_from_file_location("tests_of_a_device", path)
+def module_of(name):
+    """A module of `gpu/`, whose device is the emulated GPU."""
+    path = Path(__file__).parents[1] / "gpu" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"emulated_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.DEVICE = "cpu"
     return module
+
+
+@pytest.fixture(scope="module")
+def tests():
+    return module_of("test_device")
+
+
+@pytest.fixture(scope="module")
+def of_learning():
+    return module_of("test_device_learning")
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +59,23 @@ def test_statistics(tests):
 
 def test_dtypes(tests):
     tests.test_input_dtypes_and_autocast(torch.bfloat16)
+
+
+def test_the_kernels_step(of_learning, monkeypatch):
+    monkeypatch.setattr(of_learning, "STEPS", 2)
+    of_learning.test_the_kernels_step_is_torchs(128, "bfloat16", 1e-2)
+
+
+def test_learning_in_the_backward(of_learning, monkeypatch):
+    monkeypatch.setattr(of_learning, "STEPS", 1)
+    of_learning.test_class_centres_that_learn_in_the_backward_are_those_of_the_optimiser(128)
+
+
+def test_exponentials_kept(of_learning, monkeypatch):
+    monkeypatch.setattr(of_learning, "STEPS", 1)
+    of_learning.test_exponentials_kept_change_only_rounding(128)
+
+
+def test_a_skipped_step(of_learning, monkeypatch):
+    monkeypatch.setattr(of_learning, "STEPS", 2)
+    of_learning.test_a_step_without_finite_gradients_is_skipped()

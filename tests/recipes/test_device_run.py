@@ -1,0 +1,46 @@
+"""A whole run on a CUDA device, from a graph and compiled, and how it goes on; `pytest -m gpu`."""
+
+import pytest
+import torch
+from rich.console import Console
+from tiny_run import checkpoint_at, same_end, tiny_recipe
+
+from fusedface.recipes.configuration.settings import override
+from fusedface.recipes.run import run_recipe
+
+pytestmark = pytest.mark.usefixtures("short_networks")
+ON_GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+WAYS = [
+    ("cpu", "off", "off"),  # so that the test itself runs everywhere
+    *(
+        pytest.param("cuda", compiled, graph, marks=ON_GPU)
+        for compiled in ("off", "on")
+        for graph in ("off", "on")
+    ),
+]
+LAST = 12  # step
+
+
+def run(recipe, out, device, **options):
+    run_recipe(recipe, out, device=device, console=Console(quiet=True), **options)
+    return out
+
+
+@pytest.mark.parametrize(("device", "compiled", "graph"), WAYS)
+def test_a_run_goes_on_to_the_same_bits(device, compiled, graph, faces, tmp_path):
+    """And ends near one whose steps are started one by one."""
+    kept = ("train.checkpoint_every=3", "train.keep_checkpoints=9", "evaluation.every=0")
+    plain = override(tiny_recipe(faces), [*kept, "train.compile=off", "train.cuda_graph=off"])
+    recipe = override(plain, [f"train.compile={compiled}", f"train.cuda_graph={graph}"])
+    whole = run(recipe, tmp_path / "whole", device)
+    stopped = run(recipe, tmp_path / "stopped", device)
+    for later in (9, LAST):  # as if it had been killed after step 6
+        (stopped / "checkpoints" / f"step-{later:08d}.pt").unlink()
+    (stopped / "summary.json").unlink()
+    same_end(whole, run(recipe, stopped, device, resume=True), LAST)
+    single = checkpoint_at(run(plain, tmp_path / "single", device), LAST)
+    for name, value in checkpoint_at(whole, LAST)["head"].items():
+        torch.testing.assert_close(value, single["head"][name], rtol=1e-2, atol=1e-3)
