@@ -109,7 +109,8 @@ def _convergence(quick: bool, tiny: Sequence[str]) -> Part:
 
 def _tests() -> tuple[str, ...]:
     """The command of the tests."""
-    words = "pytest tests/kernels/gpu tests/recipes/test_device_run.py -m gpu -vv --no-header -p no:cacheprovider"
+    words = "pytest tests/kernels/gpu tests/recipes/test_device_run.py -m gpu -vv --no-header"
+    words += " -p no:cacheprovider"
     if find_spec("xdist") is not None:
         words += " -n 4"  # compiling on the host takes most of the time
     return tuple(words.split())
