@@ -142,20 +142,27 @@ def _draw_losses(axis: Axes) -> None:
     for i, (label, margin, state, dashes) in enumerate(LOSSES):
         rates = [-margin.slope_gap(c, state) * (1.0 - c * c) for c in COSINES]
         axis.plot(COSINES, rates, color=COLORS[i], linestyle=dashes, label=label)
-    arcface = LOSSES[1][1]
-    for value, text in (
-        (learns_above(arcface), "F0/2"), (turning_cosine(arcface), "sin(m/2)"),
-    ):  # fmt: skip
-        assert value is not None  # of ArcFace
-        axis.axvline(value, color=COLORS[1], linewidth=0.8, linestyle=":")
-        axis.annotate(
-            text, (value, 0.02), xycoords=("data", "axes fraction"), rotation=90,
-            fontsize=8, ha="right", color=COLORS[1],
-        )  # fmt: skip
+    for i, (_, margin, _, _) in enumerate(
+        LOSSES
+    ):  # after all of them: the legend takes the first lines
+        _mark(axis, margin, COLORS[i])
     axis.axhline(0.0, color=GREY, linewidth=0.8)
     axis.set_ylim(-0.7, 1.2)
     axis.set_xlabel("target cosine")
     axis.set_ylabel("its rate by the common force, over βa²")
+
+
+def _mark(axis: Axes, margin: Margin, color: str) -> None:
+    """Mark where a loss learns at the criterion's step, and where its force turns, if it can sink."""
+    marks = ((learns_above(margin), "F0/2"), (turning_cosine(margin), "turns"))
+    for value, text in marks:
+        if value is None:
+            continue
+        axis.axvline(value, color=color, linewidth=0.8, linestyle=":")
+        axis.annotate(
+            text, (value, 0.02), xycoords=("data", "axes fraction"), rotation=90,
+            fontsize=8, ha="right", color=color,
+        )  # fmt: skip
 
 
 def _draw_path(axis: Axes, run: RunPath, index: int) -> None:

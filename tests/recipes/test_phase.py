@@ -66,3 +66,11 @@ def test_the_files(tmp_path):
     plot_phase([write_run(tmp_path / "run")], tmp_path / "runs" / "phase.png")
     for folder in ("losses", "runs"):
         assert {p.name for p in (tmp_path / folder).iterdir()} == {"phase.png", "phase.svg"}
+
+
+def test_each_loss_that_can_sink_is_marked(tmp_path):
+    """ArcFace and MV-Arc; the labels of the curves stay those of the curves."""
+    plot_phase([], tmp_path / "phase.png")
+    drawn = (tmp_path / "phase.svg").read_text("utf-8")
+    assert drawn.count("F0/2") == drawn.count("turns") == 2
+    assert "_child" not in drawn
