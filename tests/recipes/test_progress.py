@@ -21,6 +21,8 @@ def status():
         lr=0.0815,
         figures={"loss": 37.5, "target_cosine": 0.1234, "t": 0.0562, "hard_share": 0.871},
         verification={"lfw": 0.7025},
+        slope_gap=0.1224,
+        pace_steps=312.4,
     )
 
 
@@ -43,13 +45,23 @@ def test_one_plain_line_has_everything():
         "step 70/420", "epoch 1.00/6.00", "40.0 images/s", "ETA 0:09:20", "loss 37.50",
         "random 41.1, collapsed 40.0", "target cosine 0.123", "t 0.056", "hard 87.1%", "lr 0.0815",
         "verified on lfw 70.25%",
+        "F0 0.12, 1/beta 312 steps",
     ):  # fmt: skip
         assert part in line
 
 
 def test_the_panel_has_the_same_figures():
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text_of(LiveDisplay, terminal=True))
-    for part in ("70 / 420", "1.00 / 6.00", "40.0 images/s", "0:09:20", "37.50", "0.123", "70.25%"):
+    for part in (
+        "70 / 420",
+        "1.00 / 6.00",
+        "40.0 images/s",
+        "0:09:20",
+        "37.50",
+        "0.123",
+        "70.25%",
+        "1/beta 312",
+    ):
         assert part in text
     assert "a [bracketed] note" in text
 
