@@ -72,6 +72,8 @@ def readme(found: Iterable[tuple[Path, dict[str, Any]]]) -> str:
         for path, document in found
         if document["benchmark"] == "kernels"
     }
+    if not results:
+        return INTRODUCTION
     lines = [_range(path, *results[path]) for path in results]
     where, rows = max(results.values(), key=lambda one: sum(bool(row.ms) for row in one[1]))
     return "\n".join([INTRODUCTION, "", *RANGES, *lines, "", _headline(where, rows)])

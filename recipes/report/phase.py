@@ -142,10 +142,9 @@ def _draw_losses(axis: Axes) -> None:
     for i, (label, margin, state, dashes) in enumerate(LOSSES):
         rates = [-margin.slope_gap(c, state) * (1.0 - c * c) for c in COSINES]
         axis.plot(COSINES, rates, color=COLORS[i], linestyle=dashes, label=label)
-    for i, (_, margin, _, _) in enumerate(
-        LOSSES
-    ):  # after all of them: the legend takes the first lines
-        _mark(axis, margin, COLORS[i])
+    # After all curves: the legend takes the first lines of the axis.
+    for color, (_, margin, _, _) in zip(COLORS, LOSSES, strict=False):
+        _mark(axis, margin, color)
     axis.axhline(0.0, color=GREY, linewidth=0.8)
     axis.set_ylim(-0.7, 1.2)
     axis.set_xlabel("target cosine")
