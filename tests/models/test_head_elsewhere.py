@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from margin_oracle import inputs
+from margin_oracle import inputs, relative
 from official_head import official_loss
 
 from fusedface.kernels import AdaFace, ArcFace, CurricularFace
@@ -78,7 +78,7 @@ def test_accumulation():
     parts = make_head(ArcFace())
     for x, y in zip(embeddings.split(4), labels.split(4), strict=True):
         (parts(x, y).loss / 3).backward()
-    torch.testing.assert_close(parts.weight.grad, whole.weight.grad)
+    assert relative(parts.weight.grad, whole.weight.grad.double()) < 1e-5  # sums in another order
 
     head, expected = make_head(CurricularFace(t_momentum=0.1)), 0.0
     for x, y in zip(embeddings.split(4), labels.split(4), strict=True):
