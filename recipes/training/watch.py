@@ -81,7 +81,7 @@ class SinkingWatch:
         text = f"step {step}: target cosine {cosine:.3f} is below F0/2 = {above:.3f}: {likely}"
         down = steps_down(margin, cosine, DEEP, beta, self.target_gradient) if beta else None
         if beta and down and cosine > DEEP:
-            text += f"; about {down:.0f} steps to {DEEP:g} (1/beta = {1.0 / beta:.0f})"
+            text += f"; {down:.0f} steps or more to {DEEP:g} (1/beta = {1.0 / beta:.0f})"
         return (
             f"{text}. Cures: --set '{SCALE_WARMUP}', or --set {STRAIGHT_THROUGH}, or CurricularFace; see "
             "docs/convergence.md. The run goes on: some that are warned of recover"
