@@ -8,6 +8,7 @@ import torch
 
 from fusedface.bench.stub_driver import StubDriver, installed
 from fusedface.kernels import AdaFace, CosFace, CurricularFace, functional
+from fusedface.kernels.centre_sgd import CentreSGD
 from fusedface.kernels.gpu import choice, launch, layout, memory, replay, rows
 from fusedface.models import MarginHead
 
@@ -70,6 +71,27 @@ def test_one_step_loads_all_that_a_captured_one_starts(driver, margin, monkeypat
     step()
     assert driver.loaded == loaded
     assert "statistics_kernel" in [name for name, _ in driver.started[started:]]
+
+
+def test_one_step_with_the_optimiser_loads_all_that_a_captured_one_starts(driver, monkeypatch):
+    """With the rate on the device, as a step from a graph has it."""
+    head = MarginHead(DIM, CLASSES, CurricularFace(), backend="triton", precision="bfloat16")
+    optimizer = CentreSGD(head.parameters(), head.weight, lr=0.1, momentum=0.9, nesterov=True)
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
+    labels = torch.randint(CLASSES, (ROWS,))
+
+    def step():
+        optimizer.zero_grad()
+        head(torch.randn(ROWS, DIM, requires_grad=True), labels).loss.backward()
+        optimizer.step()
+
+    step()
+    loaded, started = list(driver.loaded), len(driver.started)
+    monkeypatch.setattr(launch, "is_capturing", lambda device: True)
+    monkeypatch.setattr(functional, "_is_recorded", lambda tensor: True)
+    step()
+    assert driver.loaded == loaded
+    assert {"sgd_kernel", "statistics_kernel"} <= {name for name, _ in driver.started[started:]}
 
 
 @pytest.mark.usefixtures("driver")
