@@ -24,6 +24,7 @@ PRECISIONS = ("bfloat16", "tf32", "float16", "float32")
 DIMS = (7, 64, 100, 128, 256, 300, 512)
 ROWS, CLASSES = 67, 333  # ragged; several blocks of rows, splits and chunks
 BUDGET = 2.0  # times the error that PyTorch makes in the same precision
+FLOOR = 4e-6  # float32's own rounding: what PyTorch makes of it depends on the processor
 NAMES = ("loss", "embeddings", "weight")
 
 # Each kernel on both GPUs, each kind of N, each kind of operand: (margin, precision, D, capability).
@@ -57,7 +58,7 @@ def hold(results, truth, torchs):
     for name, actual, expected, other in zip(NAMES, results, truth, torchs, strict=True):
         error, allowed = relative(actual, expected), relative(other, expected)
         print(f"{name} {error:.1e} ({error / allowed:.2f} x PyTorch's)", end="  ")
-        if not error <= BUDGET * allowed:
+        if not error <= max(BUDGET * allowed, FLOOR):
             wrong.append(f"{name}: {error:.2e}, PyTorch {allowed:.2e}")
     print()
     assert not wrong, wrong
