@@ -21,6 +21,8 @@ from fusedface.kernels.gpu import arguments, choice, launch
 from fusedface.kernels.gpu.tiles import Limits
 
 CAPABILITIES = (80, 90)
+BUDGET = 2.0  # times the error that PyTorch makes in the same precision
+FLOOR = 4e-6  # float32's own rounding: what PyTorch makes of it depends on the processor
 NEAR_THRESHOLD = 1e-4  # a cosine; about the error of one with bfloat16 operands
 
 
@@ -147,6 +149,25 @@ def torchs_own(problem, precision, **options):
         return (x.to(dtype) @ w.to(dtype).T).double()
 
     return margin_oracle.loss_and_gradients(*problem, of_cosines=cosines, **options)
+
+
+def references(problem, precision, **options):
+    """The truth, and what PyTorch makes of it in that precision."""
+    truth = margin_oracle.loss_and_gradients(*problem, **options)
+    return truth, torchs_own(problem, precision, **options)
+
+
+def hold(results, truth, torchs):
+    """Errors of loss and gradients within the budget; prints them."""
+    wrong = []
+    names = ("loss", "embeddings", "weight")
+    for name, actual, expected, other in zip(names, results, truth, torchs, strict=True):
+        error, allowed = (margin_oracle.relative(each, expected) for each in (actual, other))
+        print(f"{name} {error:.1e} ({error / allowed:.2f} x PyTorch's)", end="  ")
+        if not error <= max(BUDGET * allowed, FLOOR):
+            wrong.append(f"{name}: {error:.2e}, PyTorch {allowed:.2e}")
+    print()
+    assert not wrong, wrong
 
 
 @functools.cache

@@ -6,14 +6,8 @@ Every run checks bounds and races and starts from memory full of NaN. `pytest -m
 import emulated_head
 import pytest
 import torch
-from emulated_head import CAPABILITIES, emulated, inputs, step, torchs_own
-from margin_oracle import (
-    all_margins,
-    loss_and_gradients,
-    matched_state,
-    reaches_branches,
-    relative,
-)
+from emulated_head import CAPABILITIES, emulated, hold, inputs, references, step
+from margin_oracle import all_margins, matched_state, reaches_branches
 from ptx_emulator import Options
 
 from fusedface.kernels import MVArc
@@ -23,9 +17,6 @@ PRECISIONS = ("bfloat16", "tf32", "float16", "float32")
 # Below 16, a power of two, padded to one, the longest narrow, padded to a multiple of 128, and long.
 DIMS = (7, 64, 100, 128, 256, 300, 512)
 ROWS, CLASSES = 67, 333  # ragged; several blocks of rows, splits and chunks
-BUDGET = 2.0  # times the error that PyTorch makes in the same precision
-FLOOR = 4e-6  # float32's own rounding: what PyTorch makes of it depends on the processor
-NAMES = ("loss", "embeddings", "weight")
 
 # Each kernel on both GPUs, each kind of N, each kind of operand: (margin, precision, D, capability).
 FEW = [
@@ -46,24 +37,6 @@ def make_problem(name, dim, num_classes=CLASSES, state="mixed"):
     return margin, embeddings, weight, labels, matched_state(margin, embeddings)
 
 
-def references(problem, precision):
-    """The truth, and what PyTorch makes of it in that precision."""
-    truth = loss_and_gradients(*problem, reduction="sum")
-    return truth, torchs_own(problem, precision, reduction="sum")
-
-
-def hold(results, truth, torchs):
-    """Errors of `results` within the budget; prints them."""
-    wrong = []
-    for name, actual, expected, other in zip(NAMES, results, truth, torchs, strict=True):
-        error, allowed = relative(actual, expected), relative(other, expected)
-        print(f"{name} {error:.1e} ({error / allowed:.2f} x PyTorch's)", end="  ")
-        if not error <= max(BUDGET * allowed, FLOOR):
-            wrong.append(f"{name}: {error:.2e}, PyTorch {allowed:.2e}")
-    print()
-    assert not wrong, wrong
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision", "dim", "capability"), FEW)
 def test_a_step(name, precision, dim, capability):
@@ -74,7 +47,7 @@ def test_a_step(name, precision, dim, capability):
     for options in orders if (name, precision, dim, capability) in IN_TWO_ORDERS else orders[:1]:
         with emulated(capability, options):
             results.append(step(problem, precision, reduction="sum"))
-    hold(results[0], *references(problem, precision))
+    hold(results[0], *references(problem, precision, reduction="sum"))
     assert all(map(torch.equal, results[0], results[-1]))
 
 
@@ -85,7 +58,7 @@ def test_a_step(name, precision, dim, capability):
 @pytest.mark.parametrize("name", MARGINS)
 def test_every_tile(name, dim, precision, capability):
     problem = make_problem(name, dim)
-    expected = references(problem, precision)
+    expected = references(problem, precision, reduction="sum")
     with emulated(capability, Options(check_races=True)):
         for _ in emulated_head.each_tile():
             hold(step(problem, precision, reduction="sum"), *expected)
@@ -100,7 +73,8 @@ def test_every_tile(name, dim, precision, capability):
 def test_few_negatives_are_hard_or_all(name, state, dim, precision, capability):
     problem = make_problem(name, dim, state=state)
     with emulated(capability, Options(check_races=True)):
-        hold(step(problem, precision, reduction="sum"), *references(problem, precision))
+        expected = references(problem, precision, reduction="sum")
+        hold(step(problem, precision, reduction="sum"), *expected)
 
 
 @pytest.mark.exhaustive
