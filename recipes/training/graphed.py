@@ -16,7 +16,7 @@ from torch import Tensor
 from fusedface.data import FaceBatch
 from fusedface.recipes.training.feed import Feed
 from fusedface.recipes.training.recorder import Made, Recorder
-from fusedface.recipes.training.rehearsal import LARGEST_DIFFERENCE, Before, difference
+from fusedface.recipes.training.rehearsal import LARGEST_DIFFERENCE, Before
 
 WARM_UP = 3
 
@@ -103,7 +103,7 @@ class GraphedStep:
         before.restore()
         replay, made = self._recorder.record(lambda: self._step(batch))
         replay()
-        apart = difference(before.changes(state), before.changes(expected))
+        apart = before.difference(state, expected)
         if not apart <= LARGEST_DIFFERENCE[self._dtype]:
             return f"what it changes differs by {apart:.2g} of its length"
         self._graph = batch, replay, made

@@ -1,6 +1,6 @@
 """Two ways to compute the same step, tried on one batch: the state before it, and how far they differ."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,8 @@ LARGEST_DIFFERENCE = {torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0
 """Largest distance between two gradients, or changes of the weights, of one step, as a share of their
 length, by the dtype of the backbone's products. Rounding to bfloat16 moves the gradient of MobileFaceNet's
 first step by .27 (docs/training.md). A gradient of zeros gives 1, one of another batch about 1.4."""
+
+SLICE = 2**22  # numbers that are compared at a time, in float64
 
 
 class Before:
@@ -32,16 +34,29 @@ class Before:
             tensor.copy_(value)
         set_generators(self._generators, self._device)
 
-    def changes(self, now: Sequence[Tensor]) -> list[Tensor]:
-        """What has been added to the floating-point tensors since."""
-        pairs = zip(now, self._values, strict=True)
-        return [new.detach() - old for new, old in pairs if old.is_floating_point()]
+    def difference(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+        """|ours - theirs| / |what has been added since|, of all floating-point tensors together."""
+        return _ratio(zip(ours, theirs, self._values, strict=True))
 
 
 def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """|ours - theirs| / |theirs|, of all tensors together; infinity if it is not a number."""
-    apart = sum((a.double() - b.double()).square().sum() for a, b in zip(ours, theirs, strict=True))
-    whole = sum(b.double().square().sum() for b in theirs)
+    nothing = (tensor.new_zeros(()).expand(tensor.numel()) for tensor in theirs)
+    return _ratio(zip(ours, theirs, nothing, strict=True))
+
+
+def _ratio(triples: Iterable[tuple[Tensor, Tensor, Tensor]]) -> float:
+    """|a - b| / |b - c| of all triples (a, b, c) together, slice by slice: class centres may be large."""
+    apart: float | Tensor = 0.0
+    whole: float | Tensor = 0.0
+    for triple in triples:
+        if not triple[0].is_floating_point():
+            continue
+        flat = (tensor.detach().reshape(-1).split(SLICE) for tensor in triple)
+        for slices in zip(*flat, strict=True):
+            a, b, c = (each.double() for each in slices)
+            apart = apart + (a - b).square().sum()
+            whole = whole + (b - c).square().sum()
     ratio = float(torch.as_tensor(apart / whole).sqrt()) if whole > 0 else float(apart > 0)
     return ratio if ratio == ratio else float("inf")
 

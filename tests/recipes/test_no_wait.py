@@ -10,31 +10,21 @@ from functools import partial
 import pytest
 import torch
 from functorch.compile import make_boxed_func
+from meta_step import META, a_batch, learner
 from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 from waiting import Watch
 
-from fusedface.data import FaceBatch
-from fusedface.kernels import HeadOptions, checks, margins
+from fusedface.kernels import checks
 from fusedface.models import mobilefacenet
-from fusedface.recipes.configuration.loss_stages import stages_of
-from fusedface.recipes.configuration.recipe import BackboneOptions, Optim, Recipe, Schedule, Train
 from fusedface.recipes.configuration.settings import override
-from fusedface.recipes.host.processes import Processes
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import compiled
-from fusedface.recipes.training.batches import Batches
-from fusedface.recipes.training.learning_rate import LearningRate
-from fusedface.recipes.training.loss_schedule import LossSchedule
-from fusedface.recipes.training.parts import make_learner
-from fusedface.recipes.training.plan import Plan, Timetable
-from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.trainer import Trainer
 
 pytest.importorskip("triton", reason="Triton is there only on Linux")
-META, ROWS, CLASSES = torch.device("meta"), 8, 20
 
 
 class Copies(TorchDispatchMode):
@@ -58,41 +48,10 @@ class Copies(TorchDispatchMode):
         return out
 
 
-def learner(**settings):
-    optim = settings.pop("optim", {})
-    recipe = Recipe(
-        name="meta",
-        summary="no data",
-        backbone=BackboneOptions(embedding_dim=16, input_size=(32, 32), width=0.25),
-        head=HeadOptions(margin=margins.CurricularFace(), backend="triton", precision="bfloat16"),
-        optim=Optim(batch_size=ROWS, **optim),
-        schedule=Schedule(steps=8),
-        train=Train(precision="float32", **settings),
-    )
-    plan = Plan(
-        batches=Batches(10 * ROWS, ROWS, 0),
-        lr=LearningRate(base=0.1, num_steps=8, schedule=recipe.schedule),
-        losses=LossSchedule(stages_of((), recipe.head.margin), 8),
-        timetable=Timetable(num_steps=8, log_every=4, evaluate_every=0, checkpoint_every=9),
-        freeze=recipe.train.freeze,
-    )
-    precision = Precision(META, torch.float32)
-    return make_learner(recipe, recipe.backbone.build(), CLASSES, plan, precision, Processes())
-
-
 @pytest.fixture
 def _no_autocast(monkeypatch):
     """It knows no `meta` device."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
-
-
-def a_batch():
-    return FaceBatch(
-        torch.zeros(ROWS, 32, 32, 3, dtype=torch.uint8),
-        torch.arange(ROWS),
-        (),
-        torch.zeros(ROWS, dtype=torch.bool),
-    )
 
 
 @pytest.mark.parametrize(

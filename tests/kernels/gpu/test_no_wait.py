@@ -18,20 +18,13 @@ from fusedface.kernels.margins import form_of
 from fusedface.models import MarginHead
 
 triton = pytest.importorskip("triton", reason="Triton is there only on Linux")
-from fusedface.kernels.gpu import choice, keys, primitive, whole  # noqa: E402
+from own_operators import IMPLEMENTATIONS  # noqa: E402
+
+from fusedface.kernels.gpu import choice  # noqa: E402
 
 MARGINS = all_margins()
 OWN = "magface of one's own"
 MARGINS[OWN] = without_form(MARGINS["magface"])
-
-IMPLEMENTATIONS = {
-    "margin_loss": whole.loss._forward_operator,
-    "margin_loss_backward": whole.loss._backward_operator,
-    "target_cosine": primitive._target_cosine._init_fn,
-    "cosine_lse": primitive._forward._init_fn,
-    "cosine_lse_backward": primitive._backward._init_fn,
-    "class_keys": keys._keys,
-}
 
 
 class Operators(TorchDispatchMode):
