@@ -177,7 +177,32 @@ addEventListener("load", () => setTimeout(() => {{
   const wide = [...page.querySelectorAll("body *")]
     .filter(e => e.getBoundingClientRect().right > {width} + 1)
     .map(e => e.tagName + " " + e.textContent.slice(0, 40));
+  const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+  const over = (top, under) => [0, 1, 2].map(i => under[i] + ((top[3] ?? 1) * (top[i] - under[i])));
+  const luminance = colour => [0.2126, 0.7152, 0.0722].reduce((sum, factor, i) => {{
+    const c = colour[i] / 255;
+    return sum + factor * (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  }}, 0);
+  const pale = {{}};
+  for (const scheme of ["light", "dark"]) {{
+    root.style.colorScheme = scheme;
+    const probe = page.body.appendChild(page.createElement("i"));
+    probe.style.background = "Canvas";
+    const canvas = parts(getComputedStyle(probe).backgroundColor);
+    probe.remove();
+    const behind = e =>
+      e ? over(parts(getComputedStyle(e).backgroundColor), behind(e.parentElement)) : canvas;
+    const contrast = e => {{
+      const ground = behind(e), ink = over(parts(getComputedStyle(e).color), ground);
+      const [dim, bright] = [ground, ink].map(luminance).sort((a, b) => a - b);
+      return (bright + 0.05) / (dim + 0.05);
+    }};
+    const texts = [...page.querySelectorAll("body *:not(script, style)")].filter(
+      e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
+    pale[scheme] = {{canvas: luminance(canvas), least: Math.min(...texts.map(contrast))}};
+  }}
   document.getElementById("out").textContent = JSON.stringify({{
+    pale,
     overflow: root.scrollWidth - root.clientWidth,
     wide: wide.slice(0, 5),
     sorted: page.querySelectorAll("[aria-sort]").length,
@@ -189,7 +214,7 @@ addEventListener("load", () => setTimeout(() => {{
 @pytest.mark.parametrize("page", ["comparison", "cured"])
 @pytest.mark.parametrize("width", [1200, 375])
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to open the page with")
-def test_in_chromium_nothing_overflows_and_nothing_is_complained_of(request, tmp_path, width, page):
+def test_in_chromium_nothing_overflows_or_is_pale_or_complained_of(request, tmp_path, width, page):
     page = (request.getfixturevalue(page)[0] / "report.html").read_text("utf-8")
     wrapper = tmp_path / "wrapper.html"
     wrapper.write_text(WRAPPER.format(width=width, page=escape(page, quote=True)), "utf-8")
@@ -205,3 +230,7 @@ def test_in_chromium_nothing_overflows_and_nothing_is_complained_of(request, tmp
     found = json.loads(unescape(said[1]))
     assert found["wide"] == []
     assert (found["overflow"], found["sorted"], found["unlabelled"]) == (0, 1, 0)
+    light, dark = found["pale"]["light"], found["pale"]["dark"]
+    assert light["canvas"] > 0.9
+    assert dark["canvas"] < 0.1
+    assert min(light["least"], dark["least"]) >= 4.5  # WCAG 2.2, 1.4.3: contrast of text
