@@ -127,12 +127,16 @@ PredictionsOption = Annotated[Path, typer.Option("--predictions", help="The file
 PredictOption = Annotated[
     bool, typer.Option("--predict", help="Write that file, and train nothing.")
 ]
+BorderOption = Annotated[
+    bool, typer.Option("--border", help="With --predict: only more runs near the border.")
+]
 MapOutOption = Annotated[Path, typer.Option("--out", help="Goes on with what is there.")]
 
 
 def map_sinking(
     predictions: PredictionsOption = Path("docs/comparisons/predictions.json"),
     predict: PredictOption = False,
+    border: BorderOption = False,
     out: MapOutOption = Path("runs/map"),
     minutes: MinutesOption = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
@@ -147,8 +151,10 @@ def map_sinking(
         raise ValueError(
             "recipe map starts a process for each run itself: start it without torchrun"
         )
+    if border and not predict:
+        raise ValueError("--border needs --predict; runs are those of the file of predictions")
     if predict:
-        _write_predictions(predictions)
+        _write_predictions(predictions, border)
         return
     found = run_map(
         out, predictions, jobs=jobs, minutes=minutes, device=pick_device(device), console=Console()
@@ -156,12 +162,12 @@ def map_sinking(
     raise typer.Exit(130 if found is None else 0)
 
 
-def _write_predictions(path: Path) -> None:
-    """Predict every setting of the map; a file of predictions is written once."""
-    from fusedface.recipes.compare.map_settings import SETTINGS
+def _write_predictions(path: Path, border: bool) -> None:
+    """Predict every setting of the map, or those near the border; a file of predictions is written once."""
+    from fusedface.recipes.compare.map_settings import BORDER, SETTINGS
     from fusedface.recipes.compare.predictions import predict, write_predictions
 
     if path.exists():
         raise ValueError(f"{path} exists; predictions are written once")
-    write_predictions([predict(setting) for setting in SETTINGS], path)
+    write_predictions([predict(setting) for setting in (BORDER if border else SETTINGS)], path)
     say(Console(), f"wrote {path}")

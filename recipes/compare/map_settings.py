@@ -1,4 +1,4 @@
-"""The settings of the map of sinking, on both sides of the border; most have one seed.
+"""The settings of the map of sinking, on both sides of the border; most have one seed. BORDER has more.
 
 Each is a recipe of MobileFaceNet with the protocol below and a few changes. Its label names the differences
 from 250 people x 10 images, difficulty 0.75, ArcFace with m = 0.5, batch 128.
@@ -104,3 +104,17 @@ SETTINGS = (
     Setting("250x40 seed 1", changes=_people(250, 40), seed=1),
 )
 """In the order of the runs, so that the finished ones always cover both sides of the border."""
+
+LONGER = 500  # steps
+BORDER = (
+    *(Setting(f"125x40 seed {seed}", changes=_people(125, 40), seed=seed) for seed in (1, 2)),
+    *(Setting(f"125x20 seed {seed}", changes=_people(125, 20), seed=seed) for seed in (1, 2)),
+    *(
+        Setting(f"250x20 m=0.45 seed {seed}", "arcface-m045", _people(250, 20), seed)
+        for seed in (1, 2)
+    ),
+    Setting("250x10 D=512, longer", changes=(WIDE, f"schedule.steps={LONGER}")),
+    Setting("250x10 rate 0.05, longer", changes=("optim.lr=0.05", f"schedule.steps={LONGER}")),
+    Setting("500x20, longer", changes=(f"schedule.steps={LONGER}", *_people(500, 20))),
+)
+"""More seeds of settings of the map near the border, and more steps for those that it left undecided."""

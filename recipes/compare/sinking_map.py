@@ -22,7 +22,7 @@ from fusedface.recipes.compare.map_outcome import (
     read_map,
     score_lines,
 )
-from fusedface.recipes.compare.map_settings import SETTINGS, Setting
+from fusedface.recipes.compare.map_settings import BORDER, SETTINGS, Setting
 from fusedface.recipes.compare.pool import run_all
 from fusedface.recipes.compare.predictions import Prediction, read_predictions
 from fusedface.recipes.compare.results import PlannedRun, read_result
@@ -35,8 +35,8 @@ from fusedface.recipes.run_directory.files import write_text
 MAP = "map.json"
 
 
-def plan_map(out: Path, settings: Sequence[Setting] = SETTINGS) -> list[PlannedRun]:
-    """All runs of the map, in order."""
+def plan_map(out: Path, settings: Sequence[Setting] = SETTINGS + BORDER) -> list[PlannedRun]:
+    """All runs of the map and of its border, in order."""
     return [
         PlannedRun(s.label, s.seed, s.recipe(), out / "runs" / s.label.replace(" ", "_") / f"seed{s.seed}")
         for s in settings

@@ -12,8 +12,9 @@ from cli_calls import invoke
 from rich.console import Console
 from summaries import summary
 
+from fusedface.recipes.compare import predictions
 from fusedface.recipes.compare.map_outcome import outcome, score_lines
-from fusedface.recipes.compare.map_settings import SETTINGS, STEPS, Setting
+from fusedface.recipes.compare.map_settings import BORDER, LONGER, SETTINGS, STEPS, Setting
 from fusedface.recipes.compare.predictions import (
     Prediction,
     predict,
@@ -56,10 +57,11 @@ def judged(*cosines, **changes):
 
 def test_the_settings_are_apart_and_run(tmp_path):
     runs = plan_map(tmp_path)
-    assert (
-        len({run.folder for run in runs}) == len({s.label for s in SETTINGS}) == len(SETTINGS) >= 30
-    )
-    assert {run.recipe.schedule.steps for run in runs} == {STEPS}
+    settings = SETTINGS + BORDER
+    assert len({run.folder for run in runs}) == len({s.label for s in settings}) == len(settings)
+    assert len(SETTINGS) >= 30
+    assert {run.recipe.schedule.steps for run in runs[: len(SETTINGS)]} == {STEPS}
+    assert {run.recipe.schedule.steps for run in runs[len(SETTINGS) :]} == {STEPS, LONGER}
     assert all(run.recipe.train.seed == run.seed for run in runs)
 
 
@@ -150,3 +152,12 @@ def test_the_picture(tmp_path):
 
 def test_no_runs_at_once_are_refused():
     assert "--jobs" in invoke("recipe", "map", "--jobs", 0, code=2)
+
+
+def test_the_border_is_only_predicted(tmp_path, monkeypatch):
+    monkeypatch.setattr(predictions, "predict", lambda setting: prediction(label=setting.label))
+    path = tmp_path / "border.json"
+    invoke("recipe", "map", "--predict", "--border", "--predictions", path)
+    assert [*read_predictions(path)] == [setting.label for setting in BORDER]
+    with pytest.raises(ValueError, match="--border needs --predict"):
+        invoke("recipe", "map", "--border")
