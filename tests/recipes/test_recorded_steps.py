@@ -9,8 +9,6 @@ from collections import Counter
 
 import pytest
 import torch
-from emulated_head import emulated
-from recorded_work import GraphOfWork
 from rich.console import Console
 from tiny_run import checkpoint_at, same_end, tiny_recipe
 
@@ -19,6 +17,10 @@ from fusedface.recipes.configuration.settings import override
 from fusedface.recipes.run import run_recipe
 from fusedface.recipes.training import learner, optim
 from fusedface.recipes.training.learner import Learner
+
+pytest.importorskip("triton", reason="Triton is there only on Linux")
+from emulated_head import emulated
+from recorded_work import GraphOfWork
 
 pytestmark = pytest.mark.usefixtures("short_networks")
 LAST = 12  # step

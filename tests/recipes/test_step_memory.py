@@ -7,10 +7,10 @@ import torch
 from live_memory import LiveMemory
 from meta_step import META, a_batch, learner
 
-from fusedface.kernels.gpu import arguments
 from fusedface.recipes.training import optim, rehearsal
 
 triton = pytest.importorskip("triton", reason="Triton is there only on Linux")
+from fusedface.kernels.gpu import arguments  # noqa: E402
 
 
 @pytest.fixture
