@@ -81,6 +81,18 @@ def test_first_choices_compile_without_spills(target, dim, precision, mode, monk
     check(target, dim, precision, mode, launches, every_tile=False, with_small=with_small)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dim", "precision"), [(64, "bfloat16"), (128, "bfloat16"), (128, "float16")]
+)
+def test_every_narrow_tile_shape_of_sm_90_compiles_without_spills(dim, precision, monkeypatch):
+    """With half-precision operands two products follow each other, and the second one once waited."""
+    launches = recorded_launches("sm_90", dim, precision, "quadratic", monkeypatch)
+    narrow = [la for la in launches if la.name in ("flash_kernel", "centre_gradient_kernel")]
+    assert len({(la.name, la.tile) for la in narrow}) >= 6
+    check("sm_90", dim, precision, "quadratic", narrow, every_tile=True, with_small=False)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("target", "dim", "precision", "mode", "every_tile"), COMPILED)
 def test_what_ships_compiles_without_spills(target, dim, precision, mode, every_tile, monkeypatch):
