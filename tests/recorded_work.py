@@ -15,11 +15,10 @@ from ptx_emulator import driver
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from waiting import READING_OPERATORS
 
 from fusedface.kernels import functional
 from fusedface.kernels.gpu import launch
-
-READING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
 
 
 @contextmanager
@@ -54,7 +53,7 @@ class _Operators(TorchDispatchMode):
         if func.namespace == "fusedface":  # launches and fresh memory
             with self:
                 return IMPLEMENTATIONS[name](*args)
-        if name in READING:
+        if name in READING_OPERATORS:
             raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
         made = func(*args, **kwargs)
         new = [returned.alias_info is None for returned in func._schema.returns]

@@ -4,6 +4,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+# PyTorch's operators that read a value, or whose shape depends on one.
+READING_OPERATORS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
+
 
 class Watch(TorchFunctionMode):
     """Records calls, and among them those that make the host wait or whose shape depends on values."""

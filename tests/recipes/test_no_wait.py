@@ -15,7 +15,7 @@ from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
-from waiting import Watch
+from waiting import READING_OPERATORS, Watch
 
 from fusedface.kernels import checks
 from fusedface.models import mobilefacenet
@@ -30,8 +30,6 @@ pytest.importorskip("triton", reason="Triton is there only on Linux")
 class Copies(TorchDispatchMode):
     """Records values that are read, operators whose shape depends on values, and copies between devices."""
 
-    READING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
-
     def __init__(self):
         super().__init__()
         self.waiting = []
@@ -43,7 +41,7 @@ class Copies(TorchDispatchMode):
         crosses = (
             len({tensor.device for tensor in tensors if tensor.ndim or name == "_to_copy"}) > 1
         )
-        if name in self.READING or crosses:
+        if name in READING_OPERATORS or crosses:
             self.waiting.append(name)
         return out
 
