@@ -1,7 +1,8 @@
 """Images a second of the steps that `recipe run` makes: eager, from a CUDA graph, compiled, and both.
 
 `bench step` times parts of a step, with a wait between them. Here nothing waits between steps, so the host
-works ahead of the device. Batches lie in (pinned) memory; `bench data` measures what makes them.
+works ahead of the device. Batches lie in (pinned) memory; `bench data` measures what makes them. Their
+pixels are noise: to render the faces of four batches of 512 takes longer than all the steps.
 
 Run: python cli.py bench trained-step --batch 512
 Only its eager and compiled steps have run, and only on a CPU.
@@ -16,7 +17,7 @@ import torch
 
 from fusedface.bench.heads.loss import M, S
 from fusedface.bench.timing import alternate, quartiles
-from fusedface.bench.training_steps import Setup, endless_batches
+from fusedface.bench.training_steps import Setup
 from fusedface.data import FaceBatch, SyntheticFaces
 from fusedface.kernels import CurricularFace, HeadOptions
 from fusedface.models import create
@@ -88,7 +89,7 @@ class _Steps:
         self.said: list[str] = []
         self._device, self._setup = device, setup
         model = create(setup.model, input_size=(setup.size, setup.size))
-        self._batches = itertools.cycle(_pinned(setup, model, device))
+        self._batches = itertools.cycle(noise(setup, device))
         self._learner = self._made(_recipe(setup, compiling, graph), model)
         self._learner.prepare(0)
         self._num_made = 0
@@ -128,8 +129,19 @@ def _recipe(setup: Setup, compiling: str, graph: str) -> Recipe:
     )
 
 
-def _pinned(setup: Setup, model: Any, device: torch.device) -> list[FaceBatch]:
-    batches = list(itertools.islice(endless_batches(setup, model), NUM_BATCHES))
+def noise(setup: Setup, device: torch.device) -> list[FaceBatch]:
+    """NUM_BATCHES batches on the host, with noise for images; pinned for a GPU."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (setup.num_rows, setup.size, setup.size, 3)
+    batches = [
+        FaceBatch(
+            images=torch.randint(256, shape, generator=generator, dtype=torch.uint8),
+            labels=torch.randint(setup.num_classes, shape[:1], generator=generator),
+            unreadable=(),
+            mirrored=torch.randint(2, shape[:1], generator=generator).bool(),
+        )
+        for _ in range(NUM_BATCHES)
+    ]
     if device.type != "cuda":
         return batches
     return [

@@ -1,5 +1,6 @@
 """The training that is timed: its network, heads, images and optimiser, and the parts of a step."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -128,8 +129,7 @@ def endless_batches(setup: Setup, model: Backbone) -> Iterator[FaceBatch]:
     """The batches of a run on generated faces, without end; all faces are rendered before the first."""
     num = setup.num_rows * BATCHES_AN_EPOCH
     people = min(setup.num_classes, num)
-    source = SyntheticFaces(people, -(-num // people), image_size=(setup.size, setup.size))
-    source.render(torch.arange(len(source)))
+    source = _rendered(people, -(-num // people), setup.size)
     dataset = FaceDataset(source, "flip", model.preprocessing, seed=0)
     batches = Batches(len(dataset), setup.num_rows, seed=0)
 
@@ -141,3 +141,11 @@ def endless_batches(setup: Setup, model: Backbone) -> Iterator[FaceBatch]:
                 step += 1
 
     return endless()
+
+
+@functools.lru_cache(maxsize=1)
+def _rendered(people: int, images_of_each: int, size: int) -> SyntheticFaces:
+    """Faces that are kept, so that a second head on the same ones does not render them again."""
+    source = SyntheticFaces(people, images_of_each, image_size=(size, size))
+    source.render(torch.arange(len(source)))
+    return source

@@ -6,6 +6,7 @@ import torch
 
 from fusedface.bench import convergence, data, step, training_steps
 from fusedface.bench.training_steps import HEADS, Setup, TrainingSteps
+from fusedface.data import SyntheticFaces
 from fusedface.recipes.training.precision import Precision
 
 CPU = torch.device("cpu")
@@ -69,6 +70,21 @@ def test_a_short_training_learns_the_same_with_both_heads(monkeypatch):
     np.testing.assert_allclose(fused, eager, rtol=1e-3)
     assert all(0.3 < row["accuracy"] <= 1.0 for row in rows)
     assert rows[0]["last_loss"] == pytest.approx(fused.mean(), abs=1e-3)
+
+
+def test_both_heads_train_on_faces_that_are_rendered_once(monkeypatch):
+    rendered, render = [], SyntheticFaces._render_all
+
+    def noting(self, indices):
+        rendered.append(len(indices))
+        return render(self, indices)
+
+    monkeypatch.setattr(SyntheticFaces, "_render_all", noting)
+    training_steps._rendered.cache_clear()
+    TrainingSteps(TINY, CPU)
+    by_first = sum(rendered)
+    TrainingSteps(TINY, CPU)
+    assert sum(rendered) == by_first >= TINY.num_rows * training_steps.BATCHES_AN_EPOCH
 
 
 def test_every_source_is_timed_and_what_cannot_run_says_why(monkeypatch):

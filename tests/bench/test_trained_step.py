@@ -5,6 +5,7 @@ import torch
 
 from fusedface.bench import trained_step
 from fusedface.bench.training_steps import Setup
+from fusedface.data import SyntheticFaces
 
 CPU, TINY = torch.device("cpu"), Setup("mobilefacenet", num_rows=4, num_classes=10, size=32)
 
@@ -42,3 +43,20 @@ def test_a_cpu_has_no_graphs():
     assert trained_step.ways(cuda, compiled=False) == ["eager", "CUDA graph"]
     with pytest.raises(ValueError, match="cuda_graph must be off or auto"):
         trained_step._Steps(TINY, CPU, *trained_step.WAYS["CUDA graph"])
+
+
+def test_no_face_is_rendered_for_it(monkeypatch):
+    """Those of four batches of 512 took longer than the suite on a GPU has for all its steps."""
+
+    def render(self, indices):
+        raise AssertionError("a face is rendered")
+
+    monkeypatch.setattr(SyntheticFaces, "render", render)
+    setup = Setup("mobilefacenet", num_rows=4, num_classes=10, size=32)
+    batches = trained_step.noise(setup, CPU)
+    assert len(batches) == trained_step.NUM_BATCHES
+    for batch in batches:
+        assert (batch.images.shape, batch.images.dtype) == ((4, 32, 32, 3), torch.uint8)
+        assert (batch.labels.dtype, batch.mirrored.dtype) == (torch.int64, torch.bool)
+        assert 0 <= batch.labels.min() <= batch.labels.max() < 10
+    trained_step._Steps(TINY, CPU, "off", "off")
