@@ -10,7 +10,13 @@ import torch
 
 from fusedface.bench.case import Case, Inputs
 from fusedface.bench.check import Truth, check, truth
-from fusedface.bench.failures import FAILURES, WrongResultError, failure
+from fusedface.bench.failures import (
+    FAILURES,
+    DeviceLostError,
+    WrongResultError,
+    failure,
+    is_lost,
+)
 from fusedface.bench.heads.loss import Loss
 from fusedface.bench.memory import Meter
 from fusedface.bench.plan import Plan, free
@@ -50,11 +56,16 @@ class CaseRun:
         self.note = note
         self.heads = heads
         self.failures = {p.name: p.missing for p in self.heads if p.missing}
+        self.failures |= {p.name: plan.lost[p.name] for p in self.heads if p.name in plan.lost}
         self.errors: dict[str, dict[str, float]] = {}
         self.peaks: dict[str, float | None] = {}
 
     def rows(self) -> list[Row]:
-        """One row per head."""
+        """One row per head.
+
+        Raises:
+            DeviceLostError: a head has made the device useless for this process.
+        """
         torch.compiler.reset()  # otherwise each shape counts towards the limit of recompilations
         try:
             inputs = self.case.inputs(self.plan.device)
@@ -132,6 +143,8 @@ class CaseRun:
             yield
         except FAILURES as error:
             self.failures[head.name] = failure(error)
+            if is_lost(self.plan.device):
+                raise DeviceLostError(head.name, failure(error)) from error
         else:
             return
         inputs[0].grad = inputs[1].grad = None

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import torch
 
+DEVICE_LOST = 3
+"""Exit status of a benchmark whose process has lost the GPU: another process can go on."""
+
 # Errors that an alternative may raise: its own, a compiler's of many kinds, a missing import.
 FAILURES = (Exception,)
 
@@ -22,6 +25,25 @@ class WrongResultError(ValueError):
     def __init__(self, message: str, errors: Errors) -> None:
         super().__init__(message)
         self.errors = errors
+
+
+class DeviceLostError(RuntimeError):
+    """After an illegal access of memory every later call of this process fails; `head` made it."""
+
+    def __init__(self, head: str, why: str) -> None:
+        super().__init__(f"{head}: {why}")
+        self.head, self.why = head, why
+
+
+def is_lost(device: torch.device) -> bool:
+    """Whether a GPU refuses all further work of this process."""
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 def failure(error: BaseException) -> str:

@@ -6,12 +6,14 @@ Run: python cli.py bench kernels                  the grid that suits the device
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fusedface.bench import results
 from fusedface.bench.case import Case
 from fusedface.bench.case_run import CaseRun
+from fusedface.bench.failures import DeviceLostError
 from fusedface.bench.heads.table import heads, precisions
 from fusedface.bench.memory import Meter
 from fusedface.bench.plan import Plan, chosen, free
@@ -42,30 +44,42 @@ def run_to_file(
 
     Raises:
         ValueError: `out` exists and is not a result of this benchmark.
+        DeviceLostError: this process has lost its GPU. `out` holds the finished cases and whose fault it
+            was, so that a run with `resume` in another process goes on without that head.
     """
     kept: list[Row] = []
+    lost: dict[str, str] = {}
     if resume and out is not None and out.exists():
-        kept = [Row.from_dict(row) for row in results.read(out)["rows"]]
+        found = results.read(out)
+        kept = [Row.from_dict(row) for row in found["rows"]]
+        lost = dict(found.get("lost", {}))
     note("measuring the limits of this machine")
     ceilings = measure(plan.device, precisions(plan.device)) if plan.rounds else None
-    more = {"ceilings": None if ceilings is None else ceilings.as_dict()}
+    limits = None if ceilings is None else ceilings.as_dict()
     document: dict[str, Any] = {}
 
     def keep(rows: list[Row]) -> None:
+        more = {"ceilings": limits} | ({"lost": lost} if lost else {})
         as_dicts = [row.as_dict() for row in rows]
         document.update(results.document(benchmark, plan.device, as_dicts, **more))
         if out is not None:
             results.write_json(out, document)
 
     keep(kept)
-    done = {row.case for row in kept}
-    run(
-        [case for case in cases if case not in done],
-        plan,
-        ceilings,
-        lambda new: keep(kept + new),
-        note,
-    )
+    done, rows = {row.case for row in kept}, kept
+
+    def on_case(new: list[Row]) -> None:
+        nonlocal rows
+        rows = kept + new
+        keep(rows)
+
+    left = [case for case in cases if case not in done]
+    try:
+        run(left, replace(plan, lost=lost), ceilings, on_case, note)
+    except DeviceLostError as error:
+        lost[error.head] = error.why
+        keep(rows)
+        raise
     return document
 
 

@@ -1,8 +1,8 @@
 """Settings of a benchmark of heads: which of them run, and for how long."""
 
 import gc
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +22,8 @@ class Plan:
     memory: bool = True
     seconds_per_case: float = 120.0  # limit of timing; no round begins after it
     deadline: float = float("inf")  # on the clock of time.perf_counter; no case begins after it
+    # Heads that are left out because an earlier process lost its device to them, and why.
+    lost: Mapping[str, str] = field(default_factory=dict)
 
 
 def chosen(everything: "Sequence[Head]", only: Sequence[str], skip: Sequence[str]) -> "list[Head]":

@@ -3,12 +3,14 @@
 Run: python -m bench gpu-suite --out gpu           (the same folder again resumes)
      python -m bench gpu-suite --out try --device cpu --quick
 
-Each part has a budget (suite_parts.py), all together under nine minutes. A part that was stopped at its
-limit gets twice its budget when the command is given again. Parts that were not run on a GPU yet: all.
+Each part has a budget (suite_parts.py), all together under nine minutes. What the parts leave of the time
+goes to those that are not finished, in a second round; a part that was stopped at its limit gets twice its
+budget then, and when the command is given again. Parts that were not run on a GPU yet: all.
 
 The folder holds suite.json (the finished parts), log.txt (all output), a JSON file for each part, and
 tuning.json (the fastest tile shapes, which later parts use). Each part is a separate process with a time
-limit. It writes results as it goes, so a kill loses at most the current work.
+limit. It writes results as it goes, so a kill loses at most the current work. An illegal access of memory
+ends its process, which then begins again without the head that made it.
 """
 
 import os
@@ -24,6 +26,7 @@ import torch
 from rich.console import Console
 
 from fusedface.bench import results
+from fusedface.bench.failures import DEVICE_LOST
 from fusedface.bench.suite_parts import Part, plan
 from fusedface.bench.suite_table import print_summary
 from fusedface.recipes.host.terminal import say
@@ -54,9 +57,17 @@ def run(
     deadline = time.monotonic() + 60.0 * minutes
     parts = plan(device, quick, skip)
     chosen, suite = _chosen(parts, only), Suite(out, device)
-    for part in chosen:
+
+    def do(part: Part) -> None:
         told = suite.do_if_possible(part, deadline - time.monotonic() - GRACE)
         say(console, f"{part.name}: {told}")
+
+    for part in chosen:
+        do(part)
+    # Tests begin anew, the others go on: so tests come last.
+    for part in sorted(chosen, key=lambda part: part.is_tests):
+        if not suite.is_finished(part.name):
+            do(part)
     print_summary(out, console)
     return all(suite.is_finished(part.name) for part in parts)
 
@@ -101,7 +112,11 @@ class Suite:
     def do(self, part: Part, seconds: float) -> str:
         """Run a part with a time limit in seconds; returns one line on its outcome."""
         began = time.monotonic()
-        code, output = self._execute(self._command(part, seconds), seconds)
+        code, output, left = DEVICE_LOST, "", seconds
+        while code == DEVICE_LOST and (left == seconds or left >= SHORTEST):
+            code, more = self._execute(self._command(part, left), left)
+            output += more
+            left = seconds - (time.monotonic() - began)
         facts = {"result": _last_line(output)} if part.is_tests else self._cases(part)
         row = {
             "part": part.name,

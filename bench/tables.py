@@ -97,7 +97,9 @@ def print_unknowns(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """Print rows of `unknowns.run`, each next to what docs/performance.md assumes."""
     table = Table("unknowns of the performance model", ["what"], ["measured", "assumed"])
     for row in rows:
-        table.add_row(row["what"], f"{row['measured']:.3g} {row['unit']}", row["assumed"])
+        taken = row["measured"] is not None
+        figure = f"{row['measured']:.3g} {row['unit']}" if taken else row["note"]
+        table.add_row(row["what"], figure, row["assumed"])
     console.print(table)
 
 

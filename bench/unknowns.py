@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from fusedface.bench.failures import FAILURES, failure
 from fusedface.kernels.gpu import choice, launch, tuning
 from fusedface.kernels.gpu.choice import Case
 from fusedface.kernels.gpu.launch import Start
@@ -27,6 +28,7 @@ SHAPE = (512, 85_742, 128)  # B, C, D of the kernels with two and three programs
 READ_BYTES, READ_BLOCK, READ_REPEATS = 2**24, 2048, 512  # the buffer fits half of an H100's L2
 READERS = 2**12  # programs: several waves, so that the end of the last one hardly counts
 FEW_NODES, MANY_NODES = 100, 1100
+Rows = list[dict[str, Any]]
 ASSUMED = {"L2": "7.5 TB/s", "node": "1.5 to 2 us", "flash": "28 us", "centres": "32 us"}
 """docs/performance.md, and its design: of the kernels the times with three programs."""
 
@@ -36,26 +38,42 @@ def run(
     note: Callable[[str], None] = lambda text: None,  # noqa: ARG005
     measure: Measure = median_ms,
     shape: tuple[int, int, int] = SHAPE,
-) -> list[dict[str, Any]]:
+    on_rows: Callable[[Rows], None] = lambda rows: None,  # noqa: ARG005
+) -> Rows:
     """One row per figure: `what`, `measured` in `unit`, and what is `assumed`.
+
+    A figure that fails has a row without `measured`, whose `note` says why; the others are still taken.
 
     Args:
         device: a GPU.
         note: called with what is being done.
         measure: milliseconds of a call on a device.
         shape: B, C and D of the step whose kernels run with two and three programs.
+        on_rows: called with all rows so far, after each figure.
 
     Raises:
         ValueError: the device is not a GPU.
     """
     if device.type != "cuda":
         raise ValueError(f"bench unknowns measures a GPU, and the device is {device.type}")
-    note("reading from L2")
-    rows = [_row("L2 bandwidth", read_rate(device, measure) / 1e12, "TB/s", ASSUMED["L2"])]
-    note("graphs of small kernels")
-    rows.append(_row("gap of a graph node", 1e6 * node_seconds(device), "us", ASSUMED["node"]))
-    note("two and three programs a multiprocessor")
-    return rows + programs(device, shape, measure)
+    rows: Rows = []
+    figures: dict[str, Callable[[], Rows]] = {
+        "reading from L2": lambda: [
+            _row("L2 bandwidth", read_rate(device, measure) / 1e12, "TB/s", ASSUMED["L2"])
+        ],
+        "graphs of small kernels": lambda: [
+            _row("gap of a graph node", 1e6 * node_seconds(device), "us", ASSUMED["node"])
+        ],
+        "two and three programs a multiprocessor": lambda: programs(device, shape, measure),
+    }
+    for what, take in figures.items():
+        note(what)
+        try:
+            rows += take()
+        except FAILURES as error:
+            rows.append(_row(what, None, "", "") | {"note": failure(error)})
+        on_rows(rows)
+    return rows
 
 
 def read_rate(device: torch.device, measure: Measure, readers: int = READERS) -> float:
@@ -124,5 +142,5 @@ def with_two(tile: Tile) -> Tile:
     return replace(tile, programs=2, num_stages=tile.num_stages + 1)
 
 
-def _row(what: str, measured: float, unit: str, assumed: str) -> dict[str, Any]:
+def _row(what: str, measured: float | None, unit: str, assumed: str) -> dict[str, Any]:
     return {"what": what, "measured": measured, "unit": unit, "assumed": assumed}

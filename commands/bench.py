@@ -18,7 +18,7 @@ from fusedface.commands.bench_options import (
     wide_console,
 )
 from fusedface.commands.options import DeviceOption
-from fusedface.recipes.host.terminal import working
+from fusedface.recipes.host.terminal import say, working
 
 app = typer.Typer(help="Benchmarks: measured side by side, on this machine.", no_args_is_help=True)
 
@@ -53,7 +53,7 @@ def bench_kernels(
     """Time the head (forward, backward, optimiser) against its alternatives, and measure its memory."""
     import time
 
-    from fusedface.bench import case, kernels, plan, tables
+    from fusedface.bench import case, failures, kernels, plan, tables
     from fusedface.recipes.host.device import pick_device
 
     target = pick_device(device)
@@ -68,8 +68,14 @@ def bench_kernels(
         time.perf_counter() + 60.0 * minutes,
     )
     console = wide_console()
-    with working(console, "measuring") as note:
-        document = kernels.run_to_file(cases, settings, out, resume, note)
+    try:
+        with working(console, "measuring") as note:
+            document = kernels.run_to_file(cases, settings, out, resume, note)
+    except failures.DeviceLostError as error:
+        say(
+            console, f"this process has lost the device, --resume goes on without the head: {error}"
+        )
+        raise typer.Exit(failures.DEVICE_LOST) from None
     tables.print_kernels(document, console)
 
 

@@ -78,7 +78,15 @@ def measure_unknowns(
     """Measure what the performance model assumes of a GPU: L2, graph nodes, programs at once."""
     from fusedface.bench import tables, unknowns
 
-    measured("unknowns", unknowns.run, tables.print_unknowns, out, device)
+    measured(
+        "unknowns",
+        lambda target, note: unknowns.run(
+            target, note, on_rows=lambda rows: save_rows(out, "unknowns", target, rows)
+        ),
+        tables.print_unknowns,
+        out,
+        device,
+    )
 
 
 def time_data(

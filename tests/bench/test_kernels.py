@@ -2,16 +2,17 @@
 
 import io
 import json
+from importlib import metadata
 
 import pytest
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from fusedface.bench import kernels, results, roofline, tables
+from fusedface.bench import case_run, kernels, results, roofline, tables
 from fusedface.bench.case import Case, default_shapes, fitting_classes, parse_cases
 from fusedface.bench.check import TOLERANCES, Tolerance, check, truth
-from fusedface.bench.failures import WrongResultError
+from fusedface.bench.failures import DeviceLostError, WrongResultError
 from fusedface.bench.heads import published, table
 from fusedface.bench.heads.table import Head, heads
 from fusedface.bench.plan import Plan, chosen
@@ -135,6 +136,35 @@ def test_wrong_missing_and_failing_heads_are_rows_that_say_so(monkeypatch):
     assert first.flops_per_second > 0
 
 
+def test_a_head_that_loses_the_device_is_left_out_by_the_next_process(tmp_path, monkeypatch):
+    """After an illegal access every call of a process fails: the rows of all other heads would be lost."""
+    margin, t = CurricularFace(), torch.zeros(())
+    ours, broken = published.fused(margin, "float32", t), []
+
+    def illegal(embeddings, weight, labels):
+        broken.append(len(labels))
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    listed = [
+        Head("fused curricularface float32", margin, lambda: ours),
+        Head("illegal", margin, lambda: illegal),
+        Head("after it", margin, lambda: ours),
+    ]
+    monkeypatch.setattr(kernels, "heads", lambda t, device: listed)
+    monkeypatch.setattr(kernels, "measure", lambda device, precisions: CEILINGS)
+    monkeypatch.setattr(case_run, "is_lost", lambda device: bool(broken))
+    out, plan = tmp_path / "result.json", Plan(CPU, rounds=1, memory=False)
+    with pytest.raises(DeviceLostError, match="illegal: failed: CUDA error"):
+        kernels.run_to_file([SMALL], plan, out, resume=True)
+    assert results.read(out)["rows"] == []
+    broken.clear()  # as in a new process
+    kernels.run_to_file([SMALL], plan, out, resume=True)
+    rows = {row["head"]: row for row in results.read(out)["rows"]}
+    assert not broken
+    assert "illegal memory access" in rows["illegal"]["note"]
+    assert all(rows[name]["ms"] for name in ("fused curricularface float32", "after it"))
+
+
 def test_only_takes_what_is_asked_for_and_its_base():
     everything = heads(SMALL.t, CPU)
     names = [p.name for p in chosen(everything, ["official"], [])]
@@ -151,7 +181,7 @@ def test_a_file_is_written_after_each_case_and_resumed_from(tmp_path, monkeypatc
     plan = Plan(CPU, rounds=1, only=("fused arcface float32",), memory=False)
     kernels.run_to_file([SMALL], plan, out)
     document = results.read(out)
-    assert document["machine"]["packages"]["torch"] == torch.__version__
+    assert document["machine"]["packages"]["torch"] == metadata.version("torch")
     (row,) = document["rows"]
     assert row["case"] == {"num_rows": 8, "num_classes": 100, "dim": 16, "phase": "start"}
     assert row["of_limit"] > 0

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from fusedface.bench import suite
+from fusedface.bench.failures import DEVICE_LOST
 from fusedface.bench.suite import Suite
 from fusedface.bench.suite_parts import Part
 
@@ -61,6 +62,42 @@ def test_a_part_that_fails_or_hangs_is_told_with_its_last_words(tmp_path, progra
     assert one.done["kernels"]["state"] == "stopped at its limit"
     assert one.done["kernels"]["end"].endswith("began\n")
     assert one.done["kernels"]["seconds"] < 20
+
+
+def test_a_part_whose_process_loses_the_device_begins_again(tmp_path, programs, monkeypatch):
+    monkeypatch.setattr(suite, "SHORTEST", 0.0)
+    count = "import pathlib; p = pathlib.Path(r'{}'); p.write_text(p.read_text() + 'x')"
+    count += "; raise SystemExit({} if len(p.read_text()) < 3 else 0)"
+    for status, expected in ((DEVICE_LOST, "xxx"), (1, "x")):
+        tries = tmp_path / f"tries-{status}"
+        tries.write_text("")
+        Suite(tmp_path, CPU).do(python(count.format(tries, status)), 60.0)
+        assert tries.read_text() == expected
+
+
+def test_what_the_parts_leave_of_the_time_goes_to_those_not_finished(
+    tmp_path, programs, monkeypatch
+):
+    """Tests come last, as they begin anew; what is finished is not done again."""
+    monkeypatch.setattr(suite, "SHORTEST", 0.0)
+    log = tmp_path / "order"
+    log.write_text("")
+    code = f"import sys; open(r'{log}', 'a').write('{{0}} '); sys.exit(1)"
+    done = f"open(r'{log}', 'a').write('c ')"
+    parts = [
+        Part("tests", 60.0, ("pytest", "raise SystemExit(2)")),
+        Part("a", 60.0, ("kernels", code.format("a"))),
+        Part("c", 60.0, ("host", done)),
+    ]
+    began, do = [], Suite.do
+    monkeypatch.setattr(suite, "plan", lambda *_: parts)
+    monkeypatch.setattr(
+        Suite, "do", lambda self, part, seconds: began.append(part.name) or do(self, part, seconds)
+    )
+    console = Console(file=io.StringIO(), width=200)
+    assert not suite.run(tmp_path / "out", CPU, 5.0, (), quick=True, console=console)
+    assert began == ["tests", "a", "c", "a", "tests"]
+    assert log.read_text() == "a c a "
 
 
 def test_of_tests_the_closing_line_is_kept(tmp_path, monkeypatch):

@@ -1,14 +1,16 @@
 """The kernels of `bench unknowns`, compiled for a GPU that is not there."""
 
+import io
 from dataclasses import replace
 
 import pytest
 import torch
 import triton
 from gpu_launches import TARGETS, record, usage
+from rich.console import Console
 from triton.compiler import ASTSource
 
-from fusedface.bench import unknowns
+from fusedface.bench import tables, unknowns
 from fusedface.bench.read_kernel import read_kernel
 
 
@@ -41,3 +43,23 @@ def test_so_many_programs_fit_a_multiprocessor(kernel, monkeypatch):
 def test_no_gpu_is_an_error_that_says_so():
     with pytest.raises(ValueError, match="measures a GPU, and the device is cpu"):
         unknowns.run(torch.device("cpu"))
+
+
+def test_a_figure_that_fails_leaves_the_others(monkeypatch):
+    """And each is told as soon as it is taken: a part of the suite may be killed after any of them."""
+
+    def fails(*_):
+        raise RuntimeError("no graph here\nand more")
+
+    figures = [{"what": "flash", "measured": 28.0, "unit": "us", "assumed": "28 us"}]
+    monkeypatch.setattr(unknowns, "read_rate", lambda *_: 5.5e12)
+    monkeypatch.setattr(unknowns, "node_seconds", fails)
+    monkeypatch.setattr(unknowns, "programs", lambda *_: figures)
+    told = []
+    rows = unknowns.run(torch.device("cuda"), on_rows=lambda rows: told.append(len(rows)))
+    assert told == [1, 2, 3]
+    assert [row["measured"] for row in rows] == [5.5, None, 28.0]
+    assert "no graph here" in rows[1]["note"]
+    console = Console(width=120, file=io.StringIO())
+    tables.print_unknowns(rows, console)
+    assert "no graph here" in console.file.getvalue()
