@@ -1,4 +1,4 @@
-"""A Triton driver without a device: it compiles kernels for sm_80 and only records their launches."""
+"""A Triton driver without a device: it compiles kernels (for sm_80 by default) and records launches."""
 
 import contextlib
 import ctypes
@@ -49,13 +49,23 @@ LAUNCH_ARGUMENTS = 9  # arguments of a launcher before those of the kernel
 
 
 class StubDriver:
-    """The interface that Triton needs of a driver. `spills` gives the words that each kernel spills."""
+    """The interface that Triton needs of a driver.
+
+    Args:
+        spills: the words that each kernel spills.
+        shared_memory: bytes that a program may have.
+        capability: of the GPU that kernels are compiled for.
+        launcher: called with the source and the metadata of each kernel that is compiled.
+    """
 
     def __init__(
         self,
         spills: Callable[[str, int], int] = lambda name, nth: 0,  # noqa: ARG005
         shared_memory: int = 2**20,
+        capability: int = 80,
+        launcher: Callable[[Any, Any], object] = lambda source, metadata: None,  # noqa: ARG005
     ) -> None:
+        self._capability, self._launcher = capability, launcher
         self.started: list[tuple[str, dict[str, int]]] = []
         self.loaded: list[str] = []
         self._spills = spills
@@ -75,11 +85,12 @@ class StubDriver:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        """The target of the compiler: sm_80."""
-        return GPUTarget("cuda", 80, 32)
+        """The target of the compiler."""
+        return GPUTarget("cuda", self._capability, 32)
 
     def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
         """The launcher of a kernel, which records the name and the block sizes."""
+        self._launcher(source, metadata)
         names = source.fn.arg_names
         blocks = {names[i]: size for (i,), size in source.constants.items() if "BLOCK" in names[i]}
         return functools.partial(self._start, metadata.name, blocks)

@@ -147,6 +147,8 @@ class Suite:
     def _execute(self, command: list[str], seconds: float) -> tuple[int | None, str]:
         """Exit status (None: stopped at the limit) and output of a command, which also goes to the log."""
         environment = os.environ | {"FUSEDFACE_CACHE": str(self.out), "PYTHONUNBUFFERED": "1"}
+        # Inductor would set another folder half-way, where nothing is that was compiled before.
+        environment.setdefault("TRITON_CACHE_DIR", str(Path.home() / ".triton" / "cache"))
         log = self.out / "log.txt"
         with log.open("a", encoding="utf-8", errors="replace") as file:
             print(f"\n$ {' '.join(command[2:])}", file=file, flush=True)

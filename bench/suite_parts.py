@@ -1,10 +1,13 @@
 """The parts of the suite on a GPU: what each runs, and how long it may take."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
+
+from fusedface.bench.heads.auto_chunked import missing_in_torch
 
 OURS_AND_SMALL = (
     "fused", "official", "partial fc", "pytorch", "linear_cross", "liger", "quack", "cut-",
@@ -32,6 +35,7 @@ KERNEL_SHAPES = (
 LARGE_SHAPES = ("1024x360232x512", "1024x2000000x512", "4096x1000000x512", "512xmaxx512")
 ERROR_SHAPES = ("130x3001x128", "63x9970x512")
 CHUNKED_SHAPES = ("512x85742x128",)
+CHUNKER_SECONDS = 30.0
 TUNED_SHAPES = ("512x85742x128", "512x85742x512")
 
 
@@ -54,7 +58,10 @@ class Part:
 
 
 def plan(device: torch.device, quick: bool, skip: Sequence[str] = ()) -> list[Part]:
-    """The parts, the most important first; `skip` as in `bench kernels`."""
+    """The parts, the most important first; `skip` as in `bench kernels`.
+
+    On a GPU the kernels are compiled before, as compiling them one by one takes longer than all the rest.
+    """
     skipped = [word for text in skip for word in ("--skip", text)]
     small = ("32x500x32", "32x800x64") if quick else None
     shapes = {
@@ -64,34 +71,39 @@ def plan(device: torch.device, quick: bool, skip: Sequence[str] = ()) -> list[Pa
         "chunker": small or CHUNKED_SHAPES,
     }
     tiny = ("--batch", "8", "--classes", "6", "--size", "32") if quick else ()
+    with_chunker = not missing_in_torch()
     parts = [
-        Part("tests", 100.0, _tests()),
+        Part("tests", 90.0, _tests()),
         _kernels(
-            "errors", 40.0, shapes["errors"],
+            "errors", 30.0, shapes["errors"],
             "--rounds", "0", "--no-memory", "--skip", "auto-chunked",
             *_only(OURS_AND_SMALL), *skipped,
         ),
         _kernels(
-            "kernels", 105.0, shapes["kernels"],
+            "kernels", 120.0 - CHUNKER_SECONDS * with_chunker, shapes["kernels"],
             "--rounds", "15", "--seconds", "3", "--skip", "auto-chunked", *skipped,
         ),
         _trained_step(quick, tiny),
         Part("host", 15.0, ("host", "--steps", "10" if quick else "500")),
         _kernels(
-            "large", 60.0, shapes["large"],
+            "large", 45.0, shapes["large"],
             "--rounds", "9", "--seconds", "3", "--skip", "compiled", "--skip", "auto-chunked",
             *_only(OF_LARGE), *skipped,
         ),
-        _kernels(
-            "chunker", 40.0, shapes["chunker"], "--rounds", "9", "--seconds", "3",
-            *_only(TO_CHUNK), *skipped,
-        ),
         _convergence(quick, tiny),
     ]  # fmt: skip
+    if with_chunker:
+        parts.append(
+            _kernels(
+                "chunker", CHUNKER_SECONDS, shapes["chunker"], "--rounds", "9", "--seconds", "3",
+                *_only(TO_CHUNK), *skipped,
+            )
+        )  # fmt: skip
     if device.type == "cuda":
         shapes_to_tune = [word for shape in TUNED_SHAPES for word in ("--shape", shape)]
-        parts.insert(2, Part("tune", 70.0, ("tune", *shapes_to_tune)))
-        parts.insert(0, Part("unknowns", 25.0, ("unknowns",)))
+        parts.insert(2, Part("tune", 35.0, ("tune", *shapes_to_tune)))
+        parts.insert(0, Part("unknowns", 30.0, ("unknowns",)))
+        parts.insert(0, Part("ahead", 60.0, _ahead(shapes)))
     if quick:  # tiny shapes, also on a machine where starting takes longest
         parts = [replace(part, seconds=3.0 * part.seconds) for part in parts]
     return parts
@@ -99,12 +111,22 @@ def plan(device: torch.device, quick: bool, skip: Sequence[str] = ()) -> list[Pa
 
 def _trained_step(quick: bool, tiny: Sequence[str]) -> Part:
     short = ("--rounds", "2", "--no-compiled") if quick else ()
-    return Part("step", 50.0, ("trained-step", *tiny, *short))
+    return Part("step", 70.0, ("trained-step", *tiny, *short))
 
 
 def _convergence(quick: bool, tiny: Sequence[str]) -> Part:
     steps = ("--steps", "3") if quick else ()
-    return Part("convergence", 25.0, ("convergence", "--minutes", "0.15", *steps, *tiny))
+    return Part("convergence", 35.0, ("convergence", "--minutes", "0.12", *steps, *tiny))
+
+
+def _ahead(shapes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The command that compiles the kernels of the other parts; those of most classes are like others."""
+    names = [shape for part in ("kernels", "large", "errors") for shape in shapes[part]]
+    found = [
+        word for shape in dict.fromkeys(names) if "max" not in shape for word in ("--shape", shape)
+    ]
+    tuned = [word for shape in TUNED_SHAPES for word in ("--tune", shape)]
+    return ("ahead", *found, *tuned)
 
 
 def _tests() -> tuple[str, ...]:
@@ -112,7 +134,8 @@ def _tests() -> tuple[str, ...]:
     words = "pytest tests/kernels/gpu tests/recipes/test_device_run.py -m gpu -vv --no-header"
     words += " -p no:cacheprovider"
     if find_spec("xdist") is not None:
-        words += " -n 4"  # compiling on the host takes most of the time
+        # Compiling on the host takes most of the time. More processes take too much of the GPU's memory.
+        words += f" -n {min(8, os.cpu_count() or 1)}"
     return tuple(words.split())
 
 

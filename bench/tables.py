@@ -111,6 +111,15 @@ def print_tiles(rows: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
+def print_ahead(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print what became of the jobs of `ahead.run`: their number, and those that failed."""
+    seconds = sum(row["seconds"] for row in rows)
+    say(console, f"{len(rows)} steps and kernels compiled in {seconds:.0f} s of all processes")
+    for row in rows:
+        if row["note"]:
+            say(console, f"{row['job']}: {row['note']}")
+
+
 def print_host(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """Print rows of `host.run`, one line per margin."""
     table = Table("the host in a step of the head, us", ["margin", "driver"], ["fastest", "median"])

@@ -109,6 +109,31 @@ def bench_tune(
     tables.print_tiles(rows, wide_console())
 
 
+@app.command("ahead")
+def bench_ahead(
+    shapes: ShapesOption = None,
+    tuned: Annotated[
+        list[str] | None,
+        typer.Option("--tune", help="BxCxD whose tile shapes `tune` will time; may be repeated."),
+    ] = None,
+    out: OutOption = None,
+    device: Annotated[str, typer.Option("--device")] = "cuda",
+) -> None:
+    """Compile the GPU kernels of `kernels` and `tune` on all cores, so that they need not."""
+    from fusedface.bench import ahead, tables
+    from fusedface.bench.case import default_shapes, parse_cases
+    from fusedface.recipes.host.device import pick_device
+
+    target, console = pick_device(device), wide_console()
+    gpu = ahead.Gpu.of(target)
+    cases = parse_cases(shapes or default_shapes(target), ["start"], target)
+    todo = ahead.jobs(cases, parse_cases(tuned or [], ["start"]), gpu)
+    with working(console, "compiling") as note:
+        rows = ahead.run(todo, gpu, note)
+    save_rows(out, "ahead", target, rows)
+    tables.print_ahead(rows, console)
+
+
 @app.command("host")
 def bench_host(
     steps: Annotated[int, typer.Option(min=1, help="Timed steps with each margin.")] = 2000,

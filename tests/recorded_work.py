@@ -15,7 +15,7 @@ from ptx_emulator import driver
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from waiting import READING_OPERATORS
+from waiting import reads
 
 from fusedface.kernels import functional
 from fusedface.kernels.gpu import launch
@@ -53,7 +53,7 @@ class _Operators(TorchDispatchMode):
         if func.namespace == "fusedface":  # launches and fresh memory
             with self:
                 return IMPLEMENTATIONS[name](*args)
-        if name in READING_OPERATORS:
+        if reads(name, args):
             raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
         made = func(*args, **kwargs)
         new = [returned.alias_info is None for returned in func._schema.returns]

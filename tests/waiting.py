@@ -8,6 +8,15 @@ from torch.utils._pytree import tree_leaves
 READING_OPERATORS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
 
 
+def reads(name, args):
+    """Whether an operator is one of `READING_OPERATORS`, and would be started on a GPU, too.
+
+    `nanquantile` checks its quantiles on CPUs only; torch 2.11 does so by `equal` of two truth values.
+    """
+    is_check = name == "equal" and all(arg.ndim == 0 and arg.dtype == torch.bool for arg in args)
+    return name in READING_OPERATORS and not is_check
+
+
 class Watch(TorchFunctionMode):
     """Records calls, and among them those that make the host wait or whose shape depends on values."""
 

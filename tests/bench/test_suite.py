@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from fusedface.bench import suite
+from fusedface.bench import suite, suite_parts
 from fusedface.bench.failures import DEVICE_LOST
 from fusedface.bench.suite import Suite
 from fusedface.bench.suite_parts import Part
@@ -44,13 +44,14 @@ def test_a_part_is_finished_with_all_its_cases_and_not_done_again(tmp_path, prog
     assert not first.is_finished("kernels")
     assert first.done["kernels"]["state"] == "to be continued"
     (out / "kernels.json").write_text(rows(2))
-    first.do(python("import os; print('env', os.environ['FUSEDFACE_CACHE'])"), 60.0)
+    told = "', '.join(os.environ[name] for name in ('FUSEDFACE_CACHE', 'TRITON_CACHE_DIR'))"
+    first.do(python(f"import os; print('env', {told})"), 60.0)
     again = Suite(out, CPU)  # as a later process finds it
     assert again.is_finished("kernels")
     assert not again.is_finished("tests")
     log = (out / "log.txt").read_text()
     assert "half" in log
-    assert f"env {out}" in log
+    assert f"env {out}, " in log  # and a folder for Triton, before Inductor chooses another
 
 
 def test_a_part_that_fails_or_hangs_is_told_with_its_last_words(tmp_path, programs):
@@ -110,13 +111,17 @@ def test_of_tests_the_closing_line_is_kept(tmp_path, monkeypatch):
     assert "FAILED tests/a.py::b" in (tmp_path / "log.txt").read_text()
 
 
-def test_the_plan_fits_its_time_and_its_files():
+@pytest.mark.parametrize("without_chunker", ["", "torch 2.11's leaves it whole"])
+def test_the_plan_fits_its_time_and_its_files(without_chunker, monkeypatch):
+    monkeypatch.setattr(suite_parts, "missing_in_torch", lambda: without_chunker)
     for device in (CPU, torch.device("cuda")):
         parts = suite.plan(device, quick=False)
         assert len({part.name for part in parts}) == len(parts)
         assert all(part.seconds >= suite.SHORTEST for part in parts)
         assert sum(part.seconds for part in parts) <= 9 * 60 - suite.GRACE
-    assert next(part.name for part in parts) == "unknowns"  # what the others are read with
+    names = [part.name for part in parts]
+    assert names[:2] == ["ahead", "unknowns"]  # what all others need, and what they are read with
+    assert ("chunker" in names) == (not without_chunker)
 
 
 def test_a_part_that_was_stopped_gets_twice_its_budget(tmp_path, programs):

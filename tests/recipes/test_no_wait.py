@@ -15,7 +15,7 @@ from rich.console import Console
 from tiny_run import tiny_recipe, write_faces
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
-from waiting import READING_OPERATORS, Watch
+from waiting import Watch, reads
 
 from fusedface.kernels import checks
 from fusedface.models import mobilefacenet
@@ -41,7 +41,7 @@ class Copies(TorchDispatchMode):
         crosses = (
             len({tensor.device for tensor in tensors if tensor.ndim or name == "_to_copy"}) > 1
         )
-        if name in READING_OPERATORS or crosses:
+        if reads(name, args) or crosses:
             self.waiting.append(name)
         return out
 

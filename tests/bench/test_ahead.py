@@ -1,0 +1,75 @@
+"""What is compiled before the benchmarks on a GPU: the same kernels, found in Triton's cache."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is there only on Linux")
+from fusedface.bench import ahead, suite_parts
+from fusedface.bench.case import parse_cases
+from fusedface.bench.heads import table
+from fusedface.kernels import CurricularFace
+
+H200 = ahead.Gpu(capability=90, shared_memory=232_448, processors=132, memory=140 * 2**30)
+SHAPE = (64, 1000, 64)
+
+
+def test_every_fused_head_of_the_suite_has_a_job():
+    cases = parse_cases(suite_parts.KERNEL_SHAPES, ["start"])
+    tuned = parse_cases(suite_parts.TUNED_SHAPES, ["start"])
+    found = ahead.jobs(cases, tuned, H200)
+    assert {job.kernel for job in found if job.kernel} == {
+        "lse", "flash", "centres", "coefficients", "products",
+    }  # fmt: skip
+    for case in cases:
+        here = [job for job in found if job[:3] == (case.num_rows, case.num_classes, case.dim)]
+        names = {(job.margin, job.precision, job.keep) for job in here if job.margin}
+        fused = table._fused(CurricularFace(), SimpleNamespace(device=torch.device("cuda")))
+        wanted = {(h.margin.name, h.precision, h.keeps_exponentials) for h in fused}
+        assert wanted <= names
+
+
+def test_class_centres_that_take_too_much_memory_have_no_job():
+    (case,) = parse_cases(["512x12000000x512"], ["start"])
+    assert ahead.jobs([case], [], H200) == []
+
+
+@pytest.mark.slow
+def test_what_is_compiled_is_found_by_another_process(tmp_path):
+    """A cache with one job in it gets no further file from the same step of another process."""
+    code = (
+        "import sys, torch\n"
+        "from fusedface.bench import ahead\n"
+        f"gpu, job = ahead.Gpu(*{tuple(H200)}), ahead.Job(*{SHAPE}, 'bfloat16', 'curricularface')\n"
+        "with ahead.as_on(gpu):\n"
+        "    ahead.compile_for(job)\n"
+    )
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    counts = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+        counts.append(sorted(path.name for path in tmp_path.rglob("*.cubin")))
+    assert counts[0] == counts[1]
+    for kernel in ("flash_kernel", "centre_gradient_kernel", "rows_kernel", "reduce_kernel"):
+        assert f"{kernel}.cubin" in counts[0]
+
+
+@pytest.mark.slow
+def test_workers_compile_every_tile_shape_and_tell_what_fails(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    todo = [
+        ahead.Job(*SHAPE, "bfloat16", kernel="centres"),
+        ahead.Job(*SHAPE, "bfloat16", "no such margin"),
+    ]
+    rows = {row["job"]["kernel"]: row for row in ahead.run(todo, H200, workers=1)}
+    assert rows["centres"]["note"] == ""
+    assert rows[""]["note"].startswith("failed: ")
+    from fusedface.kernels.gpu.tiles import Limits, shipped
+
+    tiles = shipped("centres", 64, "bfloat16", 2, Limits("sm_90", H200.shared_memory))
+    compiled = list(tmp_path.rglob("centre_gradient_kernel.cubin"))
+    assert len(compiled) == len(tiles) + 1  # with one more stage: bench unknowns
