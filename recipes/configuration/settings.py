@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from fusedface.kernels import MARGINS, WEIGHTINGS, Margin, Weighting
 from fusedface.recipes.configuration.fields import Kinds, build, keys_of, nearest, parse
 from fusedface.recipes.configuration.recipe import Recipe
@@ -44,6 +42,8 @@ def to_toml(recipe: Recipe) -> str:
     Raises:
         ValueError: a setting holds bytes of a name that are not UTF-8, which no TOML file can hold.
     """
+    import tomli_w  # no benchmark writes a recipe, and a borrowed machine may lack it
+
     values = to_dict(recipe)
     for key, value in _flat(values).items():
         texts = value if isinstance(value, list) else [value]

@@ -10,15 +10,12 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from gpu_launches import TARGETS, Launch, record, usage
+from gpu_launches import NONE_SPILLS, TARGETS, Launch, record, usage
 
 from fusedface.kernels.gpu.tiles import SHARED_MEMORY
 
 ROWS, CLASSES = 512, 85_742
 REGISTERS = {"sm_80": 255, "sm_90": 255, "sm_100": 255, "gfx942": 512}
-# The tables were made with this compiler, and with it nothing in them spills. Others place registers
-# differently: there `choice.first_that_runs` passes over what spills, and something must be left.
-NONE_SPILLS = triton.__version__.startswith("3.7.")
 TENSOR_CORES = {
     "sm_80": {"mma.sync"},
     "sm_90": {"wgmma.mma_async"},

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpu_launches import record_whole, usage
+from gpu_launches import NONE_SPILLS, record_whole, usage
 from margin_oracle import without_form
 
 from fusedface.kernels import ArcFace, CosFace, CurricularFace, HeadOptions, margin_loss
@@ -120,14 +120,17 @@ def test_what_ships_compiles_without_spills(target, dim, margin, monkeypatch):
     for launch in launches:
         if (table := TABLES.get(launch.name)) is None:
             continue
+        spilled = []
         for tile in tiles.shipped(table, launch.constants["DIM"], "bfloat16", 2, limits):
             constants = launch.constants | tile.blocks()
             used = usage(replace(launch, tile=tile, constants=constants), target)
             print(target, dim, margin.name, launch.name, tile.blocks(), used)
-            assert not used.spilled
+            spilled.append(used.spilled)
             assert not used.serial
             assert not used.atomics
             assert used.shared <= tiles.SHARED_MEMORY[target]
+        # Another compiler may spill in a tile shape, which is then passed over, but not in all.
+        assert not (any(spilled) if NONE_SPILLS else all(spilled)), spilled
 
 
 def test_the_fixed_reference_is_that_of_the_head():
