@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,15 @@ def pytest_collection_modifyitems(config, items):
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(trylast=True)  # when pytest-xdist has sent what became of the test
+def pytest_runtest_logfinish(nodeid):
+    """After an illegal access of memory a process can use its GPU no more: another takes its place."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        print(f"{nodeid}: the device is lost to this process: {error}", flush=True)
+        os._exit(1)

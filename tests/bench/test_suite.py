@@ -2,7 +2,9 @@
 
 import io
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from fusedface.bench.failures import DEVICE_LOST
 from fusedface.bench.suite import Suite
 from fusedface.bench.suite_parts import Part
 
+CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
 CPU = torch.device("cpu")
 
 
@@ -74,6 +77,37 @@ def test_a_part_whose_process_loses_the_device_begins_again(tmp_path, programs, 
         tries.write_text("")
         Suite(tmp_path, CPU).do(python(count.format(tries, status)), 60.0)
         assert tries.read_text() == expected
+
+
+@pytest.mark.slow
+def test_tests_after_an_illegal_access_run_in_another_process(tmp_path):
+    """Else every later test of that process fails, whatever it tests."""
+    pytest.importorskip("xdist")
+    (tmp_path / "conftest.py").write_text(
+        "import importlib.util, torch\n"
+        f"spec = importlib.util.spec_from_file_location('shared', {str(CONFTEST)!r})\n"
+        "shared = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(shared)\n"
+        "pytest_runtest_logfinish = shared.pytest_runtest_logfinish\n"
+        "torch.cuda.is_lost = False\n"
+        "torch.cuda.is_initialized = lambda: True\n"
+        "def synchronize():\n"
+        "    if torch.cuda.is_lost:\n"
+        "        raise RuntimeError('CUDA error: an illegal memory access was encountered')\n"
+        "torch.cuda.synchronize = synchronize\n"
+    )
+    (tmp_path / "test_it.py").write_text(
+        "import torch\n"
+        "def test_before(): torch.cuda.synchronize()\n"
+        "def test_illegal(): torch.cuda.is_lost = True; torch.cuda.synchronize()\n"
+        "def test_after(): torch.cuda.synchronize()\n"
+        "def test_last(): torch.cuda.synchronize()\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-n", "1", "-v", "-p", "no:cacheprovider", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "3 passed" in done.stdout, done.stdout
+    assert "illegal memory access" in done.stdout
+    assert done.returncode == 1
 
 
 def test_what_the_parts_leave_of_the_time_goes_to_those_not_finished(

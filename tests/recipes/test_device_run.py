@@ -22,8 +22,8 @@ WAYS = [
     ),
 ]
 LAST = 12  # step
-# Compiled, the class centres of these steps ended apart by 3 % of their largest number (bfloat16, on a CPU):
-# rounding in another order. After step 3 the largest is half of what it is at the end.
+# Compiled, the class centres of these steps ended apart by 3 % of their largest number: rounding in another
+# order (bfloat16, on a CPU). After step 3 the largest is half of what it is at the end.
 CLOSE = 0.25
 
 
