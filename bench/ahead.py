@@ -19,18 +19,23 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
+from torch import Tensor
 
+from fusedface.bench import host
 from fusedface.bench.case import Case
 from fusedface.bench.failures import FAILURES, failure
 from fusedface.bench.heads.loss import M, S
 from fusedface.bench.heads.published import fused
 from fusedface.bench.heads.table import GPU_PRECISIONS
 from fusedface.bench.unknowns import with_two
-from fusedface.kernels import ArcFace, CurricularFace, Margin, NormFace
+from fusedface.kernels import ArcFace, CentreSGD, CurricularFace, Margin, NormFace
 from fusedface.kernels.options import Precision
+from fusedface.models import MarginHead
 
 MARGINS: tuple[type[Margin], ...] = (CurricularFace, ArcFace, NormFace)
-TUNED = "bfloat16"  # the precision of `bench tune` and `bench unknowns`
+TUNED = "bfloat16"  # the precision of `bench tune` and `bench unknowns`, and of trainings on a GPU
+TRAINED = ((512, 85_742, 128), (128, 100, 128))
+"""B, C and D of `bench trained-step` and `bench convergence`, as the suite starts them."""
 CPU = torch.device("cpu")
 LONGEST = 2**32  # bytes of class centres; the kernels of more are those of others
 
@@ -56,7 +61,11 @@ class Gpu(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A step of a fused head; or with `kernel` all tile shapes of one kernel, and no margin."""
+    """A step of a fused head; or with `kernel` all tile shapes of one kernel, and no margin.
+
+    With `trains` it is a step in training of a `MarginHead`, with a margin of `host.MARGINS`, and of its
+    class centres.
+    """
 
     num_rows: int
     num_classes: int
@@ -65,13 +74,16 @@ class Job(NamedTuple):
     margin: str = ""
     keep: bool = False
     kernel: str = ""
+    trains: bool = False
 
 
 def jobs(cases: Sequence[Case], tuned: Sequence[Case], gpu: Gpu) -> list[Job]:
-    """The steps of all fused heads, and the tile shapes that `tune` times; long ones first."""
+    """The steps of all fused heads and trainings, the tile shapes that `tune` times; long ones first."""
     from fusedface.kernels.gpu import layout
 
-    found: list[Job] = []
+    host_sizes = (host.NUM_ROWS, host.NUM_CLASSES, host.DIM)
+    found = [Job(*host_sizes, TUNED, margin.name, trains=True) for margin in host.MARGINS]
+    found += [Job(*sizes, TUNED, CurricularFace.name, trains=True) for sizes in TRAINED]
     for case in tuned:
         names = ("lse", "flash", "centres")
         if not layout.is_narrow(case.dim, TUNED):
@@ -83,7 +95,7 @@ def jobs(cases: Sequence[Case], tuned: Sequence[Case], gpu: Gpu) -> list[Job]:
         for margin in MARGINS:
             found += [Job(*_sizes(case), p, margin.name) for p in GPU_PRECISIONS]
         found.append(Job(*_sizes(case), "bfloat16", CurricularFace.name, keep=True))
-    return sorted(dict.fromkeys(found), key=lambda job: (not job.kernel, -job.dim))
+    return sorted(dict.fromkeys(found), key=lambda job: (not job.kernel, not job.trains, -job.dim))
 
 
 def _sizes(case: Case) -> tuple[int, int, int]:
@@ -157,11 +169,27 @@ def compile_for(job: Job) -> None:
     embeddings = torch.empty(job.num_rows, job.dim).requires_grad_()
     weight = torch.empty(job.num_classes, job.dim).requires_grad_()
     labels = torch.empty(job.num_rows, dtype=torch.int64)
+    if job.trains:
+        _train(job, embeddings, labels)
+        return
     margin = next(kind for kind in MARGINS if kind.name == job.margin)
     margin = margin(s=S) if margin is NormFace else margin(m=M, s=S)  # pyright: ignore[reportCallIssue]
     options: dict[str, Any] = {"keep_exponentials": True} if job.keep else {}
     loss = fused(margin, job.precision, torch.zeros(()), backend="triton", **options)
     loss(embeddings, weight, labels).backward()
+
+
+def _train(job: Job, embeddings: Tensor, labels: Tensor) -> None:
+    """Steps with the rate of the class centres as a number, and on the device, where a graph reads it."""
+    margin = next(margin for margin in host.MARGINS if margin.name == job.margin)
+    head = MarginHead(job.dim, job.num_classes, margin, backend="triton", precision=job.precision)
+    optimizer = CentreSGD(
+        head.parameters(), head.weight, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
+    for lr in (0.1, 0.1, torch.tensor(0.1)):  # the second finds the unit rows that the first left
+        optimizer.param_groups[0]["lr"] = lr
+        host.step(head, embeddings, labels)
+        optimizer.step()
 
 
 def _compile_tiles(job: Job) -> None:

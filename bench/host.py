@@ -9,6 +9,7 @@ Run: python cli.py bench host
 import contextlib
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -35,18 +36,27 @@ WARM_UP = 3  # steps: kernels are compiled, then launches noted, then repeated
 BETWEEN = 16  # steps between two waits for an empty GPU queue
 
 
-def run(device: torch.device, steps: int) -> list[dict[str, Any]]:
+def run(
+    device: torch.device,
+    steps: int,
+    on_rows: Callable[[list[dict[str, Any]]], None] = lambda rows: None,  # noqa: ARG005
+) -> list[dict[str, Any]]:
     """One row per margin: host time in microseconds, of the fastest of `steps` steps and of the median.
 
     On a busy machine other programs interrupt a step, so the fastest step shows the work itself. The last
     row is what PyTorch's autograd takes for a loss that computes nothing: no head in Python can take less.
+    `on_rows` is called after each row, with all so far.
     """
-    heads = [
+    heads: list[MarginHead | _EmptyHead] = [
         MarginHead(DIM, NUM_CLASSES, margin, backend="triton", precision="bfloat16")
         for margin in MARGINS
     ]
-    rows = [_row(head.margin.name, head, device, steps) for head in heads]
-    return [*rows, _row("an empty function", _EmptyHead(), device, steps)]
+    rows = []
+    for head in (*heads, _EmptyHead()):
+        name = head.margin.name if isinstance(head, MarginHead) else "an empty function"
+        rows.append(_row(name, head, device, steps))
+        on_rows(rows)
+    return rows
 
 
 def _row(
@@ -58,13 +68,13 @@ def _row(
         embeddings = torch.randn(NUM_ROWS, DIM, device=device, requires_grad=True)
         labels = torch.randint(NUM_CLASSES, (NUM_ROWS,), device=device)
         for _ in range(WARM_UP):
-            _step(head, embeddings, labels)
+            step(head, embeddings, labels)
         seconds = []
         for i in range(steps):
             if not stub and i % BETWEEN == 0:
                 torch.cuda.synchronize(device)
             begin = time.perf_counter()
-            _step(head, embeddings, labels)
+            step(head, embeddings, labels)
             seconds.append(time.perf_counter() - begin)
     return {
         "margin": name,
@@ -74,7 +84,8 @@ def _row(
     }
 
 
-def _step(head: "MarginHead | _EmptyHead", embeddings: Tensor, labels: Tensor) -> None:
+def step(head: "MarginHead | _EmptyHead", embeddings: Tensor, labels: Tensor) -> None:
+    """A forward and a backward."""
     head.weight.grad = embeddings.grad = None
     head(embeddings, labels).loss.backward()
 

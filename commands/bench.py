@@ -145,8 +145,7 @@ def bench_host(
     from fusedface.recipes.host.device import pick_device
 
     target = pick_device(device)
-    rows = host.run(target, steps)
-    save_rows(out, "host", target, rows)
+    rows = host.run(target, steps, lambda rows: save_rows(out, "host", target, rows))
     tables.print_host(rows, wide_console())
 
 

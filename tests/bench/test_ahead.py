@@ -1,5 +1,6 @@
 """What is compiled before the benchmarks on a GPU: the same kernels, found in Triton's cache."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -9,10 +10,12 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is there only on Linux")
-from fusedface.bench import ahead, suite_parts
+from fusedface.bench import ahead, host, suite_parts
 from fusedface.bench.case import parse_cases
 from fusedface.bench.heads import table
+from fusedface.commands import bench_training
 from fusedface.kernels import CurricularFace
+from fusedface.models import create
 
 H200 = ahead.Gpu(capability=90, shared_memory=232_448, processors=132, memory=140 * 2**30)
 SHAPE = (64, 1000, 64)
@@ -31,11 +34,17 @@ def test_every_fused_head_of_the_suite_has_a_job():
         fused = table._fused(CurricularFace(), SimpleNamespace(device=torch.device("cuda")))
         wanted = {(h.margin.name, h.precision, h.keeps_exponentials) for h in fused}
         assert wanted <= names
+    assert {job.margin for job in found if job.trains} == {margin.name for margin in host.MARGINS}
+    for command in (bench_training.time_trained_step, bench_training.compare_convergence):
+        defaults = {p.name: p.default for p in inspect.signature(command).parameters.values()}
+        batch, classes = defaults["batch"], defaults["classes"]
+        dim = create(defaults["model"]).embedding_dim
+        assert ahead.Job(batch, classes, dim, "bfloat16", "curricularface", trains=True) in found
 
 
 def test_class_centres_that_take_too_much_memory_have_no_job():
     (case,) = parse_cases(["512x12000000x512"], ["start"])
-    assert ahead.jobs([case], [], H200) == []
+    assert {job.num_classes for job in ahead.jobs([case], [], H200)} <= {192, 100, 85_742}
 
 
 @pytest.mark.slow
@@ -64,12 +73,17 @@ def test_workers_compile_every_tile_shape_and_tell_what_fails(tmp_path, monkeypa
     todo = [
         ahead.Job(*SHAPE, "bfloat16", kernel="centres"),
         ahead.Job(*SHAPE, "bfloat16", "no such margin"),
+        ahead.Job(*SHAPE, "bfloat16", "curricularface", trains=True),
     ]
-    rows = {row["job"]["kernel"]: row for row in ahead.run(todo, H200, workers=1)}
-    assert rows["centres"]["note"] == ""
-    assert rows[""]["note"].startswith("failed: ")
+    rows = {row["job"]["margin"]: row for row in ahead.run(todo, H200, workers=1)}
+    assert rows[""]["note"] == rows["curricularface"]["note"] == ""
+    assert rows["no such margin"]["note"].startswith("failed: ")
+    # With unit rows for the next step, and without, where the rate is on the device.
+    assert len(list(tmp_path.rglob("sgd_kernel.cubin"))) == 2
     from fusedface.kernels.gpu.tiles import Limits, shipped
 
     tiles = shipped("centres", 64, "bfloat16", 2, Limits("sm_90", H200.shared_memory))
     compiled = list(tmp_path.rglob("centre_gradient_kernel.cubin"))
-    assert len(compiled) == len(tiles) + 1  # with one more stage: bench unknowns
+    assert (
+        len(compiled) == len(tiles) + 2
+    )  # one more stage: bench unknowns; and that of the training
