@@ -136,6 +136,21 @@ def test_wrong_missing_and_failing_heads_are_rows_that_say_so(monkeypatch):
     assert first.flops_per_second > 0
 
 
+def test_without_a_reference_the_heads_of_its_loss_say_so(monkeypatch):
+    """The others of the case are timed; at the most classes that fit, memory may be short for one only."""
+
+    def short(head, case, inputs):
+        if head.margin.name == "arcface":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return truth(head, case, inputs)
+
+    monkeypatch.setattr(case_run, "truth", short)
+    plan = Plan(CPU, rounds=1, only=("eager arcface", "eager normface"), memory=False)
+    rows = {row.head: row for row in kernels.run([SMALL], plan)}
+    assert rows["eager arcface"].note == "not checked, out of memory"
+    assert rows["eager normface"].ms
+
+
 def test_a_head_that_loses_the_device_is_left_out_by_the_next_process(tmp_path, monkeypatch):
     """After an illegal access every call of a process fails: the rows of all other heads would be lost."""
     margin, t = CurricularFace(), torch.zeros(())
