@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -115,7 +116,10 @@ def run(
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(num, mp_context=context) as pool:
         for done in as_completed([pool.submit(_row, job, gpu) for job in todo]):
-            rows.append(done.result())
+            try:
+                rows.append(done.result())
+            except BrokenProcessPool:  # of all that were left
+                rows.append({"job": {}, "seconds": 0.0, "note": "left out: a worker was killed"})
             note(f"{len(rows)} of {len(todo)}")
     return rows
 

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from fusedface.bench import results
 from fusedface.bench.failures import DEVICE_LOST
-from fusedface.bench.suite_parts import Part, plan
+from fusedface.bench.suite_parts import AHEAD, Part, plan
 from fusedface.bench.suite_table import print_summary
 from fusedface.recipes.host.terminal import say
 
@@ -64,9 +64,9 @@ def run(
 
     for part in chosen:
         do(part)
-    # Tests begin anew, the others go on: so tests come last.
+    # Tests begin anew, the others go on: so tests come last. Kernels are compiled by now.
     for part in sorted(chosen, key=lambda part: part.is_tests):
-        if not suite.is_finished(part.name):
+        if not suite.is_finished(part.name) and part.name != AHEAD:
             do(part)
     print_summary(out, console)
     return all(suite.is_finished(part.name) for part in parts)

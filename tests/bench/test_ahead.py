@@ -1,6 +1,7 @@
 """What is compiled before the benchmarks on a GPU: the same kernels, found in Triton's cache."""
 
 import inspect
+import io
 import os
 import subprocess
 import sys
@@ -8,14 +9,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
 pytest.importorskip("triton", reason="Triton is there only on Linux")
-from fusedface.bench import ahead, host, suite_parts
+from fusedface.bench import ahead, host, suite_parts, tables
 from fusedface.bench.case import parse_cases
 from fusedface.bench.heads import table
 from fusedface.commands import bench_training
 from fusedface.kernels import CurricularFace
 from fusedface.models import create
+
+
+def _killed(job, gpu):
+    os._exit(1)
+
 
 H200 = ahead.Gpu(capability=90, shared_memory=232_448, processors=132, memory=140 * 2**30)
 SHAPE = (64, 1000, 64)
@@ -87,3 +94,13 @@ def test_workers_compile_every_tile_shape_and_tell_what_fails(tmp_path, monkeypa
     assert (
         len(compiled) == len(tiles) + 2
     )  # one more stage: bench unknowns; and that of the training
+
+
+def test_a_worker_that_is_killed_does_not_end_the_others_work(monkeypatch):
+    monkeypatch.setattr(ahead, "_row", _killed)
+    todo = [ahead.Job(*SHAPE, "bfloat16", "curricularface")] * 2
+    rows = ahead.run(todo, H200, workers=1)
+    assert [row["note"] for row in rows] == ["left out: a worker was killed"] * 2
+    console = Console(width=120, file=io.StringIO())
+    tables.print_ahead(rows, console)
+    assert console.file.getvalue().count("a worker was killed") == 2

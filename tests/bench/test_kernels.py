@@ -42,9 +42,12 @@ def test_every_head_agrees_with_the_reference(phase):
 def test_a_processor_without_bfloat16_has_no_rows_of_it(monkeypatch, has_bfloat16):
     """Torch's emulation takes tens of times as long: a ratio to it would say nothing of our head."""
     monkeypatch.setattr(table, "bfloat16_is_fast", lambda: has_bfloat16)
-    left_out = {head.name for head in heads(SMALL.t, CPU) if "no bfloat16" in head.missing}
-    named = {head.name for head in heads(SMALL.t, CPU) if head.name.endswith(" bfloat16")}
-    assert len(named) >= 6
+    listed = [
+        head for head in heads(SMALL.t, CPU) if not head.missing.startswith("the auto-chunker")
+    ]
+    left_out = {head.name for head in listed if "no bfloat16" in head.missing}
+    named = {head.name for head in listed if head.name.endswith(" bfloat16")}
+    assert len(named) >= 5
     assert left_out == (set() if has_bfloat16 else named)
 
 

@@ -113,13 +113,14 @@ def test_tests_after_an_illegal_access_run_in_another_process(tmp_path):
 def test_what_the_parts_leave_of_the_time_goes_to_those_not_finished(
     tmp_path, programs, monkeypatch
 ):
-    """Tests come last, as they begin anew; what is finished is not done again."""
+    """Tests come last, as they begin anew; what is finished, or of no more use, is not done again."""
     monkeypatch.setattr(suite, "SHORTEST", 0.0)
     log = tmp_path / "order"
     log.write_text("")
     code = f"import sys; open(r'{log}', 'a').write('{{0}} '); sys.exit(1)"
     done = f"open(r'{log}', 'a').write('c ')"
     parts = [
+        Part("ahead", 60.0, ("ahead", "raise SystemExit(1)")),
         Part("tests", 60.0, ("pytest", "raise SystemExit(2)")),
         Part("a", 60.0, ("kernels", code.format("a"))),
         Part("c", 60.0, ("host", done)),
@@ -131,7 +132,7 @@ def test_what_the_parts_leave_of_the_time_goes_to_those_not_finished(
     )
     console = Console(file=io.StringIO(), width=200)
     assert not suite.run(tmp_path / "out", CPU, 5.0, (), quick=True, console=console)
-    assert began == ["tests", "a", "c", "a", "tests"]
+    assert began == ["ahead", "tests", "a", "c", "a", "tests"]
     assert log.read_text() == "a c a "
 
 
