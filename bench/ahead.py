@@ -51,7 +51,13 @@ class Gpu(NamedTuple):
 
     @classmethod
     def of(cls, device: torch.device) -> "Gpu":
-        """The numbers of a device."""
+        """The numbers of a device.
+
+        Raises:
+            ValueError: it is not a GPU.
+        """
+        if device.type != "cuda":
+            raise ValueError(f"bench ahead compiles for a GPU, and the device is {device.type}")
         found = torch.cuda.get_device_properties(device)
         return cls(
             10 * found.major + found.minor,

@@ -49,6 +49,11 @@ def test_every_fused_head_of_the_suite_has_a_job():
         assert ahead.Job(batch, classes, dim, "bfloat16", "curricularface", trains=True) in found
 
 
+def test_no_gpu_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match="compiles for a GPU, and the device is cpu"):
+        ahead.Gpu.of(torch.device("cpu"))
+
+
 def test_class_centres_that_take_too_much_memory_have_no_job():
     (case,) = parse_cases(["512x12000000x512"], ["start"])
     assert {job.num_classes for job in ahead.jobs([case], [], H200)} <= {192, 100, 85_742}
