@@ -26,7 +26,6 @@ import torch
 from rich.console import Console
 
 from fusedface.bench import results
-from fusedface.bench.failures import DEVICE_LOST
 from fusedface.bench.suite_parts import AHEAD, Part, plan
 from fusedface.bench.suite_table import print_summary
 from fusedface.recipes.host.terminal import say
@@ -112,10 +111,11 @@ class Suite:
     def do(self, part: Part, seconds: float) -> str:
         """Run a part with a time limit in seconds; returns one line on its outcome."""
         began = time.monotonic()
-        code, output, left = DEVICE_LOST, "", seconds
-        while code == DEVICE_LOST and (left == seconds or left >= SHORTEST):
+        code, output, left, lost = 1, "", seconds, -1
+        while code and self._num_lost(part) > lost and (not output or left >= SHORTEST):
+            lost = self._num_lost(part)
             code, more = self._execute(self._command(part, left), left)
-            output += more
+            output += more or "\n"
             left = seconds - (time.monotonic() - began)
         facts = {"result": _last_line(output)} if part.is_tests else self._cases(part)
         row = {
@@ -161,6 +161,11 @@ class Suite:
         with log.open(encoding="utf-8", errors="replace") as file:
             file.seek(start)
             return code, file.read()
+
+    def _num_lost(self, part: Part) -> int:
+        """Heads to which a process of a part has lost the GPU; it may have ended in any way after that."""
+        path = self.out / f"{part.name}.json"
+        return len(results.read(path).get("lost", {})) if path.exists() else 0
 
     def _cases(self, part: Part) -> dict[str, Any]:
         path = self.out / f"{part.name}.json"

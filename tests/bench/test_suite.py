@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 
 from fusedface.bench import suite, suite_parts
-from fusedface.bench.failures import DEVICE_LOST
 from fusedface.bench.suite import Suite
 from fusedface.bench.suite_parts import Part
 
@@ -69,13 +68,22 @@ def test_a_part_that_fails_or_hangs_is_told_with_its_last_words(tmp_path, progra
 
 
 def test_a_part_whose_process_loses_the_device_begins_again(tmp_path, programs, monkeypatch):
+    """As long as it names another head each time."""
     monkeypatch.setattr(suite, "SHORTEST", 0.0)
-    count = "import pathlib; p = pathlib.Path(r'{}'); p.write_text(p.read_text() + 'x')"
-    count += "; raise SystemExit({} if len(p.read_text()) < 3 else 0)"
-    for status, expected in ((DEVICE_LOST, "xxx"), (1, "x")):
-        tries = tmp_path / f"tries-{status}"
+    tries, out = tmp_path / "tries", tmp_path / "kernels.json"
+    lost = (
+        "import json, pathlib, sys\n"
+        f"tries, out = pathlib.Path({str(tries)!r}), pathlib.Path({str(out)!r})\n"
+        "tries.write_text(tries.read_text() + 'x')\n"
+        "heads = dict.fromkeys(tries.read_text()[:2], 'failed') | {'y': 'failed'}\n"
+        "content = {'benchmark': 'kernels', 'machine': {}, 'rows': [], 'lost': heads}\n"
+        "out.write_text(json.dumps(content))\n"
+        "sys.exit(3)\n"
+    )
+    for program, expected in ((lost, "xx"), ("raise SystemExit(3)", "")):
         tries.write_text("")
-        Suite(tmp_path, CPU).do(python(count.format(tries, status)), 60.0)
+        out.unlink(missing_ok=True)
+        Suite(tmp_path, CPU).do(python(program), 60.0)
         assert tries.read_text() == expected
 
 
