@@ -60,9 +60,9 @@ def margin_loss(
     results, modulation, used = apart[0]
 
     def rest() -> Rest:
-        _, _, max_cosine, lse, num_hard, correct = results
+        _, _, max_cosine, _, num_hard, correct = results
         states = used.unbind()[: len(state)]
-        return Rest(lse, max_cosine, correct, num_hard, modulation.unbind(), states)
+        return Rest(max_cosine, correct, num_hard, modulation.unbind(), states)
 
     return WholeLoss(loss, per_sample, results.target_cosine, _FITS, rest)
 

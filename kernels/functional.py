@@ -168,7 +168,7 @@ def _whole_loss(
     out = whole(embeddings, weight, labels, states, class_margins, call)
     if is_read:
         cos_y = out.target_cosine.masked_fill(labels == options.ignore_index, 0.0)
-        checks.check_centres(cos_y, out.rest().lse, weight)
+        checks.check_centres(cos_y, out.per_sample, weight)
     else:
         # Without a message torch.compile drops it.
         torch._assert_async(out.fits, checks.WRONG_LABELS)  # pyright: ignore[reportPrivateImportUsage]

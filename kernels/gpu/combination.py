@@ -11,7 +11,7 @@ import triton.language as tl
 from fusedface.kernels.gpu.slots import (
     LENGTH_SLOPE,
     LINEAR,
-    LSE,
+    LSE_2,
     OF_LENGTH,
     PENALTY,
     PENALTY_SLOPE,
@@ -127,15 +127,16 @@ def finish_kernel(
                     kept_ptr, pitch, x_ptr, w_ptr, row, label, threshold, largest, num_classes,
                     scale, square, bend, line, constant, DIM, MODE, BLOCK_D,
                 )  # fmt: skip
-    lse = (largest + tl.log2(total) - SHIFT) * LOG_2
-    tl.store(saved_ptr + LSE * num_padded + row, lse)
+    lse_2 = largest + tl.log2(total) - SHIFT
+    tl.store(saved_ptr + LSE_2 * num_padded + row, lse_2)
     if WITH_DIRECTION:
         offs_d = tl.arange(0, BLOCK_D)
         tl.store(direction_ptr + row * DIM + offs_d, direction / total, mask=offs_d < DIM)
     store_stats(totals_ptr, stats_ptr, row, num_rows, num_splits, bend, line, MODE, BLOCK_S)
 
     target = tl.load(scratch_ptr + TARGET * num_padded + row)
-    loss, slope = cross_entropy((lse + lse_shift) - s * target, gamma, FOCAL)
+    excess = lse_2 * LOG_2 + (lse_shift - s * target)
+    loss, slope = cross_entropy(excess, gamma, FOCAL)
     is_valid = label != -1
     a = tl.where(is_valid, s * slope, 0.0)
     target_slope = 1.0

@@ -86,7 +86,7 @@ def margin_loss(
 
 
 def _rest(memory_of_rows: Tensor, target_cosine: Tensor, num_states: int, keep: bool) -> Rest:
-    numbers, saved, _, stats = memory.rows_of(memory_of_rows, len(target_cosine), keep)
+    numbers, _, _, stats = memory.rows_of(memory_of_rows, len(target_cosine), keep)
     max_cosine = stats[0]
     is_watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
     if is_watched or not _is_plain(memory_of_rows):
@@ -97,8 +97,7 @@ def _rest(memory_of_rows: Tensor, target_cosine: Tensor, num_states: int, keep: 
         modulation = extremes.unbind()
     first = slots.STATE.value
     used = numbers.unbind()[first : first + num_states]
-    lse = saved[slots.LSE.value, : len(target_cosine)]
-    return Rest(lse, max_cosine, correct, num_hard, modulation, used)
+    return Rest(max_cosine, correct, num_hard, modulation, used)
 
 
 def check_keep(call: Call, num_classes: int, dim: int) -> None:

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from fusedface.kernels.gpu.slots import (
     LENGTH_FACTOR,
-    LSE,
+    LSE_2,
     NUM_VALID,
     OF_LENGTH,
     THRESHOLD,
@@ -148,12 +148,12 @@ def write_factors(
         if IS_KEPT:
             a = a / tl.load(saved_ptr + TOTAL * num_padded + rows, mask=mask, other=1.0)
         else:
-            lse = tl.load(saved_ptr + LSE * num_padded + rows, mask=mask, other=0.0)
+            lse_2 = tl.load(saved_ptr + LSE_2 * num_padded + rows, mask=mask, other=0.0)
             threshold = tl.load(
                 saved_ptr + THRESHOLD * num_padded + rows, mask=mask, other=INFINITE
             )
             tl.store(factors_ptr + rows, threshold_step(threshold))
-            tl.store(factors_ptr + num_padded + rows, tl.log2(tl.abs(a)) - lse * LOG2_E)
+            tl.store(factors_ptr + num_padded + rows, tl.log2(tl.abs(a)) - lse_2)
         tl.store(factors_ptr + 2 * num_padded + rows, v)
         tl.store(factors_ptr + 3 * num_padded + rows, a)
         if WITH_LENGTH:

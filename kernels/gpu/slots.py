@@ -8,9 +8,9 @@ import triton.language as tl
 
 WRONG = tl.constexpr(-2)  # a label that is neither a class nor ignored
 
-# Of `saved`: threshold, lse, then a = s f', v = -s f' T' and the loss's derivative in the length; with kept
-# exponentials also their sum.
-THRESHOLD, LSE, A, V = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+# Of `saved`: threshold, log-sum-exp in base 2, then a = s f', v = -s f' T' and the loss's derivative in
+# the length; with kept exponentials also their sum.
+THRESHOLD, LSE_2, A, V = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 OF_LENGTH, TOTAL = tl.constexpr(4), tl.constexpr(5)
 NUM_SAVED = 5
 NUM_FACTORS = 4  # and one more where gradient flows through the lengths, that in the length

@@ -67,7 +67,6 @@ class WholeLoss(NamedTuple):
 class Rest(NamedTuple):
     """What the loss does not need; without gradient, float32 by default."""
 
-    lse: Tensor  # (B,)
     max_cosine: Tensor  # (B,), of the negatives
     correct: Tensor  # (B,) bool
     num_hard: Tensor  # (B,) int64
