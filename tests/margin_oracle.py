@@ -274,11 +274,16 @@ def without_form(margin: Margin):
     return own(**{field.name: getattr(margin, field.name) for field in dataclasses.fields(margin)})
 
 
-def run(margin, embeddings, weight, labels, state, backend, **options):
-    """Our head on copies: its output, and both gradients of its (summed) loss."""
+def run(margin, embeddings, weight, labels, state, backend, *, shares=None, **options):
+    """Our head on copies: its output, and both gradients of its (summed) loss.
+
+    With `shares` (B,) of the sum of the samples' losses times these.
+    """
     x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
+    if shares is not None:
+        options["reduction"] = "none"
     out = margin_loss(x, w, labels, margin, state=state, backend=backend, **options)
-    out.loss.sum().backward()
+    (out.loss if shares is None else out.loss * shares).sum().backward()
     return out, x.grad, w.grad
 
 

@@ -230,7 +230,7 @@ def _coefficients(
             chunk_gradients.coefficients_kernel, blocks * (chunk.size // tile.block_c),
             saved.x.rows, saved.w.rows, saved.labels, saved.flags, factors.rows, saved.linear,
             scratch.g, scratch.along,
-            num_rows, factors.rows.shape[1], saved.flags.stride(0), chunk.first, chunk.size,
+            num_rows, factors.rows.shape[1], num_classes, saved.flags.stride(0), chunk.first, chunk.size,
             *numbers.scalars,
             tile=tile, DIM=dim, MODE=numbers.mode, PRECISION=layout.operands(numbers.precision).dot,
             SIGNED=factors.signed,

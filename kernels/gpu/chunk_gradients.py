@@ -20,14 +20,14 @@ from fusedface.kernels.gpu.tile import (
 )
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_padded", "num_flags", "first_class"])
+@triton.jit(do_not_specialize=["num_rows", "num_padded", "num_classes", "num_flags", "first_class"])
 def coefficients_kernel(
     # tensors: unit rows (B, DIM) and (C, DIM), padded; (B,), flags of tiles, (4, padded B), 0-d
     x_ptr, w_ptr, labels_ptr, flags_ptr, factors_ptr, linear_ptr,
     # out: (padded B, chunk), (row blocks, chunk)
     g_ptr, along_ptr,
     # run-time scalars
-    num_rows, num_padded, num_flags, first_class, chunk, scale, square, bend, constant,
+    num_rows, num_padded, num_classes, num_flags, first_class, chunk, scale, square, bend, constant,
     # specialisation
     DIM: tl.constexpr, MODE: tl.constexpr, PRECISION: tl.constexpr, SIGNED: tl.constexpr,
     # tiling
@@ -51,14 +51,14 @@ def coefficients_kernel(
     along = along_ptr + block.to(tl.int64) * chunk + first
     store_coefficients(
         cos, flagged, first_class + first, rows, labels_ptr, factors_ptr, line, g_tile, along,
-        num_rows, num_padded, chunk, scale, square, bend, constant, MODE, PRECISION, SIGNED,
+        num_rows, num_padded, num_classes, chunk, scale, square, bend, constant, MODE, PRECISION, SIGNED,
     )  # fmt: skip
 
 
 @triton.jit
 def store_coefficients(
     cos, flagged, first_column, rows, labels_ptr, factors_ptr, line, g_tile, along_ptr,
-    num_rows, num_padded, chunk, scale, square, bend, constant,
+    num_rows, num_padded, num_classes, chunk, scale, square, bend, constant,
     MODE: tl.constexpr, PRECISION: tl.constexpr, SIGNED: tl.constexpr,
 ):  # fmt: skip
     """g of a tile of cosines, and its part along the class centres, panel by panel."""
@@ -67,12 +67,14 @@ def store_coefficients(
         left, right = panels(cos)  # pyright: ignore[reportGeneralTypeIssues]
         store_coefficients(
             left, flagged, first_column, rows, labels_ptr, factors_ptr, line, g_tile, along_ptr,
-            num_rows, num_padded, chunk, scale, square, bend, constant, MODE, PRECISION, SIGNED,
+            num_rows, num_padded, num_classes, chunk, scale, square, bend, constant,
+            MODE, PRECISION, SIGNED,
         )  # fmt: skip
         store_coefficients(
             right, flagged, first_column + width // 2, rows, labels_ptr, factors_ptr, line,
             g_tile + width // 2, along_ptr + width // 2,
-            num_rows, num_padded, chunk, scale, square, bend, constant, MODE, PRECISION, SIGNED,
+            num_rows, num_padded, num_classes, chunk, scale, square, bend, constant,
+            MODE, PRECISION, SIGNED,
         )  # fmt: skip
     else:
         g = coefficients(
@@ -82,6 +84,9 @@ def store_coefficients(
         if flagged:
             columns = first_column + offs_c
             g = with_targets(g, labels_ptr, factors_ptr, rows, num_rows, num_padded, columns)
+            # Past the last class the cosine is 0. Where all others are below, that overflows, and infinity
+            # times a row of zeros is NaN.
+            g = tl.where((columns < num_classes)[None, :], g, 0.0)
         g = as_operand(g, g_tile.dtype.element_ty, PRECISION)
         # From the rounded g that the products use: any other would leave part of the gradient along the
         # centre.

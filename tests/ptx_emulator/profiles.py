@@ -94,6 +94,24 @@ def per_item(counter: Counter[str], num_items: int) -> dict[str, float]:
     return shares | {"total": sum(shares.values())}
 
 
+def lines_not_run(runs: Iterable[Run]) -> list[str]:
+    """Lines of Python of which no instruction ran, "kernel: file:line", whichever launch of a program.
+
+    A loop that always turns leaves instructions that never run: a line counts as run with one of its own.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for run in runs:
+        of_lines = counts.setdefault(f"{run.name} {id(run.program)}", {})
+        for instruction, count in zip(run.program.kernel.instructions, run.counts, strict=True):
+            of_lines[instruction.source] = of_lines.get(instruction.source, 0) + count
+    return sorted(
+        f"{kernel.split()[0]}: {line}"
+        for kernel, of_lines in counts.items()
+        for line, count in of_lines.items()
+        if not count and not line.endswith(":0")  # the compiler's own
+    )
+
+
 def growth(less: Profile, more: Profile) -> Profile:
     """What a larger problem executed on top of a smaller one: loops, without what surrounds them."""
     return {

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from emulated_head import CAPABILITIES, cost_of_a_logit
 from ptx_emulator import emulated_gpu
-from ptx_emulator.profiles import CLASSES, per_item, profile
+from ptx_emulator.profiles import CLASSES, lines_not_run, per_item, profile
 
 
 @triton.jit
@@ -36,6 +36,31 @@ def test_a_product(capability):
     shares = per_item(counter, 64 * 64)
     assert shares["mufu"] == 1.0
     assert shares["total"] == pytest.approx(sum(counter.values()) * 32 / 64**2)
+
+
+@triton.jit
+def either_kernel(x_ptr, y_ptr, num):
+    i = tl.arange(0, 32)
+    x = tl.load(x_ptr + i)
+    if num > 3:
+        tl.store(y_ptr + i, tl.exp2(x))
+    else:
+        tl.store(y_ptr + 32 + i, tl.sqrt(x))
+
+
+def test_lines_that_do_not_run():
+    """Each launch goes one of two ways; together they leave nothing out."""
+    x, y = torch.rand(32), torch.empty(64)
+    of_way = {}
+    for num in (5, 2):
+        with emulated_gpu(80).active() as runs:
+            either_kernel[(1,)](x, y, num)
+        of_way[num] = runs
+    missed = [line for num in (5, 2) for line in lines_not_run(of_way[num]) if __file__ in line]
+    first = either_kernel.starting_line_number
+    assert [int(line.split(":")[-1]) - first for line in missed] == [7, 5]
+    assert all(line.startswith("either_kernel: ") for line in missed)
+    assert not [line for line in lines_not_run(of_way[5] + of_way[2]) if __file__ in line]
 
 
 # Instructions of a thread for a logit of CurricularFace in bfloat16, some tenths above what was counted.

@@ -110,6 +110,25 @@ def test_rows_that_the_fixed_reference_does_not_suit(t, schedule):
         assert relative(actual, expected) < 1e-4
 
 
+@pytest.mark.parametrize(("s", "precision"), [(64.0, "float16"), (148.0, "float32")])
+def test_embeddings_opposite_to_every_class_centre(s, precision, schedule):
+    """A padded class centre has cosine 0: next to cosines near -1 its coefficient overflows.
+
+    Two classes are often so, whatever the network: each is the other's only negative.
+    """
+    g = torch.Generator().manual_seed(0)
+    shared = torch.randn(1, 32, generator=g)
+    weight = shared + 0.2 * torch.randn(10, 32, generator=g)
+    embeddings = 0.2 * torch.randn(5, 32, generator=g) - shared
+    labels, margin = torch.arange(5), ArcFace(s=s)
+    out, dx, dw = run(margin, embeddings, weight, labels, precision=precision, reduction="sum")
+    truth = loss_and_gradients(
+        margin, embeddings, weight, labels, fresh_state(margin), reduction="sum"
+    )
+    for actual, expected in zip((out.per_sample_loss, dx, dw), truth, strict=True):
+        assert relative(actual, expected) < (1e-4 if precision == "float32" else 0.05)
+
+
 @pytest.mark.parametrize("negative", [False, True])
 def test_gradients_that_push_the_loss_up(negative, schedule):
     """Samples with a weight below 0: their coefficients change their sign, whose logarithm is not taken."""
@@ -201,8 +220,9 @@ def test_only_what_is_asked_for_is_computed(schedule, monkeypatch):
     _, dx, dw = run(ArcFace(), embeddings, weight, labels)
     both = programs.pop("products_kernel", 0)
 
+    started.clear()
     margin_loss(x, weight, labels, ArcFace(), backend="triton").loss.backward()
-    assert "centre_gradient_kernel" not in started[-6:]
+    assert "centre_gradient_kernel" not in started
     of_embeddings = programs.pop("products_kernel", 0)
     torch.testing.assert_close(x.grad, dx)
     started.clear()
@@ -220,7 +240,6 @@ def test_only_what_is_asked_for_is_computed(schedule, monkeypatch):
         "lse_kernel",
         "finish_kernel",
         "reduce_kernel",
-        "statistics_kernel",  # on a CPU, the check of the class centres reads the log-sum-exp
     ]
 
 
