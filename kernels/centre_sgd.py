@@ -32,7 +32,8 @@ class CentreSGD(torch.optim.SGD):
         params: as in `torch.optim.SGD`: parameters or groups of them, including the class centres.
         centres: the class centres (C, D), such as `head.weight`.
         lr: the learning rate: a number. In a group it may become a tensor of one number on the device,
-            which a captured CUDA graph reads at each replay; then no unit rows are kept.
+            which a captured CUDA graph reads at each replay; no unit rows are kept then, except by
+            `keep_in_graphs`.
         momentum: in [0, 1); 0 for none.
         weight_decay: at least 0.
         nesterov: needs a momentum above 0.
@@ -82,6 +83,20 @@ class CentreSGD(torch.optim.SGD):
         """Drop the unit rows: the class centres were written in a way that PyTorch does not count."""
         if self._kernels is not None:
             self._kernels.forget(self._centres)
+
+    def keep_in_graphs(self) -> None:
+        """Keep unit rows also in steps that a CUDA graph captures, from before their first rehearsal.
+
+        Whoever captures and replays then calls `before_replay` before the capture and before each replay.
+        Without this method a captured forward makes its own unit rows.
+        """
+        if self._kernels is not None:
+            self._kernels.keep_in_graphs(self._centres)
+
+    def before_replay(self) -> None:
+        """Make the unit rows again if the class centres were written since the last step or replay."""
+        if self._kernels is not None:
+            self._kernels.refresh(self._centres)
 
     def _init_group(
         self,

@@ -6,10 +6,16 @@ import torch
 from torch import Tensor
 
 from fusedface.kernels.gpu import launch, layout, update
-from fusedface.kernels.gpu.arguments import UnitRows
-from fusedface.kernels.gpu.class_centres import Centres, follow, forget, identity, known
+from fusedface.kernels.gpu.class_centres import (
+    follow,
+    forget,
+    identity,
+    keep_in_graphs,
+    known,
+    refresh,
+)
 
-__all__ = ["Rates", "follow", "forget", "step"]
+__all__ = ["Rates", "follow", "forget", "keep_in_graphs", "refresh", "step"]
 
 UPDATE_ELEMENTS = 2048  # elements of class centres that one program of `sgd_kernel` takes
 
@@ -35,7 +41,7 @@ def step(
     """Make a step of SGD in place, and write unit rows if a forward in training has set their precision.
 
     With a rate on the device the step is one to be captured, or a rehearsal of it, which must start the
-    same kernels: it writes no unit rows.
+    same kernels: it writes unit rows only if graphs keep them.
 
     Args:
         weight: class centres (C, D), contiguous, known to `follow`.
@@ -46,11 +52,8 @@ def step(
         found_inf: one number on the device: unless it is 0, no class centre changes.
     """
     centres = known[weight]
-    if launch.is_capturing(weight.device):
-        centres.may_keep = False
     lr_is_read = isinstance(rates.lr, Tensor)
-    keeps = centres.may_keep and centres.wanted and not lr_is_read
-    unit = _memory(centres, weight) if keeps else None
+    unit = centres.memory(weight, lr_is_read=lr_is_read)
     precision = centres.wanted or "float32"
     num, dim = weight.shape
     padded_dim = layout.padded_dim(dim, precision)
@@ -74,20 +77,4 @@ def step(
     torch.autograd.graph.increment_version(weight)
     centres.forget()
     if unit is not None:
-        centres.unit, centres.precision = unit, precision
-        centres.written = identity(weight)
-
-
-def _memory(centres: Centres, weight: Tensor) -> UnitRows:
-    """Memory for unit rows: that of the previous step, if it fits."""
-    num, dim = (
-        layout.padded_classes(len(weight)),
-        layout.padded_dim(weight.shape[1], centres.wanted),
-    )
-    dtype = layout.operands(centres.wanted).dtype
-    unit = centres.unit
-    if unit is not None and unit.rows.shape == (num, dim) and unit.rows.dtype == dtype:
-        return unit
-    return UnitRows(
-        weight.new_empty(num, dim, dtype=dtype), weight.new_empty(num, dtype=torch.float32)
-    )
+        centres.unit, centres.precision, centres.written = unit, precision, identity(weight)

@@ -2,17 +2,22 @@
 
 Unit rows are used only while they match the class centres: these have the same memory, and the counter
 that PyTorch keeps for every tensor says that nobody has written to it since. A forward in training sets the
-precision of the unit rows. A captured CUDA graph repeats writes that no counter sees. So once a step is
-captured no unit rows are kept, and a captured forward reads none.
+precision of the unit rows.
+
+A captured CUDA graph repeats writes that no counter sees. So once a step is captured no unit rows are kept,
+and a captured forward reads none, unless whoever replays promises to call `refresh` before (`in_graphs`).
+Then the graph's forward reads what its step, or an eager one, has written to the same memory. What an eager
+step finds there after a replay is right too: the graph has written class centres and unit rows together.
 """
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fusedface.kernels.gpu import launch
+from fusedface.kernels.gpu import launch, layout, normalised
 
 if TYPE_CHECKING:
     from fusedface.kernels.gpu.arguments import UnitRows
@@ -23,14 +28,53 @@ class Centres:
 
     def __init__(self) -> None:
         self.wanted = ""  # precision of the last forward in training
-        self.may_keep = True
+        self.in_graphs = False  # whether `refresh` comes before each capture and replay
+        self.may_keep = True  # False for good once a graph writes class centres without unit rows
         self.unit: UnitRows | None = None
         self.precision = ""
         self.written: tuple[object, ...] = ()  # `identity` after the step
+        self.captured: tuple[UnitRows, str] | None = (
+            None  # what graphs use: this memory is never freed
+        )
 
     def forget(self) -> None:
         """Drop the unit rows."""
         self.unit, self.written = None, ()
+
+    def holds(self, weight: Tensor, precision: str) -> bool:
+        """Whether there are unit rows of these class centres as they are now."""
+        is_there = self.may_keep and self.unit is not None and self.precision == precision
+        return is_there and self.written == identity(weight)
+
+    def memory(self, weight: Tensor, *, lr_is_read: bool) -> "UnitRows | None":
+        """Where a step of SGD writes unit rows of the wanted precision; None if it writes none."""
+        is_captured = launch.is_capturing(weight.device)
+        fits = self._fits(weight)
+        if is_captured and not (self.in_graphs and fits):
+            self.may_keep = False
+        if not (self.may_keep and self.wanted) or (lr_is_read and not self.in_graphs):
+            return None
+        if is_captured:
+            self.capture()
+        if self.captured is not None:
+            unit, precision = self.captured
+            return unit if precision == self.wanted else None
+        if fits:
+            return self.unit
+        return normalised.empty_unit_rows(weight, self.wanted, layout.padded_classes(len(weight)))
+
+    def capture(self) -> None:
+        """Note that a graph uses the memory of the unit rows from now on."""
+        assert self.unit is not None
+        self.captured = self.captured or (self.unit, self.precision)
+
+    def _fits(self, weight: Tensor) -> bool:
+        """Whether there is memory for the wanted unit rows."""
+        if self.unit is None or self.precision != self.wanted:
+            return False
+        (num, dim), precision = weight.shape, self.precision
+        shape = layout.padded_classes(num), layout.padded_dim(dim, precision)
+        return self.unit.rows.shape == shape
 
 
 known: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -42,22 +86,46 @@ def follow(weight: Tensor) -> None:
     known.setdefault(weight, Centres())
 
 
+def keep_in_graphs(weight: Tensor) -> None:
+    """From now on, captured steps keep unit rows too; `refresh` then comes before capture and replay."""
+    known[weight].in_graphs = True
+
+
 def forget(weight: Tensor) -> None:
     """Drop the unit rows, after a write to the class centres that PyTorch does not count."""
     if (centres := known.get(weight)) is not None:
         centres.forget()
+        if launch.is_capturing(weight.device):
+            centres.may_keep = False
 
 
 def unit_rows(weight: Tensor, precision: str, training: bool) -> "UnitRows | None":
     """Unit rows of `weight` (C, D) in `precision`, or None if there are no valid ones."""
     centres = known.get(weight) if known else None
-    if centres is None or launch.is_capturing(weight.device):
+    if centres is None:
+        return None
+    is_captured = launch.is_capturing(weight.device)
+    if is_captured and not centres.in_graphs:
         return None
     if training:
         centres.wanted = precision
-    if centres.unit is None or centres.precision != precision:
+    if not centres.holds(weight, precision):
         return None
-    return centres.unit if centres.written == identity(weight) else None
+    if is_captured:
+        centres.capture()
+    return centres.unit
+
+
+@torch.no_grad()
+def refresh(weight: Tensor) -> None:
+    """Before a capture or a replay: make the unit rows those of the class centres as they are now."""
+    centres = known[weight]
+    unit, precision = centres.captured or (centres.unit, centres.precision)
+    if unit is None or centres.holds(weight, precision):
+        return
+    with launch.on_device(weight.device):
+        normalised.fill_unit_rows(unit, weight, precision)
+    centres.unit, centres.precision, centres.written = unit, precision, identity(weight)
 
 
 def identity(weight: Tensor) -> tuple[object, ...]:

@@ -34,6 +34,7 @@ class GraphedStep:
         device: where steps are computed.
         dtype: of the backbone's products.
         note: called with a line for the user.
+        prepare: called before a step is recorded, and before it is repeated.
 
     Attributes:
         is_on: whether steps may come from a graph; False for good once a check has failed.
@@ -47,8 +48,9 @@ class GraphedStep:
         device: torch.device,
         dtype: torch.dtype,
         note: Callable[[str], None],
+        prepare: Callable[[], None],
     ) -> None:
-        self._step, self._state, self._recorder = step, state, recorder
+        self._step, self._state, self._recorder, self._prepare = step, state, recorder, prepare
         self._device, self._dtype, self._note = device, dtype, note
         self._feed = Feed(device)
         self._key: Any = None
@@ -74,6 +76,7 @@ class GraphedStep:
         static, replay, made = self._graph
         for there, new in zip(static.tensors(), moved.tensors(), strict=True):
             there.copy_(new)
+        self._prepare()
         replay()
         return Made(made.row.clone(), made.embeddings)
 
@@ -101,7 +104,9 @@ class GraphedStep:
         self._step(batch)
         expected = [tensor.detach().clone() for tensor in state]
         before.restore()
+        self._prepare()
         replay, made = self._recorder.record(lambda: self._step(batch))
+        self._prepare()
         replay()
         apart = before.difference(state, expected)
         if not apart <= LARGEST_DIFFERENCE[self._dtype]:

@@ -20,6 +20,7 @@ from fusedface.recipes.training.distillation import FIGURES as OF_LESSONS
 from fusedface.recipes.training.distillation import Distiller
 from fusedface.recipes.training.graphed import GraphedStep
 from fusedface.recipes.training.meter import Meter
+from fusedface.recipes.training.optim import prepare_graphs
 from fusedface.recipes.training.precision import Precision
 from fusedface.recipes.training.rates import rates_on_device, set_rate
 from fusedface.recipes.training.recorder import Made, Recorder
@@ -96,8 +97,9 @@ class Learner:
         self._graphed = None
         if recorder is not None:
             self._graphed = GraphedStep(
-                self._whole_step, self.changed, recorder, precision.device, precision.dtype, note
-            )
+                self._whole_step, self.changed, recorder, precision.device, precision.dtype, note,
+                prepare_graphs(optimizer),
+            )  # fmt: skip
 
     @property
     def network(self) -> Backbone:

@@ -1,6 +1,6 @@
 """The optimiser, and the weight decay of each group of parameters."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -93,6 +93,14 @@ def _kernel_steps(head: "MarginHead", optim: Optim) -> bool:
 
 def _is_on_gpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cuda"
+
+
+def prepare_graphs(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """What to call before a step is captured and before each replay; its rehearsals come after this."""
+    if not isinstance(optimizer, CentreSGD):
+        return lambda: None
+    optimizer.keep_in_graphs()
+    return optimizer.before_replay
 
 
 def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -47,7 +47,11 @@ def train(faces, tmp_path, monkeypatch):
         out, stream = tmp_path / f"graph {from_graph}", io.StringIO()
         with emulated(80) as runs:
             run_recipe(recipe, out, device="cpu", console=Console(file=stream, width=300))
-        return out, stream.getvalue(), Counter(run.name for run in runs)
+        started = Counter(run.name for run in runs)
+        started["forwards that make unit class centres"] = sum(
+            run.name == "margin_kernel" and run.grid[0] > 1 for run in runs
+        )
+        return out, stream.getvalue(), started
 
     return run
 
@@ -77,9 +81,37 @@ def test_a_run_from_a_graph_has_the_same_bits(settings, stages, train):
     same_end(recorded, plain, LAST)
     assert figures(recorded) == pytest.approx(figures(plain), rel=1e-5)
     # A step that is recorded is also made by itself, and recording it runs it here.
+    own_unit_rows = "forwards that make unit class centres"
     for name, count in of_plain.items():
-        if name != "statistics_kernel":  # PyTorch's operators, where someone watches
+        if name not in (
+            "statistics_kernel",
+            own_unit_rows,
+        ):  # PyTorch's operators, where someone watches
             assert (name, started[name]) == (name, count // LAST * (LAST + 2 * stages))
+    if of_plain[own_unit_rows]:  # in the first step; the others find them, from a graph too
+        assert (of_plain[own_unit_rows], started[own_unit_rows]) == (1, 1)
+        assert (
+            started["unit_rows_kernel"] == 2 * stages
+        )  # after the state before the step was put back
+
+
+@pytest.mark.slow
+def test_class_centres_that_are_written_between_replays(train, monkeypatch):
+    """Neither a graph nor a step by itself then goes on with unit rows of the old ones."""
+    learn = Learner.learn
+
+    def writing(self, step, batch):
+        if step in (2, 8, 11):
+            with torch.no_grad():
+                self.head.weight[::2].mul_(-0.5)
+        learn(self, step, batch)
+
+    monkeypatch.setattr(Learner, "learn", writing)
+    plain, *_ = train(*TRITON, from_graph=False)
+    recorded, said, started = train(*TRITON, from_graph=True)
+    assert "train.cuda_graph: on; its first step differs by 0" in said
+    same_end(recorded, plain, LAST)
+    assert started["unit_rows_kernel"] == 2 + 2  # two of the writes come before replays
 
 
 def test_a_number_of_python_stays_as_it_was(train, monkeypatch):

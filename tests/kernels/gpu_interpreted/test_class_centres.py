@@ -1,5 +1,6 @@
 """The fused step of the class centres: torch's SGD, and unit rows that are never those of other centres."""
 
+import contextlib
 import copy
 
 import pytest
@@ -179,6 +180,94 @@ def test_graphs_that_are_captured_neither_read_nor_keep(monkeypatch):
         step_of(weight)
     step_of(weight)
     assert class_centres.unit_rows(weight, "float32", training=True) is None
+
+
+@pytest.fixture
+def kept_in_graphs(monkeypatch):
+    """Class centres after a step that left unit rows; what captures; the kernels that were started."""
+    weight, started, start = centres(), [], launch.start
+    class_centres.follow(weight)
+    class_centres.keep_in_graphs(weight)
+    class_centres.unit_rows(weight, "float32", training=True)
+    with_gradient(weight, 1)
+    step_of(weight)
+
+    def noting(kernel, *args, **options):
+        started.append(kernel.fn.__name__)
+        return start(kernel, *args, **options)
+
+    monkeypatch.setattr(launch, "start", noting)
+
+    @contextlib.contextmanager
+    def capture():
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, "is_capturing", lambda device: True)
+            yield
+
+    return weight, capture, started
+
+
+def are_those_of(weight, kept):
+    made = normalised.unit_rows(weight, "float32", len(kept.rows))
+    return torch.equal(kept.rows, made.rows) and torch.equal(kept.inverse, made.inverse)
+
+
+def test_graphs_keep_unit_rows_in_the_same_memory(kept_in_graphs):
+    """Whoever writes the class centres, and whoever drops the unit rows: a graph has their addresses."""
+    weight, capture, started = kept_in_graphs
+    with capture():
+        kept = class_centres.unit_rows(weight, "float32", training=True)
+        step_of(weight)
+    class_centres.refresh(weight)  # as a step and as a replay leave them
+    assert started == ["sgd_kernel"]
+    writes = [
+        lambda: step_of(weight),
+        lambda: weight.mul_(-2.0),
+        lambda: class_centres.forget(weight),
+        lambda: step_of(weight),
+    ]
+    for write in writes:
+        with torch.no_grad():
+            write()
+        class_centres.refresh(weight)
+        assert class_centres.unit_rows(weight, "float32", training=False) is kept
+        assert are_those_of(weight, kept)
+    assert started.count("unit_rows_kernel") - len(writes) == 2  # and one in each comparison
+
+
+@pytest.mark.parametrize("precision", ["tf32", "float16"])
+def test_unit_rows_of_another_precision_do_not_take_the_memory_of_a_graph(
+    kept_in_graphs, precision
+):
+    weight, capture, _ = kept_in_graphs
+    with capture():
+        kept = class_centres.unit_rows(weight, "float32", training=True)
+    class_centres.unit_rows(weight, precision, training=True)  # eager steps from here on
+    step_of(weight)
+    assert class_centres.unit_rows(weight, precision, training=True) is None
+    class_centres.refresh(weight)
+    assert are_those_of(weight, kept)
+    assert class_centres.unit_rows(weight, precision, training=True) is None
+
+
+@pytest.mark.parametrize("write", ["a step of torch's", "a step without memory"])
+def test_a_graph_that_writes_only_class_centres_ends_the_unit_rows(kept_in_graphs, write):
+    """No counter sees its replays, so each replay of any graph makes them again."""
+    weight, capture, started = kept_in_graphs
+    with capture():
+        kept = class_centres.unit_rows(weight, "float32", training=True)
+        class_centres.forget(weight)
+    if write == "a step without memory":
+        with capture():
+            step_of(weight)
+    for _ in range(3):
+        started.clear()
+        class_centres.refresh(weight)
+        assert started == ["unit_rows_kernel"]
+        weight.data.mul_(-1.0)  # as a replay
+        assert class_centres.unit_rows(weight, "float32", training=True) is None
+    class_centres.refresh(weight)
+    assert are_those_of(weight, kept)
 
 
 def test_a_rate_on_the_device_is_read_at_each_step(monkeypatch):
