@@ -1,11 +1,13 @@
 """A step of SGD on class centres; it leaves their unit rows for the next forward (`class_centres`)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fusedface.kernels.gpu import launch, layout, update
+from fusedface.kernels.gpu.arguments import UnitRows
 from fusedface.kernels.gpu.class_centres import (
     follow,
     forget,
@@ -59,10 +61,11 @@ def step(
     padded_dim = layout.padded_dim(dim, precision)
     block_d = layout.power_of_2(padded_dim)
     block_n = max(1, min(16, UPDATE_ELEMENTS // block_d))
-    # A kernel needs a tensor for each argument: for a missing one it gets another, and never reads it.
-    rows, inverse = (weight, weight) if unit is None else unit
-    with launch.on_device(weight.device):
-        launch.start(
+
+    def run(how: Callable[..., object], unit: UnitRows | None) -> None:
+        # A kernel needs a tensor for each argument: for a missing one it gets another, and never reads it.
+        rows, inverse = (weight, weight) if unit is None else unit
+        how(
             update.sgd_kernel, layout.padded_classes(num) // block_n,
             grad, weight if grad_scale is None else grad_scale,
             weight if found_inf is None else found_inf, rates.lr if lr_is_read else weight,
@@ -74,6 +77,12 @@ def step(
             IS_SCALED=grad_scale is not None, MAY_SKIP=found_inf is not None, LR_IS_READ=lr_is_read,
             WITH_UNIT_ROWS=unit is not None, BLOCK_D=block_d, BLOCK_N=block_n,
         )  # fmt: skip
+
+    with launch.on_device(weight.device):
+        run(launch.start, unit)
+        if unit is not None and not (centres.in_graphs or centres.is_ready):
+            run(launch.load, None)  # what a captured step starts; nothing can be loaded by then
+            centres.is_ready = True
     torch.autograd.graph.increment_version(weight)
     centres.forget()
     if unit is not None:

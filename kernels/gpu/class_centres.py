@@ -30,6 +30,7 @@ class Centres:
         self.wanted = ""  # precision of the last forward in training
         self.in_graphs = False  # whether `refresh` comes before each capture and replay
         self.may_keep = True  # False for good once a graph writes class centres without unit rows
+        self.is_ready = False  # whether the kernel of a captured step without unit rows is loaded
         self.unit: UnitRows | None = None
         self.precision = ""
         self.written: tuple[object, ...] = ()  # `identity` after the step
@@ -38,8 +39,10 @@ class Centres:
         )
 
     def forget(self) -> None:
-        """Drop the unit rows."""
-        self.unit, self.written = None, ()
+        """The unit rows hold no more; their memory stays if a graph has it or may get it."""
+        self.written = ()
+        if not self.in_graphs:
+            self.unit = None
 
     def holds(self, weight: Tensor, precision: str) -> bool:
         """Whether there are unit rows of these class centres as they are now."""

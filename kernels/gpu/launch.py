@@ -58,14 +58,20 @@ def start_unspilled(
         RefusedError: it cannot be compiled; nothing has run.
     """
     try:
-        compiled = kernel.warmup(*args, grid=(grid,), **constants, **_options(tile))
+        compiled = load(kernel, grid, *args, tile=tile, **constants)
     except RuntimeError as error:  # the error of a failed compiler pass has no class of its own
         raise RefusedError(str(error)) from error
-    if compiled is not None:  # the interpreter compiles nothing
-        compiled._init_handles()
-        if compiled.n_spills:
-            raise SpillsError(f"{4 * compiled.n_spills} bytes of a thread are spilled")
+    if compiled is not None and compiled.n_spills:
+        raise SpillsError(f"{4 * compiled.n_spills} bytes of a thread are spilled")
     start(kernel, grid, *args, tile=tile, **constants)
+
+
+def load(kernel: Any, grid: int, *args: object, tile: Any = None, **constants: object) -> Any:
+    """Load what `start` would, and run nothing; gives the compiled kernel, None in the interpreter."""
+    compiled = kernel.warmup(*args, grid=(grid,), **constants, **_options(tile))
+    if compiled is not None:
+        compiled._init_handles()
+    return compiled
 
 
 def _check_loaded(kernel: Any, compiled: Any) -> None:

@@ -8,6 +8,7 @@ building.py       an instruction becomes a function; its operands
 instructions.py   all of them: *_instructions.py, tensor_cores.py
 barriers.py, tensor_maps.py    barriers that count bytes, copies of boxes
 memory.py         global and shared memory with their bounds
+divergence.py     branches that part the lanes of a warp
 races.py          who touched what, and since when
 arithmetic.py     number formats and roundings
 profiles.py       executed instructions by class

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import ptx_emulator.instructions  # noqa: F401  adds the families
+from ptx_emulator import divergence
 from ptx_emulator.arithmetic import dtype_of
 from ptx_emulator.building import Builder
 from ptx_emulator.memory import GlobalMemory, SharedMemory
@@ -197,8 +198,8 @@ class Batch:
             except DivergedError as diverged:
                 taken = diverged.taken.reshape(-1, self.num_programs, WARP)
                 if (taken != taken[:, :, :1]).any():
-                    at = self.launch.program.kernel.instructions[frame.pc]
-                    raise PtxError(f"a branch divides a warp: {at}") from None
+                    divergence.go_both_ways(frame, diverged.taken)
+                    continue
                 by_warp = taken[:, :, 0]
                 if (by_warp == by_warp[:1]).all():
                     return [self._part(by_warp[0]), self._part(~by_warp[0])]

@@ -73,11 +73,18 @@ def test_one_step_loads_all_that_a_captured_one_starts(driver, margin, monkeypat
     assert "statistics_kernel" in [name for name, _ in driver.started[started:]]
 
 
-def test_one_step_with_the_optimiser_loads_all_that_a_captured_one_starts(driver, monkeypatch):
-    """With the rate on the device, as a step from a graph has it."""
+@pytest.mark.parametrize("before", [1, 2])
+@pytest.mark.parametrize("rate", ["a number", "on the device", "on the device, unit rows kept"])
+def test_one_step_with_the_optimiser_loads_all_that_a_captured_one_starts(
+    driver, rate, before, monkeypatch
+):
+    """The class centres of the second step find unit rows where a captured one may find none."""
     head = MarginHead(DIM, CLASSES, CurricularFace(), backend="triton", precision="bfloat16")
     optimizer = CentreSGD(head.parameters(), head.weight, lr=0.1, momentum=0.9, nesterov=True)
-    optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
+    if rate != "a number":
+        optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
+    if "kept" in rate:
+        optimizer.keep_in_graphs()
     labels = torch.randint(CLASSES, (ROWS,))
 
     def step():
@@ -85,7 +92,9 @@ def test_one_step_with_the_optimiser_loads_all_that_a_captured_one_starts(driver
         head(torch.randn(ROWS, DIM, requires_grad=True), labels).loss.backward()
         optimizer.step()
 
-    step()
+    for _ in range(before):
+        step()
+    optimizer.before_replay()
     loaded, started = list(driver.loaded), len(driver.started)
     monkeypatch.setattr(launch, "is_capturing", lambda device: True)
     monkeypatch.setattr(functional, "_is_recorded", lambda tensor: True)

@@ -184,10 +184,28 @@ def test_labels_of_one_name_in_two_scopes():
     assert run(f"\tmov.b32 %r6, 0;\n{loops}\t{WIDEN}", A) == [42] * LANES
 
 
-def test_a_branch_within_a_warp_is_an_error():
-    body = f"\tsetp.lt.u32 %p1, %r0, 5;\n\t@%p1 bra there;\n\tthere:\n\t{WIDEN}"
+def test_a_branch_within_a_warp():
+    """Each lane keeps what its way computes, one of which lies apart; then they go on together."""
+    body = """
+    mov.b32 %r6, 100;
+    setp.lt.u32 %p1, %r0, 5;
+    @%p1 bra apart;
+    add.u32 %r6, %r6, 7;
+    together:
+    add.u32 %r6, %r6, %r6;
+    bra.uni last;
+    apart:
+    mul.lo.u32 %r6, %r6, 3;
+    bra.uni together;
+    last:
+    """
+    assert run(f"{body}\t{WIDEN}", A) == [600] * 5 + [214] * (LANES - 5)
+
+
+def test_a_branch_within_a_warp_around_more_than_a_computation():
+    body = "\tsetp.lt.u32 %p1, %r0, 5;\n\t@%p1 bra there;\n\tbar.sync 0;\n\tthere:\n"
     with pytest.raises(PtxError, match="a branch divides a warp"):
-        run(body, A)
+        run(f"{body}\t{WIDEN}", A)
 
 
 UNSUPPORTED = [

@@ -73,6 +73,34 @@ def _few_programs(monkeypatch):
         monkeypatch.setattr(normalised, "ROWS_TILE", 64)
 
 
+@pytest.fixture
+def started(monkeypatch):
+    """Names and grids of the kernels that are started, by repeated calls too."""
+    found = []
+    if EMULATED:
+        from ptx_emulator import driver
+
+        start = driver._Launcher.__call__
+
+        def noting(launcher, *args):
+            start(launcher, *args)
+            run = launcher._gpu.runs[-1]
+            found.append((run.name, run.grid[0]))
+
+        monkeypatch.setattr(driver._Launcher, "__call__", noting)
+        return found
+    from fusedface.kernels.gpu import launch
+
+    start_kernel = launch.start
+
+    def noting_start(kernel, grid, *args, **options):
+        found.append((kernel.fn.__name__, grid))
+        return start_kernel(kernel, grid, *args, **options)
+
+    monkeypatch.setattr(launch, "start", noting_start)
+    return found
+
+
 @pytest.fixture(params=["narrow", "wide"])
 def schedule(request, monkeypatch):
     """Both schedules in plain float32, in several splits and chunks, whatever the sizes."""

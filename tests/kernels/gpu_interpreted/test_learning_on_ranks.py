@@ -1,13 +1,9 @@
-"""Class centres that learn in the backward, split over processes."""
+"""Class centres that learn in the backward, split over processes: the emulated GPU is in only one."""
 
-import os
-
-import pytest
 from gloo import outcome, run_cases
 from triton_cases import CASES
 
 
-@pytest.mark.skipif("EMULATED" in os.environ, reason="one process has the emulated GPU")
 def test_two_processes(tmp_path):
     reports = run_cases("triton_cases", 2, tmp_path)
     problems = [outcome(reports, case) for case in CASES]
