@@ -3,6 +3,7 @@
 import pytest
 import rare_batches
 from emulated_head import CAPABILITIES, emulated, hold, references, step
+from margin_oracle import without_form
 from ptx_emulator import Options
 from ptx_emulator.profiles import lines_not_run
 
@@ -39,6 +40,22 @@ def test_repeated_labels(margin, dim, precision):
 @pytest.mark.parametrize("margin", MARGINS, ids=lambda margin: margin.name)
 def test_rows_that_are_summed_again(margin, dim, precision):
     within_budget(*rare_batches.rows_summed_again(margin, dim), precision)
+
+
+@pytest.mark.parametrize("dim", [128, pytest.param(512, marks=ALL)])
+@pytest.mark.parametrize("how", ["exponentials kept", "a margin without a form"])
+def test_rows_that_are_summed_again_by_other_kernels(how, dim):
+    """Exponentials are written again, too; `combine_kernel` is the plain path's."""
+    problem, options = rare_batches.rows_summed_again(CurricularFace(), dim)
+    expected = references(problem, "bfloat16", **options)
+    more = {"keep_exponentials": True}
+    if how == "a margin without a form":
+        problem, more = (without_form(problem[0]), *problem[1:]), {}
+    with emulated(90, Options(check_races=True)) as runs:
+        results = step(problem, "bfloat16", **options, **more)
+    hold(results, *expected)
+    ran = {"exponentials kept": "finish_kernel", "a margin without a form": "combine_kernel"}[how]
+    assert not [line for line in lines_not_run(runs) if line.startswith(ran)]
 
 
 @pytest.mark.parametrize(("dim", "precision"), CASES)
