@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from emulated_head import emulated
+from recorded_work import GraphOfWork
+
+from fusedface.kernels import checks
 
 
 def module_of(name):
@@ -79,3 +82,17 @@ def test_exponentials_kept(of_learning, monkeypatch):
 def test_a_skipped_step(of_learning, monkeypatch):
     monkeypatch.setattr(of_learning, "STEPS", 2)
     of_learning.test_a_step_without_finite_gradients_is_skipped()
+
+
+@pytest.mark.parametrize("keeps_unit_rows", [False, True])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_steps_from_a_graph(of_learning, on_device, keeps_unit_rows, monkeypatch):
+    def recorded(call, state, prepare):
+        for _ in range(of_learning.STEPS):
+            call()
+        prepare()
+        return GraphOfWork(state).record(call)[0]
+
+    monkeypatch.setattr(of_learning, "in_cuda_graph", recorded)
+    monkeypatch.setattr(checks, "can_be_read", lambda device: False)
+    of_learning.test_steps_from_a_graph_have_the_same_bits(keeps_unit_rows, on_device)
