@@ -30,26 +30,15 @@ def _emulated_gpu():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _patched_once():
-    """The interpreter patches triton.language at every call of a function: a third of its time."""
-    from triton import language as tl
-    from triton.runtime import interpreter
-
-    if EMULATED or not hasattr(interpreter, "_LangPatchScope"):
-        yield
+def replaced():
+    """What quick_interpreter.py replaces: owners, names and what was there."""
+    if EMULATED:
+        yield []
         return
-    patch, patched = interpreter._patch_lang, []
-
-    def patch_once(fn):
-        modules = [m for m in (tl, tl.core) if any(value is m for value in fn.__globals__.values())]
-        if modules not in patched:
-            patched.append(modules)
-            patch(fn)
-        return interpreter._LangPatchScope()  # in which nothing is to be restored
+    from quick_interpreter import quicken
 
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(interpreter, "_patch_lang", patch_once)
-        yield
+        yield quicken(context)
 
 
 @pytest.fixture(autouse=True)
