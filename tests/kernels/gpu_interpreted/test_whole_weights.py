@@ -59,11 +59,11 @@ def test_weights_of_samples_against_float64(name, options, weighting):
         assert relative(actual, truth) < FLOAT32
 
 
-@pytest.mark.parametrize("block", [128, 1024])
-def test_more_rows_than_one_block_against_float64(block, monkeypatch):
-    """300 rows, padded to 384: the one program of a kernel takes three blocks of 128, or one and a rest."""
+@pytest.mark.parametrize(("block", "rows"), [(32, 75), (1024, 257)])
+def test_more_rows_than_one_block_against_float64(block, rows, monkeypatch):
+    """The one program of a kernel takes three blocks of 32, or three of 128: 257 rows are padded to 384."""
     monkeypatch.setattr(loss_forward, "BLOCK", block)
-    embeddings, weight, labels = inputs(300, 40, 16)
+    embeddings, weight, labels = inputs(rows, 40, 16)
     labels[::7] = -1
     weighting, tensors = WEIGHTINGS[0], (embeddings, weight, labels)
     doubles = embeddings.double(), weight.double(), labels
