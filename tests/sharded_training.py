@@ -6,6 +6,7 @@ The truth is a head without a process group on the whole batch, computed by the 
 import itertools
 
 import torch
+import torch._dynamo  # an optimiser would: once here, not in every process
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
