@@ -14,13 +14,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
+from small_models import shortened
 from tiny_run import tiny_recipe, write_faces
 from typer.testing import CliRunner
 
 from fusedface import cli
 from fusedface.kernels import ArcFace, CosFace, CurricularFace, MVArc, NormFace
 from fusedface.recipes.compare import compare as compare_module
-from fusedface.recipes.compare import pool, study
+from fusedface.recipes.compare import page, pool, study
 from fusedface.recipes.compare.compare import compare
 from fusedface.recipes.compare.plan import plan
 from fusedface.recipes.compare.protocols import PAPER_SET, PROTOCOLS, get_protocol, with_settings
@@ -95,6 +96,7 @@ def test_a_sweep(tmp_path):
 
 def test_every_loss_starts_from_the_same_weights_and_sees_the_same_images(tmp_path, monkeypatch):
     """By hash: weights before the first step, and pixels and labels of every step."""
+    shortened(monkeypatch)
     folder = write_faces(tmp_path)
     seen: list[str] = []
 
@@ -162,6 +164,7 @@ def test_a_run_of_a_comparison_is_that_of_recipe_run(compared, tmp_path):
 def test_what_is_finished_is_not_repeated(compared, monkeypatch):
     recipes, out, losses, _ = compared
     monkeypatch.setattr(pool, "_start", lambda *_: pytest.fail("a run was repeated"))
+    monkeypatch.setattr(page, "write_page", lambda results, losses, out: out / "report.html")
     quiet = Console(quiet=True)
     again = compare(recipes, out, num_seeds=2, jobs=2, device=torch.device("cpu"), console=quiet)
     assert again == losses

@@ -22,6 +22,8 @@ from fusedface.recipes.training.learner import Learner
 from fusedface.recipes.training.optim import build_optimizer, plain_state
 from fusedface.recipes.training.rates import centre_rate, rates_on_device, set_rate
 
+pytestmark = pytest.mark.usefixtures("short_networks")
+
 
 class Repeats:
     """Repeats a call into the tensors of its first result; recording changes nothing, as on a GPU."""

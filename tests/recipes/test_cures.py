@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
+from small_models import shortened
 from tiny_run import tiny_recipe, write_faces
 
 from fusedface.kernels import ArcFace, CosFace, CurricularFace, MVArc, NormFace
 from fusedface.recipes.compare import compare as compare_module
+from fusedface.recipes.compare import page
 from fusedface.recipes.compare.best import best_of_each, best_sentence, best_table
 from fusedface.recipes.compare.compare import compare
 from fusedface.recipes.compare.cures import cures
@@ -122,6 +124,8 @@ def run_here(todo, jobs, device, on_poll, may_begin):
 
 def test_a_study_goes_on_from_its_file(tmp_path, monkeypatch):
     """Two runs are kept in a file; elsewhere they are read from it, and only the third is trained."""
+    shortened(monkeypatch)
+    monkeypatch.setattr(page, "write_page", lambda results, losses, out: out / "report.html")
     base = replace(tiny_recipe(write_faces(tmp_path)))
     base = replace(base, schedule=replace(base.schedule, epochs=1.5))
     recipes = [

@@ -12,6 +12,7 @@ import torch
 from functorch.compile import make_boxed_func
 from meta_step import META, a_batch, learner
 from rich.console import Console
+from small_models import shortened
 from tiny_run import tiny_recipe, write_faces
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -103,6 +104,7 @@ def test_backbone_and_head_are_one_graph(monkeypatch):
 
 def test_a_run_reads_once_for_each_line_of_metrics(tmp_path, monkeypatch):
     """All steps of a run, with what follows them, where reading a value would wait."""
+    shortened(monkeypatch)
     reads, step_of, after = {}, Trainer._train_step, Trainer._after_step
 
     def counted(part):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
+from small_models import shortened
 from tiny_run import checkpoint_at, tiny_recipe, write_faces
 from torch import nn
 
@@ -149,6 +150,7 @@ def test_a_gpu_steps_whole_class_centres_by_a_kernel(monkeypatch, rate, settings
 @pytest.mark.parametrize("before", [False, True])
 def test_a_run_goes_on_with_the_other_sgd_to_the_same_bits(monkeypatch, tmp_path, before):
     """CentreSGD reads what torch's SGD has saved, and the other way round, through a checkpoint."""
+    shortened(monkeypatch)
     faces = write_faces(tmp_path)
     whole = replace(tiny_recipe(faces), schedule=Schedule(epochs=1.0, warmup_steps=2))
     run_recipe(whole, tmp_path / "whole", device="cpu", console=QUIET)
