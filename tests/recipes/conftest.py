@@ -1,5 +1,7 @@
 """Fixtures of the tests of recipes."""
 
+import os
+
 import pytest
 from small_models import shortened
 from starting_points import write_checkpoint
@@ -13,6 +15,14 @@ def _no_curves():
     """Drawing takes longer than the rest of a tiny run; tests/test_cli.py has a run that draws."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "plot_curves", lambda _folder: [])
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_wait_for_the_disk():
+    """No machine fails here, and a checkpoint would wait twice. A bad descriptor stays an error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
         yield
 
 
