@@ -118,10 +118,14 @@ OPTIONS = [
 
 
 def plans(margin_name, num_ranks):
-    """Of four ranks, two steps with all options and eight with one; of two, eight with two others."""
+    """Of four ranks, two steps with each weighting and eight with one; of two, eight with two others.
+
+    The target gradients take turns over weightings and margins; TWENTY_STEPS has every pair.
+    """
     first = list(MARGINS).index(margin_name)
     if num_ranks == 4:
-        return [(2, OPTIONS), (STEPS, [OPTIONS[first % 8]])]
+        half = [OPTIONS[2 * i + (first + i) % 2] for i in range(len(WEIGHTINGS))]
+        return [(2, half), (STEPS, [OPTIONS[first % 8]])]
     return [(STEPS, [OPTIONS[(first + 3) % 8], OPTIONS[(first + 6) % 8]])]
 
 
