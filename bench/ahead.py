@@ -190,16 +190,24 @@ def compile_for(job: Job) -> None:
 
 
 def _train(job: Job, embeddings: Tensor, labels: Tensor) -> None:
-    """Steps with the rate of the class centres as a number, and on the device, where a graph reads it."""
+    """Steps one by one, then what a graph has: the rate on the device, and unit rows made again."""
     margin = next(margin for margin in host.MARGINS if margin.name == job.margin)
     head = MarginHead(job.dim, job.num_classes, margin, backend="triton", precision=job.precision)
     optimizer = CentreSGD(
         head.parameters(), head.weight, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
-    for lr in (0.1, 0.1, torch.tensor(0.1)):  # the second finds the unit rows that the first left
+
+    def step(lr: float | Tensor) -> None:
         optimizer.param_groups[0]["lr"] = lr
         host.step(head, embeddings, labels)
         optimizer.step()
+
+    for _ in range(2):  # the second finds the unit rows that the first left
+        step(0.1)
+    optimizer.keep_in_graphs()
+    step(torch.tensor(0.1))
+    optimizer.forget()
+    optimizer.before_replay()
 
 
 def _compile_tiles(job: Job) -> None:

@@ -28,6 +28,7 @@ from fusedface.recipes.training.learner import Learner
 from fusedface.recipes.training.parts import make_learner
 from fusedface.recipes.training.plan import make_plan
 from fusedface.recipes.training.precision import pick_precision
+from fusedface.recipes.training.seeding import in_fixed_order
 
 WAYS = {  # train.compile and train.cuda_graph
     "eager": ("off", "off"),
@@ -46,6 +47,7 @@ def ways(device: torch.device, *, compiled: bool) -> list[str]:
     return [name for name in found if compiled or "compiled" not in name]
 
 
+@in_fixed_order()
 def run(
     setup: Setup,
     device: torch.device,

@@ -36,7 +36,7 @@ from fusedface.recipes.training.faces import Faces, open_faces
 from fusedface.recipes.training.going_on import go_on
 from fusedface.recipes.training.parts import make_trainer
 from fusedface.recipes.training.precision import Precision, pick_precision
-from fusedface.recipes.training.seeding import seed_everything
+from fusedface.recipes.training.seeding import in_fixed_order, seed_everything
 from fusedface.recipes.training.starting import load_weights, place_centres, read_start
 from fusedface.recipes.training.trainer import Trainer
 
@@ -111,7 +111,8 @@ def _run_in(
             "train.precision=float32 or auto is faster here"
         )
     try:
-        summary = _train(recipe, reuse, precision, display, processes)
+        with in_fixed_order():
+            summary = _train(recipe, reuse, precision, display, processes)
     finally:
         display.close()
     if processes.is_first:

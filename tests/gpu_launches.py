@@ -86,6 +86,7 @@ def recorded(monkeypatch, target="sm_90", every_tile=False, holds=True):
 
     with monkeypatch.context() as patch:
         patch.setattr(launching, "start", start)
+        patch.setattr(launching, "load", lambda *args, **options: None)
         patch.setattr(choice, "first_that_runs", first_that_runs)
         patch.setattr(layout, "processors", lambda device: MULTIPROCESSORS)
         patch.setattr(torch.version, "hip", "6" if target == "gfx942" else None)

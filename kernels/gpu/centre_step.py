@@ -6,15 +6,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedface.kernels.gpu import launch, layout, update
+from fusedface.kernels.gpu import launch, layout, normalised, update
 from fusedface.kernels.gpu.arguments import UnitRows
 from fusedface.kernels.gpu.class_centres import (
+    Centres,
     follow,
     forget,
     identity,
     keep_in_graphs,
     known,
-    refresh,
 )
 
 __all__ = ["Rates", "follow", "forget", "keep_in_graphs", "refresh", "step"]
@@ -55,7 +55,7 @@ def step(
     """
     centres = known[weight]
     lr_is_read = isinstance(rates.lr, Tensor)
-    unit = centres.memory(weight, lr_is_read=lr_is_read)
+    unit = _memory(centres, weight, lr_is_read=lr_is_read)
     precision = centres.wanted or "float32"
     num, dim = weight.shape
     padded_dim = layout.padded_dim(dim, precision)
@@ -87,3 +87,33 @@ def step(
     centres.forget()
     if unit is not None:
         centres.unit, centres.precision, centres.written = unit, precision, identity(weight)
+
+
+def _memory(centres: Centres, weight: Tensor, *, lr_is_read: bool) -> UnitRows | None:
+    """Where a step writes unit rows of the wanted precision; None if it writes none."""
+    is_captured, fits = launch.is_capturing(weight.device), centres.fits(weight)
+    if is_captured and not (centres.in_graphs and fits):
+        centres.may_keep = False
+    if not (centres.may_keep and centres.wanted) or (lr_is_read and not centres.in_graphs):
+        return None
+    if is_captured:
+        centres.capture()
+    if centres.captured is not None:
+        unit, precision = centres.captured
+        return unit if precision == centres.wanted else None
+    if fits:
+        return centres.unit
+    num_padded = layout.padded_classes(len(weight))
+    return normalised.empty_unit_rows(weight, centres.wanted, num_padded)
+
+
+@torch.no_grad()
+def refresh(weight: Tensor) -> None:
+    """Before a capture or a replay: make the unit rows those of the class centres as they are now."""
+    centres = known[weight]
+    unit, precision = centres.captured or (centres.unit, centres.precision)
+    if unit is None or centres.holds(weight, precision):
+        return
+    with launch.on_device(weight.device):
+        normalised.fill_unit_rows(unit, weight, precision)
+    centres.unit, centres.precision, centres.written = unit, precision, identity(weight)

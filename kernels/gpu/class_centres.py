@@ -5,19 +5,18 @@ that PyTorch keeps for every tensor says that nobody has written to it since. A 
 precision of the unit rows.
 
 A captured CUDA graph repeats writes that no counter sees. So once a step is captured no unit rows are kept,
-and a captured forward reads none, unless whoever replays promises to call `refresh` before (`in_graphs`).
+and a captured forward reads none, unless whoever replays calls `centre_step.refresh` before (`in_graphs`).
 Then the graph's forward reads what its step, or an eager one, has written to the same memory. What an eager
 step finds there after a replay is right too: the graph has written class centres and unit rows together.
 """
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fusedface.kernels.gpu import launch, layout, normalised
+from fusedface.kernels.gpu import launch, layout
 
 if TYPE_CHECKING:
     from fusedface.kernels.gpu.arguments import UnitRows
@@ -49,29 +48,12 @@ class Centres:
         is_there = self.may_keep and self.unit is not None and self.precision == precision
         return is_there and self.written == identity(weight)
 
-    def memory(self, weight: Tensor, *, lr_is_read: bool) -> "UnitRows | None":
-        """Where a step of SGD writes unit rows of the wanted precision; None if it writes none."""
-        is_captured = launch.is_capturing(weight.device)
-        fits = self._fits(weight)
-        if is_captured and not (self.in_graphs and fits):
-            self.may_keep = False
-        if not (self.may_keep and self.wanted) or (lr_is_read and not self.in_graphs):
-            return None
-        if is_captured:
-            self.capture()
-        if self.captured is not None:
-            unit, precision = self.captured
-            return unit if precision == self.wanted else None
-        if fits:
-            return self.unit
-        return normalised.empty_unit_rows(weight, self.wanted, layout.padded_classes(len(weight)))
-
     def capture(self) -> None:
         """Note that a graph uses the memory of the unit rows from now on."""
         assert self.unit is not None
         self.captured = self.captured or (self.unit, self.precision)
 
-    def _fits(self, weight: Tensor) -> bool:
+    def fits(self, weight: Tensor) -> bool:
         """Whether there is memory for the wanted unit rows."""
         if self.unit is None or self.precision != self.wanted:
             return False
@@ -117,18 +99,6 @@ def unit_rows(weight: Tensor, precision: str, training: bool) -> "UnitRows | Non
     if is_captured:
         centres.capture()
     return centres.unit
-
-
-@torch.no_grad()
-def refresh(weight: Tensor) -> None:
-    """Before a capture or a replay: make the unit rows those of the class centres as they are now."""
-    centres = known[weight]
-    unit, precision = centres.captured or (centres.unit, centres.precision)
-    if unit is None or centres.holds(weight, precision):
-        return
-    with launch.on_device(weight.device):
-        normalised.fill_unit_rows(unit, weight, precision)
-    centres.unit, centres.precision, centres.written = unit, precision, identity(weight)
 
 
 def identity(weight: Tensor) -> tuple[object, ...]:

@@ -42,7 +42,7 @@ def to_toml(recipe: Recipe) -> str:
     Raises:
         ValueError: a setting holds bytes of a name that are not UTF-8, which no TOML file can hold.
     """
-    import tomli_w  # no benchmark writes a recipe, and a borrowed machine may lack it
+    import tomli_w  # here only: benchmarks read recipes and write none, and run without it
 
     values = to_dict(recipe)
     for key, value in _flat(values).items():

@@ -1,6 +1,8 @@
-"""Seeding of all random generators, and their states as plain values."""
+"""Seeding of all random generators, and their states as plain values; sums in a fixed order."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,22 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  libraries below us may draw from the global generator
     torch.manual_seed(seed)
+
+
+@contextmanager
+def in_fixed_order() -> Iterator[None]:
+    """Within the block cuDNN takes only convolutions that sum in a fixed order.
+
+    Else the same seed gives other last bits on a GPU, and a run that goes on is not the run that was not
+    stopped.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:

@@ -90,8 +90,9 @@ def test_workers_compile_every_tile_shape_and_tell_what_fails(tmp_path, monkeypa
     rows = {row["job"]["margin"]: row for row in ahead.run(todo, H200, workers=1)}
     assert rows[""]["note"] == rows["curricularface"]["note"] == ""
     assert rows["no such margin"]["note"].startswith("failed: ")
-    # With unit rows for the next step, and without, where the rate is on the device.
-    assert len(list(tmp_path.rglob("sgd_kernel.cubin"))) == 2
+    # With unit rows for the next step, without, and with the rate on the device.
+    assert len(list(tmp_path.rglob("sgd_kernel.cubin"))) == 3
+    assert list(tmp_path.rglob("unit_rows_kernel.cubin"))
     from fusedface.kernels.gpu.tiles import Limits, shipped
 
     tiles = shipped("centres", 64, "bfloat16", 2, Limits("sm_90", H200.shared_memory))

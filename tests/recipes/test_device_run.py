@@ -7,6 +7,7 @@ from tiny_run import checkpoint_at, same_end, tiny_recipe
 
 from fusedface.recipes.configuration.settings import override
 from fusedface.recipes.run import run_recipe
+from fusedface.recipes.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("short_networks")
 ON_GPU = [
@@ -33,10 +34,8 @@ def run(recipe, out, device, **options):
 
 
 @pytest.mark.parametrize(("device", "compiled", "graph"), WAYS)
-def test_a_run_goes_on_to_the_same_bits(device, compiled, graph, faces, tmp_path, monkeypatch):
+def test_a_run_goes_on_to_the_same_bits(device, compiled, graph, faces, tmp_path):
     """And ends near one whose steps are started one by one."""
-    # By itself cuDNN may take convolutions whose sums have no fixed order.
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     kept = ("train.checkpoint_every=3", "train.keep_checkpoints=9", "evaluation.every=0")
     plain = override(tiny_recipe(faces), [*kept, "train.compile=off", "train.cuda_graph=off"])
     recipe = override(plain, [f"train.compile={compiled}", f"train.cuda_graph={graph}"])
@@ -50,3 +49,19 @@ def test_a_run_goes_on_to_the_same_bits(device, compiled, graph, faces, tmp_path
     for name, value in checkpoint_at(whole, LAST)["head"].items():
         apart = (value.double() - single[name].double()).norm()
         assert apart <= CLOSE * single[name].double().norm(), name
+
+
+def test_convolutions_of_a_run_sum_in_a_fixed_order(faces, tmp_path, monkeypatch):
+    """On a GPU cuDNN may choose others; the settings of whoever starts a run are put back."""
+    found, cudnn, learn = set(), torch.backends.cudnn, Learner.learn
+
+    def noting(learner, step, batch):
+        found.add((cudnn.deterministic, cudnn.benchmark))
+        learn(learner, step, batch)
+
+    monkeypatch.setattr(Learner, "learn", noting)
+    for name, value in (("deterministic", False), ("benchmark", True)):
+        monkeypatch.setattr(cudnn, name, value)
+    run(tiny_recipe(faces), tmp_path / "run", "cpu")
+    assert found == {(True, False)}
+    assert (cudnn.deterministic, cudnn.benchmark) == (False, True)

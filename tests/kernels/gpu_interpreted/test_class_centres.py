@@ -213,7 +213,7 @@ def test_graphs_keep_unit_rows_in_the_same_memory(kept_in_graphs):
     with capture():
         kept = class_centres.unit_rows(weight, "float32", training=True)
         step_of(weight)
-    class_centres.refresh(weight)  # as a step and as a replay leave them
+    centre_step.refresh(weight)  # as a step and as a replay leave them
     assert [name for name, _ in started] == ["sgd_kernel"]
     writes = [
         lambda: step_of(weight),
@@ -224,7 +224,7 @@ def test_graphs_keep_unit_rows_in_the_same_memory(kept_in_graphs):
     for write in writes:
         with torch.no_grad():
             write()
-        class_centres.refresh(weight)
+        centre_step.refresh(weight)
         assert class_centres.unit_rows(weight, "float32", training=False) is kept
         assert are_those_of(weight, kept)
     made = [name for name, _ in started].count("unit_rows_kernel")
@@ -241,7 +241,7 @@ def test_unit_rows_of_another_precision_do_not_take_the_memory_of_a_graph(
     class_centres.unit_rows(weight, precision, training=True)  # eager steps from here on
     step_of(weight)
     assert class_centres.unit_rows(weight, precision, training=True) is None
-    class_centres.refresh(weight)
+    centre_step.refresh(weight)
     assert are_those_of(weight, kept)
     assert class_centres.unit_rows(weight, precision, training=True) is None
 
@@ -261,11 +261,11 @@ def test_a_graph_that_writes_only_class_centres_ends_the_unit_rows(kept_in_graph
             step_of(weight)
     for _ in range(3):
         started.clear()
-        class_centres.refresh(weight)
+        centre_step.refresh(weight)
         assert [name for name, _ in started] == ["unit_rows_kernel"]
         weight.data.mul_(-1.0)  # as a replay
         assert class_centres.unit_rows(weight, "float32", training=True) is None
-    class_centres.refresh(weight)
+    centre_step.refresh(weight)
     assert are_those_of(weight, kept)
 
 
