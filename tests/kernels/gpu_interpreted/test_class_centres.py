@@ -129,6 +129,23 @@ def test_unit_rows_are_those_that_a_forward_would_make(precision, dtype):
     assert torch.equal(kept.inverse, made.inverse)
 
 
+def test_steps_write_unit_rows_to_the_same_memory_while_it_fits():
+    weight = centres()
+    class_centres.follow(weight)
+    class_centres.unit_rows(weight, "float32", training=True)
+    found = []
+    for num in (CLASSES, CLASSES, 300):
+        if num != CLASSES:
+            weight.data = torch.randn(num, DIM)
+        weight.grad = torch.ones(num, DIM)
+        step_of(weight)
+        found.append(class_centres.unit_rows(weight, "float32", training=True))
+    assert found[0] is found[1]
+    made = normalised.unit_rows(weight, "float32", len(found[2].rows))
+    assert len(found[2].rows) >= 300
+    assert torch.equal(found[2].rows, made.rows)
+
+
 WRITES = {
     "in place": lambda weight: weight.mul_(2.0),
     "a view": lambda weight: weight[3].zero_(),
@@ -229,6 +246,20 @@ def test_graphs_keep_unit_rows_in_the_same_memory(kept_in_graphs):
         assert are_those_of(weight, kept)
     made = [name for name, _ in started].count("unit_rows_kernel")
     assert made - len(writes) == 2  # and one in each comparison
+
+
+def test_a_captured_step_writes_to_memory_that_was_there_before(kept_in_graphs):
+    """What were allocated during a capture would belong to the graph; and the memory outlives `forget`."""
+    weight, capture, _ = kept_in_graphs
+    kept = class_centres.unit_rows(weight, "float32", training=True)
+    class_centres.forget(weight)
+    with capture():
+        step_of(weight)
+    class_centres.unit_rows(weight, "float16", training=True)  # eager steps of another precision
+    step_of(weight)
+    centre_step.refresh(weight)
+    assert class_centres.unit_rows(weight, "float32", training=False) is kept
+    assert are_those_of(weight, kept)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "float16"])
