@@ -29,13 +29,16 @@ class Centres:
         self.wanted = ""  # precision of the last forward in training
         self.in_graphs = False  # whether `refresh` comes before each capture and replay
         self.may_keep = True  # False for good once a graph writes class centres without unit rows
-        self.is_ready = False  # whether the kernel of a captured step without unit rows is loaded
+        self.loaded: set[object] = set()  # kernels of captured steps without unit rows
         self.unit: UnitRows | None = None
         self.precision = ""
-        self.written: tuple[object, ...] = ()  # `identity` after the step
-        self.captured: tuple[UnitRows, str] | None = (
-            None  # what graphs use: this memory is never freed
-        )
+        self.written: tuple[object, ...] = ()  # `identity` when they were right
+        # What graphs use: this memory is not freed before the class centres are.
+        self.captured: tuple[UnitRows, str] | None = None
+
+    def keep(self, weight: Tensor, unit: "UnitRows", precision: str) -> None:
+        """Note that these are the unit rows of the class centres as they are now."""
+        self.unit, self.precision, self.written = unit, precision, identity(weight)
 
     def forget(self) -> None:
         """The unit rows hold no more; their memory stays if a graph has it or may get it."""
@@ -53,13 +56,11 @@ class Centres:
         assert self.unit is not None
         self.captured = self.captured or (self.unit, self.precision)
 
-    def fits(self, weight: Tensor) -> bool:
-        """Whether there is memory for the wanted unit rows."""
-        if self.unit is None or self.precision != self.wanted:
-            return False
-        (num, dim), precision = weight.shape, self.precision
-        shape = layout.padded_classes(num), layout.padded_dim(dim, precision)
-        return self.unit.rows.shape == shape
+
+def fits(unit: "UnitRows", weight: Tensor, precision: str) -> bool:
+    """Whether this memory is that of the unit rows of `weight` (C, D) in `precision`."""
+    num, dim = weight.shape
+    return unit.rows.shape == (layout.padded_classes(num), layout.padded_dim(dim, precision))
 
 
 known: WeakIdKeyDictionary = WeakIdKeyDictionary()

@@ -103,6 +103,26 @@ def test_one_step_with_the_optimiser_loads_all_that_a_captured_one_starts(
     assert {"sgd_kernel", "statistics_kernel"} <= {name for name, _ in driver.started[started:]}
 
 
+def test_settings_of_the_optimiser_that_change_load_their_kernel(driver, monkeypatch):
+    head = MarginHead(DIM, CLASSES, CurricularFace(), backend="triton", precision="bfloat16")
+    optimizer = CentreSGD(head.parameters(), head.weight, lr=0.1)
+    labels = torch.randint(CLASSES, (ROWS,))
+
+    def step():
+        optimizer.zero_grad()
+        head(torch.randn(ROWS, DIM, requires_grad=True), labels).loss.backward()
+        optimizer.step()
+
+    step()
+    optimizer.param_groups[0]["momentum"] = 0.9
+    step()
+    loaded = list(driver.loaded)
+    monkeypatch.setattr(launch, "is_capturing", lambda device: True)
+    monkeypatch.setattr(functional, "_is_recorded", lambda tensor: True)
+    step()
+    assert driver.loaded == loaded
+
+
 @pytest.mark.usefixtures("driver")
 def test_a_captured_step_says_that_another_has_to_come_before(monkeypatch):
     step = a_step(CosFace())

@@ -249,7 +249,7 @@ def test_graphs_keep_unit_rows_in_the_same_memory(kept_in_graphs):
 
 
 def test_a_captured_step_writes_to_memory_that_was_there_before(kept_in_graphs):
-    """What were allocated during a capture would belong to the graph; and the memory outlives `forget`."""
+    """Memory that is allocated during a capture belongs to the graph; the earlier one outlives `forget`."""
     weight, capture, _ = kept_in_graphs
     kept = class_centres.unit_rows(weight, "float32", training=True)
     class_centres.forget(weight)
@@ -260,6 +260,22 @@ def test_a_captured_step_writes_to_memory_that_was_there_before(kept_in_graphs):
     centre_step.refresh(weight)
     assert class_centres.unit_rows(weight, "float32", training=False) is kept
     assert are_those_of(weight, kept)
+
+
+@pytest.mark.parametrize("is_captured", [False, True])
+def test_class_centres_of_another_number_do_not_take_the_old_memory(kept_in_graphs, is_captured):
+    weight, capture, _ = kept_in_graphs
+    if is_captured:
+        with capture():
+            step_of(weight)
+    weight.data = torch.randn(300, DIM)
+    weight.grad = torch.ones(300, DIM)
+    centre_step.refresh(weight)
+    assert class_centres.unit_rows(weight, "float32", training=True) is None
+    step_of(weight)
+    kept = class_centres.unit_rows(weight, "float32", training=True)
+    assert (kept is None) == is_captured
+    assert is_captured or are_those_of(weight, kept)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "float16"])
