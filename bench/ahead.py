@@ -1,4 +1,4 @@
-"""Compiles the kernels of the benchmarks on a GPU on all cores, before a benchmark comes to them.
+"""Compiles the kernels of the benchmarks on a GPU, many at a time, before a benchmark comes to them.
 
 A process compiles one kernel after the other, about a second each, and the shapes and heads of the suite
 have hundreds. Here worker processes go through the same steps on a driver that starts nothing
@@ -121,11 +121,13 @@ def run(
     num = workers or max(1, (os.cpu_count() or 2) - 1)
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(num, mp_context=context) as pool:
-        for done in as_completed([pool.submit(_row, job, gpu) for job in todo]):
+        submitted = {pool.submit(_row, job, gpu): job for job in todo}
+        for done in as_completed(submitted):
             try:
                 rows.append(done.result())
             except BrokenProcessPool:  # of all that were left
-                rows.append({"job": {}, "seconds": 0.0, "note": "left out: a worker was killed"})
+                job = submitted[done]._asdict()
+                rows.append({"job": job, "seconds": 0.0, "note": "left out: a worker was killed"})
             note(f"{len(rows)} of {len(todo)}")
     return rows
 
@@ -146,10 +148,8 @@ def as_on(gpu: Gpu) -> Iterator[None]:
     """Within the block CPU tensors are compiled for as if they were on this GPU; nothing is started."""
     from fusedface.bench.stub_driver import StubDriver, installed
     from fusedface.kernels.gpu import choice, layout
-    from fusedface.kernels.gpu.tiles import Limits
 
-    newest = max((arch for arch in (80, 90, 100) if arch <= gpu.capability), default=80)
-    limits = Limits(f"sm_{newest}", gpu.shared_memory)
+    limits = choice.limits_of(gpu.capability, gpu.shared_memory)
     driver = StubDriver(
         shared_memory=gpu.shared_memory, capability=gpu.capability, launcher=_build_launcher
     )

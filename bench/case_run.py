@@ -59,6 +59,7 @@ class CaseRun:
         self.failures |= {p.name: plan.lost[p.name] for p in self.heads if p.name in plan.lost}
         self.errors: dict[str, dict[str, float]] = {}
         self.peaks: dict[str, float | None] = {}
+        self.last = ""  # head that ran, if one did
 
     def rows(self) -> list[Row]:
         """One row per head.
@@ -70,6 +71,7 @@ class CaseRun:
         try:
             inputs = self.case.inputs(self.plan.device)
         except FAILURES as error:
+            self._check_device(error)
             return [Row(self.case, p.name, note=failure(error)) for p in self.heads]
         losses = self._checked(inputs)
         runs = self._runs(losses, inputs) if self.plan.rounds else {}
@@ -86,12 +88,15 @@ class CaseRun:
             if not candidates:
                 continue
             self.note(f"{self.case}: the truth of {candidates[0].margin.name}")
+            expected, why = None, ""
             try:
                 expected = truth(candidates[0], self.case, inputs)
             except FAILURES as error:
+                self._check_device(error)
                 why = f"not checked, {failure(error)}"
+            if expected is None:
                 self.failures |= dict.fromkeys((head.name for head in candidates), why)
-                free(self.plan.device)
+                free(self.plan.device)  # now that no error holds the logits
                 continue
             for head in candidates:
                 self.note(f"{self.case}: checking {head.name}")
@@ -145,16 +150,21 @@ class CaseRun:
     @contextmanager
     def _failing(self, head: "Head", inputs: Inputs) -> Iterator[None]:
         """Turn a failure into a note, and free the memory that it still holds."""
+        self.last = head.name
         try:
             yield
         except FAILURES as error:
             self.failures[head.name] = failure(error)
-            if is_lost(self.plan.device):
-                raise DeviceLostError(head.name, failure(error)) from error
+            self._check_device(error)
         else:
             return
         inputs[0].grad = inputs[1].grad = None
         free(self.plan.device)
+
+    def _check_device(self, error: Exception) -> None:
+        """Raise DeviceLostError if the device works no more: most likely for the head that ran last."""
+        if is_lost(self.plan.device):
+            raise DeviceLostError(self.last, failure(error)) from error
 
     def _row(self, head: "Head", seconds: dict[str, dict[str, list[float]]]) -> Row:
         name = head.name

@@ -28,7 +28,10 @@ class WrongResultError(ValueError):
 
 
 class DeviceLostError(RuntimeError):
-    """After an illegal access of memory every later call of this process fails; `head` made it."""
+    """After an illegal access of memory every later call of this process fails.
+
+    `head` made it; it is empty if none had run.
+    """
 
     def __init__(self, head: str, why: str) -> None:
         super().__init__(f"{head}: {why}")

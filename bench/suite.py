@@ -63,7 +63,7 @@ def run(
 
     for part in chosen:
         do(part)
-    # Tests begin anew, the others go on: so tests come last. Kernels are compiled by now.
+    # Kernels are compiled by now. Tests begin from the first again, so they come last.
     for part in sorted(chosen, key=lambda part: part.is_tests):
         if not suite.is_finished(part.name) and part.name != AHEAD:
             do(part)
@@ -110,13 +110,16 @@ class Suite:
 
     def do(self, part: Part, seconds: float) -> str:
         """Run a part with a time limit in seconds; returns one line on its outcome."""
-        began = time.monotonic()
-        code, output, left, lost = 1, "", seconds, -1
-        while code and self._num_lost(part) > lost and (not output or left >= SHORTEST):
-            lost = self._num_lost(part)
-            code, more = self._execute(self._command(part, left), left)
-            output += more or "\n"
-            left = seconds - (time.monotonic() - began)
+        began, lost = time.monotonic(), self._num_lost(part)
+        file = self._file(part)
+        code, output = self._execute(self._command(part, file, seconds), seconds)
+        while code and self._num_lost(part) > lost:  # it goes on without the head that lost the GPU
+            lost, left = self._num_lost(part), seconds - (time.monotonic() - began)
+            if left < SHORTEST:
+                break
+            code, more = self._execute(self._command(part, file, left), left)
+            output += more
+        self._keep_longer(part, file)
         facts = {"result": _last_line(output)} if part.is_tests else self._cases(part)
         row = {
             "part": part.name,
@@ -135,10 +138,24 @@ class Suite:
             f"{key} {value}" for key, value in row.items() if key not in ("part", "end")
         )
 
-    def _command(self, part: Part, seconds: float) -> list[str]:
+    def _file(self, part: Part) -> Path:
+        """Where a part writes: what cannot go on begins again, next to what it has written before."""
+        first = self.out / f"{part.name}.json"
+        return (
+            first if part.num_cases or not first.exists() else self.out / f"{part.name}-again.json"
+        )
+
+    def _keep_longer(self, part: Part, file: Path) -> None:
+        """Of two files of a part keep the one with more rows, or the newer one."""
+        first = self.out / f"{part.name}.json"
+        if file != first and file.exists():
+            newer, older = (len(results.read(path)["rows"]) for path in (file, first))
+            file.replace(first) if newer >= older else file.unlink()
+
+    def _command(self, part: Part, file: Path, seconds: float) -> list[str]:
         if part.is_tests:
             return [sys.executable, "-m", *part.arguments]
-        own = [*part.arguments, "--out", str(self.out / f"{part.name}.json")]
+        own = [*part.arguments, "--out", str(file)]
         own += ["--device", str(self.device)]
         if part.num_cases:
             own += ["--resume", "--minutes", f"{(seconds - GRACE) / 60:.3f}"]
@@ -147,7 +164,7 @@ class Suite:
     def _execute(self, command: list[str], seconds: float) -> tuple[int | None, str]:
         """Exit status (None: stopped at the limit) and output of a command, which also goes to the log."""
         environment = os.environ | {"FUSEDFACE_CACHE": str(self.out), "PYTHONUNBUFFERED": "1"}
-        # Inductor would set another folder half-way, where nothing is that was compiled before.
+        # Else Inductor sets another folder at its first compilation: an empty one.
         environment.setdefault("TRITON_CACHE_DIR", str(Path.home() / ".triton" / "cache"))
         log = self.out / "log.txt"
         with log.open("a", encoding="utf-8", errors="replace") as file:

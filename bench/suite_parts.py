@@ -35,7 +35,7 @@ KERNEL_SHAPES = (
 LARGE_SHAPES = ("1024x360232x512", "1024x2000000x512", "4096x1000000x512", "512xmaxx512")
 ERROR_SHAPES = ("130x3001x128", "63x9970x512")
 CHUNKED_SHAPES = ("512x85742x128",)
-AHEAD = "ahead"  # the part that only saves time to the others
+AHEAD = "ahead"  # the part that only saves time for the others
 CHUNKER_SECONDS = 30.0
 TUNED_SHAPES = ("512x85742x128", "512x85742x512")
 

@@ -1,5 +1,6 @@
 """Results as tables on the terminal."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,9 +116,10 @@ def print_ahead(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """Print what became of the jobs of `ahead.run`: their number, and those that failed."""
     seconds = sum(row["seconds"] for row in rows)
     say(console, f"{len(rows)} steps and kernels compiled in {seconds:.0f} s of all processes")
-    for row in rows:
-        if row["note"]:
-            say(console, f"{row['job']}: {row['note']}")
+    for note, num in Counter(row["note"] for row in rows if row["note"]).items():
+        job = next(row["job"] for row in rows if row["note"] == note)
+        others = f" (and {num - 1} more)" if num > 1 else ""
+        say(console, f"{job}{others}: {note}")
 
 
 def print_host(rows: Sequence[dict[str, Any]], console: Console) -> None:

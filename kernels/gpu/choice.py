@@ -152,8 +152,13 @@ def limits(device: torch.device) -> Limits:
         return Limits("gfx942", 2**16)
     properties = torch.cuda.get_device_properties(device)
     capability = 10 * properties.major + properties.minor
+    return limits_of(capability, properties.shared_memory_per_block_optin)
+
+
+def limits_of(capability: int, shared_memory: int) -> Limits:
+    """Of an NVIDIA GPU: the newest architecture with a table that is not newer than it."""
     newest = max((arch for arch in (80, 90, 100) if arch <= capability), default=80)
-    return Limits(f"sm_{newest}", properties.shared_memory_per_block_optin)
+    return Limits(f"sm_{newest}", shared_memory)
 
 
 @functools.lru_cache

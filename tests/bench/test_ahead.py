@@ -109,4 +109,4 @@ def test_a_worker_that_is_killed_does_not_end_the_others_work(monkeypatch):
     assert [row["note"] for row in rows] == ["left out: a worker was killed"] * 2
     console = Console(width=120, file=io.StringIO())
     tables.print_ahead(rows, console)
-    assert console.file.getvalue().count("a worker was killed") == 2
+    assert "(and 1 more): left out: a worker was killed" in console.file.getvalue()

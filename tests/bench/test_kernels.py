@@ -154,6 +154,22 @@ def test_without_a_reference_the_heads_of_its_loss_say_so(monkeypatch):
     assert rows["eager normface"].ms
 
 
+@pytest.mark.parametrize("where", ["truth", "inputs"])
+def test_a_device_that_is_lost_between_heads_ends_the_process(where, monkeypatch):
+    """Else every head of this case and of all later ones would count as done, and failed."""
+
+    def lost(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    if where == "truth":
+        monkeypatch.setattr(case_run, "truth", lost)
+    else:
+        monkeypatch.setattr(type(SMALL), "inputs", lost)
+    monkeypatch.setattr(case_run, "is_lost", lambda device: True)
+    with pytest.raises(DeviceLostError, match="illegal memory access"):
+        kernels.run([SMALL], Plan(CPU, rounds=1, only=("eager normface",), memory=False))
+
+
 def test_a_head_that_loses_the_device_is_left_out_by_the_next_process(tmp_path, monkeypatch):
     """After an illegal access every call of a process fails: the rows of all other heads would be lost."""
     margin, t = CurricularFace(), torch.zeros(())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from fusedface.bench import suite, suite_parts
+from fusedface.bench import results, suite, suite_parts
 from fusedface.bench.suite import Suite
 from fusedface.bench.suite_parts import Part
 
@@ -26,7 +26,9 @@ def python(code):
 @pytest.fixture
 def programs(monkeypatch):
     monkeypatch.setattr(
-        Suite, "_command", lambda self, part, seconds: [sys.executable, "-c", part.arguments[1]]
+        Suite,
+        "_command",
+        lambda self, part, file, seconds: [sys.executable, "-c", part.arguments[1], str(file)],
     )
 
 
@@ -85,6 +87,19 @@ def test_a_part_whose_process_loses_the_device_begins_again(tmp_path, programs, 
         out.unlink(missing_ok=True)
         Suite(tmp_path, CPU).do(python(program), 60.0)
         assert tries.read_text() == expected
+
+
+@pytest.mark.parametrize(("rows_of_each", "kept"), [((4, 2), 4), ((2, 4), 4), ((2, 0), 2)])
+def test_a_part_that_cannot_go_on_keeps_its_longer_result(tmp_path, programs, rows_of_each, kept):
+    """The second time it may be stopped sooner than the first."""
+    one = Suite(tmp_path, CPU)
+    for num in rows_of_each:
+        content = {"benchmark": "host", "machine": {}, "rows": [{"what": "row"}] * num}
+        write = f"import sys; open(sys.argv[1], 'w').write({json.dumps(content)!r}); sys.exit(1)"
+        one.do(Part("host", 60.0, ("host", write if num else "raise SystemExit(1)")), 60.0)
+    assert len(results.read(tmp_path / "host.json")["rows"]) == kept
+    assert one.done["host"]["rows"] == kept
+    assert not (tmp_path / "host-again.json").exists()
 
 
 @pytest.mark.slow
