@@ -119,7 +119,7 @@ def bench_ahead(
     out: OutOption = None,
     device: Annotated[str, typer.Option("--device")] = "cuda",
 ) -> None:
-    """Compile the GPU kernels of `kernels` and `tune` on all cores, so that they need not."""
+    """Compile the GPU kernels of the other benchmarks on all cores but one, so that they need not."""
     from fusedface.bench import ahead, tables
     from fusedface.bench.case import default_shapes, parse_cases
     from fusedface.recipes.host.device import pick_device

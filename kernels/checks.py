@@ -155,7 +155,8 @@ def _check_labels(labels: Tensor, num_classes: int | Tensor, ignore_index: int) 
 def check_centres(cos_y: Tensor, of_rows: Tensor, weight: Tensor) -> None:
     """Raise NonFiniteInputError for a class centre that made a number per row not finite (CPU only).
 
-    Those are the target cosine and the log-sum-exp or the loss, (B,) each.
+    Those are the target cosine and the log-sum-exp or the loss, (B,) each. The loss finds none if every
+    label is ignored.
     """
     if can_be_read(of_rows.device) and not math.isfinite((cos_y + of_rows).detach().sum()):
         check_rows("weight", weight)

@@ -154,8 +154,8 @@ def torchs_own(problem, precision, **options):
 def rounding(margin, state):
     """The error that float32 always allows, whatever PyTorch's is, which depends on the processor.
 
-    The log-sum-exp of a row is a float32 of the size of the largest negative logit. The kernels round it
-    once, and once more less the logarithm of the factor, each time by up to half a unit in its last place.
+    The log-sum-exp of a row is a float32 of the size of the largest negative logit. The kernels round it,
+    and then its difference to the logarithm of the factor, each by up to half a unit in the last place.
     That is the relative error of all probabilities of the row. One such rounding is allowed, at N(1).
     """
     cos = torch.ones(1, 1, dtype=torch.float64)

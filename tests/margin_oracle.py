@@ -277,7 +277,7 @@ def without_form(margin: Margin):
 def run(margin, embeddings, weight, labels, state, backend, *, shares=None, **options):
     """Our head on copies: its output, and both gradients of its (summed) loss.
 
-    With `shares` (B,) of the sum of the samples' losses times these.
+    With `shares` (B,), each sample's loss counts as many times.
     """
     x, w = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
     if shares is not None:

@@ -6,7 +6,10 @@ from triton.runtime import interpreter
 
 
 def quicken(patch):
-    """Replace what is slow, with a MonkeyPatch, where this version of Triton has it; what was there."""
+    """Replace what is slow, with a MonkeyPatch, where this version of Triton has it.
+
+    Gives what was replaced: (owner, name, original) of each.
+    """
     replaced = []
     for owner, name, quick in (
         (interpreter, "_patch_lang", patched_once),
@@ -39,7 +42,7 @@ def patched_once(patch_language):
 
 
 def numpy_types(original):
-    """NumPy's type of a type, which takes a table of all of them to find."""
+    """NumPy's type of a type; the original builds a table of all types at each call."""
     known = {}
 
     def numpy_type(ty):

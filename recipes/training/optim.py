@@ -96,7 +96,7 @@ def _is_on_gpu(tensor: Tensor) -> bool:
 
 
 def prepare_graphs(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """What to call before a step is captured and before each replay; its rehearsals come after this."""
+    """Let graphs keep unit rows, from their first rehearsal on; gives what comes before each replay."""
     if not isinstance(optimizer, CentreSGD):
         return lambda: None
     optimizer.keep_in_graphs()

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 
 TESTS = Path(__file__).parent / "gpu_interpreted"
-IN_ONE_PROCESS = [file for file in sorted(TESTS.glob("test_*.py")) if "on_ranks" not in file.stem]
+NOT_EMULATED = {
+    "test_learning_on_ranks",
+    "test_quick_interpreter",
+}  # several processes; no interpreter
+EMULATED = [file for file in sorted(TESTS.glob("test_*.py")) if file.stem not in NOT_EMULATED]
 
 
 @pytest.mark.slow
@@ -24,7 +28,7 @@ def test_in_the_interpreter():
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("capability", ["80", "90"])
-@pytest.mark.parametrize("file", IN_ONE_PROCESS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", EMULATED, ids=lambda file: file.stem)
 def test_on_the_emulated_gpu(file, capability):
     pytest.importorskip("triton", reason="Triton is there only on Linux")
     run_apart(file, EMULATED=capability)

@@ -198,7 +198,7 @@ class Batch:
             except DivergedError as diverged:
                 taken = diverged.taken.reshape(-1, self.num_programs, WARP)
                 if (taken != taken[:, :, :1]).any():
-                    divergence.go_both_ways(frame, diverged.taken)
+                    divergence.go_both_ways(frame, diverged.taken.reshape(-1, WARP))
                     continue
                 by_warp = taken[:, :, 0]
                 if (by_warp == by_warp[:1]).all():

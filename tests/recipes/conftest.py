@@ -20,7 +20,7 @@ def _no_curves():
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_wait_for_the_disk():
-    """No machine fails here, and a checkpoint would wait twice. A bad descriptor stays an error."""
+    """A test need not survive a power cut. `fstat` raises for a bad descriptor, as `fsync` does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)
         yield

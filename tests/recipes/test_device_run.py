@@ -23,9 +23,9 @@ WAYS = [
     ),
 ]
 LAST = 12  # step
-# Compiled, the class centres of these steps ended apart by 3 % of their largest number: rounding in another
-# order (bfloat16, on a CPU). After step 3 the largest is half of what it is at the end.
-CLOSE = 0.25
+# Sums in another order: compiled class centres ended apart by 3 % of their largest number (bfloat16, on a
+# CPU), others by less. A graph that repeats a step or leaves one out is further off.
+CLOSE = {"off": 0.05, "on": 0.25}
 
 
 def run(recipe, out, device, **options):
@@ -48,7 +48,7 @@ def test_a_run_goes_on_to_the_same_bits(device, compiled, graph, faces, tmp_path
     single = checkpoint_at(run(plain, tmp_path / "single", device), LAST)["head"]
     for name, value in checkpoint_at(whole, LAST)["head"].items():
         apart = (value.double() - single[name].double()).norm()
-        assert apart <= CLOSE * single[name].double().norm(), name
+        assert apart <= CLOSE[compiled] * single[name].double().norm(), name
 
 
 def test_convolutions_of_a_run_sum_in_a_fixed_order(faces, tmp_path, monkeypatch):

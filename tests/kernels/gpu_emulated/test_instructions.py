@@ -28,6 +28,11 @@ def ptx(body):
 
 def run(body, a, b=None, c=None):
     """d of each lane, as an unsigned number."""
+    return counted(body, a, b, c)[0]
+
+
+def counted(body, a, b=None, c=None):
+    """d of each lane, as an unsigned number, and how many warps executed each instruction."""
     zeros = np.zeros(LANES, np.uint64)
     given = torch.from_numpy(
         np.stack([zeros if v is None else v for v in (a, b, c)]).view(np.int64)
@@ -37,11 +42,13 @@ def run(body, a, b=None, c=None):
     arguments.add("a", given)
     arguments.add("d", out)
     program = Program(ptx(body))
-    program.run(
+    counts = program.run(
         (1, 1, 1), LANES // 32, arguments.by_parameter(program.kernel), arguments.memory(True), 0,
         Options(), 90,
     )  # fmt: skip
-    return [int(value) for value in out.numpy().view(np.uint64)]
+    texts = [instruction.text for instruction in program.kernel.instructions]
+    values = [int(value) for value in out.numpy().view(np.uint64)]
+    return values, dict(zip(texts, counts, strict=True))
 
 
 def random_words(seed, bits=32):
@@ -199,7 +206,12 @@ def test_a_branch_within_a_warp():
     bra.uni together;
     last:
     """
-    assert run(f"{body}\t{WIDEN}", A) == [600] * 5 + [214] * (LANES - 5)
+    values, counts = counted(f"{body}\t{WIDEN}", A)
+    assert values == [600] * 5 + [214] * (LANES - 5)
+    of_both = ("@%p1 bra apart", "add.u32 %r6, %r6, 7", "bra.uni last")
+    of_one = ("mul.lo.u32 %r6, %r6, 3", "bra.uni together")  # the other warp has no lane there
+    assert [counts[text] for text in of_both] == [2, 2, 2]
+    assert [counts[text] for text in of_one] == [1, 1]
 
 
 def test_a_branch_within_a_warp_around_more_than_a_computation():

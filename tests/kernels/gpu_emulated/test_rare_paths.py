@@ -55,6 +55,7 @@ def test_rows_that_are_summed_again_by_other_kernels(how, dim):
         results = step(problem, "bfloat16", **options, **more)
     hold(results, *expected)
     ran = {"exponentials kept": "finish_kernel", "a margin without a form": "combine_kernel"}[how]
+    assert ran in {run.name for run in runs}
     assert not [line for line in lines_not_run(runs) if line.startswith(ran)]
 
 
@@ -85,7 +86,9 @@ def test_every_line_runs(margin, dim, precision, capability):
         with emulated(capability) as runs:
             step(problem, precision, **options)
         launches += runs
-    assert all(run.constants["FIXED"] for run in launches if run.name == "finish_kernel")
+    finishing = [run for run in launches if run.name == "finish_kernel"]
+    assert len(finishing) == len(batches)
+    assert all(run.constants["FIXED"] for run in finishing)
     missed = lines_not_run(launches)
     print(f"gate 5  sm_{capability}, D = {dim}, {precision}: lines that never run: {len(missed)}")
     assert not missed

@@ -11,6 +11,9 @@ from ptx_emulator import Options, OutOfBoundsError, PtxError, RaceError, emulate
 from ptx_emulator.barriers import Mbarrier
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+pytestmark = pytest.mark.skipif(
+    triton.__version__.startswith("3.9."), reason="one lane starts a copy in a branch of its own"
+)
 ROWS, COLUMNS = 150, 208  # no multiples of a box; rows of 16 bytes in every dtype
 
 
