@@ -119,7 +119,9 @@ def write_unit_rows(
         mask=mask[:, None] & (offs_d < dim)[None, :],
         other=0.0,
     ).to(tl.float32)
-    inverse = inverse_norm(tl.sum(values * values, axis=1), rows_ptr.dtype.element_ty)
+    inverse = inverse_norm(
+        tl.sum(rounded_product(values, values), axis=1), rows_ptr.dtype.element_ty
+    )
     unit = as_operand(values * inverse[:, None], unit_ptr.dtype.element_ty, PRECISION)
     tl.store(inverse_ptr + rows, inverse)
     out = unit_ptr + rows[:, None] * DIM + offs_d[None, :]
@@ -183,10 +185,10 @@ def target_cosine_kernel(
         w_ptr + label * w_row_stride + offs_d.to(tl.int64) * w_column_stride, mask=mask, other=0.0
     )
     x, w = x.to(tl.float32), w.to(tl.float32)
-    squares = tl.sum(x * x, axis=0)
+    squares = tl.sum(rounded_product(x, x), axis=0)
     inverse = inverse_norm(squares, x_ptr.dtype.element_ty)
-    inverse *= inverse_norm(tl.sum(w * w, axis=0), w_ptr.dtype.element_ty)
-    tl.store(cos_y_ptr + row, tl.sum(x * w, axis=0) * inverse)
+    inverse *= inverse_norm(tl.sum(rounded_product(w, w), axis=0), w_ptr.dtype.element_ty)
+    tl.store(cos_y_ptr + row, tl.sum(rounded_product(x, w), axis=0) * inverse)
     tl.store(norms_ptr + row, tl.sqrt(squares))
 
 
@@ -233,7 +235,7 @@ def embedding_gradient_kernel(
     inverse = tl.load(inverse_x_ptr + row)
     x_ptrs = x_ptr + row * x_row_stride + offs_d.to(tl.int64) * x_column_stride
     x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32) * inverse
-    along = tl.sum(d_unit * x, axis=0)
+    along = tl.sum(rounded_product(d_unit, x), axis=0)
     outer = tl.load(outer_ptr)
     d_x = (d_unit - along * x) * (inverse * (tl.load(unscale_ptr) * outer))
     if WITH_LENGTH:

@@ -9,7 +9,7 @@ As in `torch.optim.SGD` without dampening: before the first step the momentum is
 import triton
 import triton.language as tl
 
-from fusedface.kernels.gpu.rows import inverse_norm
+from fusedface.kernels.gpu.rows import inverse_norm, rounded_product
 from fusedface.kernels.gpu.tile import as_operand
 
 
@@ -55,7 +55,7 @@ def sgd_kernel(
         tl.store(w_ptr + offsets, stored, mask=mask)
         w = stored.to(tl.float32)
     if WITH_UNIT_ROWS:
-        inverse = inverse_norm(tl.sum(w * w, axis=1), w_ptr.dtype.element_ty)
+        inverse = inverse_norm(tl.sum(rounded_product(w, w), axis=1), w_ptr.dtype.element_ty)
         unit = as_operand(w * inverse[:, None], unit_ptr.dtype.element_ty, PRECISION)
         tl.store(inverse_ptr + rows, inverse)
         unit_ptrs = unit_ptr + rows[:, None] * DIM + offs_d[None, :]

@@ -93,3 +93,16 @@ def test_orders_of_warps(name, dim, precision, capability):
     for others in results[1:]:
         for tile, other in zip(results[0], others, strict=True):
             assert all(map(torch.equal, tile, other))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dim", "precision"), [(16, "bfloat16"), (32, "tf32"), (128, "bfloat16")])
+def test_equal_columns_have_equal_gradients(dim, precision):
+    """To the bit: all lanes that hold a row project and divide by the same sums over it."""
+    embeddings, weight, labels = inputs(MARGINS["arcface"], ROWS, CLASSES, dim)
+    far = dim // 2 + 1  # the two halves of a warp once had sums of their own
+    embeddings[:, far], weight[:, far] = embeddings[:, 0], weight[:, 0]
+    with emulated(80):
+        _, *gradients = step((MARGINS["arcface"], embeddings, weight, labels, {}), precision)
+    for gradient in gradients:
+        assert torch.equal(gradient[:, 0], gradient[:, far])
