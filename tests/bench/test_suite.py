@@ -136,7 +136,7 @@ def test_tests_after_an_illegal_access_run_in_another_process(tmp_path):
 def test_what_the_parts_leave_of_the_time_goes_to_those_not_finished(
     tmp_path, programs, monkeypatch
 ):
-    """Tests come last, as they begin anew; what is finished, or of no more use, is not done again."""
+    """Tests come last: they start from the first again. Finished parts, and `ahead`, are not repeated."""
     monkeypatch.setattr(suite, "SHORTEST", 0.0)
     log = tmp_path / "order"
     log.write_text("")
