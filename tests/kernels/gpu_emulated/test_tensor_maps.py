@@ -12,7 +12,8 @@ from ptx_emulator.barriers import Mbarrier
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 pytestmark = pytest.mark.skipif(
-    triton.__version__.startswith("3.9."), reason="one lane starts a copy in a branch of its own"
+    triton.__version__.startswith("3.9."),
+    reason="Triton 3.9 starts a copy in a branch of one lane, which the emulator does not run",
 )
 ROWS, COLUMNS = 150, 208  # no multiples of a box; rows of 16 bytes in every dtype
 
